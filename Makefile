@@ -1,0 +1,34 @@
+# Every target sets itself up: a virtual environment in .venv, made by PYTHON (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: table table-long test lint benchmark setup clean
+
+table: $(VENV)/.setup
+	$(BIN)/python experiments/table.py
+
+table-long: $(VENV)/.setup
+	$(BIN)/python experiments/table.py --long
+
+test: $(VENV)/.setup
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+benchmark: $(VENV)/.setup
+	$(BIN)/python experiments/benchmark.py
+
+setup: $(VENV)/.setup
+
+$(VENV)/.setup: setup.py
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) *.egg-info

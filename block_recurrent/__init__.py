@@ -1,0 +1,28 @@
+"""The Block-Recurrent Transformer (Hutchins et al. 2022, arXiv 2203.07852) in JAX and Flax NNX.
+
+Letters in shapes: B batch rows, N segment length, W window and block length, K = N / W blocks,
+S recurrent states, E model size, H heads, D head size, M MLP size, V vocabulary, L layers,
+R recurrent layers.
+"""
+
+from block_recurrent import interop as interop
+from block_recurrent.attention import KeysValues as KeysValues
+from block_recurrent.attention import RMSNorm as RMSNorm
+from block_recurrent.cell import RecurrentCell as RecurrentCell
+from block_recurrent.config import LayerConfig as LayerConfig
+from block_recurrent.config import ModelConfig as ModelConfig
+from block_recurrent.gates import FixedGate as FixedGate
+from block_recurrent.gates import LSTMGate as LSTMGate
+from block_recurrent.generation import GenerationState as GenerationState
+from block_recurrent.generation import generate as generate
+from block_recurrent.generation import prefill as prefill
+from block_recurrent.model import LanguageModel as LanguageModel
+from block_recurrent.positions import Rotary as Rotary
+from block_recurrent.positions import T5Bias as T5Bias
+from block_recurrent.recurrent import BlockRecurrentLayer as BlockRecurrentLayer
+from block_recurrent.state import LayerState as LayerState
+from block_recurrent.state import ModelState as ModelState
+from block_recurrent.state import reset as reset
+from block_recurrent.window import SlidingWindowLayer as SlidingWindowLayer
+
+__version__ = "0.1.0"

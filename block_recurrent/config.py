@@ -1,0 +1,269 @@
+"""Frozen, typed configurations; every one is validated when it is built.
+
+Sizes are in the letters of the README: E `model_size`, H `num_heads`, D `head_size`, M `mlp_size`,
+W `window`, S `num_states`, V `vocab_size`, L `num_layers`, B `batch_size`, N `segment_length`.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Collection
+from typing import Any, Literal
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """` (did you mean 'x'?)` for the known name nearest to `name`, or an empty string."""
+    nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f" (did you mean {nearest[0]!r}?)" if nearest else ""
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_has_type(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_has_type(item, arguments[0]) for item in value)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _type_error(owner: str, name: str, value: Any, hint: Any) -> Exception:
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        allowed = ", ".join(map(repr, choices))
+        hint_text = did_you_mean(value, choices) if isinstance(value, str) else ""
+        return ValueError(f"{owner}.{name} must be one of {allowed}, not {value!r}{hint_text}")
+    expected = hint.__name__ if isinstance(hint, type) else str(hint)
+    return TypeError(f"{owner}.{name} must be {expected}, not {value!r} ({type(value).__name__})")
+
+
+class _Checked:
+    """Base of the configurations: checks the type of every field."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if not _has_type(value, hints[field.name]):
+                raise _type_error(type(self).__name__, field.name, value, hints[field.name])
+        self._validate()
+
+    def _validate(self) -> None:
+        """Raises ValueError where values of the right type do not fit together."""
+
+    def _require(self, holds: bool, sentence: str) -> None:
+        if not holds:
+            raise ValueError(f"{type(self).__name__}: {sentence}")
+
+    def _require_positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            self._require(value is None or value > 0, f"{name} must be positive, not {value}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerConfig(_Checked):
+    """One layer, plain or recurrent (paper, sections 3 and 3.1).
+
+    Attributes:
+      model_size: E, size of the residual stream.
+      num_heads: H, attention heads of tokens and of states.
+      head_size: D, size of a head's queries, keys and values.
+      mlp_size: M, hidden size of the MLP.
+      window: W, how many tokens back a token sees; also the block length of the recurrence.
+      num_states: S, state vectors of a recurrent layer.
+      gate: gate of the state update, "fixed" or "lstm" (section 3.2).
+      wiring: "skip", "single" or "dual" residual wiring of the state update (section 3.2).
+      positions: "t5" relative bias or "rotary" embedding, on token self-attention only.
+      dropout: rate, applied only when a call is given a key.
+      dtype: dtype of activations; parameters, norms, softmax, gates and states are float32.
+    """
+
+    model_size: int = 1024
+    num_heads: int = 8
+    head_size: int = 128
+    mlp_size: int = 4096
+    window: int = 512
+    num_states: int = 512
+    gate: Literal["fixed", "lstm"] = "fixed"
+    wiring: Literal["skip", "single", "dual"] = "skip"
+    positions: Literal["t5", "rotary"] = "t5"
+    dropout: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def _validate(self) -> None:
+        self._require_positive("model_size", "num_heads", "head_size", "mlp_size", "window")
+        self._require_positive("num_states")
+        self._require(0.0 <= self.dropout < 1.0, f"dropout must be in [0, 1), not {self.dropout}")
+        self._require(
+            self.positions != "rotary" or self.head_size % 2 == 0,
+            f"rotary positions need an even head_size, not {self.head_size}",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(LayerConfig):
+    """The language model: Transformer-XL, sliding window and block-recurrent alike.
+
+    Attributes:
+      vocab_size: V, token ids are in [0, V).
+      num_layers: L.
+      recurrent_layers: indices of the recurrent layers, negative ones counted from the end. Without
+        any the model is Transformer-XL (segments of one window) or Slide (of several).
+      feedback: every other layer also attends to the state of the last recurrent layer.
+      scan_layers: run stacked plain layers as one compiled loop; False unrolls the loop.
+      remat: what the backward pass computes again: "none", "layer" (everything inside a layer) or
+        "dots" (everything but the results of projections).
+      state_unroll: blocks per iteration of the state scan.
+    """
+
+    vocab_size: int
+    num_layers: int = 12
+    recurrent_layers: tuple[int, ...] = ()
+    feedback: bool = False
+    scan_layers: bool = True
+    remat: Literal["none", "layer", "dots"] = "none"
+    state_unroll: int = 1
+
+    def _validate(self) -> None:
+        super()._validate()
+        self._require_positive("vocab_size", "num_layers", "state_unroll")
+        for index in self.recurrent_layers:
+            self._require(
+                -self.num_layers <= index < self.num_layers,
+                f"recurrent layer {index} is outside the {self.num_layers} layers "
+                f"(allowed: {-self.num_layers} to {self.num_layers - 1})",
+            )
+        self._require(
+            len(set(self.recurrent_indices)) == len(self.recurrent_layers),
+            f"recurrent_layers {self.recurrent_layers} names a layer twice",
+        )
+        self._require(
+            bool(self.recurrent_layers) or not self.feedback,
+            "feedback needs a recurrent layer; recurrent_layers is empty",
+        )
+
+    @property
+    def recurrent_indices(self) -> tuple[int, ...]:
+        """The recurrent layers as sorted indices from 0."""
+        return tuple(sorted(index % self.num_layers for index in self.recurrent_layers))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(_Checked):
+    """Documents, and how lanes and segments are cut from them.
+
+    Attributes:
+      source: "stdlib" or "site_packages" (the running interpreter's Python source code), "jsonl"
+        (a file, or a directory with train and validation files) or "text" (a directory of *.txt).
+      path: file or directory of "jsonl" and "text".
+      tokenizer: "bytes".
+      batch_size: B, number of lanes.
+      segment_length: N, tokens of a lane per step, a multiple of the model's window.
+      validation_percent: share of documents held out, where the source has no split of its own.
+      seed: order of the training documents.
+    """
+
+    source: Literal["stdlib", "site_packages", "jsonl", "text"] = "stdlib"
+    path: str | None = None
+    tokenizer: Literal["bytes"] = "bytes"
+    batch_size: int = 32
+    segment_length: int = 4096
+    validation_percent: int = 10
+    seed: int = 0
+
+    def _validate(self) -> None:
+        self._require_positive("batch_size", "segment_length")
+        self._require(
+            0 < self.validation_percent < 100,
+            f"validation_percent must be between 1 and 99, not {self.validation_percent}",
+        )
+        needs_path = self.source in ("jsonl", "text")
+        self._require(
+            needs_path == (self.path is not None),
+            f"source {self.source!r} {'needs' if needs_path else 'takes no'} path",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(_Checked):
+    """Optimizer and learning rate schedule (paper, section 4).
+
+    Attributes:
+      name: "adafactor" (decay 0.8, momentum 0.9, updates scaled by parameter size) or "adamw".
+      schedule: "rsqrt", `learning_rate / sqrt(max(step, warmup_steps))`, or "cosine", from
+        `learning_rate` to `final_learning_rate` over the run; both after a linear ramp.
+      learning_rate: factor of "rsqrt", peak of "cosine".
+      final_learning_rate: end of "cosine".
+      warmup_steps: length of the linear ramp.
+      weight_decay: decoupled decay, "adamw" only.
+      clip_norm: gradients are scaled down to this global norm; None leaves them alone.
+    """
+
+    name: Literal["adafactor", "adamw"] = "adafactor"
+    schedule: Literal["rsqrt", "cosine"] = "rsqrt"
+    learning_rate: float = 1.0
+    final_learning_rate: float = 0.0
+    warmup_steps: int = 1000
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+
+    def _validate(self) -> None:
+        self._require_positive("learning_rate", "warmup_steps", "clip_norm")
+        self._require(
+            self.schedule == "cosine" or self.final_learning_rate == 0.0,
+            "final_learning_rate belongs to the cosine schedule",
+        )
+        self._require(
+            self.name == "adamw" or self.weight_decay == 0.0, "weight_decay belongs to adamw"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig(_Checked):
+    """Length and rhythm of a run, all in steps.
+
+    Attributes:
+      num_steps: steps of the whole run.
+      seed: initial parameters and dropout.
+      log_every: steps between lines of metrics.
+      evaluate_every: steps between evaluations; the last step is always evaluated.
+      checkpoint_every: steps between checkpoints; the last step is always saved.
+      keep_checkpoints: how many of the newest checkpoints stay.
+    """
+
+    num_steps: int = 500_000
+    seed: int = 0
+    log_every: int = 10
+    evaluate_every: int = 10_000
+    checkpoint_every: int = 1_000
+    keep_checkpoints: int = 3
+
+    def _validate(self) -> None:
+        self._require_positive("num_steps", "log_every", "evaluate_every", "checkpoint_every")
+        self._require_positive("keep_checkpoints")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig(_Checked):
+    """Everything a run depends on, checked together."""
+
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def _validate(self) -> None:
+        segment, window = self.data.segment_length, self.model.window
+        self._require(
+            segment % window == 0,
+            f"data.segment_length {segment} is no multiple of model.window {window}",
+        )
+        self._require(
+            self.data.tokenizer != "bytes" or self.model.vocab_size >= 256,
+            f"bytes need model.vocab_size of at least 256, not {self.model.vocab_size}",
+        )

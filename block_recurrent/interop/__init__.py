@@ -1,0 +1,3 @@
+"""Parameters in other programs' formats."""
+
+from block_recurrent.interop import meliad as meliad

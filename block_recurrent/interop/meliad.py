@@ -1,0 +1,145 @@
+"""Parameters by the names of the authors' release (Meliad), as a flat mapping to arrays.
+
+`load_parameters` reads them into a model and `to_parameters` is its inverse; the latter works on
+gradients as well, since those have the structure of the model.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.typing import ArrayLike
+
+from block_recurrent.cell import DualWiring, RecurrentCell, SkipWiring
+from block_recurrent.config import ModelConfig
+from block_recurrent.gates import FixedGate, LSTMGate
+from block_recurrent.model import LanguageModel
+from block_recurrent.positions import T5Bias
+from block_recurrent.window import SlidingWindowLayer
+
+Named = Iterator[tuple[str, nnx.Param]]
+
+
+def _tokens(layer: SlidingWindowLayer, prefix: str) -> Named:
+    kvq = f"{prefix}/tbase/_kvq"
+    if isinstance(layer.positions, T5Bias):
+        yield f"{prefix}/relative_positions/rel_embedding", layer.positions.table
+    yield f"{kvq}/pre_attn_layernorm/scale", layer.norm.scale
+    yield f"{kvq}/keys_layer/kernel", layer.keys.kernel
+    yield f"{kvq}/values_layer/kernel", layer.values.kernel
+    yield f"{kvq}/queries_layer/kernel", layer.queries.kernel
+    yield f"{kvq}/attention_scale", layer.scale
+    if layer.state_queries is not None and layer.state_scale is not None:
+        yield f"{kvq}/queries2_layer/kernel", layer.state_queries.kernel
+        yield f"{prefix}/tbase/attention_scale2", layer.state_scale
+    yield f"{prefix}/tbase/post_attn_mlp/output_layer/kernel", layer.output.kernel
+    yield f"{prefix}/tbase/pre_ffn_layernorm/scale", layer.mlp_norm.scale
+    yield f"{prefix}/tbase/ffn/hidden0/kernel", layer.mlp_hidden.kernel
+    yield f"{prefix}/tbase/ffn/output_layer/kernel", layer.mlp_output.kernel
+
+
+def _gate(gate: FixedGate | LSTMGate, prefix: str) -> Named:
+    yield f"{prefix}/output_layer/kernel", gate.output.kernel
+    if isinstance(gate, FixedGate):
+        yield f"{prefix}/gate_bias", gate.bias
+    else:
+        yield f"{prefix}/input_gate/kernel", gate.input.kernel
+        yield f"{prefix}/input_gate/bias", gate.input_bias
+        yield f"{prefix}/forget_gate/kernel", gate.forget.kernel
+        yield f"{prefix}/forget_gate/bias", gate.forget_bias
+
+
+def _wiring(cell: RecurrentCell, prefix: str) -> Named:
+    wiring = cell.wiring
+    if isinstance(wiring, SkipWiring):
+        yield from _gate(wiring.gate, f"{prefix}/post_attn_mlp")
+        return
+    yield f"{prefix}/ffn/hidden0/kernel", wiring.hidden.kernel
+    if isinstance(wiring, DualWiring):
+        yield from _gate(wiring.attention_gate, f"{prefix}/post_attn_mlp")
+        yield f"{prefix}/pre_ffn_layernorm/scale", wiring.norm.scale
+        yield from _gate(wiring.mlp_gate, f"{prefix}/ffn")
+    else:
+        yield from _gate(wiring.gate, f"{prefix}/ffn")
+
+
+def _cell(cell: RecurrentCell, prefix: str) -> Named:
+    kvq = f"{prefix}/recurrent_tbase/_kvq"
+    yield from _tokens(cell.tokens, prefix)
+    yield f"{prefix}/recurrent_initial_state", cell.initial
+    yield f"{kvq}/position_embeddings", cell.ids
+    yield f"{kvq}/pre_attn_layernorm/scale", cell.norm.scale
+    yield f"{kvq}/keys_layer/kernel", cell.keys.kernel
+    yield f"{kvq}/values_layer/kernel", cell.values.kernel
+    yield f"{kvq}/queries_layer/kernel", cell.queries.kernel
+    yield f"{kvq}/queries2_layer/kernel", cell.token_queries.kernel
+    yield f"{kvq}/attention_scale", cell.scale
+    yield f"{prefix}/recurrent_tbase/attention_scale2", cell.token_scale
+    yield from _wiring(cell, f"{prefix}/recurrent_tbase")
+
+
+def _layers(model: LanguageModel) -> list[SlidingWindowLayer | RecurrentCell]:
+    """Every layer on its own, bottom up; copies, where the model holds them stacked."""
+    layers: list[SlidingWindowLayer | RecurrentCell] = []
+    for group, span in zip(model.stack.groups, model.stack.spans, strict=True):
+        if isinstance(group, SlidingWindowLayer):
+            for index in range(span.stop - span.start):
+                layers.append(jax.tree.map(lambda x, index=index: x[index], group))
+        else:
+            layers.append(group.cell)
+    return layers
+
+
+def _named(model: LanguageModel, layers: list[SlidingWindowLayer | RecurrentCell]) -> Named:
+    yield "embed/embedding", model.embedding
+    yield "final_layernorm/scale", model.norm.scale
+    for index, layer in enumerate(layers):
+        name = _tokens if isinstance(layer, SlidingWindowLayer) else _cell
+        yield from name(layer, f"transformer{index}")  # type: ignore[arg-type]
+
+
+def to_parameters(model: LanguageModel) -> dict[str, Array]:
+    """The parameters of `model`, or gradients in its structure, by the authors' names."""
+    return {name: param[...] for name, param in _named(model, _layers(model))}
+
+
+def load_parameters(parameters: Mapping[str, ArrayLike], config: ModelConfig) -> LanguageModel:
+    """A model with the given parameters.
+
+    Args:
+      parameters: arrays by the authors' names, such as "transformer0/tbase/ffn/hidden0/kernel".
+      config: the model they belong to.
+
+    Returns:
+      The model, its parameters float32.
+
+    Raises:
+      ValueError: names that are missing or unknown, or arrays of the wrong shape, all listed.
+    """
+    model = LanguageModel(config, rngs=nnx.Rngs(0))
+    layers = _layers(model)
+    named = dict(_named(model, layers))
+    _check(parameters, {name: param[...].shape for name, param in named.items()})
+    for name, param in named.items():
+        param[...] = jnp.asarray(parameters[name], jnp.float32)
+    for index, span in enumerate(model.stack.spans):
+        if not span.recurrent:
+            members = layers[span.start : span.stop]
+            model.stack.groups[index] = jax.tree.map(lambda *xs: jnp.stack(xs), *members)
+    return model
+
+
+def _check(parameters: Mapping[str, ArrayLike], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    problems = [f"missing: {name} {shapes[name]}" for name in shapes if name not in parameters]
+    for name, value in parameters.items():
+        shape = np.shape(value)
+        if name not in shapes:
+            problems.append(f"unknown: {name} {shape}")
+        elif shape != shapes[name]:
+            problems.append(f"misshapen: {name} is {shape}, but {shapes[name]} is needed")
+    if problems:
+        listed = "\n  ".join(problems)
+        raise ValueError(f"the parameters do not fit the configuration:\n  {listed}")

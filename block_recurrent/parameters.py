@@ -1,0 +1,34 @@
+"""A module's parameters as a flat dictionary, by paths such as "stack.groups.0.keys.kernel"."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import jax
+from flax import nnx
+from jax import Array
+
+M = TypeVar("M", bound=nnx.Module)
+
+
+def _name(path: tuple) -> str:
+    parts = [
+        str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path
+    ]
+    return ".".join(part for part in parts if part != "value")
+
+
+def named_parameters(module: nnx.Module) -> dict[str, Array]:
+    """Every array of `module`, or of gradients in its structure, by its path."""
+    leaves, _ = jax.tree.flatten_with_path(module)
+    return {_name(path): leaf for path, leaf in leaves}
+
+
+def replace_parameters(module: M, named: Mapping[str, Array]) -> M:
+    """A copy of `module` with the arrays `named`; every path must be there."""
+    return jax.tree.map_with_path(lambda path, _: named[_name(path)], module)
+
+
+def count_parameters(module: nnx.Module, *, embedding: bool = True) -> int:
+    """How many numbers `module` learns, with or without those of the token embedding."""
+    named = named_parameters(module)
+    return sum(array.size for name, array in named.items() if embedding or name != "embedding")

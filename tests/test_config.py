@@ -1,0 +1,138 @@
+"""Laws of the configurations: every wrong value is refused with a sentence that says how."""
+
+import dataclasses
+import inspect
+
+import pytest
+from helpers import SIZES
+
+from block_recurrent.config import (
+    DataConfig,
+    ExperimentConfig,
+    LayerConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainingConfig,
+)
+
+MODEL = {"vocab_size": 256}
+CONFIGS = [LayerConfig, ModelConfig, DataConfig, OptimizerConfig, TrainingConfig]
+
+POSITIVE = {
+    LayerConfig: [*SIZES],
+    ModelConfig: [*SIZES, "vocab_size", "num_layers", "state_unroll"],
+    DataConfig: ["batch_size", "segment_length"],
+    OptimizerConfig: ["learning_rate", "warmup_steps", "clip_norm"],
+    TrainingConfig: [field.name for field in dataclasses.fields(TrainingConfig)],
+}
+POSITIVE[TrainingConfig].remove("seed")
+
+WRONG = [
+    (LayerConfig, {"dropout": 1.0}, ValueError, "dropout must be in [0, 1), not 1.0"),
+    (LayerConfig, {"dropout": -0.1}, ValueError, "dropout must be in [0, 1), not -0.1"),
+    (LayerConfig, {"dropout": float("nan")}, ValueError, "dropout must be in [0, 1), not nan"),
+    (LayerConfig, {"gate": "gru"}, ValueError, "gate must be one of 'fixed', 'lstm', not 'gru'"),
+    (LayerConfig, {"gate": "lstn"}, ValueError, "did you mean 'lstm'"),
+    (LayerConfig, {"gate": 1}, ValueError, "gate must be one of 'fixed', 'lstm', not 1"),
+    (LayerConfig, {"wiring": "duel"}, ValueError, "did you mean 'dual'"),
+    (LayerConfig, {"positions": "T5"}, ValueError, "must be one of 't5', 'rotary', not 'T5'"),
+    (LayerConfig, {"dtype": "float16"}, ValueError, "dtype must be one of 'float32', 'bfloat16'"),
+    (LayerConfig, {"window": 4.0}, TypeError, "LayerConfig.window must be int, not 4.0 (float)"),
+    (LayerConfig, {"window": True}, TypeError, "window must be int, not True (bool)"),
+    (LayerConfig, {"window": None}, TypeError, "window must be int, not None"),
+    (LayerConfig, {"dropout": "0.1"}, TypeError, "dropout must be float, not '0.1' (str)"),
+    (LayerConfig, {"positions": "rotary", "head_size": 5}, ValueError, "even head_size, not 5"),
+    (LayerConfig, {"vocab_size": 5}, TypeError, "unexpected keyword argument 'vocab_size'"),
+    (ModelConfig, {}, TypeError, "vocab_size"),
+    (ModelConfig, MODEL | {"recurrent_layers": (12,)}, ValueError, "layer 12 is outside the 12"),
+    (ModelConfig, MODEL | {"recurrent_layers": (-13,)}, ValueError, "allowed: -12 to 11"),
+    (ModelConfig, MODEL | {"recurrent_layers": (9, -3)}, ValueError, "(9, -3) names a layer twice"),
+    (ModelConfig, MODEL | {"recurrent_layers": [9]}, TypeError, "recurrent_layers must be tuple"),
+    (ModelConfig, MODEL | {"recurrent_layers": 9}, TypeError, "must be tuple[int, ...], not 9"),
+    (ModelConfig, MODEL | {"recurrent_layers": (9.0,)}, TypeError, "must be tuple[int, ...]"),
+    (ModelConfig, MODEL | {"feedback": True}, ValueError, "feedback needs a recurrent layer"),
+    (ModelConfig, MODEL | {"feedback": 1}, TypeError, "feedback must be bool, not 1 (int)"),
+    (ModelConfig, MODEL | {"remat": "full"}, ValueError, "one of 'none', 'layer', 'dots'"),
+    (DataConfig, {"source": "json"}, ValueError, "did you mean 'jsonl'"),
+    (DataConfig, {"source": "jsonl"}, ValueError, "source 'jsonl' needs path"),
+    (DataConfig, {"source": "text"}, ValueError, "source 'text' needs path"),
+    (DataConfig, {"path": "books"}, ValueError, "source 'stdlib' takes no path"),
+    (DataConfig, {"tokenizer": "words"}, ValueError, "tokenizer must be one of 'bytes'"),
+    (DataConfig, {"validation_percent": 0}, ValueError, "between 1 and 99, not 0"),
+    (DataConfig, {"validation_percent": 100}, ValueError, "between 1 and 99, not 100"),
+    (OptimizerConfig, {"name": "adam"}, ValueError, "did you mean 'adamw'"),
+    (OptimizerConfig, {"schedule": "linear"}, ValueError, "one of 'rsqrt', 'cosine'"),
+    (OptimizerConfig, {"final_learning_rate": 0.1}, ValueError, "belongs to the cosine schedule"),
+    (OptimizerConfig, {"weight_decay": 0.1}, ValueError, "weight_decay belongs to adamw"),
+    (ExperimentConfig, {"model": MODEL}, TypeError, "ExperimentConfig.model must be ModelConfig"),
+    (
+        ExperimentConfig,
+        {"model": ModelConfig(**MODEL), "data": DataConfig(segment_length=1000)},
+        ValueError,
+        "data.segment_length 1000 is no multiple of model.window 512",
+    ),
+    (
+        ExperimentConfig,
+        {"model": ModelConfig(vocab_size=255)},
+        ValueError,
+        "bytes need model.vocab_size of at least 256, not 255",
+    ),
+]
+
+
+def build(kind, **fields):
+    return kind(**(MODEL if kind is ModelConfig else {}) | fields)
+
+
+@pytest.mark.parametrize("kind, fields, error, words", WRONG, ids=lambda x: None)
+def test_wrong_values_are_refused(kind, fields, error, words):
+    with pytest.raises(error) as caught:
+        kind(**fields)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "kind, name", [(kind, name) for kind, names in POSITIVE.items() for name in names]
+)
+def test_sizes_and_counts_must_be_positive(kind, name):
+    for value in (0, -1):
+        with pytest.raises(ValueError, match=f"{kind.__name__}: {name} must be positive, not"):
+            build(kind, **{name: value})
+    build(kind, **{name: 2})
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_configurations_are_frozen_values(kind):
+    config = build(kind)
+    assert config == build(kind) and hash(config) == hash(build(kind))
+    for field in dataclasses.fields(config):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(config, field.name, getattr(config, field.name))
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_fields_are_passed_by_name_and_documented(kind):
+    with pytest.raises(TypeError, match="positional argument"):
+        kind(256)
+    documented = "\n".join(inspect.getdoc(base) or "" for base in kind.__mro__)
+    for field in dataclasses.fields(kind):
+        assert f"\n  {field.name}: " in documented, field.name
+
+
+def test_an_int_is_a_float_and_none_turns_clipping_off():
+    assert OptimizerConfig(learning_rate=1, clip_norm=None).clip_norm is None
+    assert LayerConfig(dropout=0).dropout == 0.0
+
+
+def test_recurrent_indices_are_sorted_and_counted_from_zero():
+    assert ModelConfig(**MODEL, recurrent_layers=(-1, 4)).recurrent_indices == (4, 11)
+    assert ModelConfig(**MODEL).recurrent_indices == ()
+
+
+def test_defaults_are_the_papers():
+    config = ModelConfig(**MODEL)
+    assert (config.model_size, config.mlp_size, config.num_layers) == (1024, 4096, 12)
+    assert (config.num_heads, config.head_size) == (8, 128)
+    assert config.window == config.num_states == 512
+    assert (config.gate, config.wiring, config.positions) == ("fixed", "skip", "t5")
+    assert DataConfig().batch_size * DataConfig().segment_length == 2**17
