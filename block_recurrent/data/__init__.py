@@ -1,0 +1,24 @@
+"""Documents, tokenizers, and lanes that read long documents segment by segment."""
+
+from block_recurrent.data.corpus import Corpus, load_corpus
+from block_recurrent.data.documents import Document, byte_count, split_of, word_count
+from block_recurrent.data.errors import DataError
+from block_recurrent.data.lanes import TrainingLanes, evaluation_batches
+from block_recurrent.data.segments import Batch
+from block_recurrent.data.tokenizers import ByteTokenizer, Tokenizer, make_tokenizer
+
+__all__ = [
+    "Batch",
+    "ByteTokenizer",
+    "Corpus",
+    "DataError",
+    "Document",
+    "Tokenizer",
+    "TrainingLanes",
+    "byte_count",
+    "evaluation_batches",
+    "load_corpus",
+    "make_tokenizer",
+    "split_of",
+    "word_count",
+]

@@ -1,0 +1,127 @@
+"""Loading one split of a corpus, with an account of what was dropped or repaired on the way."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from block_recurrent.data.documents import SPLITS, Document, byte_count
+from block_recurrent.data.errors import DataError, unknown_name
+from block_recurrent.data.sources import SOURCES, Reading
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The documents of one split.
+
+    Attributes:
+      documents: the documents; `load_corpus` sorts them by id.
+      origin: where they come from, for messages.
+      dropped: what was left out, as reason -> number of files or documents.
+      repaired: number of files or records read whose text was not valid UTF-8.
+    """
+
+    documents: tuple[Document, ...]
+    origin: str = "corpus"
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    repaired: int = 0
+
+    def summary(self) -> str:
+        """Returns two lines for people: what is there, and what was dropped or repaired."""
+        total = sum(map(byte_count, self.documents))
+        return (
+            f"{self.origin}: {len(self.documents):,} documents, {total:,} bytes\n"
+            f"dropped: {_counts(self.dropped)}; repaired, with invalid UTF-8: {self.repaired:,}"
+        )
+
+
+def load_corpus(
+    source: str,
+    split: str,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    validation_percent: int = 10,
+    min_bytes: int = 0,
+) -> Corpus:
+    """Loads the documents of one split, sorted by id: the same call gives the same corpus.
+
+    The sources:
+      stdlib: the standard library of the running interpreter, or the one in the directory
+        `path`. One document per top-level package or module; a package's `*.py` files are joined
+        by newlines, depth first, each folder's files in sorted order before its subfolders.
+        Folders called test, tests or idle_test, caches, and names that are no Python identifier
+        (site-packages and build-specific files) are not read, at any depth.
+      site_packages: the same for the packages installed for the running interpreter, or in the
+        directory `path`.
+      jsonl: records `{"id", "title", "text"}`, one a line, the title optional, blank lines
+        skipped. `path` is a file `*.jsonl` or `*.jsonl.gz`, or a directory that holds the
+        splits as `train.jsonl[.gz]` and `validation.jsonl[.gz]`.
+      text: every `*.txt` file below the directory `path`; the id is its relative POSIX path.
+
+    The split of a document follows from its id (`split_of`), except where a directory of `jsonl`
+    gives it.
+
+    Text is decoded as UTF-8 and otherwise left as it is, line ends included. Invalid bytes and
+    lone surrogates become U+FFFD, and the file or record counts as repaired. Documents without
+    a character other than whitespace, documents shorter than `min_bytes`, and files that cannot
+    be read are dropped and counted by reason. A damaged or ill-formed `jsonl` file is an error.
+
+    Args:
+      source: "stdlib", "site_packages", "jsonl" or "text".
+      split: "train" or "validation".
+      path: file or directory to read; "jsonl" and "text" need one.
+      validation_percent: share of the documents for validation, 0 to 99.
+      min_bytes: shortest document to keep, in UTF-8 bytes.
+
+    Raises:
+      DataError: for an unknown source or split, a missing or unsuitable path, a line of `jsonl`
+        that is not such a record, a repeated id, a damaged file, a percentage out of range, or a
+        split without documents.
+    """
+    if source not in SOURCES:
+        raise unknown_name("source", source, SOURCES)
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    if validation_percent not in range(100):
+        raise DataError(
+            f"validation_percent = {validation_percent} must be a whole number from 0 to 99."
+        )
+    reading = Reading(split, validation_percent)
+    read = SOURCES[source](_existing(path), reading)
+    kept = tuple(sorted(document for document in read if _keep(document, min_bytes, reading)))
+    origin = f"{source} {split}" if path is None else f"{source} {split} ({os.fspath(path)})"
+    if not kept:
+        raise DataError(_why_empty(origin, reading))
+    return Corpus(kept, origin, dict(reading.dropped), reading.repaired)
+
+
+def _existing(path: str | os.PathLike[str] | None) -> Path | None:
+    if path is not None and not os.path.exists(path):
+        raise DataError(f"path {os.fspath(path)!r} does not exist: correct it or create it first.")
+    return None if path is None else Path(path)
+
+
+def _keep(document: Document, min_bytes: int, reading: Reading) -> bool:
+    """Says whether a document stays, and counts it as dropped if not."""
+    if not document.text or document.text.isspace():
+        reading.dropped["empty"] += 1
+    elif byte_count(document) < min_bytes:
+        reading.dropped[f"shorter than {min_bytes:,} bytes"] += 1
+    else:
+        return True
+    return False
+
+
+def _why_empty(origin: str, reading: Reading) -> str:
+    if not reading.found:
+        dropped = _counts(reading.dropped)
+        return f"{origin} holds no documents (dropped: {dropped}): point path at a corpus."
+    return (
+        f"{origin} holds none of the {reading.found:,} documents found (dropped: "
+        f"{_counts(reading.dropped)}): change validation_percent = {reading.validation_percent}, "
+        "lower min_bytes, or add documents."
+    )
+
+
+def _counts(dropped: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(dropped.items())) or "none"

@@ -1,0 +1,50 @@
+"""What a document is, how its length is counted, and which split it belongs to."""
+
+import hashlib
+from typing import NamedTuple
+
+SPLITS = ("train", "validation")
+
+
+class Document(NamedTuple):
+    """One text that is read from its start to its end.
+
+    Attributes:
+      id: unique within its corpus; alone decides the split.
+      title: for people; may be empty.
+      text: the text, which UTF-8 can encode.
+    """
+
+    id: str
+    title: str
+    text: str
+
+
+def byte_count(document: Document) -> int:
+    """Returns the number of UTF-8 bytes of the text."""
+    return len(document.text.encode())
+
+
+def word_count(document: Document) -> int:
+    """Returns the number of whitespace-separated words of the text.
+
+    Word-level perplexity divides by it, whatever the tokenizer.
+    """
+    return len(document.text.split())
+
+
+def split_of(document_id: str, validation_percent: int) -> str:
+    """Returns the split of a document: "train" or "validation".
+
+    A document is for validation when the first 8 bytes of the SHA-256 of its id, as a big-endian
+    number modulo 100, are below `validation_percent`. So the split of a document depends neither
+    on the other documents nor on the machine, and a larger percentage only moves documents from
+    train to validation.
+
+    Args:
+      document_id: the id of the document.
+      validation_percent: expected share of the documents for validation, 0 to 100.
+    """
+    digest = hashlib.sha256(document_id.encode("utf-8", "surrogatepass")).digest()
+    bucket = int.from_bytes(digest[:8], "big") % 100
+    return "validation" if bucket < validation_percent else "train"

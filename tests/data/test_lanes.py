@@ -1,0 +1,168 @@
+"""Laws of lanes: conservation of tokens, order, and resuming at any step."""
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+
+from block_recurrent.data import (
+    Batch,
+    ByteTokenizer,
+    Corpus,
+    DataError,
+    Document,
+    TrainingLanes,
+    evaluation_batches,
+)
+from block_recurrent.data.lanes import epoch_order
+
+TEXTS = [chr(97 + number) * length for number, length in enumerate([1, 7, 8, 9, 40, 16, 3])]
+CORPUS = Corpus(tuple(Document(f"d{number}", "", text) for number, text in enumerate(TEXTS)))
+SIZES = list(itertools.product([1, 2, 3, 10], [1, 4, 8, 64]))
+
+
+def evaluate(batch_size, segment_length) -> list[Batch]:
+    return list(evaluation_batches(CORPUS, ByteTokenizer(), batch_size, segment_length, 256))
+
+
+def training(batch_size=3, segment_length=8, seed=5, corpus=CORPUS) -> TrainingLanes:
+    return TrainingLanes(corpus, ByteTokenizer(), batch_size, segment_length, 256, seed)
+
+
+def documents_read(batches: Iterable[Batch]) -> list[tuple[list[int], list[int]]]:
+    """Returns the inputs and targets of every document, put together again lane by lane."""
+    lanes = zip(*(zip(*batch, strict=True) for batch in batches), strict=True)
+    documents = []
+    for inputs, targets, mask, start in itertools.chain(*lanes):
+        if start:
+            documents.append(([], []))
+        if mask.any():
+            documents[-1][0].extend(inputs[mask].tolist())
+            documents[-1][1].extend(targets[mask].tolist())
+    return documents
+
+
+def changed(**values) -> Corpus:
+    """Returns the corpus with another first document."""
+    first, *others = CORPUS.documents
+    return Corpus((first._replace(**values), *others))
+
+
+def assert_same(left: Batch, right: Batch) -> None:
+    for a, b in zip(left, right, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("batch_size", "segment_length"), SIZES)
+def test_evaluation_has_every_document_once(batch_size, segment_length):
+    read = documents_read(evaluate(batch_size, segment_length))
+    assert sorted(bytes(targets).decode() for _, targets in read) == sorted(TEXTS)
+
+
+@pytest.mark.parametrize(("batch_size", "segment_length"), SIZES)
+def test_inputs_are_the_beginning_and_the_targets_before(batch_size, segment_length):
+    for inputs, targets in documents_read(evaluate(batch_size, segment_length)):
+        assert inputs == [ByteTokenizer.beginning_of_document, *targets[:-1]]
+
+
+@pytest.mark.parametrize(("batch_size", "segment_length"), SIZES)
+def test_mean_over_tokens_does_not_depend_on_the_sizes(batch_size, segment_length):
+    batches = evaluate(batch_size, segment_length)
+    assert sum(batch.mask.sum() for batch in batches) == sum(map(len, TEXTS))
+    total = sum(batch.targets[batch.mask].sum() for batch in batches)
+    assert total == sum(sum(text.encode()) for text in TEXTS)
+
+
+@pytest.mark.parametrize(("batch_size", "segment_length"), SIZES)
+def test_only_the_end_of_a_segment_is_padded(batch_size, segment_length):
+    batches = evaluate(batch_size, segment_length)
+    assert all(batch.mask.any() for batch in batches)
+    for batch in batches:
+        assert (batch.mask[:, :-1] >= batch.mask[:, 1:]).all()
+        assert not batch.inputs[~batch.mask].any() and not batch.targets[~batch.mask].any()
+
+
+def test_lanes_never_idle_before_the_last_document_is_opened():
+    batches = evaluate(3, 4)
+    opened = np.cumsum([batch.start_of_document.sum() for batch in batches])
+    for batch, count in zip(batches, opened, strict=True):
+        assert batch.mask.any(axis=1).all() or count == len(TEXTS)
+
+
+@pytest.mark.parametrize(("batch_size", "segment_length"), SIZES)
+def test_training_opens_every_document_once_an_epoch_and_never_idles(batch_size, segment_length):
+    lanes = training(batch_size, segment_length)
+    for batch in itertools.islice(lanes, 60):
+        assert batch.mask.any(axis=1).all()
+    position = lanes.position
+    read = documents_read(itertools.islice(training(batch_size, segment_length), 60))
+    opened = Counter(chr(targets[0]) for _, targets in read)
+    assert opened.total() == position["epoch"] * len(TEXTS) + position["cursor"]
+    assert set(opened.values()) <= {position["epoch"], position["epoch"] + 1}
+
+
+def test_training_reads_whole_documents_in_the_order_of_the_epochs():
+    read = documents_read(itertools.islice(training(batch_size=1), 200))
+    order = itertools.chain(*(epoch_order(len(TEXTS), seed=5, epoch=epoch) for epoch in range(20)))
+    for (inputs, targets), document in zip(read[:-1], order, strict=False):
+        assert bytes(targets).decode() == TEXTS[document]
+        assert inputs == [0, *targets[:-1]]
+
+
+def test_order_is_a_permutation_that_changes_with_seed_and_epoch():
+    orders = [epoch_order(50, seed, epoch) for seed in range(3) for epoch in range(3)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({tuple(order) for order in orders}) == len(orders)
+    np.testing.assert_array_equal(orders[0], epoch_order(50, 0, 0))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10])
+def test_restored_position_continues_identically_at_every_step(batch_size):
+    lanes = training(batch_size)
+    positions, batches = [], []
+    for _ in range(40):
+        positions.append(json.dumps(lanes.position))
+        batches.append(next(lanes))
+    for step, position in enumerate(positions):
+        resumed = training(batch_size)
+        resumed.restore(json.loads(position))
+        for expected in batches[step : step + 8]:
+            assert_same(next(resumed), expected)
+
+
+def test_position_is_taken_with_another_segment_length():
+    lanes, resumed = training(batch_size=1, segment_length=8), training(1, segment_length=2)
+    while not lanes.position["lanes"][0]:
+        next(lanes)
+    resumed.restore(lanes.position)
+    expected = next(lanes)
+    pieces = list(itertools.islice(resumed, expected.mask.sum().item() // 2))
+    targets = np.concatenate([piece.targets[piece.mask] for piece in pieces])
+    np.testing.assert_array_equal(targets, expected.targets[expected.mask][: len(targets)])
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"batch_size": 2}, "batch_size = 3, here it is 2"),
+        ({"seed": 6}, "seed = 5, here it is 6"),
+        ({"corpus": Corpus(CORPUS.documents[1:])}, "documents = 7, here it is 6"),
+        ({"corpus": Corpus(CORPUS.documents[::-1])}, "corpus"),
+        ({"corpus": changed(id="renamed")}, "corpus"),
+        ({"corpus": changed(text="longer")}, "corpus"),
+    ],
+)
+def test_position_of_other_data_is_an_error(options, name):
+    position = training().position
+    with pytest.raises(DataError, match=f"the position was saved with {name}"):
+        training(**options).restore(position)
+
+
+def test_wrong_arguments_are_errors_at_once():
+    with pytest.raises(DataError, match="seed = -1"):
+        training(seed=-1)
+    with pytest.raises(DataError, match="vocab_size = 10"):
+        evaluation_batches(CORPUS, ByteTokenizer(), 1, 1, vocab_size=10)
