@@ -8,6 +8,7 @@ from flax import nnx
 from jax import Array
 
 from block_recurrent.attention import KeysValues, RMSNorm, apply_dense, attend, dense, l2_normalize
+from block_recurrent.checks import check_keys_values, check_layer_state, check_recurrent
 from block_recurrent.config import LayerConfig
 from block_recurrent.gates import GATES
 from block_recurrent.state import LayerState
@@ -138,7 +139,14 @@ class RecurrentCell(nnx.Module):
 
         Returns:
           [B, S, E] float32, the state that enters the next block.
+
+        Raises:
+          ValueError: shapes that do not fit one another or the configuration.
         """
+        config = self.config
+        check_recurrent(config, state)
+        shape = (state.shape[0], 2 * config.window, config.num_heads, config.head_size)
+        check_keys_values("tokens", tokens, shape)
         return self.update(state, self.project(state), tokens)
 
     def vertical(
@@ -153,7 +161,16 @@ class RecurrentCell(nnx.Module):
 
         Returns:
           Output [B, W, E], and the keys and values of the block, [B, W, H, D].
+
+        Raises:
+          ValueError: more than one block, or shapes that do not fit the configuration.
         """
+        check_layer_state(self.config, x, state)
+        if x.shape[1] != self.config.window:
+            raise ValueError(
+                f"a cell reads one block of {self.config.window} tokens, not {x.shape[1]}; "
+                "BlockRecurrentLayer reads whole segments"
+            )
         states = jax.tree.map(lambda y: y[:, None], self.project(state.recurrent).context)
         return self.tokens(x, state.cache, states, dropout_key=dropout_key)
 

@@ -7,13 +7,33 @@ from jax.typing import ArrayLike
 
 from block_recurrent.attention import KeysValues
 from block_recurrent.config import LayerConfig, ModelConfig
-from block_recurrent.state import ModelState
+from block_recurrent.state import LayerState, ModelState
 
 
-def check_shape(name: str, array: Array | np.ndarray, expected: tuple[int, ...]) -> None:
-    """Raises ValueError unless `array` has the shape `expected`."""
-    if array.shape != expected:
-        raise ValueError(f"{name} has shape {array.shape}, but {expected} is needed")
+def check_array(
+    name: str, array: Array | np.ndarray, shape: tuple[int | None, ...], dtype: str | None = None
+) -> None:
+    """Raises ValueError unless `array` has the shape, None fitting any size, and the dtype."""
+    fits = array.ndim == len(shape) and all(
+        wanted in (None, size) for size, wanted in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        needed = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} has shape {array.shape}, but [{needed}] is needed")
+    if dtype is not None and array.dtype != dtype:
+        raise ValueError(f"{name} has dtype {array.dtype}, but {dtype} is needed")
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises ValueError unless `batch_size` is a whole number of at least 1."""
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size!r}")
+
+
+def check_config(config: LayerConfig, kind: type[LayerConfig]) -> None:
+    """Raises TypeError unless `config` is of the class that a module is built from."""
+    if not isinstance(config, kind):
+        raise TypeError(f"config must be a {kind.__name__}, not {config!r}")
 
 
 def check_segment(length: int, window: int) -> None:
@@ -31,6 +51,7 @@ def check_tokens(tokens: Array | np.ndarray, window: int) -> None:
         raise TypeError(f"tokens must be an integer array, not {getattr(tokens, 'dtype', tokens)}")
     if tokens.ndim != 2:
         raise ValueError(f"tokens must be [batch, segment], but have shape {tokens.shape}")
+    check_batch_size(tokens.shape[0])
     check_segment(tokens.shape[1], window)
 
 
@@ -60,35 +81,47 @@ def check_model_input(
     batch = tokens.shape[0]
     check_model_state(config, state, batch)
     if start_of_document is not None:
-        check_shape("start_of_document", start_of_document, (batch,))
-        if start_of_document.dtype != jnp.bool_:
-            raise TypeError(f"start_of_document must be bool, not {start_of_document.dtype}")
+        if getattr(start_of_document, "dtype", None) != jnp.bool_:
+            raise TypeError(f"start_of_document must be a bool array, not {start_of_document!r}")
+        check_array("start_of_document", start_of_document, (batch,))
 
 
 def check_model_state(config: ModelConfig, state: ModelState, batch: int) -> None:
     """Raises ValueError unless the state is one of `batch` rows and of this configuration."""
     shape = (config.num_layers, batch, config.window, config.num_heads, config.head_size)
-    check_cache(shape, state.cache)
+    check_keys_values("the state's cache", state.cache, shape, config.dtype)
     recurrent = len(config.recurrent_layers)
     shape = (recurrent, batch, config.num_states, config.model_size)
-    check_shape("the recurrent state", state.recurrent, shape)
+    check_array("the recurrent state", state.recurrent, shape, "float32")
 
 
-def check_layer_input(
-    config: LayerConfig, x: Array, cache: KeysValues, recurrent: Array | None = None
-) -> None:
-    """Raises ValueError unless `x` [B, N, E] and the carried arrays fit the configuration."""
-    if x.ndim != 3 or x.shape[2] != config.model_size:
-        expected = f"[batch, segment, {config.model_size}]"
-        raise ValueError(f"x has shape {x.shape}, but {expected} is needed")
+def check_layer_input(config: LayerConfig, x: Array, cache: KeysValues) -> None:
+    """Raises unless `x` [B, N, E] and the carried cache fit the configuration."""
+    check_array("x", x, (None, None, config.model_size))
     check_segment(x.shape[1], config.window)
-    check_cache((x.shape[0], config.window, config.num_heads, config.head_size), cache)
-    if recurrent is not None:
-        shape = (x.shape[0], config.num_states, config.model_size)
-        check_shape("the recurrent state", recurrent, shape)
+    shape = (x.shape[0], config.window, config.num_heads, config.head_size)
+    check_keys_values("the cache", cache, shape, config.dtype)
 
 
-def check_cache(shape: tuple[int, ...], cache: KeysValues) -> None:
-    """Raises ValueError unless keys and values have the given shape."""
-    check_shape("the carried keys", cache.keys, shape)
-    check_shape("the carried values", cache.values, shape)
+def check_layer_state(config: LayerConfig, x: Array, state: LayerState) -> None:
+    """Raises unless `x` [B, N, E] and a recurrent layer's state fit the configuration."""
+    if not isinstance(state, LayerState):
+        raise TypeError(f"state must be a LayerState, not {type(state).__name__}")
+    check_layer_input(config, x, state.cache)
+    check_recurrent(config, state.recurrent, x.shape[0])
+
+
+def check_recurrent(config: LayerConfig, recurrent: Array, batch: int | None = None) -> None:
+    """Raises ValueError unless states are [B, S, E] float32."""
+    shape = (batch, config.num_states, config.model_size)
+    check_array("the recurrent state", recurrent, shape, "float32")
+
+
+def check_keys_values(
+    name: str, context: KeysValues, shape: tuple[int | None, ...], dtype: str | None = None
+) -> None:
+    """Raises unless `context` is a pair of keys and values of the given shape and dtype."""
+    if not isinstance(context, KeysValues):
+        raise TypeError(f"{name} must be a KeysValues, not {type(context).__name__}")
+    check_array(f"keys of {name}", context.keys, shape, dtype)
+    check_array(f"values of {name}", context.values, shape, dtype)

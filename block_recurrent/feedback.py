@@ -70,7 +70,7 @@ def run_with_feedback(
         enter = first.end
     start = len(new_parts)
     step = make_step(config, groups[start:last], layer, enter, inside[: last + 1])
-    loop_parts, arrival = scan_blocks(step, entry, parts[start : last + 1], config.window)
+    loop_parts, arrival = scan_blocks(step, entry, parts[start : last + 1], config)
     x = finish_recurrent(layer, arrival, layer_state.cache, outside[last])
     new_parts += loop_parts
     for index in range(last + 1, len(groups)):
@@ -157,12 +157,13 @@ def make_step(
 
 
 def scan_blocks(
-    step: Callable, entry: Array | Begun, parts: Sequence[GroupState], window: int
+    step: Callable, entry: Array | Begun, parts: Sequence[GroupState], config: ModelConfig
 ) -> tuple[list[GroupState], Arrival]:
     """Scans `step` over the blocks of `entry`, arrays [B, N, ...], and lays them together again."""
-    blocks = jax.tree.map(lambda y: jnp.moveaxis(split_blocks(y, window), 1, 0), entry)
+    blocks = jax.tree.map(lambda y: jnp.moveaxis(split_blocks(y, config.window), 1, 0), entry)
     numbers = jnp.arange(jax.tree.leaves(blocks)[0].shape[0])
-    parts, arrival = jax.lax.scan(step, list(parts), (blocks, numbers))
+    unroll = config.state_unroll
+    parts, arrival = jax.lax.scan(step, list(parts), (blocks, numbers), unroll=unroll)
     x, projections, states = jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1), arrival)
     x, projections = jax.tree.map(join_blocks, (x, projections))
     return parts, Arrival(x, projections, states)

@@ -7,7 +7,7 @@ from flax import nnx
 from jax import Array
 
 from block_recurrent.attention import RMSNorm, dropout
-from block_recurrent.checks import check_model_input
+from block_recurrent.checks import check_config, check_model_input
 from block_recurrent.config import ModelConfig
 from block_recurrent.stack import Stack
 from block_recurrent.state import ModelState, reset
@@ -30,6 +30,7 @@ class LanguageModel(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        check_config(config, ModelConfig)
         shape = (config.vocab_size, config.model_size)
         self.config = config
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))

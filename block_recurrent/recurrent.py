@@ -7,7 +7,7 @@ from jax import Array
 
 from block_recurrent.attention import KeysValues, last_window, window_tiles
 from block_recurrent.cell import RecurrentCell
-from block_recurrent.checks import check_layer_input
+from block_recurrent.checks import check_layer_state
 from block_recurrent.config import LayerConfig
 from block_recurrent.state import LayerState
 from block_recurrent.window import split_key
@@ -51,7 +51,7 @@ class BlockRecurrentLayer(nnx.Module):
         Raises:
           ValueError: shapes that do not fit the configuration.
         """
-        check_layer_input(self.config, x, state.cache, state.recurrent)
+        check_layer_state(self.config, x, state)
         tokens = self.cell.tokens
         project_key, begin_key, end_key = split_key(dropout_key, 3)
         projections = tokens.project(x, project_key)

@@ -7,6 +7,7 @@ from jax import Array
 
 from block_recurrent.attention import KeysValues
 from block_recurrent.cell import RecurrentCell
+from block_recurrent.checks import check_batch_size
 from block_recurrent.config import ModelConfig
 from block_recurrent.feedback import run_with_feedback
 from block_recurrent.groups import Group, GroupState, Span, group_layers, run_group
@@ -46,6 +47,7 @@ class Stack(nnx.Module):
 
     def initial_state(self, batch_size: int) -> ModelState:
         """The state at a document's start for `batch_size` rows."""
+        check_batch_size(batch_size)
         config = self.config
         shape = (config.num_layers, batch_size, config.window, config.num_heads, config.head_size)
         recurrent = jnp.zeros((0, batch_size, config.num_states, config.model_size), jnp.float32)

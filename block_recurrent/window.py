@@ -21,7 +21,12 @@ from block_recurrent.attention import (
     split_blocks,
     window_tiles,
 )
-from block_recurrent.checks import check_layer_input
+from block_recurrent.checks import (
+    check_batch_size,
+    check_config,
+    check_keys_values,
+    check_layer_input,
+)
 from block_recurrent.config import LayerConfig
 from block_recurrent.positions import make_positions, window_bias
 from block_recurrent.state import empty_cache
@@ -68,6 +73,7 @@ class SlidingWindowLayer(nnx.Module):
     """
 
     def __init__(self, config: LayerConfig, *, attends_to_states: bool = False, rngs: nnx.Rngs):
+        check_config(config, LayerConfig)
         size, heads_size = config.model_size, config.num_heads * config.head_size
         self.config = config
         self.norm = RMSNorm(size)
@@ -87,6 +93,7 @@ class SlidingWindowLayer(nnx.Module):
 
     def initial_state(self, batch_size: int) -> KeysValues:
         """The cache of a fresh document: zeros [B, W, H, D], which tokens do attend to."""
+        check_batch_size(batch_size)
         config = self.config
         shape = (batch_size, config.window, config.num_heads, config.head_size)
         return empty_cache(shape, config.dtype)
@@ -114,12 +121,17 @@ class SlidingWindowLayer(nnx.Module):
         Raises:
           ValueError: shapes that do not fit the configuration, or states given or left out wrongly.
         """
-        check_layer_input(self.config, x, cache)
+        config = self.config
+        check_layer_input(config, x, cache)
+        if states is not None:
+            blocks = x.shape[1] // config.window
+            shape = (x.shape[0], blocks, None, config.num_heads, config.head_size)
+            check_keys_values("states", states, shape)
         project_key, begin_key, end_key = split_key(dropout_key, 3)
         projections = self.project(x, project_key)
         tiles = window_tiles(projections.current, cache)
         begun = self.begin(x, projections, tiles, begin_key)
-        cache = last_window(projections.current, self.config.window)
+        cache = last_window(projections.current, config.window)
         return self.end(begun, states, end_key), cache
 
     def project(self, x: Array, dropout_key: Array | None = None) -> Projections:

@@ -3,9 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import reference
-from helpers import assert_close, assert_equal, random_like, randomize
 
+import reference
 from block_recurrent.attention import (
     KeysValues,
     RMSNorm,
@@ -19,6 +18,7 @@ from block_recurrent.attention import (
     split_blocks,
     window_tiles,
 )
+from helpers import assert_close, assert_equal, random_like, randomize
 
 X = random_like(jnp.zeros((2, 12, 6)))
 

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, assert_equal, layer_config, random_like, randomize
 
 from block_recurrent import RecurrentCell
 from block_recurrent.cell import concatenate_windows
+from helpers import assert_close, assert_equal, layer_config, random_like, randomize
 
 
 def make(**changes):
@@ -65,7 +65,6 @@ def test_a_fresh_state_is_the_learned_one_in_every_row():
     assert not np.any(state.cache.keys) and not np.any(state.cache.values)
 
 
-@pytest.mark.xfail(strict=True, reason="the cell takes several blocks for one")
 def test_more_than_one_block_is_refused():
     cell, x, state = make()
     with pytest.raises(ValueError, match="block|window"):

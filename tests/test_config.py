@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 
 import pytest
-from helpers import SIZES
 
 from block_recurrent.config import (
     DataConfig,
@@ -14,6 +13,7 @@ from block_recurrent.config import (
     OptimizerConfig,
     TrainingConfig,
 )
+from helpers import SIZES
 
 MODEL = {"vocab_size": 256}
 CONFIGS = [LayerConfig, ModelConfig, DataConfig, OptimizerConfig, TrainingConfig]

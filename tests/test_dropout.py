@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+
 from helpers import MODELS, assert_equal, random_like, random_model, random_tokens, read
 
 BLOCKS = 3
@@ -40,11 +41,11 @@ def test_every_mask_has_a_key_of_its_own(name, monkeypatch):
 
 
 def test_the_key_decides_and_without_one_nothing_is_dropped():
-    model, tokens, state = prepare("feedback_fixed_single")
+    model, tokens, state = prepare("fixed_single")
     logits, after = read(model, tokens, state, key=jax.random.key(1))
     assert_equal(read(model, tokens, state, key=jax.random.key(1)), (logits, after))
     other, _ = read(model, tokens, state, key=jax.random.key(2))
     assert np.all(np.any(other != logits, axis=-1))
     without = read(model, tokens, state)
-    assert_equal(without, read(*prepare("feedback_fixed_single", rate=0.0)))
+    assert_equal(without, read(*prepare("fixed_single", rate=0.0)))
     assert np.all(np.any(without[0] != logits, axis=-1))

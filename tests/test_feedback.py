@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from helpers import MODELS, random_like, random_model, random_tokens, read
 
 WINDOW = 4

@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
-from helpers import assert_close, assert_equal, random_like, randomize
 
+import reference
 from block_recurrent.gates import GATES, FixedGate, LSTMGate
+from helpers import assert_close, assert_equal, random_like, randomize
 
 STATE, INPUTS = random_like([jnp.zeros((2, 3, 6)), jnp.zeros((2, 3, 5))])
 

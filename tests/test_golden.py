@@ -6,10 +6,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, read_with_gradients
 
 import block_recurrent as br
 from block_recurrent.interop.meliad import load_parameters, to_parameters
+from helpers import assert_close, read_with_gradients
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 

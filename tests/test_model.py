@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 from flax import nnx
+
+import block_recurrent as br
+import reference
+from block_recurrent.interop.meliad import to_parameters
 from helpers import (
     MODELS,
     SIZES,
@@ -25,9 +28,6 @@ from helpers import (
     reference_config,
     row,
 )
-
-import block_recurrent as br
-from block_recurrent.interop.meliad import to_parameters
 
 BATCH, LENGTH = 2, 12
 WINDOW = SIZES["window"]
@@ -69,7 +69,8 @@ def test_any_split_into_calls_gives_the_same(name):
     model, start = prepare(name)
     tokens = random_tokens(BATCH, LENGTH)
     expected = read(model, tokens, start)
-    for edges in ([4, 8], [4], [8]):
+    # Calls of one block everywhere; of one and two blocks, each compiled anew, where it is cheap.
+    for edges in ([4, 8], [4], [8]) if name in ("slide", "feedback_fixed_skip") else ([4, 8],):
         parts, state = [], start
         for part in jnp.split(tokens, edges, axis=1):
             logits, state = read(model, part, state)
@@ -281,10 +282,10 @@ WRONG_TOKENS = {
 WRONG_STATES = {
     "none": (lambda s: None, TypeError, "state must be a ModelState, not NoneType"),
     "a tuple": (lambda s: tuple(s), TypeError, "state must be a ModelState, not tuple"),
-    "one row": (lambda s: row(s, 0), ValueError, r"carried keys.*\(3, 1, .*\(3, 2, 4, 2, 4\)"),
-    "layers": (lambda s: changed(s, keys=(4, 2, 4, 2, 4)), ValueError, "carried keys"),
-    "window": (lambda s: changed(s, values=(3, 2, 8, 2, 4)), ValueError, "carried values"),
-    "heads": (lambda s: changed(s, keys=(3, 2, 4, 4, 2)), ValueError, "carried keys"),
+    "one row": (lambda s: row(s, 0), ValueError, r"keys of the .*cache.*\(3, 1, .*\[3, 2, 4, 2, 4\]"),
+    "layers": (lambda s: changed(s, keys=(4, 2, 4, 2, 4)), ValueError, "keys of the .*cache"),
+    "window": (lambda s: changed(s, values=(3, 2, 8, 2, 4)), ValueError, "values of the .*cache"),
+    "heads": (lambda s: changed(s, keys=(3, 2, 4, 4, 2)), ValueError, "keys of the .*cache"),
     "states": (lambda s: changed(s, recurrent=(1, 2, 4, 12)), ValueError, "recurrent state"),
     "size": (lambda s: changed(s, recurrent=(1, 2, 3, 8)), ValueError, "recurrent state"),
     "batch": (lambda s: changed(s, recurrent=(1, 1, 3, 12)), ValueError, "recurrent state"),
@@ -293,7 +294,7 @@ WRONG_STATES = {
 WRONG_STARTS = {
     "batch": (jnp.zeros(3, bool), ValueError, r"start_of_document.*\(3,\)"),
     "per token": (jnp.zeros((2, 8), bool), ValueError, r"start_of_document.*\(2, 8\)"),
-    "integers": (jnp.zeros(2, jnp.int32), TypeError, "start_of_document must be bool, not int32"),
+    "integers": (jnp.zeros(2, jnp.int32), TypeError, "start_of_document must be a bool array"),
 }
 
 
@@ -321,7 +322,6 @@ def test_wrong_document_starts_are_refused(start, error, words):
     assert_refused(error, words, random_tokens(2, 8), state, start)
 
 
-@pytest.mark.xfail(strict=True, reason="ends in an AttributeError, which names no argument")
 @pytest.mark.parametrize("start", [[True, False], True])
 def test_document_starts_that_are_no_array_are_refused(start):
     state = random_model(MODELS["fixed_skip"]).initial_state(2)

@@ -3,10 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 from flax import nnx
-from helpers import assert_close, random_like, randomize
 
+import reference
 from block_recurrent.positions import (
     Rotary,
     T5Bias,
@@ -15,6 +14,7 @@ from block_recurrent.positions import (
     t5_bucket,
     window_bias,
 )
+from helpers import assert_close, random_like, randomize
 
 
 def test_buckets_are_those_of_t5():

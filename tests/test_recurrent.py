@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import MODELS, assert_close, layer_config, random_like, random_model, randomize
 
 import block_recurrent as br
+from helpers import MODELS, assert_close, layer_config, random_like, random_model, randomize
 
 LENGTH, WINDOW = 12, 4
 
@@ -100,8 +100,8 @@ def test_a_feedback_loop_holds_the_layers_below_and_no_more():
 WRONG = {
     "size of x": ({"x": (2, 12, 8)}, r"x has shape \(2, 12, 8\)"),
     "segment": ({"x": (2, 7, 12)}, "7 tokens is no multiple of the window 4"),
-    "window of keys": ({"keys": (2, 3, 2, 4)}, "carried keys"),
-    "batch of values": ({"values": (3, 4, 2, 4)}, "carried values"),
+    "window of keys": ({"keys": (2, 3, 2, 4)}, "keys of the .*cache"),
+    "batch of values": ({"values": (3, 4, 2, 4)}, "values of the .*cache"),
     "batch of states": ({"recurrent": (1, 3, 12)}, r"recurrent state .*\(1, 3, 12\)"),
     "number of states": ({"recurrent": (2, 4, 12)}, "recurrent state"),
     "size of states": ({"recurrent": (2, 3, 8)}, "recurrent state"),

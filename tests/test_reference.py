@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+
 import reference
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
