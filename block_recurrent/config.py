@@ -6,6 +6,7 @@ W `window`, S `num_states`, V `vocab_size`, L `num_layers`, B `batch_size`, N `s
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Collection
@@ -27,7 +28,8 @@ def _has_type(value: Any, hint: Any) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and all(_has_type(item, arguments[0]) for item in value)
     if hint in (int, float):
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+        known = isinstance(value, (int, hint)) and not isinstance(value, bool)
+        return known and math.isfinite(value)
     return isinstance(value, hint)
 
 
@@ -135,8 +137,8 @@ class ModelConfig(LayerConfig):
         for index in self.recurrent_layers:
             self._require(
                 -self.num_layers <= index < self.num_layers,
-                f"recurrent layer {index} is outside the {self.num_layers} layers "
-                f"(allowed: {-self.num_layers} to {self.num_layers - 1})",
+                f"recurrent_layers {self.recurrent_layers}: layer {index} is outside the "
+                f"{self.num_layers} layers (allowed: {-self.num_layers} to {self.num_layers - 1})",
             )
         self._require(
             len(set(self.recurrent_indices)) == len(self.recurrent_layers),
@@ -178,6 +180,7 @@ class DataConfig(_Checked):
 
     def _validate(self) -> None:
         self._require_positive("batch_size", "segment_length")
+        self._require(self.seed >= 0, f"seed must be at least 0, not {self.seed}")
         self._require(
             0 < self.validation_percent < 100,
             f"validation_percent must be between 1 and 99, not {self.validation_percent}",
@@ -185,7 +188,7 @@ class DataConfig(_Checked):
         needs_path = self.source in ("jsonl", "text")
         self._require(
             needs_path == (self.path is not None),
-            f"source {self.source!r} {'needs' if needs_path else 'takes no'} path",
+            f"source {self.source!r} {'needs a' if needs_path else 'takes no'} path",
         )
 
 
@@ -246,6 +249,7 @@ class TrainingConfig(_Checked):
     def _validate(self) -> None:
         self._require_positive("num_steps", "log_every", "evaluate_every", "checkpoint_every")
         self._require_positive("keep_checkpoints")
+        self._require(self.seed >= 0, f"seed must be at least 0, not {self.seed}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

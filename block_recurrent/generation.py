@@ -5,6 +5,7 @@ so far wait beside those of the block before; a token's W visible positions are 
 contiguous slice of the two, so that every token costs the same however long the text is.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -139,14 +140,16 @@ def generate(
 def _make_sampling(
     max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
 ) -> Sampling:
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-    if temperature < 0:
-        raise ValueError(f"temperature must be at least 0, not {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    whole = {"max_new_tokens": max_new_tokens, "top_k": 1 if top_k is None else top_k}
+    for name, value in whole.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be at least 0 and finite, not {temperature}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be between 0 and 2**32 - 1, not {seed}")
     return Sampling(
         jax.random.key(seed),
         jnp.float32(temperature),
@@ -204,8 +207,9 @@ def start_decoding(model: LanguageModel, point: GenerationState, current: KeysVa
     """Prepares decoding at `point`, `current` being its block's keys and values [L, B, W, H, D]."""
     start = point.block_start
     window = jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=2), start.cache, current)
-    states = _project_states(model, start.recurrent)
-    return Decoding(window, start.recurrent, states, jnp.int32(point.length))
+    # A copy: the decoding loop takes over the memory of what it is given.
+    recurrent = jnp.copy(start.recurrent)
+    return Decoding(window, recurrent, _project_states(model, recurrent), jnp.int32(point.length))
 
 
 def _project_states(model: LanguageModel, recurrent: Array) -> list[KeysValues]:

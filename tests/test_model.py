@@ -282,7 +282,11 @@ WRONG_TOKENS = {
 WRONG_STATES = {
     "none": (lambda s: None, TypeError, "state must be a ModelState, not NoneType"),
     "a tuple": (lambda s: tuple(s), TypeError, "state must be a ModelState, not tuple"),
-    "one row": (lambda s: row(s, 0), ValueError, r"keys of the .*cache.*\(3, 1, .*\[3, 2, 4, 2, 4\]"),
+    "one row": (
+        lambda s: row(s, 0),
+        ValueError,
+        r"keys of the .*cache.*\(3, 1, .*\[3, 2, 4, 2, 4\]",
+    ),
     "layers": (lambda s: changed(s, keys=(4, 2, 4, 2, 4)), ValueError, "keys of the .*cache"),
     "window": (lambda s: changed(s, values=(3, 2, 8, 2, 4)), ValueError, "values of the .*cache"),
     "heads": (lambda s: changed(s, keys=(3, 2, 4, 4, 2)), ValueError, "keys of the .*cache"),

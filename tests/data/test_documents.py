@@ -1,5 +1,6 @@
 """Laws of documents: counts, and a split that depends on the id alone."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def test_larger_percentage_only_moves_documents_to_validation():
         {document_id for document_id in IDS if split_of(document_id, percent) == "validation"}
         for percent in range(0, 101, 10)
     ]
-    assert all(small < large for small, large in zip(validation, validation[1:], strict=False))
+    assert all(small < large for small, large in itertools.pairwise(validation))
     assert validation[0] == set() and validation[-1] == set(IDS)
 
 

@@ -97,7 +97,7 @@ def test_gin_itself_reads_the_same_values(run, registered, monkeypatch):
             model=ModelConfig(
                 vocab_size=300, recurrent_layers=(-3, 1), feedback=True, dropout=1e-7
             ),
-            data=DataConfig(source="text", path="C:\\a 'b' \"c\"\n\té 書 \u2028 % @x #", seed=-5),
+            data=DataConfig(source="text", path="C:\\a 'b' \"c\"\n\té 書 \u2028 % @x #", seed=5),
             optimizer=OptimizerConfig(name="adamw", weight_decay=0.1, clip_norm=1e30),
             training=TrainingConfig(num_steps=10**15),
         ),
@@ -154,10 +154,10 @@ def test_a_flag_may_be_a_bare_string(text, value):
 
 def test_flags_are_typed_like_files():
     flags = ["model.recurrent_layers=(-1,)", "optimizer.clip_norm=None", "model.scan_layers=False"]
-    experiment = load(TINY, [*flags, "optimizer.learning_rate=1e-2", "data.seed=-3"])
+    experiment = load(TINY, [*flags, "optimizer.learning_rate=1e-2", "data.seed=3"])
     assert experiment.model.recurrent_layers == (-1,) and not experiment.model.scan_layers
     assert experiment.optimizer == OptimizerConfig(learning_rate=0.01)
-    assert experiment.data.seed == -3
+    assert experiment.data.seed == 3
 
 
 def test_nothing_leaks_from_one_call_to_the_next():

@@ -1,0 +1,103 @@
+"""Evaluation: every token of every document once, exactly."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+from jax import Array
+
+from block_recurrent.data import Batch, Corpus, byte_count, word_count
+from block_recurrent.model import LanguageModel
+from block_recurrent.state import ModelState
+from block_recurrent.training.loss import cross_entropy
+
+
+class Evaluation(NamedTuple):
+    """Sums over a corpus, and the figures that follow from them.
+
+    The sums are over tokens, never over batches, so they depend neither on the batch size nor on
+    the segment length.
+
+    Attributes:
+      nats: total negative log-likelihood.
+      tokens: targets scored.
+      bytes: UTF-8 bytes of the documents.
+      words: whitespace-separated words of the documents.
+    """
+
+    nats: float
+    tokens: int
+    bytes: int
+    words: int
+
+    @property
+    def bits_per_token(self) -> float:
+        """log2 of the perplexity."""
+        return self.nats / self.tokens / math.log(2)
+
+    @property
+    def perplexity(self) -> float:
+        """Per token."""
+        return math.exp(self.nats / self.tokens)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Comparable between tokenizers."""
+        return self.nats / self.bytes / math.log(2)
+
+    @property
+    def word_perplexity(self) -> float:
+        """exp(total nats / words), as published for PG19; infinite where it overflows."""
+        exponent = self.nats / max(self.words, 1)
+        return math.exp(exponent) if exponent < 700 else math.inf
+
+    def figures(self) -> dict[str, float]:
+        """All of the above by name."""
+        derived = ("bits_per_token", "perplexity", "bits_per_byte", "word_perplexity")
+        return self._asdict() | {name: getattr(self, name) for name in derived}
+
+
+@jax.jit(donate_argnums=1)
+def evaluation_step(
+    model: LanguageModel, carried: ModelState, batch: Batch
+) -> tuple[ModelState, Array, Array]:
+    """Reads one segment of every lane: the next state, summed nats and number of targets."""
+    logits, carried = model(batch.inputs, carried, start_of_document=batch.start_of_document)
+    return carried, *cross_entropy(logits, batch.targets, batch.mask)
+
+
+def evaluate(
+    model: LanguageModel,
+    corpus: Corpus,
+    batches: Iterable[Batch],
+    *,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Scores a corpus.
+
+    Args:
+      model: the language model.
+      corpus: the documents, for their bytes and words.
+      batches: the same documents from `evaluation_batches`, with `batch_size` lanes.
+      batch_size: B.
+      progress: called after each batch with the number of targets scored so far.
+
+    Returns:
+      Sums over all targets, added up in float64 between batches.
+    """
+    carried = model.initial_state(batch_size)
+    nats, tokens = 0.0, 0
+    for batch in batches:
+        carried, batch_nats, batch_tokens = evaluation_step(model, carried, batch)
+        nats += float(batch_nats)
+        tokens += int(batch_tokens)
+        if progress is not None:
+            progress(tokens)
+    return Evaluation(
+        nats,
+        tokens,
+        sum(map(byte_count, corpus.documents)),
+        sum(map(word_count, corpus.documents)),
+    )

@@ -1,0 +1,81 @@
+"""Learning rate schedules and optimizers, on parameters as a dictionary by path."""
+
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+from block_recurrent.config import OptimizerConfig
+from block_recurrent.groups import Span
+
+# Adafactor as in the paper (section 4); AdamW with the usual values for language models.
+ADAFACTOR_DECAY = 0.8
+ADAFACTOR_MOMENTUM = 0.9
+ADAMW_BETAS = (0.9, 0.95)
+
+
+def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
+    """The learning rate as a function of the step, counted from 0.
+
+    A linear ramp over `warmup_steps`, then either `learning_rate / sqrt(step)` or a cosine that
+    reaches `final_learning_rate` at `num_steps`.
+    """
+    if config.schedule == "cosine":
+        steps = max(num_steps, config.warmup_steps + 1)
+        return optax.warmup_cosine_decay_schedule(
+            0.0, config.learning_rate, config.warmup_steps, steps, config.final_learning_rate
+        )
+
+    def rsqrt(step: ArrayLike) -> Array:
+        step = jnp.asarray(step)
+        reached = jnp.minimum(step / config.warmup_steps, 1.0)
+        return config.learning_rate * reached * jnp.maximum(step, config.warmup_steps) ** -0.5
+
+    return rsqrt
+
+
+def make_optimizer(
+    config: OptimizerConfig, num_steps: int, spans: tuple[Span, ...]
+) -> optax.GradientTransformation:
+    """The optimizer for a model with groups of layers `spans`.
+
+    Stacked layers are updated as if each were on its own: Adafactor's scales and clipping are per
+    layer, whatever the grouping.
+    """
+    rule = _make_rule(config, make_schedule(config, num_steps))
+    rules = {"alone": rule} | {
+        f"group {index}": _each_layer(rule)
+        for index, span in enumerate(spans)
+        if not span.recurrent
+    }
+    labels = cast(Any, lambda named: {name: _group(name, rules) for name in named})
+    by_group = optax.partition(cast(Any, rules), labels)
+    if config.clip_norm is None:
+        return by_group
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), by_group)
+
+
+def _make_rule(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    if config.name == "adafactor":
+        return optax.adafactor(schedule, decay_rate=ADAFACTOR_DECAY, momentum=ADAFACTOR_MOMENTUM)
+    return optax.adamw(
+        schedule,
+        *ADAMW_BETAS,
+        weight_decay=config.weight_decay,
+        mask=cast(Any, lambda named: {name: name.endswith("kernel") for name in named}),
+    )
+
+
+def _group(name: str, rules: dict[str, optax.GradientTransformation]) -> str:
+    """The rule of the parameter at path `name`."""
+    parts = name.split(".")
+    label = f"group {parts[2]}" if parts[:2] == ["stack", "groups"] else "alone"
+    return label if label in rules else "alone"
+
+
+def _each_layer(rule: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`rule` applied to every index of the parameters' leading axis on its own."""
+    return optax.GradientTransformation(jax.vmap(rule.init), jax.vmap(rule.update))

@@ -1,0 +1,55 @@
+"""One line for people: how far, how good, how fast, how long still."""
+
+import sys
+import time
+from typing import TextIO
+
+
+def duration(seconds: float) -> str:
+    """`93` -> "1m 33s"."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    if hours:
+        return f"{hours}h {minutes:02d}m"
+    return f"{minutes}m {whole % 60:02d}s" if minutes else f"{whole}s"
+
+
+class ProgressLine:
+    """Rewrites one line on a terminal; elsewhere prints a line at most every ten seconds.
+
+    Args:
+      stream: standard error unless given.
+      prefix: begins every line.
+      quiet: write nothing.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, prefix: str = "", quiet: bool = False):
+        self._stream = sys.stderr if stream is None else stream
+        self._prefix = prefix
+        self._quiet = quiet
+        self._terminal = self._stream.isatty()
+        self._last = 0.0
+        self._width = 0
+
+    def show(self, text: str, *, always: bool = False) -> None:
+        """Shows `text` in place of the line before; `always` also where lines are spaced out."""
+        now = time.monotonic()
+        if self._quiet or not (self._terminal or always or now - self._last >= 10):
+            return
+        self._last = now
+        text = self._prefix + text
+        if self._terminal:
+            self._stream.write("\r" + text.ljust(self._width))
+            self._width = len(text)
+        else:
+            self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def end(self, text: str = "") -> None:
+        """Leaves `text`, or the last line, standing and starts a new one."""
+        if text:
+            self.show(text, always=True)
+        if self._terminal and not self._quiet:
+            self._stream.write("\n")
+            self._stream.flush()
+        self._width = 0

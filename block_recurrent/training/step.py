@@ -1,0 +1,89 @@
+"""One step of training: truncated back-propagation through one segment of every lane."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from block_recurrent.data import Batch
+from block_recurrent.model import LanguageModel
+from block_recurrent.parameters import named_parameters, replace_parameters
+from block_recurrent.state import ModelState
+from block_recurrent.training.loss import cross_entropy
+
+
+class TrainState(NamedTuple):
+    """All that changes in training.
+
+    Attributes:
+      model: its parameters.
+      optimizer: the optimizer's state, by parameter path.
+      carried: the lanes' caches and recurrent states.
+      step: int32 scalar, steps taken.
+    """
+
+    model: LanguageModel
+    optimizer: optax.OptState
+    carried: ModelState
+    step: Array
+
+
+class StepMetrics(NamedTuple):
+    """Scalars of one step: float32 arrays, or numbers once they have been fetched.
+
+    Attributes:
+      nats: summed loss of the step's targets.
+      targets: how many there were.
+      gradient_norm: global norm of the gradient of the mean loss, before clipping.
+    """
+
+    nats: Any
+    targets: Any
+    gradient_norm: Any
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+
+
+def initial_train_state(
+    model: LanguageModel, optimizer: optax.GradientTransformation, batch_size: int
+) -> TrainState:
+    """The state before the first step."""
+    carried = model.initial_state(batch_size)
+    return TrainState(model, optimizer.init(named_parameters(model)), carried, jnp.int32(0))
+
+
+def make_train_step(optimizer: optax.GradientTransformation, dropout_key: Array) -> TrainStep:
+    """The compiled step; it takes over (donates) the memory of the state it is given.
+
+    The mean loss over the batch's targets is minimised. No gradient flows into the carried state.
+    Dropout of step t depends on `dropout_key` and t alone.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        uses_dropout = state.model.config.dropout > 0
+        key = jax.random.fold_in(dropout_key, state.step) if uses_dropout else None
+
+        def loss(model: LanguageModel):
+            logits, carried = model(
+                batch.inputs,
+                state.carried,
+                start_of_document=batch.start_of_document,
+                dropout_key=key,
+            )
+            nats, targets = cross_entropy(logits, batch.targets, batch.mask)
+            targets = targets.astype(jnp.float32)
+            return nats / jnp.maximum(targets, 1.0), (nats, targets, carried)
+
+        gradient, (nats, targets, carried) = jax.grad(loss, has_aux=True)(state.model)
+        named, gradients = named_parameters(state.model), named_parameters(gradient)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, named)
+        named = cast(dict[str, Array], optax.apply_updates(named, updates))
+        model = replace_parameters(state.model, named)
+        metrics = StepMetrics(nats, targets, optax.tree.norm(gradients))
+        return TrainState(model, optimizer_state, carried, state.step + 1), metrics
+
+    return jax.jit(step, donate_argnums=0)

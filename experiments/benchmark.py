@@ -1,0 +1,164 @@
+"""Measures rows of the table in turn: step time, compilation, memory, depth and generation.
+
+    python experiments/benchmark.py
+    python experiments/benchmark.py --gin_file=sizes/paper.gin --gin.data.batch_size=8 \\
+        --gin.model.vocab_size=32000 --rows XL:2048,Rec:fixed:skip,Feedback:fixed:skip
+
+Rows take their steps one after the other in one process, round by round, and every ratio is the
+median over rounds of a row's time to that of the sliding-window model with one layer more.
+"""
+
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import block_recurrent as br
+import configure
+from block_recurrent.config import ExperimentConfig
+from block_recurrent.training.loop import make_model
+from rows import Row, recurrent, reference, slide, table_rows
+from timing import TimedStep, matmul_rate, ratio, time_in_turn
+
+DEFAULT_ROWS = "XL:2048,Slide:12L,Rec:fixed:skip,Rec:lstm:dual,Feedback:fixed:skip"
+DEPTHS = (12, 48)
+POSITIONS = (400, 4000)
+
+
+def choose_rows(base: ExperimentConfig, names: str) -> list[Row]:
+    """The reference row and those with the paper's names, comma-separated.
+
+    Raises:
+      ConfigError: a name that is not in the table.
+    """
+    known = {row.paper: row for row in table_rows(base)}
+    wanted = [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name not in known:
+            hint = configure.did_you_mean(name, known)
+            raise configure.ConfigError(f"--rows: there is no row {name!r}{hint}")
+    first = reference(base)
+    return [first] + [known[name] for name in wanted if name != first.paper]
+
+
+def measure_steps(rows: Sequence[Row], rounds: int) -> list[dict[str, Any]]:
+    """Compiles every row, times them in turn, and returns a dictionary a row."""
+    steps = {}
+    for row in rows:
+        print(f"compiling {row.name} ...", file=sys.stderr, flush=True)
+        steps[row.name] = TimedStep(row.config)
+    seconds = time_in_turn({name: step.run for name, step in steps.items()}, rounds)
+    results = []
+    for row in rows:
+        median = statistics.median(seconds[row.name])
+        data = row.config.data
+        results.append(
+            {
+                "row": row.name,
+                "milliseconds": median * 1e3,
+                "tokens_per_second": data.batch_size * data.segment_length / median,
+                "ratio": ratio(seconds[row.name], seconds[rows[0].name]),
+                **steps[row.name].build._asdict(),
+            }
+        )
+    return results
+
+
+def measure_depth(base: ExperimentConfig) -> dict[str, float]:
+    """Compile seconds of plain models by depth, and the last relative to the first."""
+    seconds = {}
+    for layers in DEPTHS:
+        config = dataclasses.replace(
+            base, model=dataclasses.replace(base.model, num_layers=layers, recurrent_layers=())
+        )
+        samples = [TimedStep(config).build.compile_seconds for _ in range(3)]
+        seconds[layers] = statistics.median(samples)
+    named = {f"compile_seconds_{layers}_layers": value for layers, value in seconds.items()}
+    return named | {"compile_ratio": seconds[DEPTHS[1]] / seconds[DEPTHS[0]]}
+
+
+def measure_generation(config: ExperimentConfig, tokens: int = 256) -> dict[str, float]:
+    """Tokens a second of one row after two lengths of prompt, and their ratio."""
+    model = make_model(config)
+    state = model.initial_state(1)
+    prompts = [jnp.ones((1, position), jnp.int32) for position in POSITIONS]
+    points = [br.prefill(model, state, prompt)[1] for prompt in prompts]
+    last = jnp.ones((1, 1), jnp.int32)
+
+    def run(point: br.GenerationState) -> float:
+        begin = time.perf_counter()
+        jax.block_until_ready(br.generate(model, point, last, max_new_tokens=tokens))
+        return time.perf_counter() - begin
+
+    runs = {
+        str(position): (lambda point=point: run(point))
+        for position, point in zip(POSITIONS, points, strict=True)
+    }
+    seconds = time_in_turn(runs, rounds=9)
+    rates = {name: tokens / statistics.median(times) for name, times in seconds.items()}
+    early, late = (str(position) for position in POSITIONS)
+    return {
+        f"tokens_per_second_at_{early}": rates[early],
+        f"tokens_per_second_at_{late}": rates[late],
+        "late_to_early_time": ratio(seconds[late], seconds[early]),
+    }
+
+
+def print_steps(results: Sequence[dict[str, Any]], peak: float) -> None:
+    """The table of `measure_steps`; `peak` is the rate of a matrix product in FLOP/s."""
+    print(f"matrix product 2048 x 2048: {peak / 1e9:,.1f} GFLOP/s\n")
+    columns = ("step ms", "tokens/s", "ratio", "lower s", "compile s", "temp MB")
+    print(f"{'row':22}" + "".join(f"{column:>11}" for column in columns))
+    for result in results:
+        print(
+            f"{result['row']:22}{result['milliseconds']:11,.1f}"
+            f"{result['tokens_per_second']:11,.0f}{result['ratio']:11.3f}"
+            f"{result['lowering_seconds']:11.2f}{result['compile_seconds']:11.2f}"
+            f"{result['temporary_bytes'] / 1e6:11,.0f}"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    parser = configure.make_parser(__doc__)
+    parser.add_argument("--rows", default=DEFAULT_ROWS, help="the paper's names, by commas")
+    parser.add_argument("--rounds", type=int, default=15, help="steps of each row")
+    parser.add_argument("--output", type=Path, help="also write the figures here, as JSON")
+    arguments, base = configure.parse(
+        parser, argv, lambda found: [] if found.gin_file else ["benchmark.gin"]
+    )
+    try:
+        rows = choose_rows(base, arguments.rows)
+    except (configure.ConfigError, ValueError) as error:
+        parser.error(str(error))
+    peak = matmul_rate(dtype=base.model.dtype)
+    steps = measure_steps(rows, arguments.rounds)
+    print(f"{jax.devices()[0].device_kind}, {jax.device_count()} device(s), jax {jax.__version__}")
+    print_steps(steps, peak)
+    depth = measure_depth(slide(base).config)
+    print("\n" + ", ".join(f"{name} {value:.2f}" for name, value in depth.items()))
+    generation = {}
+    for row in (reference(base), recurrent(base, "fixed", "skip")):
+        generation[row.name] = measure_generation(row.config)
+        figures = ", ".join(f"{name} {value:,.3f}" for name, value in generation[row.name].items())
+        print(f"generation, {row.name}: {figures}")
+    if arguments.output is not None:
+        everything = {
+            "matmul_flops": peak,
+            "steps": steps,
+            "depth": depth,
+            "generation": generation,
+        }
+        arguments.output.write_text(json.dumps(everything, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

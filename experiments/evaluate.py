@@ -1,0 +1,53 @@
+"""Scores a trained model on the documents of one split, every token once.
+
+    python experiments/evaluate.py --workdir=runs/rec
+
+The data may be changed, `--gin.data.path=/other/books`; the figures depend neither on the batch
+size nor on the segment length.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import configure
+import workdir
+from block_recurrent.data import load_corpus
+from block_recurrent.training.loop import evaluate_run
+from block_recurrent.training.progress import ProgressLine
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    parser = configure.make_parser(__doc__)
+    parser.add_argument("--workdir", required=True, type=Path, help="of the training run")
+    parser.add_argument("--split", default="validation", choices=("train", "validation"))
+    try:
+        arguments, config = configure.parse(
+            parser, argv, lambda found: [workdir.config_file(found.workdir)]
+        )
+        data = config.data
+        corpus = load_corpus(
+            data.source,
+            arguments.split,
+            path=data.path,
+            validation_percent=data.validation_percent,
+        )
+        model = workdir.restore_model(arguments.workdir, config)
+    except ValueError as error:
+        parser.error(str(error))
+    print(corpus.summary(), flush=True)
+    line = ProgressLine()
+    evaluation = evaluate_run(config, model, corpus, line)
+    line.end()
+    for name, value in evaluation.figures().items():
+        print(f"{name:>16} {value:,.6g}" if isinstance(value, float) else f"{name:>16} {value:,}")
+    path = arguments.workdir / f"{arguments.split}.json"
+    path.write_text(json.dumps(evaluation.figures(), indent=2) + "\n")
+    print(f"written to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

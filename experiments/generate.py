@@ -1,0 +1,105 @@
+"""Continues a text with a trained model, as the start of a document.
+
+echo "import os" | python experiments/generate.py --workdir=runs/rec --top_p=0.95
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+import block_recurrent as br
+import configure
+import workdir
+from block_recurrent.data import Tokenizer, make_tokenizer
+
+
+class Stream:
+    """Writes tokens as text as they come, a character as soon as it is whole."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+
+    def __call__(self, tokens: np.ndarray) -> None:
+        """Takes the next token, [1] int32."""
+        self._tokens.append(int(tokens[0]))
+        if not self._text().endswith("\N{REPLACEMENT CHARACTER}"):
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is left, whole or not."""
+        sys.stdout.write(self._text())
+        sys.stdout.flush()
+        self._tokens = []
+
+    def _text(self) -> str:
+        return self._tokenizer.decode(np.array(self._tokens, np.int32))
+
+
+def positive(text: str) -> int:
+    """An option's value, a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text}")
+    return int(text)
+
+
+def read_prompt(path: str, tokenizer: Tokenizer) -> np.ndarray:
+    """The beginning of a document and the text of a file or, for "-", of standard input: [P]."""
+    text = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    tokens = tokenizer.encode(text.decode("utf-8", errors="replace"))
+    return np.concatenate([[tokenizer.beginning_of_document], tokens]).astype(np.int32)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The program's command line."""
+    parser = configure.make_parser(__doc__)
+    parser.add_argument("--workdir", required=True, type=Path, help="of the training run")
+    parser.add_argument("--prompt", default="-", metavar="FILE", help="a file, or - for stdin")
+    parser.add_argument("--max_new_tokens", type=positive, default=512)
+    parser.add_argument("--temperature", type=float, default=1.0, help="0: always the likeliest")
+    parser.add_argument("--top_k", type=positive)
+    parser.add_argument("--top_p", type=float)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--samples", type=positive, default=1, help="continuations of the prompt")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    parser = make_parser()
+    try:
+        arguments, config = configure.parse(
+            parser, argv, lambda found: [workdir.config_file(found.workdir)]
+        )
+        model = workdir.restore_model(arguments.workdir, config)
+        tokenizer = make_tokenizer(config.data.tokenizer)
+        prompt = read_prompt(arguments.prompt, tokenizer)
+        samples, stream = arguments.samples, Stream(tokenizer)
+        new_tokens = br.generate(
+            model,
+            model.initial_state(samples),
+            jnp.tile(prompt, (samples, 1)),
+            max_new_tokens=arguments.max_new_tokens,
+            temperature=arguments.temperature,
+            top_k=arguments.top_k,
+            top_p=arguments.top_p,
+            seed=arguments.seed,
+            callback=stream if samples == 1 else None,
+        )
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    if samples == 1:
+        stream.flush()
+        print()
+        return 0
+    for index, row in enumerate(np.asarray(new_tokens)):
+        print(f"--- {index + 1} ---\n{tokenizer.decode(row)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""The small Table 1 as text, Markdown, JSON and a picture."""
+
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PAPER_COLUMNS = {
+    "step_time": "step time",
+    "pg19_bytes": "PG19 bytes",
+    "pg19_tokens": "PG19 tokens",
+    "arxiv": "arXiv",
+    "github": "GitHub",
+}
+COLUMNS = (
+    "row",
+    "parameters",
+    "segment",
+    "window",
+    "step time",
+    "bits/byte",
+    "paper: row",
+    *PAPER_COLUMNS.values(),
+)
+
+
+class Report(NamedTuple):
+    """The table's contents.
+
+    Attributes:
+      results: a dictionary a row.
+      yardsticks: bits per byte of other means, by name.
+      description: what was trained, on what, and for how long.
+    """
+
+    results: Sequence[Mapping[str, Any]]
+    yardsticks: Mapping[str, float]
+    description: str
+
+    def cells(self) -> list[list[str]]:
+        """All rows as text, without the header."""
+        rows = [_row_cells(result) for result in self.results]
+        empty = [""] * (len(COLUMNS) - 6)
+        for name, value in self.yardsticks.items():
+            rows.append([name, "", "", "", "", f"{value:.3f}", *empty])
+        return rows
+
+    def text(self) -> str:
+        """For the screen."""
+        rows = [list(COLUMNS), *self.cells()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines.insert(-len(self.yardsticks) or len(lines), "")
+        return "\n".join(lines) + "\n\n" + textwrap.fill(self.description, 100)
+
+    def markdown(self) -> str:
+        """For a page."""
+        rule = ["---", *["---:"] * 5, "---", *["---:"] * len(PAPER_COLUMNS)]
+        rows = [list(COLUMNS), rule, *self.cells()]
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        return "\n".join(lines) + "\n\n" + self.description + "\n\n![bits per byte](table.png)\n"
+
+
+def _row_cells(result: Mapping[str, Any]) -> list[str]:
+    paper = result["paper"]
+    return [
+        result["row"],
+        f"{result['parameters']:,}",
+        f"{result['segment']:,}",
+        f"{result['window']:,}",
+        f"{result['step_time']:.2f}",
+        f"{result['bits_per_byte']:.3f}",
+        result["paper_row"],
+        *(_paper_cell(name, paper[name]) for name in PAPER_COLUMNS),
+    ]
+
+
+def _paper_cell(name: str, value: float | None) -> str:
+    """A published figure, with as many digits as the paper gives; blank if there is none."""
+    if value is None:
+        return ""
+    return f"{value:.2f}" if name == "step_time" else f"{value:#.3g}"
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    left = (0, COLUMNS.index("paper: row"))
+    return [
+        cell.ljust(width) if index in left else cell.rjust(width)
+        for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+
+
+def write_report(report: Report, folder: Path) -> list[Path]:
+    """Writes `table.md`, `table.json` and `table.png`; returns their paths."""
+    paths = [folder / f"table.{kind}" for kind in ("md", "json", "png")]
+    paths[0].write_text(report.markdown(), encoding="utf-8")
+    paths[1].write_text(json.dumps(report._asdict(), indent=2) + "\n")
+    plot(report, paths[2])
+    return paths
+
+
+FAMILIES = {"XL": "tab:gray", "Slide": "tab:blue", "Rec": "tab:red", "Feedback": "tab:purple"}
+
+
+def plot(report: Report, path: Path) -> None:
+    """Bits per byte by row with the yardsticks as lines, and against relative step time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (by_row, by_time) = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    for result in report.results:
+        name, bits = result["row"], result["bits_per_byte"]
+        color = FAMILIES[name.partition(":")[0]]
+        by_row.plot(bits, name, "o", color=color)
+        by_row.annotate(f"{bits:.3f}", (bits, name), (6, -3), textcoords="offset points")
+        by_time.plot(result["step_time"], bits, "o", color=color)
+        place = (result["step_time"], bits)
+        by_time.annotate(name, place, (5, 4), textcoords="offset points", fontsize=7)
+    for (name, bits), style in zip(report.yardsticks.items(), ("--", ":"), strict=False):
+        by_row.axvline(bits, color="black", linestyle=style, label=name)
+    by_row.invert_yaxis()
+    by_row.grid(axis="y", alpha=0.3)
+    by_row.margins(x=0.2)
+    by_row.set_xlabel("bits per byte (lower is better)")
+    by_row.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    by_time.margins(x=0.2)
+    by_time.set_xlabel("step time relative to the sliding-window model with one layer more")
+    by_time.set_ylabel("bits per byte")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,289 @@
+"""Laws of the programs: train, evaluate and generate as they are called from a shell."""
+
+import json
+import os
+import pkgutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import block_recurrent
+import configure
+import evaluate
+import generate
+import train
+from block_recurrent.data import ByteTokenizer
+from block_recurrent.training.metrics import read_metrics
+
+PROGRAMS = Path(configure.__file__).parent
+TEXT = "the quick brown fox jumps over the lazy dog, und dann schläft er wieder ein. "
+STEPS = 300
+TINY = {
+    "model.vocab_size": 256,
+    "model.num_layers": 1,
+    "model.recurrent_layers": (0,),
+    "model.model_size": 16,
+    "model.num_heads": 2,
+    "model.head_size": 8,
+    "model.mlp_size": 16,
+    "model.window": 8,
+    "model.num_states": 4,
+    "model.dropout": 0.1,
+    "data.source": "jsonl",
+    "data.batch_size": 2,
+    "data.segment_length": 16,
+    "optimizer.warmup_steps": 50,
+    "training.num_steps": STEPS,
+    "training.log_every": 1,
+    "training.evaluate_every": STEPS // 2,
+    "training.checkpoint_every": STEPS,
+}
+
+
+@pytest.fixture(autouse=True)
+def optax_mixes_integers_and_floats():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A corpus `books`, a configuration `tiny.gin`, and a cache of compiled programs."""
+    folder = tmp_path_factory.mktemp("programs")
+    (folder / "books").mkdir()
+    for split, count in {"train": 5, "validation": 2}.items():
+        records = [{"id": f"{split}{n}", "text": TEXT[n:] * (n + 1)} for n in range(count)]
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / "books" / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+    values = TINY | {"data.path": str(folder / "books")}
+    gin = "".join(f"{name} = {value!r}\n" for name, value in values.items())
+    (folder / "tiny.gin").write_text(gin, encoding="utf-8")
+    return folder
+
+
+def start(folder: Path, program: str, *arguments: str) -> subprocess.Popen:
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    command = [sys.executable, str(PROGRAMS / program), *arguments]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, env=environment, **pipes)
+
+
+def finish(process: subprocess.Popen, text: str = "") -> str:
+    """What the program prints; it must end well."""
+    output, errors = process.communicate(text.encode(), timeout=300)
+    assert process.returncode == 0, errors.decode()
+    return output.decode()
+
+
+def train_arguments(folder: Path, name: str) -> list[str]:
+    return [f"--gin_file={folder / 'tiny.gin'}", f"--workdir={folder / name}"]
+
+
+def figures_of(workdir: Path) -> list[dict]:
+    """The lines of metrics, without what the clock says."""
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return [{name: line[name] for name in line if name != "tokens_per_second"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def trained(folder) -> Path:
+    """The work directory of a run without interruption."""
+    output = finish(start(folder, "train.py", *train_arguments(folder, "trained")))
+    assert "train" in output and "documents" in output and "parameters:" in output
+    return folder / "trained"
+
+
+def test_a_training_that_was_stopped_goes_on_to_the_same_figures(folder, trained):
+    process = start(folder, "train.py", *train_arguments(folder, "stopped"))
+    while process.poll() is None and len(figures_of(folder / "stopped")) < 20:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert b"stopped by SIGINT: step " in errors and b"Traceback" not in errors
+    reached = figures_of(folder / "stopped")[-1]["step"]
+    assert 20 <= reached < STEPS
+    again = start(folder, "train.py", *train_arguments(folder, "stopped"))
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode == 0
+    assert f"continuing from step {reached}" in errors.decode()
+    assert figures_of(folder / "stopped") == figures_of(trained)
+
+
+def test_training_learns(trained):
+    bits = [line["bits_per_token"] for line in figures_of(trained) if "bits_per_token" in line]
+    assert len(bits) == STEPS
+    assert bits[0] > 7.5 and max(bits[-10:]) < 4.5
+
+
+def test_the_configuration_in_the_work_directory_is_that_of_the_run(folder, trained):
+    assert configure.load([trained / "config.gin"]) == configure.load([folder / "tiny.gin"])
+
+
+def test_evaluation_finds_the_figures_of_training(folder, trained):
+    output = finish(start(folder, "evaluate.py", f"--workdir={trained}"))
+    figures = json.loads((trained / "validation.json").read_text())
+    expected = figures_of(trained)[-1]
+    assert {f"validation/{name}": value for name, value in figures.items()} == {
+        name: value for name, value in expected.items() if name != "step"
+    }
+    for name in ("bits_per_token", "bits_per_byte"):
+        assert f"{name} {figures[name]:.6g}" in output
+    assert f"tokens {figures['tokens']}" in output
+
+
+def test_generation_continues_the_prompt_on_standard_input(folder, trained):
+    options = [f"--workdir={trained}", "--max_new_tokens=40"]
+    assert finish(start(folder, "generate.py", *options), "the quick ").startswith("brown fox")
+
+
+def test_the_prompt_begins_a_document(tmp_path):
+    (tmp_path / "prompt").write_bytes("é\n".encode() + b"\xff")
+    prompt = generate.read_prompt(str(tmp_path / "prompt"), ByteTokenizer())
+    assert prompt.tolist() == [0, *"é\n\ufffd".encode()]
+
+
+@pytest.mark.parametrize(
+    "text", ["aé書\U0001f600z".encode(), b"a\xffb", b"\xff\xff\xff\xe2\x82\xac"]
+)
+def test_text_is_written_as_it_comes_and_never_a_part_of_a_character(text, capsys):
+    stream, written = generate.Stream(ByteTokenizer()), ""
+    for end, byte in enumerate(text, start=1):
+        stream(np.array([byte], np.int32))
+        written += capsys.readouterr().out
+        assert text[:end].decode(errors="replace").startswith(written)
+    assert written == text.decode(errors="replace")
+
+
+def test_samples_differ_and_follow_from_prompt_and_seed(trained, tmp_path, capsys, monkeypatch):
+    (tmp_path / "prompt").write_text("the quick ")
+
+    def samples(prompt: str, seed: int) -> str:
+        options = ["--samples=2", "--temperature=2", "--max_new_tokens=40"]
+        assert generate.main([f"--workdir={trained}", prompt, f"--seed={seed}", *options]) == 0
+        return capsys.readouterr().out
+
+    output = samples(f"--prompt={tmp_path / 'prompt'}", seed=3)
+    first, second = output.removeprefix("--- 1 ---\n").split("--- 2 ---\n")
+    assert first != second and min(len(first), len(second)) > 20
+    with (tmp_path / "prompt").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert samples("--prompt=-", seed=3) == output
+    assert samples(f"--prompt={tmp_path / 'prompt'}", seed=4) != output
+
+
+# Wrong calls, within this process: status 2 and a sentence.
+
+
+def refusal(main, capsys, *arguments: str) -> str:
+    """The last line of the message of a call that ends in status 2."""
+    with pytest.raises(SystemExit) as caught:
+        main(list(map(str, arguments)))
+    output, errors = capsys.readouterr()
+    assert caught.value.code == 2
+    assert "Traceback" not in errors and output == ""
+    return errors.partition(": error: ")[2]
+
+
+WRONG_TRAINING = {
+    "a name": (["--gin.model.num_layer=3"], ["'model.num_layer'", "'model.num_layers'"]),
+    "a path": (["--gin.data.path=/no/such/books"], ["/no/such/books", "does not exist"]),
+    "a source": (["--gin.data.source=jsnol"], ["'jsonl'"]),
+    "a size": (["--gin.data.segment_length=20"], ["segment_length 20", "window 8"]),
+    "no work directory": ([], ["--workdir"]),
+    "no file": (["--gin_file=tinny.gin"], ["'tinny.gin'", "did you mean"]),
+}
+
+
+@pytest.mark.parametrize("arguments, words", WRONG_TRAINING.values(), ids=WRONG_TRAINING)
+def test_training_refuses_what_is_wrong(arguments, words, folder, tmp_path, capsys):
+    workdir = [f"--workdir={tmp_path / 'run'}"] if arguments else []
+    message = refusal(train.main, capsys, f"--gin_file={folder}/tiny.gin", *workdir, *arguments)
+    assert all(word in message for word in words), message
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_refuses_a_split_without_documents(folder, tmp_path, capsys):
+    (tmp_path / "train.jsonl").write_text((folder / "books/train.jsonl").read_text())
+    (tmp_path / "validation.jsonl").write_text('{"id": "empty", "text": " "}\n')
+    arguments = [*train_arguments(folder, "empty"), f"--gin.data.path={tmp_path}"]
+    message = refusal(train.main, capsys, *arguments)
+    assert "jsonl validation" in message and "1 empty" in message
+    assert not (folder / "empty").exists()
+
+
+def test_training_refuses_the_work_directory_of_another_configuration(folder, trained, capsys):
+    before = (trained / "config.gin").read_text()
+    options = ["--gin.model.mlp_size=24", "--gin.training.seed=1", "--gin.training.num_steps=500"]
+    message = refusal(train.main, capsys, *train_arguments(folder, "trained"), *options)
+    assert "holds a run with another configuration" in message
+    assert "model.mlp_size = 16, now 24" in message and "training.seed = 0, now 1" in message
+    assert "num_steps" not in message
+    assert (trained / "config.gin").read_text() == before
+
+
+@pytest.mark.parametrize("main", [evaluate.main, generate.main])
+def test_a_work_directory_without_a_run_is_refused(main, folder, tmp_path, capsys):
+    assert "holds no run" in refusal(main, capsys, f"--workdir={tmp_path / 'none'}")
+    assert "--workdir" in refusal(main, capsys)
+    config = configure.to_gin(configure.load([folder / "tiny.gin"]))
+    (tmp_path / "config.gin").write_text(config)
+    assert "there is no checkpoint in" in refusal(main, capsys, f"--workdir={tmp_path}")
+    assert not (tmp_path / "none").exists()
+
+
+WRONG_EVALUATION = {
+    "a split": (["--split=test"], ["--split", "'validation'"]),
+    "a path": (["--gin.data.path=/no/such/books"], ["/no/such/books", "does not exist"]),
+    "a name": (["--gin.data.pat=x"], ["'data.path'"]),
+    "an option": (["--splt=train"], ["'--splt=train'", "did you mean '--split'"]),
+    "another model": (["--gin.model.mlp_size=24"], ["mlp"]),
+}
+
+
+@pytest.mark.parametrize("arguments, words", WRONG_EVALUATION.values(), ids=WRONG_EVALUATION)
+def test_evaluation_refuses_what_is_wrong(arguments, words, trained, capsys):
+    message = refusal(evaluate.main, capsys, f"--workdir={trained}", *arguments)
+    assert all(word in message for word in words), message
+
+
+WRONG_GENERATION = {
+    "top_p": (["--top_p=2"], ["top_p must be above 0 and at most 1, not 2"]),
+    "top_k": (["--top_k=0"], ["--top_k: must be a whole number of at least 1"]),
+    "temperature": (["--temperature=-1"], ["temperature must be at least 0"]),
+    "no tokens": (["--max_new_tokens=0"], ["--max_new_tokens: must be a whole number of at least 1"]),
+    "no number": (["--seed=x"], ["--seed", "'x'"]),
+    "no prompt": (["--prompt=/no/such/prompt"], ["/no/such/prompt"]),
+    "a prompt that is a folder": (["--prompt=/"], ["directory"]),
+    "an option": (["--promt=x"], ["'--promt=x'", "did you mean '--prompt'"]),
+    "no samples": (["--samples=0"], ["samples"]),
+}
+
+
+@pytest.mark.parametrize("arguments, words", WRONG_GENERATION.values(), ids=WRONG_GENERATION)
+def test_generation_refuses_what_is_wrong(arguments, words, trained, capsys):
+    (trained.parent / "prompt").write_text("x")
+    prompt = f"--prompt={trained.parent / 'prompt'}"
+    message = refusal(generate.main, capsys, f"--workdir={trained}", prompt, *arguments)
+    assert all(word in message for word in words), message
+
+
+def test_no_module_imports_tensorflow(tmp_path):
+    """With a TensorFlow to be found, in case one is imported only where it is installed."""
+    (tmp_path / "tensorflow.py").write_text("")
+    found = pkgutil.walk_packages(block_recurrent.__path__, "block_recurrent.")
+    modules = [module.name for module in found] + [path.stem for path in PROGRAMS.glob("*.py")]
+    assert "block_recurrent.training.checkpoints" in modules and "train" in modules
+    code = f"import sys, {', '.join(modules)}; sys.exit('tensorflow' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{PROGRAMS.parent}:{PROGRAMS}"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)

@@ -1,0 +1,76 @@
+"""Laws of evaluation: every token once, whatever the batch size and the segment length."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from block_recurrent.data import ByteTokenizer, Corpus, Document, evaluation_batches
+from block_recurrent.training import Evaluation, evaluate
+from helpers import SIZES, model_config, random_model, read
+
+WINDOW = SIZES["window"]
+TEXTS = ["a", "one two three", "Größe 書 \n x", "abcdefgh", "wie bitte? " * 3, " z "]
+CORPUS = Corpus(tuple(Document(str(number), "", text) for number, text in enumerate(TEXTS)))
+BYTES = sum(len(text.encode()) for text in TEXTS)
+MODEL = random_model(model_config(0, num_layers=1, wiring="single", vocab_size=256))
+
+
+def run(batch_size: int, segment_length: int, **options) -> Evaluation:
+    batches = evaluation_batches(CORPUS, ByteTokenizer(), batch_size, segment_length, 256)
+    return evaluate(MODEL, CORPUS, batches, batch_size=batch_size, **options)
+
+
+@pytest.fixture(scope="module")
+def expected() -> float:
+    """Total nats in float64 NumPy, each document read alone by one call of the model."""
+    length = -(-max(len(text.encode()) for text in TEXTS) // WINDOW) * WINDOW
+    total = 0.0
+    for text in TEXTS:
+        targets = np.frombuffer(text.encode(), np.uint8)
+        inputs = np.zeros((1, length), np.int32)
+        inputs[0, 1 : len(targets)] = targets[:-1]
+        logits, _ = read(MODEL, inputs, MODEL.initial_state(1))
+        logits = np.asarray(logits[0, : len(targets)], np.float64)
+        log_sums = np.log(np.sum(np.exp(logits), axis=-1))
+        total += np.sum(log_sums - logits[np.arange(len(targets)), targets])
+    return total
+
+
+@pytest.mark.parametrize("batch_size, windows", [(1, 1), (1, 4), (2, 2), (8, 1), (8, 2)])
+def test_nats_depend_on_neither_batch_size_nor_segment_length(batch_size, windows, expected):
+    result = run(batch_size, windows * WINDOW)
+    assert result.nats == pytest.approx(expected, rel=1e-6)
+    assert result.tokens == result.bytes == BYTES
+    assert result.words == 3 + 1 + 3 + 1 + 6 + 1
+
+
+def test_progress_counts_up_to_the_last_token():
+    counts = []
+    run(2, 2 * WINDOW, progress=counts.append)
+    assert counts == sorted(set(counts)) and counts[-1] == BYTES
+
+
+def test_derived_figures_follow_their_formulas():
+    result = Evaluation(nats=300 * math.log(2), tokens=100, bytes=150, words=20)
+    assert result.bits_per_token == pytest.approx(3)
+    assert result.perplexity == pytest.approx(2**3)
+    assert result.bits_per_byte == pytest.approx(2)
+    assert result.word_perplexity == pytest.approx(2**15)
+    figures = result.figures()
+    assert list(figures) == [
+        *("nats", "tokens", "bytes", "words"),
+        *("bits_per_token", "perplexity", "bits_per_byte", "word_perplexity"),
+    ]
+    assert all(figures[name] == getattr(result, name) for name in figures)
+
+
+def test_word_perplexity_is_a_number_whatever_the_text():
+    assert Evaluation(1e6, 10, 10, 1).word_perplexity == math.inf
+    assert math.isfinite(Evaluation(1.0, 10, 10, 0).word_perplexity)
+
+
+def test_the_model_is_left_as_it_was():
+    run(2, 2 * WINDOW)
+    assert not any(array.is_deleted() for array in jax.tree.leaves(MODEL))

@@ -1,0 +1,165 @@
+"""Laws of schedules and optimizers: each layer is on its own, whatever it is stacked with."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from block_recurrent.config import OptimizerConfig
+from block_recurrent.groups import Span
+from block_recurrent.parameters import named_parameters
+from block_recurrent.training import make_optimizer, make_schedule
+from helpers import assert_close, assert_equal, model_config, random_model
+
+
+@pytest.fixture(autouse=True)
+def optax_mixes_integers_and_floats():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+ADAMW = {"name": "adamw", "schedule": "cosine", "learning_rate": 0.1, "warmup_steps": 2}
+
+
+def rates(steps, num_steps=1000, **fields) -> list[float]:
+    schedule = make_schedule(OptimizerConfig(**fields), num_steps)
+    by_array = [float(schedule(jnp.int32(step))) for step in steps]
+    np.testing.assert_allclose([float(schedule(step)) for step in steps], by_array, rtol=1e-6)
+    return by_array
+
+
+def test_rsqrt_is_a_ramp_and_then_the_inverse_root():
+    factor, warmup, steps = 2.0, 100, [0, 1, 50, 100, 101, 400, 10**6]
+    expected = [factor * min(step / warmup, 1) / max(step, warmup) ** 0.5 for step in steps]
+    found = rates(steps, learning_rate=factor, warmup_steps=warmup)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert found[0] == 0 and max(found) == found[3]
+
+
+def test_cosine_is_a_ramp_and_then_half_a_period_to_the_final_rate():
+    peak, final, warmup, num_steps = 0.5, 0.1, 10, 110
+    found = rates(
+        [0, 5, 10, 35, 60, 110, 500],
+        num_steps,
+        schedule="cosine",
+        learning_rate=peak,
+        final_learning_rate=final,
+        warmup_steps=warmup,
+    )
+    quarter = final + (peak - final) * (1 + np.cos(np.pi / 4)) / 2
+    middle = (peak + final) / 2
+    np.testing.assert_allclose(found, [0, 0.25, peak, quarter, middle, final, final], rtol=1e-6)
+
+
+def test_a_cosine_run_shorter_than_its_ramp_is_all_ramp():
+    found = rates([0, 50], 50, schedule="cosine", learning_rate=1.0, warmup_steps=100)
+    np.testing.assert_allclose(found, [0, 0.5], rtol=1e-6)
+
+
+LAYERS = 3
+SPANS = (Span(0, LAYERS, False), Span(LAYERS, LAYERS + 1, True))
+# Adafactor factors what has 128 rows and columns; every layer has another size of numbers.
+SHAPES = {"keys.kernel": (130, 140), "mlp.kernel": (6, 5), "norm.scale": (5,)}
+ALONE = {
+    "embedding": (150, 130),
+    "stack.groups.1.cell.keys.kernel": (3, 130, 128),
+    "stack.groups.1.cell.forget_bias": (4,),
+}
+
+
+def draw(seed: int) -> dict[str, jax.Array]:
+    """Numbers for every parameter of a model of three plain layers and a recurrent one."""
+    rng = np.random.default_rng(seed)
+    sizes = np.array([0.01, 1.0, 100.0])
+    named = {
+        f"stack.groups.0.{name}": sizes.reshape(-1, *[1] * len(shape))
+        * rng.normal(size=(LAYERS, *shape))
+        for name, shape in SHAPES.items()
+    }
+    named |= {name: rng.normal(size=shape) for name, shape in ALONE.items()}
+    return {name: jnp.asarray(value, jnp.float32) for name, value in named.items()}
+
+
+compiled = functools.cache(jax.jit)
+
+
+def run(optimizer, parameters, gradients):
+    """The parameters after all updates."""
+    state, update = optimizer.init(parameters), compiled(optimizer.update)
+    for gradient in gradients:
+        updates, state = update(gradient, state, parameters)
+        parameters = optax.apply_updates(parameters, updates)
+    return parameters
+
+
+def layer_of(named, index: int):
+    """One layer's parameters, without the leading axis."""
+    prefix = "stack.groups.0."
+    return {
+        name.removeprefix(prefix): x[index] for name, x in named.items() if name.startswith(prefix)
+    }
+
+
+def rest_of(named):
+    return {name: named[name] for name in ALONE}
+
+
+def kernels(named):
+    return {name: name.endswith("kernel") for name in named}
+
+
+CONFIGS = {
+    "adafactor": OptimizerConfig(learning_rate=1.0, warmup_steps=2),
+    "adamw": OptimizerConfig(**ADAMW, weight_decay=0.3),
+}
+
+
+def plain(name: str) -> optax.GradientTransformation:
+    """The paper's optimizer, or AdamW, by optax alone."""
+    schedule = make_schedule(CONFIGS[name], 10)
+    if name == "adafactor":
+        return optax.adafactor(schedule, decay_rate=0.8, momentum=0.9)
+    return optax.adamw(schedule, 0.9, 0.95, weight_decay=0.3, mask=kernels)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_stacked_layers_are_updated_as_each_alone_would_be(name):
+    parameters, gradients = draw(0), [draw(seed) for seed in range(1, 4)]
+    result = run(make_optimizer(CONFIGS[name], 10, SPANS), parameters, gradients)
+    parts = [lambda named, index=index: layer_of(named, index) for index in range(LAYERS)]
+    optimizer = plain(name)
+    for part in (*parts, rest_of):
+        alone = run(optimizer, part(parameters), [part(gradient) for gradient in gradients])
+        for key, value in part(result).items():
+            np.testing.assert_allclose(value, alone[key], rtol=2e-6, atol=1e-7, err_msg=key)
+            assert np.any(value != part(parameters)[key])
+
+
+def test_gradients_are_scaled_down_to_the_global_norm():
+    clip = 5.0
+    parameters, large, small = draw(0), draw(1), draw(2)
+    norm = np.sqrt(sum(np.sum(np.square(x, dtype=np.float64)) for x in large.values()))
+    assert norm > clip
+    small = jax.tree.map(lambda x: x / 1e5, small)
+    clipped = jax.tree.map(lambda x: x * np.float32(clip / norm), large)
+    clipping = make_optimizer(OptimizerConfig(**ADAMW, clip_norm=clip), 10, SPANS)
+    plainly = make_optimizer(OptimizerConfig(**ADAMW), 10, SPANS)
+    found = run(clipping, parameters, [small, large, small])
+    assert_close(found, run(plainly, parameters, [small, clipped, small]), 1e-6)
+    unclipped = run(plainly, parameters, [small, large, small])
+    assert np.any(found["embedding"] != unclipped["embedding"])
+
+
+def test_only_kernels_decay():
+    model = random_model(model_config(1, gate="lstm", wiring="dual"))
+    parameters = named_parameters(model)
+    zeros = jax.tree.map(jnp.zeros_like, parameters)
+    optimizer = make_optimizer(OptimizerConfig(**ADAMW, weight_decay=0.3), 10, model.stack.spans)
+    result = run(optimizer, parameters, [zeros, zeros])
+    for name, value in parameters.items():
+        kept = 1 - 0.3 * 0.05 if name.endswith(".kernel") else 1.0  # the first step's rate is 0
+        assert_close(result[name], kept * np.asarray(value), 1e-6)
+    assert_equal(result["embedding"], parameters["embedding"])

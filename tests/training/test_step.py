@@ -1,0 +1,153 @@
+"""Laws of one step of training: truncated back-propagation, and nothing else."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from block_recurrent import ModelConfig
+from block_recurrent.data import Batch
+from block_recurrent.parameters import named_parameters
+from block_recurrent.training import TrainState, make_train_step
+from block_recurrent.training.loss import cross_entropy
+from block_recurrent.training.step import initial_train_state
+from helpers import (
+    SIZES,
+    VOCABULARY,
+    assert_close,
+    assert_equal,
+    model_config,
+    random_like,
+    random_model,
+    random_tokens,
+)
+
+BATCH, LENGTH = 2, 2 * SIZES["window"]
+CONFIG = model_config(0, num_layers=1)
+DROPOUT = model_config(num_layers=1, dropout=0.3)
+INITIAL = "stack.groups.0.cell.initial"
+RATE = 0.25
+PLAIN = optax.sgd(RATE)
+
+
+@pytest.fixture(autouse=True)
+def optax_mixes_integers_and_floats():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@functools.cache
+def train_step(seed: int = 0):
+    return make_train_step(PLAIN, jax.random.key(seed))
+
+
+def prepare(step: int = 0, config: ModelConfig = CONFIG) -> TrainState:
+    """A state in mid-document, whose memory a step may take over."""
+    model = jax.tree.map(jnp.copy, random_model(config))
+    state = initial_train_state(model, PLAIN, BATCH)
+    return state._replace(carried=random_like(state.carried), step=jnp.int32(step))
+
+
+def batch(seed: int = 0, start=(False, False), mask=None) -> Batch:
+    tokens = np.asarray(random_tokens(BATCH, LENGTH + 1, seed))
+    mask = np.ones((BATCH, LENGTH), bool) if mask is None else mask
+    return Batch(tokens[:, :-1], tokens[:, 1:], mask, np.array(start))
+
+
+def loss(model, carried, batch: Batch):
+    """The mean loss by a plain call of the model on a state that is only numbers."""
+    start = batch.start_of_document
+    logits, after = model(batch.inputs, carried, start_of_document=start)
+    nats, targets = cross_entropy(logits, batch.targets, batch.mask)
+    return nats / targets.astype(jnp.float32), (nats, after)
+
+
+plain_gradient = jax.jit(jax.grad(loss, has_aux=True))
+
+
+def test_two_steps_are_two_plain_calls_that_pass_the_state_on():
+    state, carried = prepare(), prepare().carried
+    for number, start in enumerate([(False, True), (True, False)]):
+        one = batch(number, start)
+        _, (nats, carried) = plain_gradient(state.model, carried, one)
+        state, metrics = train_step()(state, one)
+        assert_close((state.carried, metrics.nats), (carried, nats))
+        assert metrics.targets == BATCH * LENGTH and state.step == number + 1
+
+
+def test_parameters_move_by_the_gradient_of_the_mean_with_the_carried_state_constant():
+    first, second = batch(0), batch(1, mask=np.arange(LENGTH) < np.array([[5], [LENGTH]]))
+    state, _ = train_step()(prepare(), first)
+    before, carried = jax.tree.map(jnp.copy, (state.model, state.carried))
+    after, metrics = train_step()(state, second)
+    gradient, _ = plain_gradient(before, carried, second)
+    moved = jax.tree.map(lambda x, y: (x - y) / RATE, before, after.model)
+    assert_close(moved, gradient)
+    norm = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(gradient)))
+    np.testing.assert_allclose(metrics.gradient_norm, norm, rtol=1e-5)
+
+
+@pytest.mark.parametrize("start", [(False, False), (True, False)])
+def test_the_learned_initial_state_learns_at_document_starts_only(start):
+    before = np.asarray(named_parameters(prepare().model)[INITIAL])
+    after, _ = train_step()(prepare(), batch(start=start))
+    assert np.any(named_parameters(after.model)[INITIAL] != before) == any(start)
+
+
+def test_a_document_start_forgets_the_carried_state():
+    fresh = prepare()
+    fresh = fresh._replace(carried=fresh.model.initial_state(BATCH))
+    expected, expected_metrics = train_step()(fresh, batch())
+    state, metrics = train_step()(prepare(), batch(start=(True, True)))
+    assert_equal((state.carried, metrics.nats), (expected.carried, expected_metrics.nats))
+    assert train_step()(prepare(), batch())[1].nats != expected_metrics.nats
+
+
+def test_padding_changes_nothing_but_the_state_behind_it():
+    mask = np.arange(LENGTH) < np.array([[LENGTH - 3], [0]])
+    one = batch(mask=mask)
+    inputs = np.where(mask, one.inputs, (one.inputs + 1) % VOCABULARY)
+    other = one._replace(inputs=inputs, targets=np.where(mask, one.targets, 0))
+    expected, metrics = train_step()(prepare(), one)
+    state, other_metrics = train_step()(prepare(), other)
+    assert metrics.targets == LENGTH - 3
+    assert_equal((state.model, other_metrics), (expected.model, metrics))
+
+
+def test_a_batch_of_padding_changes_no_parameter():
+    before = named_parameters(prepare().model)
+    state, metrics = train_step()(prepare(), batch(mask=np.zeros((BATCH, LENGTH), bool)))
+    assert_equal(named_parameters(state.model), before)
+    assert metrics == (0, 0, 0)
+
+
+def test_dropout_follows_from_the_seed_and_the_step():
+    def run(seed, step, config=DROPOUT):
+        state, metrics = train_step(seed)(prepare(step, config), batch())
+        return state._replace(step=0), metrics
+
+    expected = run(0, step=3)
+    assert_equal(run(0, step=3), expected)
+    for other in (run(0, step=4), run(1, step=3)):
+        assert other[1].nats != expected[1].nats
+        assert np.any(other[0].carried.cache.keys != expected[0].carried.cache.keys)
+    assert_equal(run(0, step=3, config=CONFIG), run(0, step=4, config=CONFIG))
+
+
+def test_the_memory_of_the_state_is_taken_over():
+    state = prepare()
+    train_step()(state, batch())
+    assert all(array.is_deleted() for array in jax.tree.leaves(state))
+
+
+def test_loss_goes_down_on_a_text_that_repeats():
+    text = np.tile(np.arange(5, dtype=np.int32), (BATCH, 300))
+    state, mask, losses = prepare(), np.ones((BATCH, LENGTH), bool), []
+    for offset in range(0, 100 * LENGTH, LENGTH):
+        inputs, targets = text[:, offset:][:, :LENGTH], text[:, offset + 1 :][:, :LENGTH]
+        state, metrics = train_step()(state, Batch(inputs, targets, mask, np.full(BATCH, False)))
+        losses.append(float(metrics.nats / metrics.targets))
+    assert losses[0] > 2 and losses[-1] < 0.2
