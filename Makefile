@@ -12,7 +12,7 @@ table-long: $(VENV)/.setup
 	$(BIN)/python experiments/table.py --long
 
 test: $(VENV)/.setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.setup
 	$(BIN)/ruff format --check .
