@@ -39,6 +39,8 @@ def _type_error(owner: str, name: str, value: Any, hint: Any) -> Exception:
         allowed = ", ".join(map(repr, choices))
         hint_text = did_you_mean(value, choices) if isinstance(value, str) else ""
         return ValueError(f"{owner}.{name} must be one of {allowed}, not {value!r}{hint_text}")
+    if isinstance(value, float) and not math.isfinite(value):
+        return ValueError(f"{owner}.{name} must be finite, not {value}")
     expected = hint.__name__ if isinstance(hint, type) else str(hint)
     return TypeError(f"{owner}.{name} must be {expected}, not {value!r} ({type(value).__name__})")
 
