@@ -40,7 +40,7 @@ setup(
         "dev": [
             *PLOTS,
             *TENSORBOARD,
-            "pyright>=1.1.414",
+            "pyright[nodejs]>=1.1.414",
             "pytest>=9.1",
             "pytest-xdist>=3.8",
             "ruff>=0.17",

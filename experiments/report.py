@@ -112,14 +112,14 @@ def plot(report: Report, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (by_row, by_time) = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
-    for result in report.results:
-        name, bits = result["row"], result["bits_per_byte"]
-        color = FAMILIES[name.partition(":")[0]]
+    for number, result in enumerate(report.results, 1):
+        name, bits = f"{number} {result['row']}", result["bits_per_byte"]
+        color = FAMILIES[result["row"].partition(":")[0]]
         by_row.plot(bits, name, "o", color=color)
         by_row.annotate(f"{bits:.3f}", (bits, name), (6, -3), textcoords="offset points")
         by_time.plot(result["step_time"], bits, "o", color=color)
         place = (result["step_time"], bits)
-        by_time.annotate(name, place, (5, 4), textcoords="offset points", fontsize=7)
+        by_time.annotate(str(number), place, (5, 4), textcoords="offset points", fontsize=8)
     for (name, bits), style in zip(report.yardsticks.items(), ("--", ":"), strict=False):
         by_row.axvline(bits, color="black", linestyle=style, label=name)
     by_row.invert_yaxis()
@@ -127,7 +127,7 @@ def plot(report: Report, path: Path) -> None:
     by_row.margins(x=0.2)
     by_row.set_xlabel("bits per byte (lower is better)")
     by_row.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
-    by_time.margins(x=0.2)
+    by_time.margins(0.1)
     by_time.set_xlabel("step time relative to the sliding-window model with one layer more")
     by_time.set_ylabel("bits per byte")
     figure.savefig(path, dpi=120)
