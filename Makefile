@@ -17,7 +17,7 @@ test: $(VENV)/.setup
 lint: $(VENV)/.setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 benchmark: $(VENV)/.setup
 	$(BIN)/python experiments/benchmark.py
