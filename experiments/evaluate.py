@@ -13,8 +13,7 @@ from pathlib import Path
 
 import configure
 import workdir
-from block_recurrent.data import load_corpus
-from block_recurrent.training.loop import evaluate_run
+from block_recurrent.training.loop import evaluate_run, load_split
 from block_recurrent.training.progress import ProgressLine
 
 
@@ -27,13 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments, config = configure.parse(
             parser, argv, lambda found: [workdir.config_file(found.workdir)]
         )
-        data = config.data
-        corpus = load_corpus(
-            data.source,
-            arguments.split,
-            path=data.path,
-            validation_percent=data.validation_percent,
-        )
+        corpus = load_split(config, arguments.split)
         model = workdir.restore_model(arguments.workdir, config)
     except ValueError as error:
         parser.error(str(error))

@@ -10,8 +10,8 @@ from block_recurrent.training.checkpoints import Checkpoints
 from configure import ConfigError, load, to_gin
 
 CONFIG = "config.gin"
-# A run may be made longer, or logged, evaluated and saved more often, when it is continued.
-CHANGEABLE = ("training.",)
+# All else of `training.`, such as the length of the run, may change when it is continued.
+SEED = "training.seed"
 
 
 def claim(workdir: Path, config: ExperimentConfig) -> None:
@@ -38,7 +38,7 @@ def _differences(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
     return [
         f"{before}, now {after.partition(' = ')[2]}"
         for before, after in pairs
-        if before != after and (not before.startswith(CHANGEABLE) or ".seed" in before)
+        if before != after and (before.startswith(SEED) or not before.startswith("training."))
     ]
 
 

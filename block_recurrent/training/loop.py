@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,6 @@ from flax import nnx
 
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import (
-    Batch,
     Corpus,
     TrainingLanes,
     evaluation_batches,
@@ -45,31 +44,25 @@ class Corpora(NamedTuple):
     validation: Corpus
 
 
-def load_corpora(config: ExperimentConfig) -> Corpora:
-    """Both splits, as the configuration names them.
+def load_split(config: ExperimentConfig, split: str) -> Corpus:
+    """The documents of "train" or "validation", as the configuration names them.
 
     Raises:
       DataError: a source that cannot be read, or a split without documents.
     """
     data = config.data
-    options = {"path": data.path, "validation_percent": data.validation_percent}
-    return Corpora(
-        load_corpus(data.source, "train", **options),
-        load_corpus(data.source, "validation", **options),
-    )
+    percent = data.validation_percent
+    return load_corpus(data.source, split, path=data.path, validation_percent=percent)
+
+
+def load_corpora(config: ExperimentConfig) -> Corpora:
+    """Both splits; errors as of `load_split`."""
+    return Corpora(load_split(config, "train"), load_split(config, "validation"))
 
 
 def make_model(config: ExperimentConfig) -> LanguageModel:
     """The model with the initial parameters of the run's seed."""
     return LanguageModel(config.model, rngs=nnx.Rngs(config.training.seed))
-
-
-def make_validation_batches(config: ExperimentConfig, corpus: Corpus) -> Iterator[Batch]:
-    """Each validation document once, in the run's batch size and segment length."""
-    data = config.data
-    tokenizer = make_tokenizer(data.tokenizer)
-    vocab_size = config.model.vocab_size
-    return evaluation_batches(corpus, tokenizer, data.batch_size, data.segment_length, vocab_size)
 
 
 def make_lanes(config: ExperimentConfig, corpus: Corpus) -> TrainingLanes:
@@ -89,14 +82,17 @@ def evaluate_run(
     line: ProgressLine | None = None,
 ) -> Evaluation:
     """Scores `corpus` in the run's batch size and segment length."""
+    data, tokenizer = config.data, make_tokenizer(config.data.tokenizer)
     total = sum(len(document.text) for document in corpus.documents)
 
     def show(tokens: int) -> None:
         if line is not None:
             line.show(f"evaluating {corpus.origin}: {min(tokens / total, 1):.0%}")
 
-    batches = make_validation_batches(config, corpus)
-    return evaluate(model, corpus, batches, batch_size=config.data.batch_size, progress=show)
+    batches = evaluation_batches(
+        corpus, tokenizer, data.batch_size, data.segment_length, config.model.vocab_size
+    )
+    return evaluate(model, corpus, batches, batch_size=data.batch_size, progress=show)
 
 
 def train(
