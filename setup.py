@@ -31,6 +31,11 @@ setup(
         "orbax-checkpoint>=0.12.8",
         "gin-config>=0.5.0",
         "numpy>=2.4",
+        "tensorflow-datasets>=4.9.10",
+        "array_record>=0.8.6",
+        "pyarrow>=26",
+        "sentencepiece>=0.2.3",
+        "zstandard>=0.25",
     ],
     extras_require={
         "cuda": ["jax[cuda13]>=0.10.2"],

@@ -7,6 +7,7 @@ W `window`, S `num_states`, V `vocab_size`, L `num_layers`, B `batch_size`, N `s
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Collection
@@ -163,18 +164,27 @@ class DataConfig(_Checked):
 
     Attributes:
       source: "stdlib" or "site_packages" (the running interpreter's Python source code), "jsonl"
-        (a file, or a directory with train and validation files) or "text" (a directory of *.txt).
-      path: file or directory of "jsonl" and "text".
-      tokenizer: "bytes".
+        (a file, or a directory with train and validation files), "text" (a directory of *.txt) or
+        "tfds" (a directory that `experiments/prepare_data.py` or tensorflow-datasets wrote).
+      path: file or directory of "jsonl", "text" and "tfds".
+      name: of the corpus, by which tables find their column; the source unless given.
+      tokenizer: "bytes", or "sentencepiece" with the vocabulary in `vocab_path`.
+      vocab_path: SentencePiece model file.
+      vocab_sha256: hexadecimal SHA-256 of that file, so that a run says which one it means.
+      cache_path: where tokens of a "tfds" corpus are kept; `token_cache` in it unless given.
       batch_size: B, number of lanes.
       segment_length: N, tokens of a lane per step, a multiple of the model's window.
       validation_percent: share of documents held out, where the source has no split of its own.
       seed: order of the training documents.
     """
 
-    source: Literal["stdlib", "site_packages", "jsonl", "text"] = "stdlib"
+    source: Literal["stdlib", "site_packages", "jsonl", "text", "tfds"] = "stdlib"
     path: str | None = None
-    tokenizer: Literal["bytes"] = "bytes"
+    name: str | None = None
+    tokenizer: Literal["bytes", "sentencepiece"] = "bytes"
+    vocab_path: str | None = None
+    vocab_sha256: str | None = None
+    cache_path: str | None = None
     batch_size: int = 32
     segment_length: int = 4096
     validation_percent: int = 10
@@ -187,11 +197,30 @@ class DataConfig(_Checked):
             0 < self.validation_percent < 100,
             f"validation_percent must be between 1 and 99, not {self.validation_percent}",
         )
-        needs_path = self.source in ("jsonl", "text")
+        needs_path = self.source in ("jsonl", "text", "tfds")
         self._require(
             needs_path == (self.path is not None),
             f"source {self.source!r} {'needs a' if needs_path else 'takes no'} path",
         )
+        self._require(
+            self.source == "tfds" or self.cache_path is None,
+            f"cache_path belongs to source 'tfds', not to {self.source!r}",
+        )
+        for name in ("vocab_path", "vocab_sha256"):
+            needed, given = self.tokenizer == "sentencepiece", getattr(self, name) is not None
+            self._require(
+                needed == given,
+                f"tokenizer {self.tokenizer!r} {'needs a' if needed else 'takes no'} {name}",
+            )
+        self._require(
+            self.vocab_sha256 is None or re.fullmatch("[0-9a-f]{64}", self.vocab_sha256),
+            f"vocab_sha256 must be 64 hexadecimal digits, not {self.vocab_sha256!r}",
+        )
+
+    @property
+    def corpus_name(self) -> str:
+        """What tables call the corpus."""
+        return self.name or self.source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -239,6 +268,8 @@ class TrainingConfig(_Checked):
       evaluate_every: steps between evaluations; the last step is always evaluated.
       checkpoint_every: steps between checkpoints; the last step is always saved.
       keep_checkpoints: how many of the newest checkpoints stay.
+      clear_states: begin every segment with the initial recurrent states, in training and in
+        evaluation; keys and values are carried as ever (ablation, paper, section 4).
     """
 
     num_steps: int = 500_000
@@ -247,6 +278,7 @@ class TrainingConfig(_Checked):
     evaluate_every: int = 10_000
     checkpoint_every: int = 1_000
     keep_checkpoints: int = 3
+    clear_states: bool = False
 
     def _validate(self) -> None:
         self._require_positive("num_steps", "log_every", "evaluate_every", "checkpoint_every")

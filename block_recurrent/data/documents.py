@@ -3,7 +3,7 @@
 import hashlib
 from typing import NamedTuple
 
-SPLITS = ("train", "validation")
+SPLITS = ("train", "validation", "test")
 
 
 class Document(NamedTuple):
@@ -33,18 +33,21 @@ def word_count(document: Document) -> int:
     return len(document.text.split())
 
 
-def split_of(document_id: str, validation_percent: int) -> str:
-    """Returns the split of a document: "train" or "validation".
+def split_of(document_id: str, validation_percent: int, test_percent: int = 0) -> str:
+    """Returns the split of a document: "train", "validation" or "test".
 
-    A document is for validation when the first 8 bytes of the SHA-256 of its id, as a big-endian
-    number modulo 100, are below `validation_percent`. So the split of a document depends neither
-    on the other documents nor on the machine, and a larger percentage only moves documents from
-    train to validation.
+    The first 8 bytes of the SHA-256 of its id, as a big-endian number modulo 100, decide: the
+    lowest `validation_percent` values are for validation, the highest `test_percent` for test. So
+    the split of a document depends neither on the other documents nor on the machine, and a larger
+    percentage only moves documents out of train.
 
     Args:
       document_id: the id of the document.
       validation_percent: expected share of the documents for validation, 0 to 100.
+      test_percent: expected share of the documents for test, 0 to 100 - `validation_percent`.
     """
     digest = hashlib.sha256(document_id.encode("utf-8", "surrogatepass")).digest()
     bucket = int.from_bytes(digest[:8], "big") % 100
-    return "validation" if bucket < validation_percent else "train"
+    if bucket < validation_percent:
+        return "validation"
+    return "test" if bucket >= 100 - test_percent else "train"

@@ -1,0 +1,73 @@
+"""What a source of raw data gives: entries, one a document, that are read when asked for."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+
+class Unusable(Exception):
+    """A document that is left out of the corpus; the message is the reason, the same for all."""
+
+    def __init__(self, reason: str, skipped: Mapping[str, int] | None = None):
+        super().__init__(reason)
+        self.reason = reason
+        self.skipped = dict(skipped or {})
+
+
+class Content(NamedTuple):
+    """One document as read from its source.
+
+    Attributes:
+      title: for people; may be empty.
+      text: the text, which UTF-8 can encode.
+      link: where it was published; may be empty.
+      year: of publication, 0 where unknown.
+      skipped: parts of the document that were left out, as reason -> number of files.
+      repaired: whether some of its bytes were not valid in the expected encoding.
+    """
+
+    title: str
+    text: str
+    link: str = ""
+    year: int = 0
+    skipped: Mapping[str, int] = {}
+    repaired: bool = False
+
+
+class Entry(NamedTuple):
+    """A document that can be read.
+
+    Attributes:
+      id: unique in the corpus, for ever the same for the same document: it decides the split.
+      read: returns the content; raises Unusable to leave the document out, and DataError, naming
+        file and record, if the raw data is damaged.
+      split: "train", "validation" or "test" where the source has splits of its own, else None.
+    """
+
+    id: str
+    read: Callable[[], Content]
+    split: str | None = None
+
+
+class Source(Protocol):
+    """Raw data of one kind.
+
+    Attributes:
+      name: of the corpus, for instance "pg19".
+      options: all that decides what is read, as JSON values, without paths of this machine.
+      left_out: what was found and not listed, as reason -> number; complete after `entries`.
+    """
+
+    name: str
+
+    @property
+    def options(self) -> Mapping[str, object]: ...
+
+    @property
+    def left_out(self) -> Mapping[str, int]: ...
+
+    def entries(self) -> Iterator[Entry]:
+        """Lists the documents in an order that depends on the raw data alone.
+
+        May be called several times. Raises DataError for raw data that cannot be listed.
+        """
+        ...
