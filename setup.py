@@ -45,6 +45,7 @@ setup(
         "dev": [
             *PLOTS,
             *TENSORBOARD,
+            "hypothesis>=6.170",
             "pyright[nodejs]>=1.1.414",
             "pytest>=9.1",
             "pytest-xdist>=3.8",

@@ -50,6 +50,11 @@ def empty_cache(shape: tuple[int, ...], dtype: str) -> KeysValues:
     return KeysValues(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
+def clear_recurrent(state: ModelState, initial: ModelState) -> ModelState:
+    """`state` with the recurrent states of `initial`; keys and values stay."""
+    return state._replace(recurrent=initial.recurrent)
+
+
 def reset(state: State, initial: State, start: Array | np.ndarray, *, batch_axis: int = 0) -> State:
     """Replaces the rows of `state` where `start` [B] is true by those of `initial`.
 

@@ -14,19 +14,31 @@ import numpy as np
 import block_recurrent as br
 import configure
 import workdir
-from block_recurrent.data import Tokenizer, make_tokenizer
+from block_recurrent.data import Tokenizer
+from block_recurrent.training.loop import make_run_tokenizer
+
+
+# Tokens before a piece of text that may decide how it is written: the space before a word.
+CONTEXT = 8
+
+
+def text_after(tokenizer: Tokenizer, before: np.ndarray, tokens: np.ndarray) -> str:
+    """The text of `tokens`, [n], where they follow the tokens `before`, [m]."""
+    context = before[-CONTEXT:]
+    return tokenizer.decode(np.concatenate([context, tokens]))[len(tokenizer.decode(context)) :]
 
 
 class Stream:
     """Writes tokens as text as they come, a character as soon as it is whole."""
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer, prompt: np.ndarray):
         self._tokenizer = tokenizer
-        self._tokens: list[int] = []
+        self._written = prompt
+        self._tokens = prompt[:0]
 
     def __call__(self, tokens: np.ndarray) -> None:
         """Takes the next token, [1] int32."""
-        self._tokens.append(int(tokens[0]))
+        self._tokens = np.concatenate([self._tokens, tokens])
         if not self._text().endswith("\N{REPLACEMENT CHARACTER}"):
             self.flush()
 
@@ -34,10 +46,11 @@ class Stream:
         """Writes what is left, whole or not."""
         sys.stdout.write(self._text())
         sys.stdout.flush()
-        self._tokens = []
+        self._written = np.concatenate([self._written, self._tokens])[-CONTEXT:]
+        self._tokens = self._tokens[:0]
 
     def _text(self) -> str:
-        return self._tokenizer.decode(np.array(self._tokens, np.int32))
+        return text_after(self._tokenizer, self._written, self._tokens)
 
 
 def positive(text: str) -> int:
@@ -76,9 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser, argv, lambda found: [workdir.config_file(found.workdir)]
         )
         model = workdir.restore_model(arguments.workdir, config)
-        tokenizer = make_tokenizer(config.data.tokenizer)
+        tokenizer = make_run_tokenizer(config)
         prompt = read_prompt(arguments.prompt, tokenizer)
-        samples, stream = arguments.samples, Stream(tokenizer)
+        samples, stream = arguments.samples, Stream(tokenizer, prompt)
         new_tokens = br.generate(
             model,
             model.initial_state(samples),
@@ -97,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print()
         return 0
     for index, row in enumerate(np.asarray(new_tokens)):
-        print(f"--- {index + 1} ---\n{tokenizer.decode(row)}")
+        print(f"--- {index + 1} ---\n{text_after(tokenizer, prompt, row)}")
     return 0
 
 

@@ -20,10 +20,10 @@ import jax
 import configure
 import workdir
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.data import Corpus, DataError, byte_count
+from block_recurrent.data import Corpus, DataError, TokenizedCorpus, byte_count, tokenize
 from block_recurrent.parameters import count_parameters
 from block_recurrent.training import Stopped, train
-from block_recurrent.training.loop import Corpora, load_corpora, make_lanes
+from block_recurrent.training.loop import Corpora, load_documents, make_lanes, make_run_tokenizer
 from block_recurrent.training.progress import ProgressLine, duration
 from report import Report, write_report
 from rows import Row, reference, table_rows
@@ -47,13 +47,13 @@ def count_bytes(corpus: Corpus) -> int:
     return sum(map(byte_count, corpus.documents))
 
 
-def count_tokens(config: ExperimentConfig, corpus: Corpus) -> int:
+def count_tokens(config: ExperimentConfig, corpus: TokenizedCorpus) -> int:
     """Targets in all steps of a run."""
     lanes = make_lanes(config, corpus)
     return sum(int(next(lanes).mask.sum()) for _ in range(config.training.num_steps))
 
 
-def with_tokens(config: ExperimentConfig, corpus: Corpus, tokens: int) -> ExperimentConfig:
+def with_tokens(config: ExperimentConfig, corpus: TokenizedCorpus, tokens: int) -> ExperimentConfig:
     """`config` with as many steps as see at least `tokens` targets."""
     lanes, seen, steps = make_lanes(config, corpus), 0, 0
     while seen < tokens:
@@ -72,10 +72,11 @@ class Table:
     """
 
     def __init__(self, base: ExperimentConfig, directory: Path):
-        corpora = load_corpora(base)
+        self.train_text = shorten(load_documents(base, "train"), TRAIN_CHARACTERS)
+        self.validation_text = shorten(load_documents(base, "validation"), VALIDATION_CHARACTERS)
+        tokenizer = make_run_tokenizer(base)
         self.corpora = Corpora(
-            shorten(corpora.train, TRAIN_CHARACTERS),
-            shorten(corpora.validation, VALIDATION_CHARACTERS),
+            tokenize(self.train_text, tokenizer), tokenize(self.validation_text, tokenizer)
         )
         self.tokens = count_tokens(reference(base).config, self.corpora.train)
         self.base = base
@@ -150,7 +151,7 @@ class Table:
 
     def report(self, results: list[dict[str, Any]]) -> Report:
         """The finished table and what it was made of."""
-        train_documents, validation = (corpus.documents for corpus in self.corpora)
+        train_documents, validation = self.train_text.documents, self.validation_text.documents
         return Report(
             results,
             yardsticks={
@@ -163,7 +164,7 @@ class Table:
     def describe(self) -> str:
         """What was trained, on what, and for how long."""
         base, model = self.base, self.base.model
-        train, validation = self.corpora
+        train, validation = self.train_text, self.validation_text
         python = ".".join(map(str, sys.version_info[:3]))
         return (
             f"These are small models: {model.num_layers} layers of size {model.model_size}, "

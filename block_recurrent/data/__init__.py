@@ -3,9 +3,17 @@
 from block_recurrent.data.corpus import Corpus, load_corpus
 from block_recurrent.data.documents import Document, byte_count, split_of, word_count
 from block_recurrent.data.errors import DataError
-from block_recurrent.data.lanes import TrainingLanes, evaluation_batches
+from block_recurrent.data.lanes import TrainingLanes, evaluation_batches, host_rows
 from block_recurrent.data.segments import Batch
-from block_recurrent.data.tokenizers import ByteTokenizer, Tokenizer, make_tokenizer
+from block_recurrent.data.tfds_reader import TfdsDirectory
+from block_recurrent.data.token_cache import cached_tokens
+from block_recurrent.data.tokenized import TokenizedCorpus, tokenize
+from block_recurrent.data.tokenizers import (
+    ByteTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    make_tokenizer,
+)
 
 __all__ = [
     "Batch",
@@ -13,12 +21,18 @@ __all__ = [
     "Corpus",
     "DataError",
     "Document",
+    "SentencePieceTokenizer",
+    "TfdsDirectory",
+    "TokenizedCorpus",
     "Tokenizer",
     "TrainingLanes",
     "byte_count",
+    "cached_tokens",
     "evaluation_batches",
+    "host_rows",
     "load_corpus",
     "make_tokenizer",
     "split_of",
+    "tokenize",
     "word_count",
 ]

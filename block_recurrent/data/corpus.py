@@ -26,13 +26,10 @@ class Corpus:
     dropped: Mapping[str, int] = field(default_factory=dict)
     repaired: int = 0
 
-    def summary(self) -> str:
-        """Returns two lines for people: what is there, and what was dropped or repaired."""
-        total = sum(map(byte_count, self.documents))
-        return (
-            f"{self.origin}: {len(self.documents):,} documents, {total:,} bytes\n"
-            f"dropped: {_counts(self.dropped)}; repaired, with invalid UTF-8: {self.repaired:,}"
-        )
+    def account(self) -> str:
+        """Returns a line for people: what was dropped or repaired."""
+        dropped = _counts(self.dropped)
+        return f"dropped: {dropped}; repaired, with invalid UTF-8: {self.repaired:,}"
 
 
 def load_corpus(

@@ -3,17 +3,14 @@
 `TrainingLanes` goes on for ever, in random order; `evaluation_batches` reads each document once.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from block_recurrent.data.corpus import Corpus
 from block_recurrent.data.errors import DataError
 from block_recurrent.data.segments import Batch, Lane, LaneReader
-from block_recurrent.data.tokenizers import Tokenizer
+from block_recurrent.data.tokenized import TokenizedCorpus
 
 
 def epoch_order(num_documents: int, seed: int, epoch: int) -> np.ndarray:
@@ -25,50 +22,71 @@ def epoch_order(num_documents: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(words, kind="stable")
 
 
+def host_rows(batch_size: int, host: int, hosts: int) -> slice:
+    """Returns which of the lanes belong to one of several hosts; all have the same number.
+
+    Raises:
+      DataError: if the lanes cannot be shared out evenly.
+    """
+    if batch_size % hosts:
+        raise DataError(
+            f"batch_size = {batch_size} cannot be shared out evenly among {hosts} hosts: "
+            "use a multiple."
+        )
+    share = batch_size // hosts
+    return slice(host * share, (host + 1) * share)
+
+
+ALL_ROWS = slice(None)
+
+
 class TrainingLanes:
     """An endless iterator of batches over the documents of a corpus in random order.
 
     Every epoch is a new permutation of the documents, a function of `seed` and the number of the
     epoch alone. A lane whose document has ended takes the next one of the order; epochs follow
-    one another without a gap, so no lane is ever idle.
+    one another without a gap, so no lane is ever idle. Every host follows all lanes, which costs
+    nothing, and reads the tokens of its own: what a lane reads does not depend on their number.
 
     Args:
       corpus: the documents.
-      tokenizer: turns them into tokens.
-      batch_size: B, the number of lanes.
+      batch_size: B, the number of lanes of all hosts.
       segment_length: N, in tokens.
       vocab_size: V, the vocabulary of the model.
       seed: of the order, at least 0.
+      rows: the lanes whose batches are wanted, see `host_rows`.
 
     Raises:
-      DataError: if the arguments do not fit together, when built; if a document has no tokens or
-        one outside the vocabulary, when a lane opens it.
+      DataError: if the arguments do not fit together, when built; if a token is outside the
+        vocabulary, when a lane reaches it.
     """
 
     def __init__(
         self,
-        corpus: Corpus,
-        tokenizer: Tokenizer,
+        corpus: TokenizedCorpus,
         batch_size: int,
         segment_length: int,
         vocab_size: int,
+        *,
         seed: int = 0,
+        rows: slice = ALL_ROWS,
     ):
         if seed < 0:
             raise DataError(f"seed = {seed} must be at least 0.")
-        self._reader = LaneReader(corpus, tokenizer, batch_size, segment_length, vocab_size)
+        self._reader = LaneReader(corpus, batch_size, segment_length, vocab_size)
         self._seed = seed
+        self._rows = rows
         self._identity = {
             "seed": seed,
-            "documents": len(corpus.documents),
-            "corpus": _fingerprint(corpus),
-            "tokenizer": tokenizer.name,
+            "documents": len(corpus),
+            "corpus": corpus.fingerprint,
+            "tokenizer": corpus.tokenizer,
         }
         self._lanes: list[Lane | None] = [None] * batch_size
         self._start_epoch(0)
 
     def _start_epoch(self, epoch: int) -> None:
-        self._order = epoch_order(len(self._reader.corpus.documents), self._seed, epoch)
+        self._order = epoch_order(len(self._reader.corpus), self._seed, epoch)
         self._epoch, self._cursor = epoch, 0
 
     def _next_document(self) -> int:
@@ -81,10 +99,10 @@ class TrainingLanes:
         return self
 
     def __next__(self) -> Batch:
-        """Returns the next segment of every lane."""
-        lanes = [lane or self._reader.open(self._next_document()) for lane in self._lanes]
+        """Returns the next segment of every lane among `rows`."""
+        lanes = [lane or Lane(self._next_document()) for lane in self._lanes]
         self._lanes = [self._reader.advance(lane) for lane in lanes]
-        return self._reader.batch(lanes)
+        return self._reader.batch(lanes[self._rows])
 
     @property
     def position(self) -> dict[str, Any]:
@@ -94,7 +112,7 @@ class TrainingLanes:
         the pair (document index, offset in tokens) of every lane, or None where the next batch
         opens a document. The rest identifies what `restore` must find unchanged.
         """
-        lanes = [None if lane is None else [lane.document, lane.offset] for lane in self._lanes]
+        lanes = [lane and list(lane) for lane in self._lanes]
         return self._identity | {"epoch": self._epoch, "cursor": self._cursor, "lanes": lanes}
 
     def restore(self, position: dict[str, Any]) -> None:
@@ -113,21 +131,20 @@ class TrainingLanes:
                     f"the position was saved with {name} = {saved.get(name)!r}, here it is "
                     f"{value!r}: restore it with the same settings, or start from the beginning."
                 )
-        self._lanes = [lane and self._reader.open(*lane) for lane in position["lanes"]]
+        self._lanes = [lane and Lane(*lane) for lane in position["lanes"]]
         self._start_epoch(position["epoch"])
         self._cursor = position["cursor"]
 
 
-def _fingerprint(corpus: Corpus) -> str:
-    """Returns 16 hexadecimal digits that follow from the documents' ids, lengths and order."""
-    lengths = [(document.id, len(document.text)) for document in corpus.documents]
-    return hashlib.sha256(json.dumps(lengths).encode()).hexdigest()[:16]
-
-
 def evaluation_batches(
-    corpus: Corpus, tokenizer: Tokenizer, batch_size: int, segment_length: int, vocab_size: int
+    corpus: TokenizedCorpus,
+    batch_size: int,
+    segment_length: int,
+    vocab_size: int,
+    *,
+    rows: slice = ALL_ROWS,
 ) -> Iterator[Batch]:
-    """Returns batches that hold each document once, until all lanes are empty.
+    """Returns batches that hold each document once, until all lanes of all hosts are empty.
 
     Documents are taken longest first, equal ones in the order of the corpus, so that lanes end
     at about the same time. A mean over the targets, weighted by the mask, depends on neither the
@@ -135,23 +152,22 @@ def evaluation_batches(
 
     Args:
       corpus: the documents.
-      tokenizer: turns them into tokens.
-      batch_size: B, the number of lanes.
+      batch_size: B, the number of lanes of all hosts.
       segment_length: N, in tokens.
       vocab_size: V, the vocabulary of the model.
+      rows: the lanes whose batches are wanted, see `host_rows`.
 
     Raises:
-      DataError: if the arguments do not fit together, at once; if a document has no tokens or
-        one outside the vocabulary, when a lane opens it.
+      DataError: if the arguments do not fit together, at once; if a token is outside the
+        vocabulary, when a lane reaches it.
     """
-    return _until_empty(LaneReader(corpus, tokenizer, batch_size, segment_length, vocab_size))
+    return _until_empty(LaneReader(corpus, batch_size, segment_length, vocab_size), rows)
 
 
-def _until_empty(reader: LaneReader) -> Iterator[Batch]:
-    documents = reader.corpus.documents
-    order = sorted(range(len(documents)), key=lambda index: -len(documents[index].text))
-    opened = (reader.open(index) for index in order)
+def _until_empty(reader: LaneReader, rows: slice) -> Iterator[Batch]:
+    corpus = reader.corpus
+    opened = map(Lane, sorted(range(len(corpus)), key=lambda index: -corpus.length(index)))
     lanes: list[Lane | None] = [None] * reader.batch_size
     while any(lanes := [lane or next(opened, None) for lane in lanes]):
-        yield reader.batch(lanes)
+        yield reader.batch(lanes[rows])
         lanes = [reader.advance(lane) for lane in lanes]

@@ -10,13 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from block_recurrent.data.corpus import Corpus
 from block_recurrent.data.errors import DataError
-from block_recurrent.data.tokenizers import Tokenizer
+from block_recurrent.data.tokenized import TokenizedCorpus
 
 
 class Batch(NamedTuple):
-    """One segment of every lane.
+    """One segment of every lane; B counts the lanes of this host.
 
     Attributes:
       inputs: [B, N] int32, 0 where padded.
@@ -37,23 +36,20 @@ class Lane(NamedTuple):
 
     Attributes:
       document: index of the document in its corpus.
-      stream: [n + 1] int32, the beginning of the document and its n tokens.
-      offset: how many of the n tokens have been targets.
+      offset: how many of its tokens have been targets.
     """
 
     document: int
-    stream: np.ndarray
     offset: int = 0
 
 
 class LaneReader:
-    """Tokenizes documents when a lane opens them, and cuts the open ones into batches.
+    """Cuts the documents that lanes are reading into batches.
 
-    Only the documents that lanes are reading are held as tokens.
+    Only the tokens of a batch are looked at, so a corpus may be a file mapped into memory.
 
     Args:
       corpus: the documents.
-      tokenizer: turns them into tokens.
       batch_size: B, the number of lanes.
       segment_length: N, in tokens.
       vocab_size: V, the vocabulary of the model that will read the batches.
@@ -64,71 +60,68 @@ class LaneReader:
     """
 
     def __init__(
-        self,
-        corpus: Corpus,
-        tokenizer: Tokenizer,
-        batch_size: int,
-        segment_length: int,
-        vocab_size: int,
+        self, corpus: TokenizedCorpus, batch_size: int, segment_length: int, vocab_size: int
     ):
-        if not corpus.documents:
+        if not len(corpus):
             raise DataError(f"{corpus.origin} has no documents: lanes need at least one.")
         if batch_size < 1 or segment_length < 1:
             raise DataError(
                 f"batch_size = {batch_size} and segment_length = {segment_length} must be at "
                 "least 1."
             )
-        if vocab_size < tokenizer.vocab_size:
+        if vocab_size < corpus.vocab_size:
             raise DataError(
-                f"vocab_size = {vocab_size} is too small for tokenizer {tokenizer.name!r}: "
-                f"set it to at least {tokenizer.vocab_size}."
+                f"vocab_size = {vocab_size} is too small for tokenizer {corpus.tokenizer!r}: "
+                f"set it to at least {corpus.vocab_size}."
             )
         self.corpus = corpus
-        self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.segment_length = segment_length
         self.vocab_size = vocab_size
-
-    def open(self, document: int, offset: int = 0) -> Lane:
-        """Returns a lane at token `offset` of a document, given by its index.
-
-        Raises:
-          DataError: if the document has no tokens, or one outside the vocabulary.
-        """
-        tokens = np.asarray(self.tokenizer.encode(self.corpus.documents[document].text))
-        self._check(tokens, document)
-        stream = np.empty(len(tokens) + 1, np.int32)
-        stream[0] = self.tokenizer.beginning_of_document
-        stream[1:] = tokens
-        return Lane(document, stream, offset)
-
-    def _check(self, tokens: np.ndarray, document: int) -> None:
-        where = f"{self.corpus.origin}: document {self.corpus.documents[document].id!r}"
-        if not len(tokens):
-            raise DataError(f"{where} has no tokens: leave empty documents out of the corpus.")
-        outside = tokens[(tokens < 0) | (tokens >= self.vocab_size)]
-        if outside.size:
-            raise DataError(
-                f"{where} has token id {outside[0]}, outside the vocabulary of {self.vocab_size}: "
-                "use a larger vocab_size or another tokenizer."
-            )
+        self._verified: set[int] = set()
 
     def advance(self, lane: Lane | None) -> Lane | None:
         """Returns the lane one segment on, or None if its document has ended."""
-        if lane is None or lane.offset + self.segment_length >= len(lane.stream) - 1:
+        if lane is None:
             return None
-        return lane._replace(offset=lane.offset + self.segment_length)
+        offset = lane.offset + self.segment_length
+        return Lane(lane.document, offset) if offset < self.corpus.length(lane.document) else None
 
     def batch(self, lanes: Sequence[Lane | None]) -> Batch:
-        """Returns the segment at which each of the B lanes stands; None is an idle lane."""
-        shape = (self.batch_size, self.segment_length)
+        """Returns the segment at which each of the B lanes stands; None is an idle lane.
+
+        Raises:
+          DataError: if a document's tokens are damaged, or one is outside the vocabulary.
+        """
+        shape = (len(lanes), self.segment_length)
         inputs, targets = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         mask = np.zeros(shape, np.bool_)
         for row, lane in enumerate(lanes):
             if lane is not None:
-                piece = lane.stream[lane.offset : lane.offset + self.segment_length + 1]
+                piece = self._stream(lane)
                 inputs[row, : len(piece) - 1] = piece[:-1]
                 targets[row, : len(piece) - 1] = piece[1:]
                 mask[row, : len(piece) - 1] = True
         starts = np.array([lane is not None and lane.offset == 0 for lane in lanes])
         return Batch(inputs, targets, mask, starts)
+
+    def _stream(self, lane: Lane) -> np.ndarray:
+        """The lane's next targets, at most N, after the token before them."""
+        if lane.document not in self._verified:
+            self.corpus.verify(lane.document)
+            self._verified.add(lane.document)
+        begin, end = self.corpus.span(lane.document)
+        begin += lane.offset
+        end = min(end, begin + self.segment_length)
+        if lane.offset:
+            stream = self.corpus.tokens[begin - 1 : end]
+        else:
+            start = self.corpus.beginning_of_document
+            stream = np.concatenate([[start], self.corpus.tokens[begin:end]])
+        if stream.max() >= self.vocab_size:
+            raise DataError(
+                f"{self.corpus.origin}: document {self.corpus.ids[lane.document]!r} has token id "
+                f"{stream.max()}, outside the vocabulary of {self.vocab_size}: its tokens are "
+                "damaged; tokenize the corpus again."
+            )
+        return stream

@@ -1,15 +1,23 @@
 """From text to token ids and back."""
 
+import functools
+import hashlib
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from block_recurrent.data.errors import DataError, unknown_name
 
+# SentencePiece writes a space as this character, so the character itself needs another way.
+_SPACE_MARK = "\u2581"
+_PROBE = " a  b\n\n\tc {d} \\e é\u2581中\r\n"
+
 
 class Tokenizer(Protocol):
-    """What lanes, metrics and sampling need of a tokenizer."""
+    """What corpora, metrics and sampling need of a tokenizer."""
 
     @property
     def name(self) -> str:
@@ -24,6 +32,11 @@ class Tokenizer(Protocol):
     @property
     def beginning_of_document(self) -> int:
         """The id that is the input of a document's first target. It is never added as a target."""
+        ...
+
+    @property
+    def unknown(self) -> int | None:
+        """The id of text that the vocabulary cannot express, None if it can express everything."""
         ...
 
     def encode(self, text: str) -> np.ndarray:
@@ -45,6 +58,7 @@ class ByteTokenizer:
     name = "bytes"
     vocab_size = 256
     beginning_of_document = 0
+    unknown = None
 
     def encode(self, text: str) -> np.ndarray:
         """Returns the UTF-8 bytes of `text`, [n] int32.
@@ -60,22 +74,102 @@ class ByteTokenizer:
         Raises:
           DataError: if an id is not a byte.
         """
-        ids = np.asarray(tokens, np.int64)
-        outside = ids[(ids < 0) | (ids > 255)]
-        if outside.size:
-            raise DataError(f"token id {outside[0]} is not a byte: decode ids from 0 to 255.")
-        return ids.astype(np.uint8).tobytes().decode("utf-8", "replace")
+        return _inside(tokens, 256, "a byte").astype(np.uint8).tobytes().decode("utf-8", "replace")
 
 
-TOKENIZERS = {"bytes": ByteTokenizer}
+class SentencePieceTokenizer:
+    """Pieces of a SentencePiece vocabulary (Kudo and Richardson 2018, arXiv 1808.06226).
 
+    With a vocabulary of `experiments/train_vocab.py`, which keeps white space and falls back to
+    bytes, `decode(encode(text)) == text`. Others may lose text: T5's has no braces, backslash or
+    newline. A document begins with the vocabulary's <s>, or <pad> if it has no <s>.
 
-def make_tokenizer(name: str) -> Tokenizer:
-    """Returns the tokenizer called `name`: "bytes".
+    Args:
+      path: model file.
+      sha256: hexadecimal SHA-256 that the file must have; None takes any.
 
     Raises:
-      DataError: if there is no tokenizer of this name.
+      DataError: for a file that cannot be read, is no vocabulary, or has another digest.
+    """
+
+    def __init__(self, path: str | Path, sha256: str | None = None):
+        from sentencepiece import SentencePieceProcessor
+
+        try:
+            model = Path(path).read_bytes()
+        except OSError as error:
+            raise DataError(f"vocabulary {path} cannot be read: {error.strerror}.") from error
+        digest = hashlib.sha256(model).hexdigest()
+        if sha256 is not None and digest != sha256:
+            raise DataError(
+                f"vocabulary {path} has SHA-256 {digest}, the configuration asks for {sha256}: "
+                "give the file that is meant, or set data.vocab_sha256 for a new run."
+            )
+        self._processor = SentencePieceProcessor()
+        try:
+            self._processor.load_from_serialized_proto(model)
+        except RuntimeError as error:
+            raise DataError(f"{path} is not a SentencePiece vocabulary.") from error
+        self.name = f"sentencepiece:{digest}"
+        self.vocab_size: int = self._processor.vocab_size()
+        starts = (self._processor.bos_id(), self._processor.pad_id(), self._processor.unk_id())
+        self.beginning_of_document = next(token for token in starts if token >= 0)
+        pieces = range(self.vocab_size)
+        self._bytes = {
+            int(self._processor.id_to_piece(piece)[1:-1], 16): piece
+            for piece in pieces
+            if self._processor.is_byte(piece)
+        }
+        self.unknown = None if self._bytes else self._processor.unk_id()
+
+    @functools.cached_property
+    def keeps_text(self) -> bool:
+        """Whether white space and rare characters come back from `decode` as they went in."""
+        return self.decode(self.encode(_PROBE)) == _PROBE
+
+    def encode(self, text: str) -> np.ndarray:
+        """Returns the pieces of `text`, [n] int32."""
+        if not self._bytes or _SPACE_MARK not in text:
+            return np.asarray(self._processor.encode(text), np.int32)
+        mark = [self._bytes[byte] for byte in _SPACE_MARK.encode()]
+        parts = re.split(f"({_SPACE_MARK})", text)
+        pieces = (mark if part == _SPACE_MARK else self._processor.encode(part) for part in parts)
+        return np.concatenate([np.asarray(part, np.int32) for part in pieces])
+
+    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
+        """Returns the text of the pieces [n].
+
+        Raises:
+          DataError: if an id is outside the vocabulary.
+        """
+        return self._processor.decode(_inside(tokens, self.vocab_size, "a piece").tolist())
+
+
+def _inside(tokens: Sequence[int] | np.ndarray, vocab_size: int, what: str) -> np.ndarray:
+    ids = np.asarray(tokens, np.int64)
+    outside = ids[(ids < 0) | (ids >= vocab_size)]
+    if outside.size:
+        raise DataError(
+            f"token id {outside[0]} is not {what}: decode ids from 0 to {vocab_size - 1}."
+        )
+    return ids
+
+
+TOKENIZERS = ("bytes", "sentencepiece")
+
+
+def make_tokenizer(
+    name: str, *, vocab_path: str | None = None, vocab_sha256: str | None = None
+) -> Tokenizer:
+    """Returns the tokenizer called `name`: "bytes", or "sentencepiece" with a vocabulary file.
+
+    Raises:
+      DataError: if there is no tokenizer of this name, or its vocabulary cannot be used.
     """
     if name not in TOKENIZERS:
         raise unknown_name("tokenizer", name, TOKENIZERS)
-    return TOKENIZERS[name]()
+    if name == "bytes":
+        return ByteTokenizer()
+    if vocab_path is None:
+        raise DataError("tokenizer 'sentencepiece' needs a vocabulary: give vocab_path.")
+    return SentencePieceTokenizer(vocab_path, vocab_sha256)

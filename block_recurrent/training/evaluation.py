@@ -7,9 +7,10 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
-from block_recurrent.data import Batch, Corpus, byte_count, word_count
+from block_recurrent.data import Batch, TokenizedCorpus
 from block_recurrent.model import LanguageModel
-from block_recurrent.state import ModelState
+from block_recurrent.partitioning import make_mesh, replicate, shard_batch, shard_carried
+from block_recurrent.state import ModelState, clear_recurrent
 from block_recurrent.training.loss import cross_entropy
 
 
@@ -58,39 +59,48 @@ class Evaluation(NamedTuple):
         return self._asdict() | {name: getattr(self, name) for name in derived}
 
 
-@jax.jit(donate_argnums=1)
+@jax.jit(donate_argnums=1, static_argnames="clear_states")
 def evaluation_step(
-    model: LanguageModel, carried: ModelState, batch: Batch
+    model: LanguageModel, carried: ModelState, batch: Batch, *, clear_states: bool = False
 ) -> tuple[ModelState, Array, Array]:
     """Reads one segment of every lane: the next state, summed nats and number of targets."""
+    if clear_states:
+        carried = clear_recurrent(carried, model.initial_state(carried.batch_size))
     logits, carried = model(batch.inputs, carried, start_of_document=batch.start_of_document)
     return carried, *cross_entropy(logits, batch.targets, batch.mask)
 
 
 def evaluate(
     model: LanguageModel,
-    corpus: Corpus,
+    corpus: TokenizedCorpus,
     batches: Iterable[Batch],
     *,
     batch_size: int,
+    clear_states: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Scores a corpus.
+    """Scores a corpus, on all devices that can share out the lanes evenly.
 
     Args:
       model: the language model.
       corpus: the documents, for their bytes and words.
       batches: the same documents from `evaluation_batches`, with `batch_size` lanes.
       batch_size: B.
+      clear_states: begin every segment with the model's initial recurrent states; the figures then
+        depend on the segment length.
       progress: called after each batch with the number of targets scored so far.
 
     Returns:
       Sums over all targets, added up in float64 between batches.
     """
-    carried = model.initial_state(batch_size)
+    mesh = make_mesh(batch_size)
+    model = replicate(mesh, model)
+    carried = shard_carried(mesh, model.initial_state(batch_size))
     nats, tokens = 0.0, 0
     for batch in batches:
-        carried, batch_nats, batch_tokens = evaluation_step(model, carried, batch)
+        carried, batch_nats, batch_tokens = evaluation_step(
+            model, carried, shard_batch(mesh, batch), clear_states=clear_states
+        )
         nats += float(batch_nats)
         tokens += int(batch_tokens)
         if progress is not None:
@@ -98,6 +108,6 @@ def evaluate(
     return Evaluation(
         nats,
         tokens,
-        sum(map(byte_count, corpus.documents)),
-        sum(map(word_count, corpus.documents)),
+        int(corpus.byte_counts.sum()),
+        int(corpus.word_counts.sum()),
     )

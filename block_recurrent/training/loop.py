@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,13 +13,20 @@ from flax import nnx
 
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import (
+    Batch,
     Corpus,
+    TfdsDirectory,
+    TokenizedCorpus,
+    Tokenizer,
     TrainingLanes,
+    cached_tokens,
     evaluation_batches,
     load_corpus,
     make_tokenizer,
+    tokenize,
 )
 from block_recurrent.model import LanguageModel
+from block_recurrent.partitioning import make_mesh, shard_batch
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.evaluation import Evaluation, evaluate
 from block_recurrent.training.metrics import MetricsFile, TensorBoard
@@ -30,6 +37,7 @@ from block_recurrent.training.step import (
     StepMetrics,
     initial_train_state,
     make_train_step,
+    shard_train_state,
 )
 
 
@@ -38,14 +46,26 @@ class Stopped(Exception):
 
 
 class Corpora(NamedTuple):
-    """Both splits of a run's documents."""
+    """Two splits of a run's documents, as tokens."""
 
-    train: Corpus
-    validation: Corpus
+    train: TokenizedCorpus
+    validation: TokenizedCorpus
 
 
-def load_split(config: ExperimentConfig, split: str) -> Corpus:
-    """The documents of "train" or "validation", as the configuration names them.
+def make_run_tokenizer(config: ExperimentConfig) -> Tokenizer:
+    """The tokenizer of a run.
+
+    Raises:
+      DataError: a vocabulary that cannot be used.
+    """
+    data = config.data
+    return make_tokenizer(
+        data.tokenizer, vocab_path=data.vocab_path, vocab_sha256=data.vocab_sha256
+    )
+
+
+def load_documents(config: ExperimentConfig, split: str) -> Corpus:
+    """The text of a split, for sources that are read into memory.
 
     Raises:
       DataError: a source that cannot be read, or a split without documents.
@@ -55,9 +75,34 @@ def load_split(config: ExperimentConfig, split: str) -> Corpus:
     return load_corpus(data.source, split, path=data.path, validation_percent=percent)
 
 
-def load_corpora(config: ExperimentConfig) -> Corpora:
-    """Both splits; errors as of `load_split`."""
-    return Corpora(load_split(config, "train"), load_split(config, "validation"))
+def load_split(
+    config: ExperimentConfig, split: str, line: ProgressLine | None = None
+) -> TokenizedCorpus:
+    """The documents of "train", "validation" or "test", as the configuration names them.
+
+    A prepared corpus is read through its token cache, which the first run makes.
+
+    Raises:
+      DataError: a source that cannot be read, or a split without documents.
+    """
+    data, tokenizer = config.data, make_run_tokenizer(config)
+    if data.source == "tfds":
+        assert data.path is not None
+        corpus = TfdsDirectory(data.path)
+        cache_path = Path(data.cache_path or Path(data.path) / "token_cache")
+        return cached_tokens(corpus, split, tokenizer, cache_path, _show_tokenizing(split, line))
+    return tokenize(load_documents(config, split), tokenizer)
+
+
+def _show_tokenizing(split: str, line: ProgressLine | None) -> Callable[[int], None] | None:
+    if line is None:
+        return None
+    return lambda size: line.show(f"tokenizing {split}, once: {size / 1e6:,.0f} MB")
+
+
+def load_corpora(config: ExperimentConfig, line: ProgressLine | None = None) -> Corpora:
+    """Both splits of a training run; errors as of `load_split`."""
+    return Corpora(load_split(config, "train", line), load_split(config, "validation", line))
 
 
 def make_model(config: ExperimentConfig) -> LanguageModel:
@@ -65,34 +110,36 @@ def make_model(config: ExperimentConfig) -> LanguageModel:
     return LanguageModel(config.model, rngs=nnx.Rngs(config.training.seed))
 
 
-def make_lanes(config: ExperimentConfig, corpus: Corpus) -> TrainingLanes:
+def make_lanes(config: ExperimentConfig, corpus: TokenizedCorpus) -> TrainingLanes:
     """The endless training batches of the run."""
-    data = config.data
-    tokenizer = make_tokenizer(data.tokenizer)
-    vocab_size = config.model.vocab_size
-    return TrainingLanes(
-        corpus, tokenizer, data.batch_size, data.segment_length, vocab_size, seed=data.seed
-    )
+    data, vocab_size = config.data, config.model.vocab_size
+    return TrainingLanes(corpus, data.batch_size, data.segment_length, vocab_size, seed=data.seed)
 
 
 def evaluate_run(
     config: ExperimentConfig,
     model: LanguageModel,
-    corpus: Corpus,
+    corpus: TokenizedCorpus,
     line: ProgressLine | None = None,
 ) -> Evaluation:
     """Scores `corpus` in the run's batch size and segment length."""
-    data, tokenizer = config.data, make_tokenizer(config.data.tokenizer)
-    total = sum(len(document.text) for document in corpus.documents)
+    data = config.data
 
     def show(tokens: int) -> None:
         if line is not None:
-            line.show(f"evaluating {corpus.origin}: {min(tokens / total, 1):.0%}")
+            line.show(f"evaluating {corpus.origin}: {tokens / len(corpus.tokens):.0%}")
 
     batches = evaluation_batches(
-        corpus, tokenizer, data.batch_size, data.segment_length, config.model.vocab_size
+        corpus, data.batch_size, data.segment_length, config.model.vocab_size
     )
-    return evaluate(model, corpus, batches, batch_size=data.batch_size, progress=show)
+    return evaluate(
+        model,
+        corpus,
+        batches,
+        batch_size=data.batch_size,
+        clear_states=config.training.clear_states,
+        progress=show,
+    )
 
 
 def train(
@@ -143,9 +190,11 @@ class Run:
         steps = config.training.num_steps
         optimizer = make_optimizer(config.optimizer, steps, model.stack.spans)
         self.schedule = make_schedule(config.optimizer, steps)
-        self.state = initial_train_state(model, optimizer, config.data.batch_size)
+        self.mesh = make_mesh(config.data.batch_size)
+        state = initial_train_state(model, optimizer, config.data.batch_size)
+        self.state = shard_train_state(self.mesh, state)
         dropout_key = jax.random.fold_in(jax.random.key(config.training.seed), 1)
-        self.train_step = make_train_step(optimizer, dropout_key)
+        self.train_step = make_train_step(optimizer, dropout_key, config.training.clear_states)
         self.meter = Meter(steps)
         if self.checkpoints.latest_step() is not None:
             self.state, progress = self.checkpoints.restore(self.state)
@@ -165,7 +214,7 @@ class Run:
         """Takes the steps that are left; arguments and result as of `train`."""
         training = self.config.training
         while self.step < training.num_steps:
-            self.state, metrics = self.train_step(self.state, next(self.lanes))
+            self.state, metrics = self.train_step(self.state, self.next_batch())
             self.step += 1
             self.meter.add(metrics)
             last = self.step == training.num_steps
@@ -181,6 +230,10 @@ class Run:
             if last or self.step % training.checkpoint_every == 0:
                 self.save()
         return self.state.model, self.evaluate()
+
+    def next_batch(self) -> Batch:
+        """The next segment of every lane, on the devices."""
+        return shard_batch(self.mesh, next(self.lanes))
 
     def log(self) -> None:
         """Writes the figures since the last log, and the progress line."""

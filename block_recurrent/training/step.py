@@ -1,17 +1,20 @@
 """One step of training: truncated back-propagation through one segment of every lane."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
 from block_recurrent.data import Batch
 from block_recurrent.model import LanguageModel
 from block_recurrent.parameters import named_parameters, replace_parameters
-from block_recurrent.state import ModelState
+from block_recurrent.partitioning import replicate, shard_carried
+from block_recurrent.state import ModelState, clear_recurrent
 from block_recurrent.training.loss import cross_entropy
 
 
@@ -56,29 +59,60 @@ def initial_train_state(
     return TrainState(model, optimizer.init(named_parameters(model)), carried, jnp.int32(0))
 
 
-def make_train_step(optimizer: optax.GradientTransformation, dropout_key: Array) -> TrainStep:
+def shard_train_state(mesh: Mesh, state: TrainState) -> TrainState:
+    """Shares the lanes out over the devices and puts all else on every one."""
+    return replicate(mesh, state)._replace(carried=shard_carried(mesh, state.carried))
+
+
+def segment_loss(
+    model: LanguageModel,
+    carried: ModelState,
+    batch: Batch,
+    *,
+    dropout_key: Array | None = None,
+    clear_states: bool = False,
+) -> tuple[Array, tuple[Array, Array, ModelState]]:
+    """The mean loss over a batch's targets, and what it is made of.
+
+    Args:
+      model: the language model.
+      carried: the lanes' state from the segment before.
+      batch: a segment of every lane.
+      dropout_key: dropout is on when given.
+      clear_states: begin the segment with the model's initial recurrent states.
+
+    Returns:
+      The mean; and summed nats, number of targets (float32), and the next state.
+    """
+    if clear_states:
+        carried = clear_recurrent(carried, model.initial_state(carried.batch_size))
+    logits, carried = model(
+        batch.inputs,
+        carried,
+        start_of_document=batch.start_of_document,
+        dropout_key=dropout_key,
+    )
+    nats, targets = cross_entropy(logits, batch.targets, batch.mask)
+    targets = targets.astype(jnp.float32)
+    return nats / jnp.maximum(targets, 1.0), (nats, targets, carried)
+
+
+def make_train_step(
+    optimizer: optax.GradientTransformation, dropout_key: Array, clear_states: bool = False
+) -> TrainStep:
     """The compiled step; it takes over (donates) the memory of the state it is given.
 
     The mean loss over the batch's targets is minimised. No gradient flows into the carried state.
-    Dropout of step t depends on `dropout_key` and t alone.
+    Dropout of step t depends on `dropout_key` and t alone. `clear_states` is that of
+    `TrainingConfig`.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         uses_dropout = state.model.config.dropout > 0
         key = jax.random.fold_in(dropout_key, state.step) if uses_dropout else None
-
-        def loss(model: LanguageModel):
-            logits, carried = model(
-                batch.inputs,
-                state.carried,
-                start_of_document=batch.start_of_document,
-                dropout_key=key,
-            )
-            nats, targets = cross_entropy(logits, batch.targets, batch.mask)
-            targets = targets.astype(jnp.float32)
-            return nats / jnp.maximum(targets, 1.0), (nats, targets, carried)
-
-        gradient, (nats, targets, carried) = jax.grad(loss, has_aux=True)(state.model)
+        loss = partial(segment_loss, dropout_key=key, clear_states=clear_states)
+        gradient, aside = jax.grad(loss, has_aux=True)(state.model, state.carried, batch)
+        nats, targets, carried = aside
         named, gradients = named_parameters(state.model), named_parameters(gradient)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, named)
         named = cast(dict[str, Array], optax.apply_updates(named, updates))

@@ -4,7 +4,7 @@ import sysconfig
 
 import pytest
 
-from block_recurrent.data import Corpus, DataError, Document, byte_count, load_corpus
+from block_recurrent.data import Corpus, DataError, byte_count, load_corpus
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,7 @@ def test_empty_and_short_documents_are_dropped_and_counted(tmp_path):
     corpus = load_corpus("text", "train", path=tmp_path, validation_percent=0, min_bytes=3)
     assert [document.id for document in corpus.documents] == ["d.txt"]
     assert corpus.dropped == {"empty": 2, "shorter than 3 bytes": 1}
-    assert "1 documents, 11 bytes" in corpus.summary()
-    assert "2 empty, 1 shorter than 3 bytes" in corpus.summary()
+    assert "2 empty, 1 shorter than 3 bytes" in corpus.account()
 
 
 def test_document_of_exactly_the_least_length_is_kept(tmp_path):
@@ -60,11 +59,6 @@ def test_document_of_exactly_the_least_length_is_kept(tmp_path):
     options = {"path": tmp_path, "validation_percent": 0}
     (document,) = load_corpus("text", "train", min_bytes=4, **options).documents
     assert byte_count(document) == 4
-
-
-def test_summary_of_a_corpus_made_in_memory():
-    corpus = Corpus((Document("a", "", "é"),), "mine")
-    assert corpus.summary().splitlines()[0] == "mine: 1 documents, 2 bytes"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from block_recurrent.data import (
     Document,
     TrainingLanes,
     evaluation_batches,
+    host_rows,
+    tokenize,
 )
 from block_recurrent.data.lanes import epoch_order
 
@@ -24,12 +26,16 @@ CORPUS = Corpus(tuple(Document(f"d{number}", "", text) for number, text in enume
 SIZES = list(itertools.product([1, 2, 3, 10], [1, 4, 8, 64]))
 
 
+TOKENS = tokenize(CORPUS, ByteTokenizer())
+
+
 def evaluate(batch_size, segment_length) -> list[Batch]:
-    return list(evaluation_batches(CORPUS, ByteTokenizer(), batch_size, segment_length, 256))
+    return list(evaluation_batches(TOKENS, batch_size, segment_length, 256))
 
 
-def training(batch_size=3, segment_length=8, seed=5, corpus=CORPUS) -> TrainingLanes:
-    return TrainingLanes(corpus, ByteTokenizer(), batch_size, segment_length, 256, seed)
+def training(batch_size=3, segment_length=8, seed=5, corpus=CORPUS, **options) -> TrainingLanes:
+    tokens = tokenize(corpus, ByteTokenizer())
+    return TrainingLanes(tokens, batch_size, segment_length, 256, seed=seed, **options)
 
 
 def documents_read(batches: Iterable[Batch]) -> list[tuple[list[int], list[int]]]:
@@ -165,4 +171,22 @@ def test_wrong_arguments_are_errors_at_once():
     with pytest.raises(DataError, match="seed = -1"):
         training(seed=-1)
     with pytest.raises(DataError, match="vocab_size = 10"):
-        evaluation_batches(CORPUS, ByteTokenizer(), 1, 1, vocab_size=10)
+        evaluation_batches(TOKENS, 1, 1, vocab_size=10)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 3, 6])
+def test_hosts_share_the_lanes_whatever_their_number(hosts):
+    share = [host_rows(6, host, hosts) for host in range(hosts)]
+    whole, parts = training(6), [training(6, rows=rows) for rows in share]
+    for expected in itertools.islice(whole, 20):
+        together = [np.concatenate(pieces) for pieces in zip(*map(next, parts), strict=True)]
+        assert_same(Batch(*together), expected)
+    assert all(part.position == whole.position for part in parts)
+    each = [list(evaluation_batches(TOKENS, 6, 4, 256, rows=rows)) for rows in share]
+    for expected, *pieces in zip(evaluate(6, 4), *each, strict=True):
+        assert_same(Batch(*map(np.concatenate, zip(*pieces, strict=True))), expected)
+
+
+def test_lanes_that_cannot_be_shared_out_are_an_error():
+    with pytest.raises(DataError, match="batch_size = 6 cannot be shared out evenly among 4 hosts"):
+        host_rows(6, 0, 4)

@@ -1,25 +1,70 @@
-"""Laws of tokenizers: bytes lose nothing."""
+"""Laws of tokenizers: bytes and trained vocabularies lose nothing."""
 
+import hashlib
+from pathlib import Path
+
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies
 
-from block_recurrent.data import ByteTokenizer, DataError, make_tokenizer
+from block_recurrent.data import (
+    ByteTokenizer,
+    DataError,
+    Document,
+    SentencePieceTokenizer,
+    make_tokenizer,
+)
+from block_recurrent.preparation.vocabulary import train_vocabulary
 
-TEXTS = ["", "plain\r\n\ttext", "né à 水 \U0001f600", "\0 and \0", "\ufeff\ufffd"]
+TEXTS = [
+    "",
+    "plain\r\n\ttext",
+    "né à 水 \U0001f600",
+    "\0 and \0",
+    "\ufeff\ufffd",
+    "  two  spaces \n\n\n ",
+    "\u2581 marks \u2581\u2581",
+    "<pad></s><unk><0x0A>",
+]
+PROSE = "The state of a layer goes in and comes out.\n    def f(x):\n        return x\n" * 40
+LETTERS = "".join(map(chr, range(33, 127))) + PROSE + Path(__file__).read_text()
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tmp_path_factory):
+    """The file of a vocabulary trained on a few sentences."""
+    path = tmp_path_factory.mktemp("vocabulary") / "small.model"
+    path.write_bytes(train_vocabulary([Document("a", "", LETTERS)], 440))
+    return path
+
+
+@pytest.fixture
+def tokenizers(vocabulary):
+    return [ByteTokenizer(), SentencePieceTokenizer(vocabulary)]
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_bytes_round_trip(text):
-    tokenizer = ByteTokenizer()
-    tokens = tokenizer.encode(text)
-    assert tokens.dtype == np.int32 and tokens.shape == (len(text.encode()),)
-    assert tokenizer.decode(tokens) == tokenizer.decode(tokens.tolist()) == text
+def test_text_comes_back(text, tokenizers):
+    for tokenizer in tokenizers:
+        tokens = tokenizer.encode(text)
+        assert tokens.dtype == np.int32 and tokens.ndim == 1
+        assert tokenizer.decode(tokens) == tokenizer.decode(tokens.tolist()) == text
+        assert not tokens.size or 0 <= tokens.min() <= tokens.max() < tokenizer.vocab_size
+        assert 0 <= tokenizer.beginning_of_document < tokenizer.vocab_size
 
 
-def test_every_byte_is_inside_the_vocabulary():
-    tokens = ByteTokenizer().encode("".join(map(chr, range(0x800))))
-    assert tokens.min() >= 0 and tokens.max() < ByteTokenizer.vocab_size
-    assert 0 <= ByteTokenizer.beginning_of_document < ByteTokenizer.vocab_size
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(strategies.text(strategies.characters(exclude_categories=["Cs"])))
+def test_any_text_comes_back(vocabulary, text):
+    tokenizer = SentencePieceTokenizer(vocabulary)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_byte_is_a_token():
+    text = "".join(map(chr, range(0x800)))
+    tokens = ByteTokenizer().encode(text)
+    assert tokens.tolist() == list(text.encode())
 
 
 def test_cut_character_is_replaced():
@@ -27,13 +72,55 @@ def test_cut_character_is_replaced():
     assert tokenizer.decode(tokenizer.encode("aé")[:-1]) == "a\ufffd"
 
 
-@pytest.mark.parametrize("token", [-1, 256])
-def test_id_that_is_no_byte_is_an_error(token):
-    with pytest.raises(DataError, match=f"token id {token} is not a byte"):
-        ByteTokenizer().decode([65, token])
+def test_id_outside_the_vocabulary_is_an_error(tokenizers):
+    for tokenizer in tokenizers:
+        for token in (-1, tokenizer.vocab_size):
+            with pytest.raises(DataError, match=f"token id {token} is not a"):
+                tokenizer.decode([65, token])
 
 
-def test_tokenizer_is_made_by_its_name():
+def test_pieces_are_learnt_and_white_space_is_kept(vocabulary):
+    tokenizer = SentencePieceTokenizer(vocabulary)
+    assert len(tokenizer.encode(PROSE)) < 0.6 * len(PROSE)
+    assert tokenizer.vocab_size == 440 and tokenizer.unknown is None
+    newline = tokenizer.encode("\n")
+    assert tokenizer.encode("a\n\nb").tolist().count(newline[0]) == 2
+
+
+def test_training_depends_on_the_documents_alone():
+    documents = [Document(str(i), "", PROSE[: 500 * i] + LETTERS) for i in range(1, 5)]
+    first = train_vocabulary(iter(documents), 420)
+    assert first == train_vocabulary(documents, 420)
+    assert first != train_vocabulary(documents[1:], 420)
+    assert first != train_vocabulary(documents, 420, share=0.3)
+
+
+def test_text_that_does_not_suffice_is_an_error():
+    with pytest.raises(DataError, match="no vocabulary of 32,000 pieces.* <= "):
+        train_vocabulary([Document("a", "", LETTERS)], 32_000)
+    with pytest.raises(DataError, match="no vocabulary of 440 pieces"):
+        train_vocabulary([], 440)
+    with pytest.raises(DataError, match="share = 0"):
+        train_vocabulary([Document("a", "", LETTERS)], 440, share=0)
+
+
+def test_tokenizer_is_made_by_its_name(vocabulary):
     assert make_tokenizer("bytes").name == "bytes"
+    digest = hashlib.sha256(vocabulary.read_bytes()).hexdigest()
+    made = make_tokenizer("sentencepiece", vocab_path=str(vocabulary), vocab_sha256=digest)
+    assert made.name == f"sentencepiece:{digest}"
     with pytest.raises(DataError, match="unknown tokenizer 'byte': did you mean 'bytes'"):
         make_tokenizer("byte")
+    with pytest.raises(DataError, match="give vocab_path"):
+        make_tokenizer("sentencepiece")
+
+
+def test_vocabulary_that_is_not_the_one_meant_is_an_error(vocabulary, tmp_path):
+    with pytest.raises(DataError, match=f"{vocabulary} has SHA-256 .* asks for {'0' * 64}"):
+        SentencePieceTokenizer(vocabulary, "0" * 64)
+    with pytest.raises(DataError, match=r"missing\.model cannot be read: No such file"):
+        SentencePieceTokenizer(tmp_path / "missing.model")
+    for content in (b"", b"no model", vocabulary.read_bytes()[:-100]):
+        (tmp_path / "bad.model").write_bytes(content)
+        with pytest.raises(DataError, match=r"bad\.model is not a SentencePiece vocabulary"):
+            SentencePieceTokenizer(tmp_path / "bad.model")

@@ -8,7 +8,7 @@ import pytest
 
 import configure
 import table
-from block_recurrent.data import Corpus, Document
+from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
 from report import COLUMNS, Report, write_report
 from rows import PAPER, recurrent, reference, table_rows
 from timing import ratio, time_in_turn
@@ -44,7 +44,8 @@ def test_rows_differ_from_the_base_only_where_they_must(base):
 
 
 def test_all_rows_see_as_many_tokens(base):
-    corpus = Corpus(documents(*("x" * length for length in (3000, 700, 5000, 90))))
+    texts = ("x" * length for length in (3000, 700, 5000, 90))
+    corpus = tokenize(Corpus(documents(*texts)), ByteTokenizer())
     training = dataclasses.replace(base.training, num_steps=20)
     tokens = table.count_tokens(dataclasses.replace(base, training=training), corpus)
     step = base.data.batch_size * base.data.segment_length

@@ -6,19 +6,20 @@ import jax
 import numpy as np
 import pytest
 
-from block_recurrent.data import ByteTokenizer, Corpus, Document, evaluation_batches
+from block_recurrent.data import ByteTokenizer, Corpus, Document, evaluation_batches, tokenize
 from block_recurrent.training import Evaluation, evaluate
 from helpers import SIZES, model_config, random_model, read
 
 WINDOW = SIZES["window"]
 TEXTS = ["a", "one two three", "Größe 書 \n x", "abcdefgh", "wie bitte? " * 3, " z "]
-CORPUS = Corpus(tuple(Document(str(number), "", text) for number, text in enumerate(TEXTS)))
+DOCUMENTS = tuple(Document(str(number), "", text) for number, text in enumerate(TEXTS))
+CORPUS = tokenize(Corpus(DOCUMENTS), ByteTokenizer())
 BYTES = sum(len(text.encode()) for text in TEXTS)
 MODEL = random_model(model_config(0, num_layers=1, wiring="single", vocab_size=256))
 
 
 def run(batch_size: int, segment_length: int, **options) -> Evaluation:
-    batches = evaluation_batches(CORPUS, ByteTokenizer(), batch_size, segment_length, 256)
+    batches = evaluation_batches(CORPUS, batch_size, segment_length, 256)
     return evaluate(MODEL, CORPUS, batches, batch_size=batch_size, **options)
 
 
@@ -38,12 +39,22 @@ def expected() -> float:
     return total
 
 
-@pytest.mark.parametrize("batch_size, windows", [(1, 1), (1, 4), (2, 2), (8, 1), (8, 2)])
+@pytest.mark.parametrize("windows", [1, 2, 8])
+@pytest.mark.parametrize("batch_size", [1, 8, 32])
 def test_nats_depend_on_neither_batch_size_nor_segment_length(batch_size, windows, expected):
     result = run(batch_size, windows * WINDOW)
     assert result.nats == pytest.approx(expected, rel=1e-6)
     assert result.tokens == result.bytes == BYTES
     assert result.words == 3 + 1 + 3 + 1 + 6 + 1
+
+
+def test_cleared_states_make_nats_depend_on_the_segment_length_alone(expected):
+    once = run(1, 2 * WINDOW, clear_states=True).nats
+    for batch_size in (2, 8):
+        assert run(batch_size, 2 * WINDOW, clear_states=True).nats == pytest.approx(once, rel=1e-6)
+    assert once != pytest.approx(expected, rel=1e-4)
+    longest = -(-max(len(text.encode()) for text in TEXTS) // WINDOW) * WINDOW
+    assert run(2, longest, clear_states=True).nats == pytest.approx(expected, rel=1e-6)
 
 
 def test_progress_counts_up_to_the_last_token():

@@ -16,7 +16,7 @@ from block_recurrent.config import (
     OptimizerConfig,
     TrainingConfig,
 )
-from block_recurrent.data import Corpus, Document, TrainingLanes
+from block_recurrent.data import ByteTokenizer, Corpus, Document, TrainingLanes, tokenize
 from block_recurrent.training import Stopped, loop, train
 from block_recurrent.training.loop import Corpora, Run
 from block_recurrent.training.metrics import read_metrics
@@ -27,7 +27,10 @@ from helpers import SIZES, assert_equal
 STEPS = 9
 TEXTS = ["0123456789" * 3, "abcdefg", "to be or not to be, that is", "xy", ".,;" * 11]
 DOCUMENTS = tuple(Document(f"d{number}", "", text) for number, text in enumerate(TEXTS))
-CORPORA = Corpora(Corpus(DOCUMENTS, "train"), Corpus(DOCUMENTS[:2], "validation"))
+CORPORA = Corpora(
+    tokenize(Corpus(DOCUMENTS, "train"), ByteTokenizer()),
+    tokenize(Corpus(DOCUMENTS[:2], "validation"), ByteTokenizer()),
+)
 MODEL = ModelConfig(**SIZES, vocab_size=256, num_layers=1, recurrent_layers=(0,), dropout=0.2)
 CONFIG = ExperimentConfig(
     model=MODEL,
@@ -50,9 +53,9 @@ def steps_compiled_once():
     """One compiled step for each model, also for restored arrays, which belong to a device."""
     compiled, make = {}, loop.make_train_step
 
-    def remembering(optimizer, dropout_key):
+    def remembering(*arguments):
         def step(state, batch):
-            compiled_step = compiled.setdefault(state.model.config, make(optimizer, dropout_key))
+            compiled_step = compiled.setdefault(state.model.config, make(*arguments))
             return compiled_step(jax.device_put(state, jax.devices()[0]), batch)
 
         return step

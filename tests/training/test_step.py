@@ -40,8 +40,8 @@ def optax_mixes_integers_and_floats():
 
 
 @functools.cache
-def train_step(seed: int = 0):
-    return make_train_step(PLAIN, jax.random.key(seed))
+def train_step(seed: int = 0, **options):
+    return make_train_step(PLAIN, jax.random.key(seed), **options)
 
 
 def prepare(step: int = 0, config: ModelConfig = CONFIG) -> TrainState:
@@ -104,6 +104,35 @@ def test_a_document_start_forgets_the_carried_state():
     state, metrics = train_step()(prepare(), batch(start=(True, True)))
     assert_equal((state.carried, metrics.nats), (expected.carried, expected_metrics.nats))
     assert train_step()(prepare(), batch())[1].nats != expected_metrics.nats
+
+
+def test_cleared_states_are_initial_ones_in_every_segment_while_the_cache_is_kept():
+    state, expected = prepare(), prepare()
+    for number in range(2):
+        one = batch(number, start=(False, number == 1))
+        initial = expected.model.initial_state(BATCH).recurrent
+        expected = expected._replace(carried=expected.carried._replace(recurrent=initial))
+        _, (nats, carried) = plain_gradient(expected.model, expected.carried, one)
+        state, metrics = train_step(clear_states=True)(state, one)
+        assert_close((state.carried, metrics.nats), (carried, nats))
+        expected = expected._replace(model=jax.tree.map(jnp.copy, state.model), carried=carried)
+
+
+def test_the_learned_initial_state_learns_in_every_segment_where_states_are_cleared():
+    before = np.asarray(named_parameters(prepare().model)[INITIAL])
+    after, _ = train_step(clear_states=True)(prepare(), batch())
+    assert np.any(named_parameters(after.model)[INITIAL] != before)
+
+
+@pytest.mark.parametrize("clear_states", [False, True])
+def test_only_cleared_states_do_not_depend_on_the_segment_before(clear_states):
+    def nats(recurrent):
+        state = prepare()
+        state = state._replace(carried=state.carried._replace(recurrent=recurrent))
+        return train_step(clear_states=clear_states)(state, batch())[1].nats
+
+    shape = prepare().carried.recurrent.shape
+    assert (nats(jnp.zeros(shape)) == nats(jnp.ones(shape))) == clear_states
 
 
 def test_padding_changes_nothing_but_the_state_behind_it():

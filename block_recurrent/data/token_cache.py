@@ -1,0 +1,243 @@
+"""Token caches: a prepared corpus is tokenized once, into files that are mapped into memory.
+
+A cache is a folder for each corpus, tokenizer and split, with
+
+    tokens.bin      all tokens, document after document, in the smallest unsigned type
+    index.npy       [4, D] int64: where each document ends, its UTF-8 bytes, its words, and the
+                    CRC-32 of its tokens, which is checked when the document is opened
+    ids.json        the documents' ids
+    cache.json      what they belong to, how many there are, and the digest of the two above
+
+It is written under another name and renamed when it is whole, so what has the name is whole.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from block_recurrent.data.documents import Document, byte_count, word_count
+from block_recurrent.data.errors import DataError
+from block_recurrent.data.tokenized import (
+    Fingerprint,
+    TokenizedCorpus,
+    count_unknown,
+    encode_document,
+    token_type,
+)
+from block_recurrent.data.tokenizers import Tokenizer
+
+FORMAT = 1
+_BUILDING = ".building-"
+_DOCUMENTS_AT_ONCE = 64
+
+
+class PreparedCorpus(Protocol):
+    """A corpus on disk whose documents can be read in order.
+
+    Attributes:
+      name: of the corpus.
+      path: where it lies.
+      fingerprint: equal fingerprints mean equal documents, wherever they lie.
+    """
+
+    name: str
+    path: Path
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def documents(self, split: str) -> Iterator[Document]: ...
+
+
+def cached_tokens(
+    corpus: PreparedCorpus,
+    split: str,
+    tokenizer: Tokenizer,
+    cache_path: Path,
+    progress: Callable[[int], None] | None = None,
+) -> TokenizedCorpus:
+    """The tokens of a split, from the cache below `cache_path`; the first call makes it.
+
+    Several processes may call this at once: each that finds no cache makes one, and the first to
+    finish provides it.
+
+    Args:
+      corpus: the documents.
+      split: which of them.
+      tokenizer: turns them into tokens.
+      cache_path: folder of all caches of this corpus.
+      progress: called with the number of bytes tokenized so far.
+
+    Raises:
+      DataError: a corpus that cannot be read or is damaged, a cache that is damaged or belongs to
+        something else, or no room to write one.
+    """
+    identity = {
+        "format": FORMAT,
+        "corpus": corpus.fingerprint,
+        "tokenizer": tokenizer.name,
+        "split": split,
+    }
+    kind = tokenizer.name.partition(":")[0]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    folder = cache_path / f"{split}-{kind}-{digest[:16]}"
+    origin = f"{corpus.name} {split} ({corpus.path})"
+    if not folder.exists():
+        documents = _encode(corpus.documents(split), tokenizer, origin)
+        try:
+            _build(folder, documents, tokenizer, identity, progress or (lambda size: None))
+        except OSError as error:
+            raise DataError(
+                f"the token cache {folder} cannot be written: {error.strerror or error}; make room "
+                "there, or set data.cache_path to a folder with more. Nothing was left behind."
+            ) from error
+    return _open(folder, origin, identity, tokenizer)
+
+
+class _Encoded(NamedTuple):
+    document: Document
+    tokens: np.ndarray
+
+
+def _encode(documents: Iterable[Document], tokenizer: Tokenizer, origin: str) -> Iterator[_Encoded]:
+    """Tokenizes documents on all cores, a few ahead of those asked for."""
+    documents = iter(documents)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while some := list(itertools.islice(documents, _DOCUMENTS_AT_ONCE)):
+            encoded = pool.map(lambda one: encode_document(one, tokenizer, origin), some)
+            yield from map(_Encoded, some, encoded)
+
+
+def _build(
+    folder: Path,
+    documents: Iterable[_Encoded],
+    tokenizer: Tokenizer,
+    identity: dict[str, Any],
+    progress: Callable[[int], None],
+) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder.parent)
+    building = Path(tempfile.mkdtemp(prefix=f"{_BUILDING}{os.getpid()}-", dir=folder.parent))
+    try:
+        _write(building, documents, tokenizer, identity, progress)
+        building.chmod(0o755)
+        try:
+            building.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another process was faster
+                raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Removes what processes of this machine that no longer run have left half-written."""
+    for leftover in parent.glob(f"{_BUILDING}*"):
+        owner = leftover.name.removeprefix(_BUILDING).partition("-")[0]
+        try:
+            os.kill(int(owner), 0)
+        except ProcessLookupError:
+            shutil.rmtree(leftover, ignore_errors=True)
+        except (ValueError, PermissionError):
+            continue
+
+
+def _write(
+    folder: Path,
+    documents: Iterable[_Encoded],
+    tokenizer: Tokenizer,
+    identity: dict[str, Any],
+    progress: Callable[[int], None],
+) -> None:
+    fingerprint, unknown, size, end = Fingerprint(tokenizer.name), 0, 0, 0
+    ids, index = [], []
+    with open(folder / "tokens.bin", "wb") as file:
+        for document, tokens in documents:
+            file.write(tokens.tobytes())
+            fingerprint.add(document.id, tokens)
+            unknown += count_unknown(tokens, tokenizer)
+            end += len(tokens)
+            ids.append(document.id)
+            counts = byte_count(document), word_count(document)
+            index.append((end, *counts, zlib.crc32(tokens.tobytes())))
+            size += index[-1][1]
+            progress(size)
+        file.flush()
+        os.fsync(file.fileno())
+    np.save(folder / "index.npy", np.array(index, np.int64).reshape(-1, 4).T)
+    (folder / "ids.json").write_text(json.dumps(ids))
+    facts = {
+        "documents": len(ids),
+        "tokens": end,
+        "unknown": unknown,
+        "fingerprint": fingerprint.hexdigest(),
+        "index_sha256": _index_digest(folder),
+    }
+    (folder / "cache.json").write_text(json.dumps(identity | facts, indent=2) + "\n")
+
+
+def _index_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in ("index.npy", "ids.json"):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _open(
+    folder: Path, origin: str, identity: dict[str, Any], tokenizer: Tokenizer
+) -> TokenizedCorpus:
+    facts = _checked_facts(folder, identity)
+    dtype = token_type(tokenizer.vocab_size)
+    file, expected = folder / "tokens.bin", facts["tokens"] * dtype.itemsize
+    size = file.stat().st_size if file.exists() else 0
+    if size != expected:
+        raise _damaged(folder, f"tokens.bin has {size:,} bytes instead of {expected:,}")
+    ends, byte_counts, word_counts, checksums = np.load(folder / "index.npy")
+    return TokenizedCorpus(
+        origin,
+        json.loads((folder / "ids.json").read_text()),
+        np.memmap(file, dtype, mode="r"),
+        ends,
+        byte_counts,
+        word_counts,
+        tokenizer.name,
+        tokenizer.vocab_size,
+        tokenizer.beginning_of_document,
+        facts["unknown"],
+        facts["fingerprint"],
+        checksums=checksums,
+    )
+
+
+def _checked_facts(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """The content of cache.json, if it and the index are as they were written."""
+    try:
+        facts = json.loads((folder / "cache.json").read_text())
+        digest = _index_digest(folder)
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, str(error)) from error
+    for name, value in identity.items():
+        if facts.get(name) != value:
+            raise DataError(
+                f"the token cache {folder} is of {name} {facts.get(name)!r}, not {value!r}: it was "
+                "moved or changed; delete it, and the next run makes it anew."
+            )
+    if digest != facts["index_sha256"]:
+        raise _damaged(folder, "index.npy or ids.json has changed")
+    return facts
+
+
+def _damaged(folder: Path, what: str) -> DataError:
+    return DataError(
+        f"the token cache {folder} is damaged, {what}: delete it, and the next run makes it anew."
+    )

@@ -1,0 +1,169 @@
+"""A corpus as tokens: all documents in one array, in memory or mapped from a file."""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from block_recurrent.data.corpus import Corpus
+from block_recurrent.data.documents import Document, byte_count, word_count
+from block_recurrent.data.errors import DataError
+from block_recurrent.data.tokenizers import Tokenizer
+
+# Above this share of unknown tokens, bits per token say little about the text.
+_UNKNOWN_SHARE = 1e-3
+
+
+@dataclass(frozen=True)
+class TokenizedCorpus:
+    """The tokens of one split.
+
+    Attributes:
+      origin: where the documents come from, for messages.
+      ids: the documents' ids, D of them.
+      tokens: all tokens, document after document, [sum n] of an unsigned type.
+      ends: where each document ends in `tokens`, [D] int64.
+      byte_counts: UTF-8 bytes of each document, [D] int64.
+      word_counts: whitespace-separated words of each document, [D] int64.
+      tokenizer: name of the tokenizer.
+      vocab_size: of the tokenizer; token ids are below it.
+      beginning_of_document: the id that is the input of a document's first target.
+      unknown: how many tokens stand for text that the vocabulary cannot express.
+      fingerprint: 64 hexadecimal digits that follow from the ids, tokens and tokenizer.
+      notes: lines for people about what was read, see `summary`.
+      checksums: CRC-32 of each document's tokens, [D] int64, where they are kept in a file.
+    """
+
+    origin: str
+    ids: Sequence[str]
+    tokens: np.ndarray
+    ends: np.ndarray
+    byte_counts: np.ndarray
+    word_counts: np.ndarray
+    tokenizer: str
+    vocab_size: int
+    beginning_of_document: int
+    unknown: int
+    fingerprint: str
+    notes: str = ""
+    checksums: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """D, the number of documents."""
+        return len(self.ids)
+
+    def span(self, document: int) -> tuple[int, int]:
+        """Where a document, given by its index, begins and ends in `tokens`."""
+        return int(self.ends[document - 1]) if document else 0, int(self.ends[document])
+
+    def length(self, document: int) -> int:
+        """Number of tokens of a document, given by its index."""
+        begin, end = self.span(document)
+        return end - begin
+
+    def verify(self, document: int) -> None:
+        """Checks the tokens of a document, given by its index, against their checksum.
+
+        Raises:
+          DataError: they are not those that were written.
+        """
+        begin, end = self.span(document)
+        tokens = self.tokens[begin:end]
+        if self.checksums is not None and zlib.crc32(tokens.tobytes()) != self.checksums[document]:
+            raise DataError(
+                f"{self.origin}: the tokens of document {self.ids[document]!r} are damaged: delete "
+                "the token cache, and the next run makes it anew."
+            )
+
+    def summary(self) -> str:
+        """Lines for people: what is there, what was dropped, and a warning about lost text."""
+        unit = "" if self.tokenizer == "bytes" else f", {len(self.tokens):,} tokens"
+        what = f"{len(self):,} documents, {int(self.byte_counts.sum()):,} bytes{unit}"
+        lines = [f"{self.origin}: {what}", self.notes, self.warning()]
+        return "\n".join(filter(None, lines))
+
+    def warning(self) -> str:
+        """A sentence if the vocabulary loses a noticeable part of the text, else nothing."""
+        share = self.unknown / max(len(self.tokens), 1)
+        if share <= _UNKNOWN_SHARE:
+            return ""
+        return (
+            f"WARNING: {share:.2%} of the tokens are unknown to the vocabulary, so that bits per "
+            "token say little here: use bytes, or a vocabulary of experiments/train_vocab.py."
+        )
+
+
+def token_type(vocab_size: int) -> np.dtype:
+    """The smallest little-endian unsigned type that holds ids below `vocab_size`."""
+    return np.dtype(next(f"<u{n}" for n in (1, 2, 4) if vocab_size <= 256**n))
+
+
+class Fingerprint:
+    """The digest of a corpus, document by document."""
+
+    def __init__(self, tokenizer: str):
+        self._digest = hashlib.sha256(tokenizer.encode())
+
+    def add(self, document_id: str, tokens: np.ndarray) -> None:
+        """Takes the next document; equal ids give equal digests whatever their type."""
+        content = hashlib.sha256(tokens.astype("<u4").tobytes()).hexdigest()
+        self._digest.update(json.dumps([document_id, content]).encode())
+
+    def hexdigest(self) -> str:
+        """64 hexadecimal digits."""
+        return self._digest.hexdigest()
+
+
+def encode_document(document: Document, tokenizer: Tokenizer, origin: str) -> np.ndarray:
+    """The tokens of a document, [n], in the smallest type.
+
+    Raises:
+      DataError: if there are none, or one is outside the tokenizer's vocabulary.
+    """
+    tokens = np.asarray(tokenizer.encode(document.text))
+    where = f"{origin}: document {document.id!r}"
+    if not tokens.size:
+        raise DataError(f"{where} has no tokens: leave empty documents out of the corpus.")
+    if tokens.min() < 0 or tokens.max() >= tokenizer.vocab_size:
+        outside = tokens[(tokens < 0) | (tokens >= tokenizer.vocab_size)][0]
+        raise DataError(
+            f"{where} has token id {outside}, outside the vocabulary of {tokenizer.vocab_size}: "
+            "the tokenizer is faulty."
+        )
+    return tokens.astype(token_type(tokenizer.vocab_size))
+
+
+def count_unknown(tokens: np.ndarray, tokenizer: Tokenizer) -> int:
+    """How many of the tokens [n] stand for text that the vocabulary cannot express."""
+    return 0 if tokenizer.unknown is None else int((tokens == tokenizer.unknown).sum())
+
+
+def tokenize(corpus: Corpus, tokenizer: Tokenizer) -> TokenizedCorpus:
+    """The tokens of a corpus, in memory.
+
+    Raises:
+      DataError: if a document has no tokens, or one outside the tokenizer's vocabulary.
+    """
+    fingerprint, pieces = Fingerprint(tokenizer.name), []
+    for document in corpus.documents:
+        pieces.append(encode_document(document, tokenizer, corpus.origin))
+        fingerprint.add(document.id, pieces[-1])
+    empty = np.zeros(0, token_type(tokenizer.vocab_size))
+    tokens = np.concatenate([empty, *pieces])
+    return TokenizedCorpus(
+        corpus.origin,
+        tuple(document.id for document in corpus.documents),
+        tokens,
+        np.cumsum([len(piece) for piece in pieces], dtype=np.int64),
+        np.array([byte_count(document) for document in corpus.documents], np.int64),
+        np.array([word_count(document) for document in corpus.documents], np.int64),
+        tokenizer.name,
+        tokenizer.vocab_size,
+        tokenizer.beginning_of_document,
+        count_unknown(tokens, tokenizer),
+        fingerprint.hexdigest(),
+        corpus.account(),
+    )
