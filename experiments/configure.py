@@ -30,6 +30,7 @@ from gin import config_parser
 
 from block_recurrent.config import ExperimentConfig, did_you_mean
 
+TO_BE_GIVEN = "(to be given)"
 GIN_FOLDER = Path(__file__).resolve().parents[1] / "gin"
 SECTIONS: dict[str, Any] = typing.get_type_hints(ExperimentConfig)
 PARAMETERS = {
@@ -238,8 +239,15 @@ class _Bindings:
         return places
 
 
-def load(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> ExperimentConfig:
+def load(
+    files: Sequence[str | Path], bindings: Sequence[str] = (), *, needs_data: bool = True
+) -> ExperimentConfig:
     """The experiment that gin files, in order, and then bindings `NAME=VALUE` describe.
+
+    Args:
+      files: relative to the current directory, or else to the folder gin/.
+      bindings: as in `--gin.NAME=VALUE`.
+      needs_data: if not, paths that nothing binds are `TO_BE_GIVEN`.
 
     Raises:
       ConfigError: for whatever is wrong with them, in a sentence or two with file and line or flag
@@ -250,10 +258,18 @@ def load(files: Sequence[str | Path], bindings: Sequence[str] = ()) -> Experimen
         bound.add_file(_find(str(file), [Path(), GIN_FOLDER], f"--gin_file={file}"))
     bound.add_flags(bindings)
     bound.check()
-    sections = {
-        name: bound.build(kind, bound.values(name), name) for name, kind in SECTIONS.items()
-    }
+    values = {name: bound.values(name) for name in SECTIONS}
+    if not needs_data:
+        values["data"] = _missing_paths(values["data"]) | values["data"]
+    sections = {name: bound.build(kind, values[name], name) for name, kind in SECTIONS.items()}
     return bound.build(ExperimentConfig, sections)
+
+
+def _missing_paths(data: dict[str, Any]) -> dict[str, str]:
+    """The paths that the data of these values are read from, to be given."""
+    names = ["path"] if data.get("source") in ("jsonl", "text", "tfds") else []
+    names += ["vocab_path"] if data.get("tokenizer") == "sentencepiece" else []
+    return dict.fromkeys(names, TO_BE_GIVEN)
 
 
 def to_gin(experiment: ExperimentConfig) -> str:
@@ -286,6 +302,7 @@ def parse(
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None = None,
     base_files: Callable[[argparse.Namespace], Sequence[str | Path]] = lambda arguments: (),
+    needs_data: Callable[[argparse.Namespace], bool] = lambda arguments: True,
 ) -> tuple[argparse.Namespace, ExperimentConfig]:
     """The program's arguments and its experiment; exits with status 2 where either is wrong.
 
@@ -293,6 +310,7 @@ def parse(
       parser: the program's parser, from `make_parser`.
       argv: the command line, `sys.argv[1:]` by default.
       base_files: gin files to read before those of `--gin_file`, given the program's arguments.
+      needs_data: as of `load`, given the program's arguments.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     bindings = [word.removeprefix("--gin.") for word in words if word.startswith("--gin.")]
@@ -301,7 +319,8 @@ def parse(
     if unknown:
         parser.error(f"unknown argument {unknown[0]!r}{_nearest_option(parser, unknown[0])}")
     try:
-        return arguments, load([*base_files(arguments), *arguments.gin_file], bindings)
+        files = [*base_files(arguments), *arguments.gin_file]
+        return arguments, load(files, bindings, needs_data=needs_data(arguments))
     except ConfigError as error:
         parser.error(str(error))
 

@@ -2,8 +2,9 @@
 
     python experiments/evaluate.py --workdir=runs/rec
 
-The data may be changed, `--gin.data.path=/other/books`; the figures depend neither on the batch
-size nor on the segment length.
+The result goes to `evaluation_<split>.json` in the work directory. The data may be changed,
+`--gin.data.path=/other/books --gin.data.name=other`; the figures depend neither on the batch size
+nor on the segment length.
 """
 
 import json
@@ -13,20 +14,32 @@ from pathlib import Path
 
 import configure
 import workdir
+from block_recurrent.data.documents import SPLITS
+from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.loop import evaluate_run, load_split
 from block_recurrent.training.progress import ProgressLine
+
+
+def newest_step(directory: Path) -> int | None:
+    """The step of a run's newest checkpoint, None without any."""
+    checkpoints = Checkpoints(directory / "checkpoints")
+    try:
+        return checkpoints.latest_step()
+    finally:
+        checkpoints.close()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     parser = configure.make_parser(__doc__)
     parser.add_argument("--workdir", required=True, type=Path, help="of the training run")
-    parser.add_argument("--split", default="validation", choices=("train", "validation"))
+    parser.add_argument("--split", default="validation", choices=SPLITS)
     try:
         arguments, config = configure.parse(
             parser, argv, lambda found: [workdir.config_file(found.workdir)]
         )
         corpus = load_split(config, arguments.split)
+        step = newest_step(arguments.workdir)
         model = workdir.restore_model(arguments.workdir, config)
     except ValueError as error:
         parser.error(str(error))
@@ -36,8 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     line.end()
     for name, value in evaluation.figures().items():
         print(f"{name:>16} {value:,.6g}" if isinstance(value, float) else f"{name:>16} {value:,}")
-    path = arguments.workdir / f"{arguments.split}.json"
-    path.write_text(json.dumps(evaluation.figures(), indent=2) + "\n")
+    path = arguments.workdir / f"evaluation_{arguments.split}.json"
+    result = {
+        "step": step,
+        "split": arguments.split,
+        "corpus": config.data.corpus_name,
+        "origin": corpus.origin,
+        "documents": len(corpus),
+        **evaluation.figures(),
+    }
+    path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {path}")
     return 0
 

@@ -1,10 +1,15 @@
 """The small Table 1 as text, Markdown, JSON and a picture."""
 
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from layout import FAMILIES, Table, family, write_files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PAPER_COLUMNS = {
     "step_time": "step time",
@@ -46,21 +51,19 @@ class Report(NamedTuple):
             rows.append([name, "", "", "", "", f"{value:.3f}", *empty])
         return rows
 
+    def table(self) -> Table:
+        """The cells under their header."""
+        return Table(COLUMNS, self.cells(), left=("row", "paper: row"))
+
     def text(self) -> str:
         """For the screen."""
-        rows = [list(COLUMNS), *self.cells()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
-        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines = self.table().text().splitlines()
         lines.insert(-len(self.yardsticks) or len(lines), "")
         return "\n".join(lines) + "\n\n" + textwrap.fill(self.description, 100)
 
     def markdown(self) -> str:
         """For a page."""
-        rule = ["---", *["---:"] * 5, "---", *["---:"] * len(PAPER_COLUMNS)]
-        rows = [list(COLUMNS), rule, *self.cells()]
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-        return "\n".join(lines) + "\n\n" + self.description + "\n\n![bits per byte](table.png)\n"
+        return f"{self.table().markdown()}\n\n{self.description}\n\n![bits per byte](table.png)\n"
 
 
 def _row_cells(result: Mapping[str, Any]) -> list[str]:
@@ -73,48 +76,29 @@ def _row_cells(result: Mapping[str, Any]) -> list[str]:
         f"{result['step_time']:.2f}",
         f"{result['bits_per_byte']:.3f}",
         result["paper_row"],
-        *(_paper_cell(name, paper[name]) for name in PAPER_COLUMNS),
+        *(paper_cell(name, paper[name]) for name in PAPER_COLUMNS),
     ]
 
 
-def _paper_cell(name: str, value: float | None) -> str:
+def paper_cell(name: str, value: float | None) -> str:
     """A published figure, with as many digits as the paper gives; blank if there is none."""
     if value is None:
         return ""
     return f"{value:.2f}" if name == "step_time" else f"{value:#.3g}"
 
 
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    left = (0, COLUMNS.index("paper: row"))
-    return [
-        cell.ljust(width) if index in left else cell.rjust(width)
-        for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
-
-
 def write_report(report: Report, folder: Path) -> list[Path]:
     """Writes `table.md`, `table.json` and `table.png`; returns their paths."""
-    paths = [folder / f"table.{kind}" for kind in ("md", "json", "png")]
-    paths[0].write_text(report.markdown(), encoding="utf-8")
-    paths[1].write_text(json.dumps(report._asdict(), indent=2) + "\n")
-    plot(report, paths[2])
-    return paths
+    draw = partial(plot, report)
+    return write_files(folder, "table", report.markdown(), report._asdict(), draw)
 
 
-FAMILIES = {"XL": "tab:gray", "Slide": "tab:blue", "Rec": "tab:red", "Feedback": "tab:purple"}
-
-
-def plot(report: Report, path: Path) -> None:
+def plot(report: Report, figure: "Figure") -> None:
     """Bits per byte by row with the yardsticks as lines, and against relative step time."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (by_row, by_time) = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    by_row, by_time = figure.subplots(1, 2)
     for number, result in enumerate(report.results, 1):
         name, bits = f"{number} {result['row']}", result["bits_per_byte"]
-        color = FAMILIES[result["row"].partition(":")[0]]
+        color = FAMILIES[family(result["row"])]
         by_row.plot(bits, name, "o", color=color)
         by_row.annotate(f"{bits:.3f}", (bits, name), (6, -3), textcoords="offset points")
         by_time.plot(result["step_time"], bits, "o", color=color)
@@ -130,5 +114,3 @@ def plot(report: Report, path: Path) -> None:
     by_time.margins(0.1)
     by_time.set_xlabel("step time relative to the sliding-window model with one layer more")
     by_time.set_ylabel("bits per byte")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)

@@ -21,7 +21,8 @@ class PaperFigures(NamedTuple):
     github: float | None = None
 
 
-# Hutchins et al. 2022, arXiv 2203.07852v3, Table 1.
+# Hutchins et al. 2022, arXiv 2203.07852v3, Table 1. The feedback rows' step time is a range,
+# 1.35 to 1.40, and so has no figure here.
 PAPER = {
     "XL:512": PaperFigures(0.88, None, 3.62, 1.45, 1.21),
     "XL:2048": PaperFigures(2.11, 0.990, 3.58, 1.31, 1.01),

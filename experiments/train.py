@@ -2,6 +2,10 @@
 
     python experiments/train.py --gin_file=gin/laptop_rec_fixed_skip.gin --workdir=runs/rec
 
+    python experiments/train.py --gin_file=gin/table1/arxiv/rec_fixed_skip.gin --dry_run
+
+The second prints configuration, parameters and memory of a run and reads no data.
+
 SIGINT (Ctrl-C) or SIGTERM saves a checkpoint and leaves with status 130; the same command goes on
 from there, with the same result as without the stop.
 """
@@ -11,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import configure
+import dry_run
 import workdir
 from block_recurrent.parameters import count_parameters
 from block_recurrent.training import Stopped, train
@@ -20,8 +25,16 @@ from block_recurrent.training.loop import load_corpora, make_model
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     parser = configure.make_parser(__doc__)
-    parser.add_argument("--workdir", required=True, type=Path, help="checkpoints and metrics")
-    arguments, config = configure.parse(parser, argv)
+    parser.add_argument("--workdir", type=Path, help="checkpoints and metrics")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="only print configuration, parameters and memory"
+    )
+    arguments, config = configure.parse(parser, argv, needs_data=lambda found: not found.dry_run)
+    if arguments.dry_run:
+        print(dry_run.describe(config), end="")
+        return 0
+    if arguments.workdir is None:
+        parser.error("the following arguments are required: --workdir")
     try:
         corpora = load_corpora(config)
         workdir.claim(arguments.workdir, config)

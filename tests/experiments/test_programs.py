@@ -132,11 +132,12 @@ def test_the_configuration_in_the_work_directory_is_that_of_the_run(folder, trai
 
 def test_evaluation_finds_the_figures_of_training(folder, trained):
     output = finish(start(folder, "evaluate.py", f"--workdir={trained}"))
-    figures = json.loads((trained / "validation.json").read_text())
+    figures = json.loads((trained / "evaluation_validation.json").read_text())
     expected = figures_of(trained)[-1]
-    assert {f"validation/{name}": value for name, value in figures.items()} == {
-        name: value for name, value in expected.items() if name != "step"
-    }
+    for name, value in expected.items():
+        assert figures[name.removeprefix("validation/")] == value
+    assert (figures["split"], figures["corpus"], figures["documents"]) == ("validation", "jsonl", 2)
+    assert figures["origin"].startswith("jsonl validation (")
     for name in ("bits_per_token", "bits_per_byte"):
         assert f"{name} {figures[name]:.6g}" in output
     assert f"tokens {figures['tokens']}" in output
@@ -243,7 +244,7 @@ def test_a_work_directory_without_a_run_is_refused(main, folder, tmp_path, capsy
 
 
 WRONG_EVALUATION = {
-    "a split": (["--split=test"], ["--split", "'validation'"]),
+    "a split": (["--split=tset"], ["--split", "'validation'"]),
     "a path": (["--gin.data.path=/no/such/books"], ["/no/such/books", "does not exist"]),
     "a name": (["--gin.data.pat=x"], ["'data.path'"]),
     "an option": (["--splt=train"], ["'--splt=train'", "did you mean '--split'"]),

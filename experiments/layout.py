@@ -1,0 +1,149 @@
+"""What all tables share: text for the screen, Markdown for a page, JSON, and a picture."""
+
+import json
+import math
+import textwrap
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+# Colours of the rows' families, the same in every picture.
+FAMILIES = {"XL": "tab:gray", "Slide": "tab:blue", "Rec": "tab:red", "Feedback": "tab:purple"}
+
+# In a cell that no run fills.
+MISSING = "-"
+
+
+def family(row: str) -> str:
+    """The family of a row, by its name."""
+    return row.partition(":")[0]
+
+
+def count_cell(number: float | None) -> str:
+    """A count with thousands separated."""
+    return MISSING if number is None else f"{number:,.0f}"
+
+
+def short_count(number: float) -> str:
+    """Three digits of a large count, such as "160 M"."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.3g}"
+
+
+class Table(NamedTuple):
+    """Cells as text.
+
+    Attributes:
+      columns: the header.
+      rows: the cells, as many in each as there are columns.
+      left: the columns that are aligned to the left; the others hold figures.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: Collection[str] = ()
+
+    def text(self) -> str:
+        """For the screen."""
+        rows = [self.columns, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(self._aligned(row, widths)).rstrip() for row in rows]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        return "\n".join(lines)
+
+    def markdown(self) -> str:
+        """For a page."""
+        rule = ["---" if column in self.left else "---:" for column in self.columns]
+        lines = ["| " + " | ".join(row) + " |" for row in [self.columns, rule, *self.rows]]
+        return "\n".join(lines)
+
+    def _aligned(self, row: Sequence[str], widths: Sequence[int]) -> list[str]:
+        return [
+            cell.ljust(width) if column in self.left else cell.rjust(width)
+            for column, cell, width in zip(self.columns, row, widths, strict=True)
+        ]
+
+
+class Page(NamedTuple):
+    """Tables with what they say and what they were made of.
+
+    Attributes:
+      tables: the tables by title; an empty title has no heading.
+      description: what the figures are.
+      data: all of it, for JSON.
+    """
+
+    tables: Mapping[str, Table]
+    description: str
+    data: Mapping[str, Any]
+
+    def text(self) -> str:
+        """For the screen."""
+        parts = [f"{title}\n\n{table.text()}".lstrip() for title, table in self.tables.items()]
+        description = textwrap.fill(
+            self.description, 100, break_on_hyphens=False, break_long_words=False
+        )
+        return "\n\n".join([*parts, description])
+
+    def markdown(self, picture: str) -> str:
+        """For a page that shows a picture."""
+        parts = [
+            f"## {title}\n\n{table.markdown()}" if title else table.markdown()
+            for title, table in self.tables.items()
+        ]
+        parts += [self.description, f"![the same as a picture]({picture})\n"]
+        return "\n\n".join(parts)
+
+
+def present(page: Page, draw: Callable[["Figure"], None], folder: Path, name: str) -> None:
+    """Writes `name`.md, `name`.json and `name`.png into `folder`, and prints the page."""
+    paths = write_files(folder, name, page.markdown(f"{name}.png"), page.data, draw)
+    print(page.text() + "\n")
+    for path in paths:
+        print(f"written to {path}")
+
+
+def write_files(
+    folder: Path, name: str, markdown: str, data: Any, draw: Callable[["Figure"], None]
+) -> list[Path]:
+    """Writes `name`.md, `name`.json and `name`.png; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{kind}" for kind in ("md", "json", "png")]
+    paths[0].write_text(markdown, encoding="utf-8")
+    text = json.dumps(_finite(data), indent=2, allow_nan=False)
+    paths[1].write_text(text + "\n", encoding="utf-8")
+    save_picture(draw, paths[2])
+    return paths
+
+
+def _finite(data: Any) -> Any:
+    """`data` with null where a number is not finite, which JSON cannot say."""
+    if isinstance(data, Mapping):
+        return {name: _finite(value) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def save_picture(draw: Callable[["Figure"], None], path: Path) -> None:
+    """Writes what `draw` puts on an empty figure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    draw(figure)
+    figure.savefig(path, dpi=120)
+
+
+def label_logarithmic(axis: "Axis") -> None:
+    """Puts ticks at 1, 2 and 5 of every decade of a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: short_count(value))

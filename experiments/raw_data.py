@@ -1,0 +1,169 @@
+"""The kinds of raw data that `prepare_data.py` reads: their options and their sources."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from block_recurrent.preparation.entries import Source
+from block_recurrent.preparation.latex import LatexBundles
+from block_recurrent.preparation.pg19 import PG19
+from block_recurrent.preparation.repositories import EXTENSIONS, Repositories
+from block_recurrent.preparation.text import TextFiles
+
+
+class Kind(NamedTuple):
+    """One kind of raw data.
+
+    Attributes:
+      help: what it is.
+      add_options: adds its options to a parser.
+      make_source: returns the source that the parsed options describe; raises DataError.
+    """
+
+    help: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    make_source: Callable[[argparse.Namespace], Source]
+
+
+def _several(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _add_pg19(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument(
+        "path",
+        nargs="?",
+        type=Path,
+        metavar="PATH",
+        help="directory with train/*.txt, validation/*.txt, test/*.txt and metadata.csv, or a copy "
+        "prepared by tensorflow-datasets as array_record",
+    )
+    where.add_argument(
+        "--download",
+        type=Path,
+        metavar="PATH",
+        help="get the published directory first, about 11 GB; what is there already is kept",
+    )
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="the numbers of books need not be the published 28602, 50 and 100",
+    )
+
+
+def _pg19(arguments: argparse.Namespace) -> Source:
+    """PG-19 as the command line says; what is to be downloaded is there by now."""
+    return PG19(arguments.path, expect_counts=not arguments.partial)
+
+
+def _add_latex(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path", type=Path, metavar="PATH", help="directory with .tar.gz, .gz, or unpacked papers"
+    )
+    parser.add_argument(
+        "--metadata",
+        type=Path,
+        metavar="FILE",
+        help="arXiv's metadata snapshot as JSON lines, for titles, years and categories",
+    )
+    parser.add_argument(
+        "--categories",
+        type=_several,
+        default=(),
+        metavar="NAMES",
+        help="keep papers with a category that begins so, joined by commas: math.,cs.LG",
+    )
+    parser.add_argument(
+        "--skip_damaged", action="store_true", help="drop damaged bundles instead of stopping"
+    )
+
+
+def _latex(arguments: argparse.Namespace) -> Source:
+    """Papers as the command line says."""
+    return LatexBundles(
+        arguments.path,
+        metadata=arguments.metadata,
+        categories=arguments.categories,
+        skip_damaged=arguments.skip_damaged,
+    )
+
+
+def _add_git(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="a repository, or a directory of repositories",
+    )
+    parser.add_argument(
+        "--extensions",
+        type=_several,
+        default=EXTENSIONS,
+        metavar="ENDS",
+        help=f"how the files that are read end, joined by commas ({','.join(EXTENSIONS)})",
+    )
+    parser.add_argument(
+        "--max_file_bytes",
+        type=int,
+        default=1_000_000,
+        metavar="N",
+        help="leave out larger files (1000000)",
+    )
+    parser.add_argument(
+        "--each_child",
+        action="store_true",
+        help="every folder in PATH is a document, git repository or not",
+    )
+    parser.add_argument(
+        "--commit", default="HEAD", help="branch, tag or hash to read in git repositories (HEAD)"
+    )
+
+
+def _git(arguments: argparse.Namespace) -> Source:
+    """Source code as the command line says."""
+    return Repositories(
+        arguments.paths,
+        extensions=arguments.extensions,
+        max_file_bytes=arguments.max_file_bytes,
+        each_child=arguments.each_child,
+        commit=arguments.commit,
+    )
+
+
+def _add_text(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="directories, read with all below, and files: .txt, .jsonl, .jsonl.gz, .jsonl.zst, "
+        ".parquet; records in a file called train, validation or test belong to that split",
+    )
+    for field in ("id", "text", "title"):
+        parser.add_argument(
+            f"--{field}_column",
+            default=field,
+            metavar="NAME",
+            help=f"what the {field} of a record is called ({field})",
+        )
+
+
+def _text(arguments: argparse.Namespace) -> Source:
+    """Text as the command line says."""
+    return TextFiles(
+        arguments.paths,
+        id_column=arguments.id_column,
+        text_column=arguments.text_column,
+        title_column=arguments.title_column,
+    )
+
+
+KINDS = {
+    "pg19": Kind("PG-19, in its published splits", _add_pg19, _pg19),
+    "latex": Kind("source bundles from arXiv, a paper a document", _add_latex, _latex),
+    "git": Kind("source code, a repository a document", _add_git, _git),
+    "text": Kind("any text, a file or a record a document", _add_text, _text),
+}
