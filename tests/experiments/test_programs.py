@@ -158,12 +158,24 @@ def test_the_prompt_begins_a_document(tmp_path):
     "text", ["aé書\U0001f600z".encode(), b"a\xffb", b"\xff\xff\xff\xe2\x82\xac"]
 )
 def test_text_is_written_as_it_comes_and_never_a_part_of_a_character(text, capsys):
-    stream, written = generate.Stream(ByteTokenizer()), ""
+    stream, written = generate.Stream(ByteTokenizer(), np.zeros(1, np.int32)), ""
     for end, byte in enumerate(text, start=1):
         stream(np.array([byte], np.int32))
         written += capsys.readouterr().out
         assert text[:end].decode(errors="replace").startswith(written)
     assert written == text.decode(errors="replace")
+
+
+def test_the_space_between_words_is_written_whatever_a_tokenizer_does_with_the_first():
+    class Words(ByteTokenizer):
+        words = ("in", "the", "state")
+
+        def decode(self, tokens):
+            return " ".join(self.words[token] for token in tokens)
+
+    prompt, rest = np.array([0, 1], np.int32), np.array([2, 0, 2], np.int32)
+    assert generate.text_after(Words(), prompt, rest) == " state in state"
+    assert generate.text_after(Words(), prompt[:0], rest) == "state in state"
 
 
 def test_samples_differ_and_follow_from_prompt_and_seed(trained, tmp_path, capsys, monkeypatch):

@@ -55,7 +55,8 @@ def steps_compiled_once():
 
     def remembering(*arguments):
         def step(state, batch):
-            compiled_step = compiled.setdefault(state.model.config, make(*arguments))
+            key = (state.model.config, *arguments[2:])
+            compiled_step = compiled.setdefault(key, make(*arguments))
             return compiled_step(jax.device_put(state, jax.devices()[0]), batch)
 
         return step
@@ -207,6 +208,17 @@ def test_progress_goes_to_standard_error_unless_told_otherwise(tmp_path, capsys)
     output, progress = capsys.readouterr()
     assert output == ""
     assert "continuing from step 1" in progress and "step 2: validation" in progress
+
+
+def test_cleared_states_change_training_and_evaluation(tmp_path):
+    kept, cleared = change(num_steps=2), change(num_steps=2, clear_states=True)
+    model, evaluation = run(kept, tmp_path / "kept")
+    run(cleared, tmp_path / "cleared")
+    first, other = (figures_of(tmp_path / name)[0] for name in ("kept", "cleared"))
+    assert first["step"] == other["step"] == 2
+    assert first["bits_per_token"] != other["bits_per_token"]
+    assert loop.evaluate_run(kept, model, CORPORA.validation).nats == evaluation.nats
+    assert loop.evaluate_run(cleared, model, CORPORA.validation).nats != evaluation.nats
 
 
 @pytest.fixture
