@@ -268,6 +268,8 @@ class TrainingConfig(_Checked):
       evaluate_every: steps between evaluations; the last step is always evaluated.
       checkpoint_every: steps between checkpoints; the last step is always saved.
       keep_checkpoints: how many of the newest checkpoints stay.
+      non_finite: what to do where loss or gradient are not finite: "stop" the run, or "skip" the
+        step, which leaves the parameters as they were (the run stops after ten in a row).
       clear_states: begin every segment with the initial recurrent states, in training and in
         evaluation; keys and values are carried as ever (ablation, paper, section 4).
     """
@@ -278,6 +280,7 @@ class TrainingConfig(_Checked):
     evaluate_every: int = 10_000
     checkpoint_every: int = 1_000
     keep_checkpoints: int = 3
+    non_finite: Literal["stop", "skip"] = "stop"
     clear_states: bool = False
 
     def _validate(self) -> None:

@@ -22,8 +22,9 @@ import jax.numpy as jnp
 
 import block_recurrent as br
 import configure
+import errors
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.training.loop import make_model
+from block_recurrent.training.experiment import make_model
 from rows import Row, recurrent, reference, slide, table_rows
 from timing import TimedStep, matmul_rate, ratio, time_in_turn
 
@@ -125,6 +126,7 @@ def print_steps(results: Sequence[dict[str, Any]], peak: float) -> None:
         )
 
 
+@errors.reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     parser = configure.make_parser(__doc__)
@@ -136,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         rows = choose_rows(base, arguments.rows)
-    except (configure.ConfigError, ValueError) as error:
+    except ValueError as error:
         parser.error(str(error))
     peak = matmul_rate(dtype=base.model.dtype)
     steps = measure_steps(rows, arguments.rounds)

@@ -295,6 +295,7 @@ def make_parser(documentation: str | None) -> argparse.ArgumentParser:
     group.add_argument(
         "--gin_file", action="append", default=[], metavar="FILE", help="gin file; may be repeated"
     )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

@@ -13,39 +13,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import configure
+import errors
 import workdir
 from block_recurrent.data.documents import SPLITS
-from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.loop import evaluate_run, load_split
+from block_recurrent.training.experiment import evaluate_run, load_split
 from block_recurrent.training.progress import ProgressLine
+from block_recurrent.training.signals import stop_on_signal
 
 
-def newest_step(directory: Path) -> int | None:
-    """The step of a run's newest checkpoint, None without any."""
-    checkpoints = Checkpoints(directory / "checkpoints")
-    try:
-        return checkpoints.latest_step()
-    finally:
-        checkpoints.close()
-
-
+@errors.reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     parser = configure.make_parser(__doc__)
     parser.add_argument("--workdir", required=True, type=Path, help="of the training run")
     parser.add_argument("--split", default="validation", choices=SPLITS)
-    try:
-        arguments, config = configure.parse(
-            parser, argv, lambda found: [workdir.config_file(found.workdir)]
-        )
-        corpus = load_split(config, arguments.split)
-        step = newest_step(arguments.workdir)
-        model = workdir.restore_model(arguments.workdir, config)
-    except ValueError as error:
-        parser.error(str(error))
-    print(corpus.summary(), flush=True)
+    arguments, config = configure.parse(
+        parser, argv, lambda found: [workdir.config_file(found.workdir)]
+    )
     line = ProgressLine()
-    evaluation = evaluate_run(config, model, corpus, line)
+    with stop_on_signal(nothing_to_save=True), errors.knobs_named(config):
+        step, model = workdir.restore_model(arguments.workdir, config)
+        corpus = load_split(config, arguments.split, line)
+        print(corpus.summary(), flush=True)
+        evaluation = evaluate_run(config, model, corpus, line)
     line.end()
     for name, value in evaluation.figures().items():
         print(f"{name:>16} {value:,.6g}" if isinstance(value, float) else f"{name:>16} {value:,}")

@@ -13,10 +13,11 @@ import numpy as np
 
 import block_recurrent as br
 import configure
+import errors
 import workdir
 from block_recurrent.data import Tokenizer
-from block_recurrent.training.loop import make_run_tokenizer
-
+from block_recurrent.training.experiment import make_run_tokenizer
+from block_recurrent.training.signals import stop_on_signal
 
 # Tokens before a piece of text that may decide how it is written: the space before a word.
 CONTEXT = 8
@@ -81,30 +82,35 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@errors.reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     parser = make_parser()
-    try:
-        arguments, config = configure.parse(
-            parser, argv, lambda found: [workdir.config_file(found.workdir)]
-        )
-        model = workdir.restore_model(arguments.workdir, config)
+    arguments, config = configure.parse(
+        parser, argv, lambda found: [workdir.config_file(found.workdir)]
+    )
+    with stop_on_signal(nothing_to_save=True):
+        _, model = workdir.restore_model(arguments.workdir, config)
         tokenizer = make_run_tokenizer(config)
-        prompt = read_prompt(arguments.prompt, tokenizer)
+        try:
+            prompt = read_prompt(arguments.prompt, tokenizer)
+        except OSError as error:
+            parser.error(f"--prompt={arguments.prompt}: {error.strerror}")
         samples, stream = arguments.samples, Stream(tokenizer, prompt)
-        new_tokens = br.generate(
-            model,
-            model.initial_state(samples),
-            jnp.tile(prompt, (samples, 1)),
-            max_new_tokens=arguments.max_new_tokens,
-            temperature=arguments.temperature,
-            top_k=arguments.top_k,
-            top_p=arguments.top_p,
-            seed=arguments.seed,
-            callback=stream if samples == 1 else None,
-        )
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+        try:
+            new_tokens = br.generate(
+                model,
+                model.initial_state(samples),
+                jnp.tile(prompt, (samples, 1)),
+                max_new_tokens=arguments.max_new_tokens,
+                temperature=arguments.temperature,
+                top_k=arguments.top_k,
+                top_p=arguments.top_p,
+                seed=arguments.seed,
+                callback=stream if samples == 1 else None,
+            )
+        except ValueError as error:
+            parser.error(str(error))
     if samples == 1:
         stream.flush()
         print()

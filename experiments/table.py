@@ -18,13 +18,20 @@ from typing import Any
 import jax
 
 import configure
+import errors
 import workdir
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.data import Corpus, DataError, TokenizedCorpus, byte_count, tokenize
+from block_recurrent.data import Corpus, TokenizedCorpus, byte_count, tokenize
 from block_recurrent.parameters import count_parameters
-from block_recurrent.training import Stopped, train
-from block_recurrent.training.loop import Corpora, load_documents, make_lanes, make_run_tokenizer
+from block_recurrent.training import train
+from block_recurrent.training.experiment import (
+    Corpora,
+    load_documents,
+    make_lanes,
+    make_run_tokenizer,
+)
 from block_recurrent.training.progress import ProgressLine, duration
+from block_recurrent.training.signals import stop_on_signal
 from report import Report, write_report
 from rows import Row, reference, table_rows
 from timing import TimedStep, ratio, time_in_turn
@@ -185,6 +192,7 @@ class Table:
         )
 
 
+@errors.reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     begin = time.monotonic()
@@ -195,19 +203,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser, argv, lambda found: ["table_long.gin" if found.long else "table.gin"]
     )
     folder = arguments.workdir or Path("runs/table-long" if arguments.long else "runs/table")
-    try:
+    with stop_on_signal(nothing_to_save=True), errors.knobs_named(base):
         table = Table(base, folder)
         print(table.describe() + "\n", flush=True)
-        results = table.run()
-    except (configure.ConfigError, DataError) as error:
-        parser.error(str(error))
-    except Stopped as stopped:
-        print(f"stopped ({stopped}); the same command goes on from here", file=sys.stderr)
-        return 130
-    report = table.report(results)
-    print("\n" + report.text())
-    for path in write_report(report, folder):
-        print(f"written to {path}")
+        report = table.report(table.run())
+        print("\n" + report.text())
+        for path in write_report(report, folder):
+            print(f"written to {path}")
     print(f"{duration(time.monotonic() - begin)} in all")
     return 0
 

@@ -12,7 +12,7 @@ import numpy as np
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import Batch
 from block_recurrent.training import TrainState, make_optimizer, make_train_step
-from block_recurrent.training.loop import make_model
+from block_recurrent.training.experiment import make_model
 from block_recurrent.training.step import initial_train_state
 
 

@@ -6,8 +6,8 @@
 
 The second prints configuration, parameters and memory of a run and reads no data.
 
-SIGINT (Ctrl-C) or SIGTERM saves a checkpoint and leaves with status 130; the same command goes on
-from there, with the same result as without the stop.
+SIGINT (Ctrl-C) or SIGTERM saves a checkpoint and leaves with status 130 or 143, a second one leaves
+at once; the same command goes on from there, with the same result as without the stop.
 """
 
 import sys
@@ -16,12 +16,16 @@ from pathlib import Path
 
 import configure
 import dry_run
+import errors
 import workdir
 from block_recurrent.parameters import count_parameters
-from block_recurrent.training import Stopped, train
-from block_recurrent.training.loop import load_corpora, make_model
+from block_recurrent.training import train
+from block_recurrent.training.experiment import load_corpora, make_model
+from block_recurrent.training.progress import ProgressLine
+from block_recurrent.training.signals import stop_on_signal
 
 
+@errors.reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     parser = configure.make_parser(__doc__)
@@ -35,22 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.workdir is None:
         parser.error("the following arguments are required: --workdir")
-    try:
-        corpora = load_corpora(config)
+    line = ProgressLine()
+    with stop_on_signal(nothing_to_save=True):
+        workdir.check_claim(arguments.workdir, config)
+        corpora = load_corpora(config, line)
         workdir.claim(arguments.workdir, config)
-    except ValueError as error:
-        parser.error(str(error))
-    for corpus in corpora:
-        print(corpus.summary())
-    sizes = [f"{count_parameters(make_model(config), embedding=e):,}" for e in (True, False)]
+        workdir.record_launch(arguments.workdir, argv)
+        for corpus in corpora:
+            print(corpus.summary())
+        model = make_model(config)
+    sizes = [f"{count_parameters(model, embedding=e):,}" for e in (True, False)]
     print(f"parameters: {sizes[0]}, without embedding {sizes[1]}", flush=True)
-    try:
-        train(config, arguments.workdir, corpora)
-    except Stopped:
-        return 130
-    except (ValueError, FloatingPointError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
+    with errors.knobs_named(config):
+        train(config, arguments.workdir, corpora, line=line)
     return 0
 
 

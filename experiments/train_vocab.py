@@ -13,8 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import errors
 from block_recurrent.data import DataError, SentencePieceTokenizer, TfdsDirectory, byte_count
 from block_recurrent.preparation.vocabulary import train_vocabulary
+from block_recurrent.training.signals import stop_on_signal
 
 MEGABYTE = 10**6
 
@@ -33,6 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=500,
         help="of text to learn from, spread evenly over the documents (500)",
     )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
@@ -90,17 +93,15 @@ def run(arguments: argparse.Namespace) -> None:
     )
 
 
+@errors.reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if arguments.vocab_size < 1 or arguments.max_megabytes < 1:
         parser.error("--vocab_size and --max_megabytes must be at least 1")
-    try:
+    with stop_on_signal(nothing_to_save=True):
         run(arguments)
-    except (DataError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
     return 0
 
 

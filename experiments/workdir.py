@@ -1,7 +1,16 @@
-"""What the programs know of a work directory: its configuration and its newest parameters."""
+"""What the programs know of a work directory: its configuration, launches and parameters."""
 
+import importlib.metadata
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from flax import nnx
 
 from block_recurrent import LanguageModel
@@ -10,17 +19,35 @@ from block_recurrent.training.checkpoints import Checkpoints
 from configure import ConfigError, load, to_gin
 
 CONFIG = "config.gin"
-# All else of `training.`, such as the length of the run, may change when it is continued.
-SEED = "training.seed"
+LAUNCHES = "launches.jsonl"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "block_recurrent")
+# When a run is continued, its length and rhythm may change, and its files may have moved: what is
+# in them is compared with what the run began with.
+MAY_CHANGE = ("training.", "data.path", "data.cache_path", "data.vocab_path", "data.name")
+MAY_NOT_CHANGE = ("training.seed", "training.clear_states")
 
 
 def claim(workdir: Path, config: ExperimentConfig) -> None:
-    """Writes the resolved configuration, or checks that it is the one the run began with.
+    """Writes the resolved configuration; errors as of `check_claim`."""
+    check_claim(workdir, config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    partial = workdir / f"{CONFIG}.partial"
+    partial.write_text(to_gin(config), encoding="utf-8")
+    partial.replace(workdir / CONFIG)
+
+
+def check_claim(workdir: Path, config: ExperimentConfig) -> None:
+    """Checks that a directory is new, or that of a run with this configuration.
 
     Raises:
-      ConfigError: the directory belongs to another configuration; every difference is listed.
+      ConfigError: the directory belongs to another configuration, every difference is listed; or
+        it holds something else.
     """
     path = workdir / CONFIG
+    if workdir.exists() and not path.exists() and (found := _foreign(workdir)):
+        raise ConfigError(
+            f"{workdir} holds no run, but {', '.join(found[:3])}; choose another --workdir"
+        )
     if path.exists():
         differences = _differences(load([path]), config)
         if differences:
@@ -29,8 +56,6 @@ def claim(workdir: Path, config: ExperimentConfig) -> None:
                 f"{workdir} holds a run with another configuration; choose another --workdir or "
                 f"undo the change:\n  {listed}"
             )
-    workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_gin(config), encoding="utf-8")
 
 
 def _differences(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
@@ -38,8 +63,49 @@ def _differences(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
     return [
         f"{before}, now {after.partition(' = ')[2]}"
         for before, after in pairs
-        if before != after and (before.startswith(SEED) or not before.startswith("training."))
+        if before != after
+        and (before.startswith(MAY_NOT_CHANGE) or not before.startswith(MAY_CHANGE))
     ]
+
+
+def _foreign(workdir: Path) -> list[str]:
+    if not workdir.is_dir():
+        return ["it is a file"]
+    ours = {"lock", f"{CONFIG}.partial"}
+    return sorted(path.name for path in workdir.iterdir() if path.name not in ours)
+
+
+def record_launch(workdir: Path, argv: Sequence[str] | None) -> None:
+    """Appends to `launches.jsonl` what is running: command, versions, commit and devices."""
+    launch = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": shlex.join([sys.argv[0], *(sys.argv[1:] if argv is None else argv)]),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "host": {"system": platform.platform(), "name": platform.node()},
+    }
+    with (workdir / LAUNCHES).open("a") as file:
+        file.write(json.dumps(launch) + "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the program's own repository, marked where files differ from it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    command += ["--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
 
 
 def config_file(workdir: str | Path) -> Path:
@@ -54,15 +120,18 @@ def config_file(workdir: str | Path) -> Path:
     return path
 
 
-def restore_model(workdir: str | Path, config: ExperimentConfig) -> LanguageModel:
-    """The model with the newest checkpoint's parameters.
+def restore_model(workdir: str | Path, config: ExperimentConfig) -> tuple[int, LanguageModel]:
+    """The newest whole checkpoint's step, and the model with its parameters.
 
     Raises:
       CheckpointError: there is no checkpoint yet, or it does not fit the configuration.
     """
-    checkpoints = Checkpoints(Path(workdir) / "checkpoints")
+    checkpoints = Checkpoints(Path(workdir) / "checkpoints", warn=_warn)
     try:
-        model = LanguageModel(config.model, rngs=nnx.Rngs(0))
-        return checkpoints.restore_parameters(model)
+        return checkpoints.restore_parameters(LanguageModel(config.model, rngs=nnx.Rngs(0)))
     finally:
         checkpoints.close()
+
+
+def _warn(sentence: str) -> None:
+    print(f"WARNING: {sentence}", file=sys.stderr)

@@ -15,9 +15,9 @@ import json, pathlib, sys
 import jax
 from block_recurrent.config import *
 from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
-from block_recurrent.training.loop import Corpora, Run
+from block_recurrent.training.experiment import Corpora
+from block_recurrent.training.loop import Run
 from block_recurrent.training.progress import ProgressLine
-from block_recurrent.training.signals import StopRequest
 
 sizes = dict(model_size=8, num_heads=2, head_size=4, mlp_size=8, window=4, num_states=4)
 config = ExperimentConfig(
@@ -32,7 +32,7 @@ tokens = tokenize(Corpus(documents), ByteTokenizer())
 workdir, line = pathlib.Path(sys.argv[1]), ProgressLine(quiet=True)
 run = Run(config, workdir, Corpora(tokens, tokens), line)
 begun = run.step
-model, evaluation = run.finish(StopRequest())
+model, evaluation = run.finish()
 run.close()
 weights = jax.tree.leaves(model)
 carried = run.state.carried

@@ -5,16 +5,18 @@ split, reads only those where it can, and leaves the count of what it had to dro
 """
 
 import gzip
+import importlib
 import json
 import os
 import re
 import sysconfig
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, BinaryIO, Literal, NoReturn
 
 from block_recurrent.data.documents import Document, split_of
 from block_recurrent.data.errors import DataError
@@ -70,6 +72,12 @@ def decode(data: bytes) -> tuple[str, bool]:
         return data.decode(), False
     except UnicodeDecodeError:
         return data.decode("utf-8", "replace"), True
+
+
+def replace_lone_surrogates(text: str) -> tuple[str, bool]:
+    """Returns `text` with U+FFFD for what UTF-8 cannot encode, and whether there was any."""
+    replaced, count = _LONE_SURROGATE.subn("\ufffd", text)
+    return replaced, count > 0
 
 
 def stdlib(path: Path | None, reading: Reading) -> Iterator[Document]:
@@ -130,14 +138,15 @@ def jsonl(path: Path | None, reading: Reading) -> Iterator[Document]:
     if not file.name.endswith((".jsonl", ".jsonl.gz")):
         raise DataError(f"{file} must end in .jsonl or .jsonl.gz: rename it, or use source 'text'.")
     line_of: dict[str, int] = {}
-    for number, line in _lines(file):
+    for number, line in json_lines(file):
         content, invalid = decode(line)
-        document = _parse(content, f"{file}, line {number}")
+        where = f"{file}, line {number}"
+        document = to_document(parse_json(content, where), where)
         if (first := line_of.setdefault(document.id, number)) != number:
             raise DataError(f"{file}: lines {first} and {number} share the id {document.id!r}.")
         if reading.wants(document.id) or given:
-            text, lone_surrogates = _LONE_SURROGATE.subn("\ufffd", document.text)
-            reading.repaired += invalid or lone_surrogates > 0
+            text, lone_surrogates = replace_lone_surrogates(document.text)
+            reading.repaired += invalid or lone_surrogates
             yield document._replace(text=text)
 
 
@@ -151,9 +160,12 @@ def _split_file(directory: Path, split: str) -> Path:
     return present[0]
 
 
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields the number, from 1, and the bytes of every line that is not blank."""
-    open_file = gzip.open if file.suffix == ".gz" else open
+def json_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields the number, from 1, and the bytes of every line, of .gz and .zst too, not blank.
+
+    Raises DataError, naming the file, if it is damaged.
+    """
+    open_file = {".gz": gzip.open, ".zst": _open_zstd}.get(file.suffix, open)
     try:
         with open_file(file, "rb") as lines:
             yield from ((n, line) for n, line in enumerate(lines, start=1) if line.strip())
@@ -161,14 +173,61 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{file} cannot be read: {error}; fetch or write it again.") from error
 
 
-def _parse(line: str, where: str) -> Document:
+@contextmanager
+def _open_zstd(file: Path, mode: Literal["rb"]) -> Iterator[Iterator[bytes]]:
+    with file.open(mode) as data:
+        yield _split_lines(_decompress(data, optional_package("zstandard", file)))
+
+
+def _decompress(data: BinaryIO, zstandard: Any) -> Iterator[bytes]:
+    """Yields the content of Zstandard frames; the library's own reader takes a cut for the end."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
+    frame, whole = decompressor.decompressobj(), True
+    try:
+        while chunk := data.read(2**17):
+            while chunk:
+                yield frame.decompress(chunk)
+                chunk, whole = frame.unused_data, frame.eof
+                if whole:
+                    frame = decompressor.decompressobj()
+    except zstandard.ZstdError as error:
+        raise OSError(str(error)) from error
+    if not whole:
+        raise EOFError("the compressed data is cut short")
+
+
+def _split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
+def optional_package(name: str, file: Path) -> Any:
+    """Imports what only some files need; raises DataError if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        raise DataError(f"{file}: reading it needs {package}: pip install {package}.") from error
+
+
+def parse_json(line: str, where: str) -> dict[str, Any]:
+    """Returns the object in a line; raises DataError, beginning with `where`, if there is none."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON, {error}; write one object a line.") from error
     if not isinstance(record, dict):
         raise DataError(f"{where}: a {type(record).__name__}; write an object with id and text.")
-    values = {"title": ""} | record
+    return record
+
+
+def to_document(record: Mapping[str, Any], where: str) -> Document:
+    """Returns the document of a record; raises DataError, beginning with `where`, if it is none."""
+    values = {"title": ""} | dict(record)
     for key in Document._fields:
         if key not in values:
             raise DataError(f"{where}: no {key!r}; every record needs id and text.")

@@ -237,14 +237,11 @@ class _Shard:
     def read(self, number: int) -> bytes:
         """Returns a record."""
         try:
-            data = self._reader.read([number])[0]
+            return self._reader.read([number])[0]
         except RuntimeError as error:
             raise DataError(
                 f"{self.path}, record {number} is damaged ({error}); {_AGAIN}."
             ) from error
-        if not data:
-            raise DataError(f"{self.path}, record {number} is empty; {_AGAIN}.")
-        return data
 
 
 def _compare(document: Document, expected: tuple[str, str], where: str) -> None:

@@ -19,8 +19,14 @@ class MetricsFile:
     def __init__(self, path: str | os.PathLike[str], *, step: int = 0):
         self._path = Path(path)
         kept = [line for line in read_metrics(self._path) if line["step"] <= step]
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(partial, self._path)
         self._last = kept[-1] if kept else None
+
+    def has(self, step: int, name: str) -> bool:
+        """Whether the last line is of this step and has this figure."""
+        return self._last is not None and self._last["step"] == step and name in self._last
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
         """Appends a line, unless it is the last one again."""
@@ -54,6 +60,10 @@ class TensorBoard:
             self._writer = None
         else:
             self._writer = SummaryWriter(os.fspath(directory), purge_step=step + 1)
+
+    def has(self, step: int, name: str) -> bool:
+        """Whether the last line is of this step and has this figure."""
+        return self._last is not None and self._last["step"] == step and name in self._last
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
         """Writes each number under its name."""

@@ -1,35 +1,94 @@
-"""Stopping politely: the first SIGINT or SIGTERM asks, the second ends the process at once."""
+"""Stopping politely: the first SIGINT or SIGTERM asks, the second ends the process at once.
 
+Signals are taken by a thread of their own, so that they are noticed at once even while the main
+thread compiles for minutes.
+"""
+
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_END = b"\0"
+
+
+class Stopped(Exception):
+    """A signal ended the work.
+
+    Attributes:
+      signal: its name.
+      exit_status: what the process should end with, 128 and the signal's number.
+    """
+
+    def __init__(self, name: str, what: str = ""):
+        super().__init__(f"stopped by {name}{what}")
+        self.signal = name
+        self.exit_status = 128 + signal.Signals[name].value
+
 
 class StopRequest:
-    """Whether a signal has asked the run to stop.
+    """Whether a signal has asked the work to stop.
 
     Attributes:
       signal: the signal's name, or None.
+      nothing_to_save: the first signal may end the process at once, wherever it is.
     """
 
-    signal: str | None = None
+    def __init__(self, *, nothing_to_save: bool = False):
+        self.signal: str | None = None
+        self.nothing_to_save = nothing_to_save
+
+    def check(self, what: str = "") -> None:
+        """Raises Stopped, its message ending in `what`, if a signal has come."""
+        if self.signal is not None:
+            raise Stopped(self.signal, what)
+
+    def note(self, number: int) -> None:
+        """Takes a first signal."""
+        self.signal = self.signal or signal.Signals(number).name
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
-    """Within the context, notes a first SIGINT or SIGTERM instead of raising."""
-    request = StopRequest()
+def stop_on_signal(*, nothing_to_save: bool = False) -> Iterator[StopRequest]:
+    """Within the context, SIGINT and SIGTERM make requests; call it in the main thread.
 
-    def note(number: int, frame: object) -> None:
-        del frame
-        request.signal = signal.Signals(number).name
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-    names = (signal.SIGINT, signal.SIGTERM)
-    before = {name: signal.signal(name, note) for name in names}
+    Args:
+      nothing_to_save: the request's attribute, which may be changed at any time.
+    """
+    request = StopRequest(nothing_to_save=nothing_to_save)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    thread = threading.Thread(target=_watch, args=(reader, request), daemon=True, name="signals")
+    thread.start()
+    before = {number: signal.signal(number, lambda n, _: request.note(n)) for number in SIGNALS}
+    wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield request
     finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+        signal.set_wakeup_fd(wakeup_before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.write(writer, _END)
+        thread.join()
+        os.close(writer)
+        os.close(reader)
+
+
+def _watch(reader: int, request: StopRequest) -> None:
+    first = True
+    while (taken := os.read(reader, 1)) != _END:
+        if taken[0] in SIGNALS:
+            request.note(taken[0])
+            if request.nothing_to_save or not first:
+                _leave(taken[0], "there was nothing to save" if first else "by a second signal")
+            first = False
+
+
+def _leave(number: int, why: str) -> None:
+    """Ends the process, whatever the main thread is doing."""
+    sys.stdout.flush()
+    os.write(2, f"\nstopped at once by {signal.Signals(number).name}: {why}\n".encode())
+    os._exit(128 + number)

@@ -47,6 +47,11 @@ class StepMetrics(NamedTuple):
     targets: Any
     gradient_norm: Any
 
+    @property
+    def finite(self) -> Any:
+        """Whether loss and gradient are numbers."""
+        return jnp.isfinite(self.nats) & jnp.isfinite(self.gradient_norm)
+
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
@@ -98,13 +103,18 @@ def segment_loss(
 
 
 def make_train_step(
-    optimizer: optax.GradientTransformation, dropout_key: Array, clear_states: bool = False
+    optimizer: optax.GradientTransformation,
+    dropout_key: Array,
+    *,
+    clear_states: bool = False,
+    skip_non_finite: bool = False,
 ) -> TrainStep:
     """The compiled step; it takes over (donates) the memory of the state it is given.
 
     The mean loss over the batch's targets is minimised. No gradient flows into the carried state.
     Dropout of step t depends on `dropout_key` and t alone. `clear_states` is that of
-    `TrainingConfig`.
+    `TrainingConfig`. `skip_non_finite` leaves everything but the step's number as it was where loss
+    or gradient are not finite.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
@@ -118,6 +128,23 @@ def make_train_step(
         named = cast(dict[str, Array], optax.apply_updates(named, updates))
         model = replace_parameters(state.model, named)
         metrics = StepMetrics(nats, targets, optax.tree.norm(gradients))
-        return TrainState(model, optimizer_state, carried, state.step + 1), metrics
+        taken = TrainState(model, optimizer_state, carried, state.step + 1)
+        if skip_non_finite:
+            skipped = state._replace(step=taken.step)
+            taken = jax.tree.map(
+                lambda new, old: jnp.where(metrics.finite, new, old), taken, skipped
+            )
+        return taken, metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+@jax.jit
+def _finite_leaves(leaves: list[Array]) -> Array:
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def all_finite(state: TrainState) -> bool:
+    """Whether parameters, optimizer and carried state are all numbers."""
+    leaves = jax.tree.leaves((state.model, state.optimizer, state.carried))
+    return bool(_finite_leaves([leaf for leaf in leaves if leaf.size]))

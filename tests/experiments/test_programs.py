@@ -195,15 +195,18 @@ def test_samples_differ_and_follow_from_prompt_and_seed(trained, tmp_path, capsy
     assert samples(f"--prompt={tmp_path / 'prompt'}", seed=4) != output
 
 
-# Wrong calls, within this process: status 2 and a sentence.
+# Wrong calls, within this process: a sentence, and a status that says of which kind.
+WRONG_CALL, WRONG_DATA, WRONG_CHECKPOINT = 2, 3, 4
 
 
-def refusal(main, capsys, *arguments: str) -> str:
-    """The last line of the message of a call that ends in status 2."""
-    with pytest.raises(SystemExit) as caught:
-        main(list(map(str, arguments)))
+def refusal(main, capsys, *arguments: str, status: int = WRONG_CALL) -> str:
+    """The message of a call that ends in this status."""
+    try:
+        ended = main(list(map(str, arguments)))
+    except SystemExit as caught:
+        ended = caught.code
     output, errors = capsys.readouterr()
-    assert caught.value.code == 2
+    assert ended == status
     assert "Traceback" not in errors and output == ""
     return errors.partition(": error: ")[2]
 
@@ -221,7 +224,9 @@ WRONG_TRAINING = {
 @pytest.mark.parametrize("arguments, words", WRONG_TRAINING.values(), ids=WRONG_TRAINING)
 def test_training_refuses_what_is_wrong(arguments, words, folder, tmp_path, capsys):
     workdir = [f"--workdir={tmp_path / 'run'}"] if arguments else []
-    message = refusal(train.main, capsys, f"--gin_file={folder}/tiny.gin", *workdir, *arguments)
+    status = WRONG_DATA if "--gin.data.path=/no/such/books" in arguments else WRONG_CALL
+    arguments = [f"--gin_file={folder}/tiny.gin", *workdir, *arguments]
+    message = refusal(train.main, capsys, *arguments, status=status)
     assert all(word in message for word in words), message
     assert not (tmp_path / "run").exists()
 
@@ -230,7 +235,7 @@ def test_training_refuses_a_split_without_documents(folder, tmp_path, capsys):
     (tmp_path / "train.jsonl").write_text((folder / "books/train.jsonl").read_text())
     (tmp_path / "validation.jsonl").write_text('{"id": "empty", "text": " "}\n')
     arguments = [*train_arguments(folder, "empty"), f"--gin.data.path={tmp_path}"]
-    message = refusal(train.main, capsys, *arguments)
+    message = refusal(train.main, capsys, *arguments, status=WRONG_DATA)
     assert "jsonl validation" in message and "1 empty" in message
     assert not (folder / "empty").exists()
 
@@ -251,22 +256,25 @@ def test_a_work_directory_without_a_run_is_refused(main, folder, tmp_path, capsy
     assert "--workdir" in refusal(main, capsys)
     config = configure.to_gin(configure.load([folder / "tiny.gin"]))
     (tmp_path / "config.gin").write_text(config)
-    assert "there is no checkpoint in" in refusal(main, capsys, f"--workdir={tmp_path}")
+    message = refusal(main, capsys, f"--workdir={tmp_path}", status=WRONG_CHECKPOINT)
+    assert "there is no checkpoint in" in message
     assert not (tmp_path / "none").exists()
 
 
 WRONG_EVALUATION = {
-    "a split": (["--split=tset"], ["--split", "'validation'"]),
-    "a path": (["--gin.data.path=/no/such/books"], ["/no/such/books", "does not exist"]),
-    "a name": (["--gin.data.pat=x"], ["'data.path'"]),
-    "an option": (["--splt=train"], ["'--splt=train'", "did you mean '--split'"]),
-    "another model": (["--gin.model.mlp_size=24"], ["mlp"]),
+    "a split": (["--split=tset"], ["--split", "'validation'"], WRONG_CALL),
+    "a path": (["--gin.data.path=/no/books"], ["/no/books", "does not exist"], WRONG_DATA),
+    "a name": (["--gin.data.pat=x"], ["'data.path'"], WRONG_CALL),
+    "an option": (["--splt=train"], ["'--splt=train'", "did you mean '--split'"], WRONG_CALL),
+    "another model": (["--gin.model.mlp_size=24"], ["mlp"], WRONG_CHECKPOINT),
 }
 
 
-@pytest.mark.parametrize("arguments, words", WRONG_EVALUATION.values(), ids=WRONG_EVALUATION)
-def test_evaluation_refuses_what_is_wrong(arguments, words, trained, capsys):
-    message = refusal(evaluate.main, capsys, f"--workdir={trained}", *arguments)
+@pytest.mark.parametrize(
+    "arguments, words, status", WRONG_EVALUATION.values(), ids=WRONG_EVALUATION
+)
+def test_evaluation_refuses_what_is_wrong(arguments, words, status, trained, capsys):
+    message = refusal(evaluate.main, capsys, f"--workdir={trained}", *arguments, status=status)
     assert all(word in message for word in words), message
 
 
@@ -276,8 +284,8 @@ WRONG_GENERATION = {
     "temperature": (["--temperature=-1"], ["temperature must be at least 0"]),
     "no tokens": (["--max_new_tokens=0"], ["--max_new_tokens: must be a whole number"]),
     "no number": (["--seed=x"], ["--seed", "'x'"]),
-    "no prompt": (["--prompt=/no/such/prompt"], ["/no/such/prompt"]),
-    "a prompt that is a folder": (["--prompt=/"], ["directory"]),
+    "no prompt": (["--prompt=/no/such/prompt"], ["/no/such/prompt: No such file"]),
+    "a prompt that is a folder": (["--prompt=/"], ["--prompt=/: Is a directory"]),
     "an option": (["--promt=x"], ["'--promt=x'", "did you mean '--prompt'"]),
     "no samples": (["--samples=0"], ["samples"]),
 }

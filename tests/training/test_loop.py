@@ -18,13 +18,17 @@ from block_recurrent.config import (
 )
 from block_recurrent.data import ByteTokenizer, Corpus, Document, TrainingLanes, tokenize
 from block_recurrent.training import Stopped, loop, train
-from block_recurrent.training.loop import Corpora, Run
+from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.experiment import Corpora, evaluate_run
+from block_recurrent.training.loop import Run
 from block_recurrent.training.metrics import read_metrics
 from block_recurrent.training.progress import ProgressLine
+from block_recurrent.training.signals import stop_on_signal
 from block_recurrent.training.step import StepMetrics
 from helpers import SIZES, assert_equal
 
 STEPS = 9
+VALIDATION = "validation/bits_per_token"
 TEXTS = ["0123456789" * 3, "abcdefg", "to be or not to be, that is", "xy", ".,;" * 11]
 DOCUMENTS = tuple(Document(f"d{number}", "", text) for number, text in enumerate(TEXTS))
 CORPORA = Corpora(
@@ -53,10 +57,10 @@ def steps_compiled_once():
     """One compiled step for each model, also for restored arrays, which belong to a device."""
     compiled, make = {}, loop.make_train_step
 
-    def remembering(*arguments):
+    def remembering(*arguments, **options):
         def step(state, batch):
-            key = (state.model.config, *arguments[2:])
-            compiled_step = compiled.setdefault(key, make(*arguments))
+            key = (state.model.config, *options.values())
+            compiled_step = compiled.setdefault(key, make(*arguments, **options))
             return compiled_step(jax.device_put(state, jax.devices()[0]), batch)
 
         return step
@@ -116,6 +120,8 @@ def interrupt(monkeypatch):
             return read(lanes)
 
         monkeypatch.setattr(TrainingLanes, "__next__", reading)
+        # Before the first step a signal would end this process.
+        monkeypatch.setattr(loop, "stop_on_signal", lambda **_: stop_on_signal())
 
     before = signal.signal(signal.SIGINT, unnoticed)
     yield at
@@ -124,7 +130,7 @@ def interrupt(monkeypatch):
 
 def run_with_stops(config, workdir, stops: int) -> None:
     for _ in range(stops):
-        with pytest.raises(Stopped, match="SIGINT at step"):
+        with pytest.raises(Stopped, match="stopped by SIGINT"):
             run(config, workdir)
     run(config, workdir)
 
@@ -180,7 +186,10 @@ def test_figures_come_at_their_steps_and_the_last_step_has_all(uninterrupted):
     lines = figures_of(workdir)
     assert [line["step"] for line in lines if "bits_per_token" in line] == [2, 4, 6, 8, 9]
     assert [line["step"] for line in lines if "validation/nats" in line] == [4, 8, 9]
-    assert [path.name for path in (workdir / "checkpoints").iterdir()] == [str(STEPS)]
+    losses = {line["step"]: line[VALIDATION] for line in lines if VALIDATION in line}
+    best = min(losses, key=lambda step: losses[step])
+    names = {path.name for path in (workdir / "checkpoints").iterdir()}
+    assert names == {str(STEPS), str(best), "best.json"}
     assert list((workdir / "tensorboard").iterdir())
 
 
@@ -217,8 +226,8 @@ def test_cleared_states_change_training_and_evaluation(tmp_path):
     first, other = (figures_of(tmp_path / name)[0] for name in ("kept", "cleared"))
     assert first["step"] == other["step"] == 2
     assert first["bits_per_token"] != other["bits_per_token"]
-    assert loop.evaluate_run(kept, model, CORPORA.validation).nats == evaluation.nats
-    assert loop.evaluate_run(cleared, model, CORPORA.validation).nats != evaluation.nats
+    assert evaluate_run(kept, model, CORPORA.validation).nats == evaluation.nats
+    assert evaluate_run(cleared, model, CORPORA.validation).nats != evaluation.nats
 
 
 @pytest.fixture
@@ -231,14 +240,17 @@ def break_from(monkeypatch):
             metrics = StepMetrics(nats, jnp.float32(1.0), jnp.float32(0.0))
             return state._replace(step=state.step + 1), metrics
 
-        monkeypatch.setattr(loop, "make_train_step", lambda *_: step)
+        monkeypatch.setattr(loop, "make_train_step", lambda *_, **__: step)
 
     return at
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(break_from, tmp_path):
     break_from(5)
-    with pytest.raises(FloatingPointError, match="not finite by step 6.*lower the learning rate"):
+    with pytest.raises(
+        FloatingPointError,
+        match="not finite by step 6.*lower optimizer.learning_rate.*that of step 4",
+    ):
         run(CONFIG, tmp_path)
     assert [line["step"] for line in figures_of(tmp_path)] == [2, 4, 4]
 
@@ -247,4 +259,4 @@ def test_no_checkpoint_is_saved_after_the_loss_was_not_finite(break_from, tmp_pa
     break_from(5)
     with pytest.raises(FloatingPointError):
         run(change(log_every=7, checkpoint_every=2), tmp_path)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [4]
