@@ -122,7 +122,13 @@ def generate(
     Raises:
       TypeError, ValueError: arguments that are out of range or do not fit together.
     """
-    sampling = _make_sampling(max_new_tokens, temperature, top_k, top_p, seed)
+    check_sampling(max_new_tokens, temperature, top_k, top_p, seed)
+    sampling = Sampling(
+        jax.random.key(seed),
+        jnp.float32(temperature),
+        None if top_k is None else jnp.int32(top_k),
+        None if top_p is None else jnp.float32(top_p),
+    )
     logits, point, current = _read(model, state, prompt)
     decoding = start_decoding(model, point, current)
     # A power of two, so that one compiled loop serves many lengths.
@@ -137,9 +143,10 @@ def generate(
     return progress[1][:, :max_new_tokens]
 
 
-def _make_sampling(
+def check_sampling(
     max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
-) -> Sampling:
+) -> None:
+    """Raises ValueError for an argument of `generate` that is out of range."""
     whole = {"max_new_tokens": max_new_tokens, "top_k": 1 if top_k is None else top_k}
     for name, value in whole.items():
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
@@ -150,12 +157,6 @@ def _make_sampling(
         raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be between 0 and 2**32 - 1, not {seed}")
-    return Sampling(
-        jax.random.key(seed),
-        jnp.float32(temperature),
-        None if top_k is None else jnp.int32(top_k),
-        None if top_p is None else jnp.float32(top_p),
-    )
 
 
 @jax.jit
@@ -237,7 +238,7 @@ def decode_token(model: LanguageModel, token: Array, decoding: Decoding) -> tupl
     decoding = jax.lax.cond(
         offset + 1 == window, lambda d: _next_block(model, d), lambda d: d, decoding
     )
-    return model.logits(x)[:, 0], decoding
+    return model.logits(model.normalize(x))[:, 0], decoding
 
 
 def _next_block(model: LanguageModel, decoding: Decoding) -> Decoding:

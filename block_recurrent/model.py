@@ -67,6 +67,23 @@ class LanguageModel(nnx.Module):
           TypeError: tokens that are no integers.
           ValueError: shapes that do not fit one another or the configuration.
         """
+        features, state = self.features(
+            tokens, state, start_of_document=start_of_document, dropout_key=dropout_key
+        )
+        return self.logits(features), state
+
+    def features(
+        self,
+        tokens: Array | np.ndarray,
+        state: ModelState,
+        *,
+        start_of_document: Array | np.ndarray | None = None,
+        dropout_key: Array | None = None,
+    ) -> tuple[Array, ModelState]:
+        """All but the last product: [B, N, E], which `logits` takes whole or in pieces.
+
+        Arguments, second result and errors are those of a call.
+        """
         check_model_input(self.config, tokens, state, start_of_document)
         if start_of_document is not None:
             initial = self.initial_state(tokens.shape[0])
@@ -75,16 +92,19 @@ class LanguageModel(nnx.Module):
         if dropout_key is not None:
             stack_key, logits_key = jax.random.split(dropout_key)
         x, state = self.stack(self.embed(tokens), state, dropout_key=stack_key)
-        return self.logits(x, logits_key), state
+        return self.normalize(x, logits_key), state
 
     def embed(self, tokens: Array | np.ndarray) -> Array:
         """[B, N] integers -> [B, N, E]."""
         return self.embedding[...][tokens].astype(self.config.dtype)
 
-    def logits(self, x: Array, dropout_key: Array | None = None) -> Array:
-        """Output of the last layer [B, N, E] -> logits [B, N, V] float32."""
+    def normalize(self, x: Array, dropout_key: Array | None = None) -> Array:
+        """Output of the last layer [B, N, E] -> features [B, N, E]."""
         config = self.config
         x = dropout(self.norm(x).astype(config.dtype), config.dropout, dropout_key)
-        x = x * config.model_size**-0.5
-        embedding = self.embedding[...].astype(config.dtype)
-        return jnp.einsum("bne,ve->bnv", x, embedding, preferred_element_type=jnp.float32)
+        return x * config.model_size**-0.5
+
+    def logits(self, features: Array) -> Array:
+        """[B, N, E] -> [B, N, V] float32."""
+        embedding = self.embedding[...].astype(self.config.dtype)
+        return jnp.einsum("bne,ve->bnv", features, embedding, preferred_element_type=jnp.float32)

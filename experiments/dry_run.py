@@ -16,6 +16,7 @@ from block_recurrent.groups import Span
 from block_recurrent.parameters import count_parameters, named_parameters
 from block_recurrent.stack import Stack
 from block_recurrent.training import TrainState, make_optimizer
+from block_recurrent.training.loss import logits_by_window
 from block_recurrent.training.step import initial_train_state, segment_loss
 
 Shape: Any = jax.ShapeDtypeStruct
@@ -33,7 +34,8 @@ class Memory(NamedTuple):
       gradients: of the parameters.
       carried_state: keys, values and recurrent states of every lane.
       activations: kept from the forward pass, without those of the size of the logits.
-      logits: kept arrays of the size of the logits.
+      logits: kept arrays of the size of the logits; those of one window and their gradient, where
+        logits are computed a window at a time.
       computed_again: activations of one layer, where `model.remat` has them computed again.
     """
 
@@ -98,6 +100,9 @@ def estimate_memory(config: ExperimentConfig, state: TrainState) -> Memory:
     kept = kept_for_backward(config, state)
     size = data.batch_size * data.segment_length * model.vocab_size
     logits = [x for x in kept if x.size == size and x.shape[-1] == model.vocab_size]
+    if logits_by_window(model):
+        window = Shape((data.batch_size, model.window, model.vocab_size), jnp.float32)
+        logits = [window, window]
     again = (
         []
         if model.remat == "none"
@@ -108,7 +113,7 @@ def estimate_memory(config: ExperimentConfig, state: TrainState) -> Memory:
         optimizer_state=count_bytes(state.optimizer),
         gradients=count_bytes(state.model),
         carried_state=count_bytes(state.carried),
-        activations=count_bytes(kept) - count_bytes(logits),
+        activations=count_bytes([x for x in kept if x not in logits]),
         logits=count_bytes(logits),
         computed_again=count_bytes(again),
     )

@@ -63,7 +63,7 @@ def train_vocabulary(
 
 
 def _lines(documents: Iterable[Document], share: float) -> Iterator[str]:
-    """Yields every so many lines of the documents; long ones in pieces, NUL cannot be trained on."""
+    """Yields every so many lines, long ones in pieces; NUL cannot be trained on."""
     number = 0
     for document in documents:
         for line in document.text.replace("\0", "").split("\n"):

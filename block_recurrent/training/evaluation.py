@@ -11,7 +11,7 @@ from block_recurrent.data import Batch, TokenizedCorpus
 from block_recurrent.model import LanguageModel
 from block_recurrent.partitioning import make_mesh, replicate, shard_batch, shard_carried
 from block_recurrent.state import ModelState, clear_recurrent
-from block_recurrent.training.loss import cross_entropy
+from block_recurrent.training.loss import model_cross_entropy
 
 
 class Evaluation(NamedTuple):
@@ -66,8 +66,9 @@ def evaluation_step(
     """Reads one segment of every lane: the next state, summed nats and number of targets."""
     if clear_states:
         carried = clear_recurrent(carried, model.initial_state(carried.batch_size))
-    logits, carried = model(batch.inputs, carried, start_of_document=batch.start_of_document)
-    return carried, *cross_entropy(logits, batch.targets, batch.mask)
+    start = batch.start_of_document
+    features, carried = model.features(batch.inputs, carried, start_of_document=start)
+    return carried, *model_cross_entropy(model, features, batch.targets, batch.mask)
 
 
 def evaluate(

@@ -1,9 +1,14 @@
 """The loss: negative log-likelihood, summed and counted over the targets that are not padding."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from block_recurrent.config import ModelConfig
+from block_recurrent.model import LanguageModel
 
 Targets = Array | np.ndarray
 
@@ -24,3 +29,44 @@ def cross_entropy(logits: Array, targets: Targets, mask: Targets) -> tuple[Array
     of_target = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1)
     nats = jax.nn.logsumexp(logits, axis=-1) - of_target
     return jnp.sum(jnp.where(mask, nats, 0.0)), jnp.sum(mask, dtype=jnp.int32)
+
+
+def logits_by_window(config: ModelConfig) -> bool:
+    """Whether `model_cross_entropy` computes the logits of one window after the other."""
+    return config.remat != "none" and config.vocab_size > config.mlp_size
+
+
+def model_cross_entropy(
+    model: LanguageModel, features: Array, targets: Targets, mask: Targets
+) -> tuple[Array, Array]:
+    """`cross_entropy` of a model's logits, from the features that they are computed from.
+
+    Where the model computes activations again and its logits are the largest of them, they exist
+    for one window of the segment at a time, in the forward and in the backward pass.
+
+    Args:
+      model: the language model.
+      features: [B, N, E].
+      targets: [B, N] integers.
+      mask: [B, N] bool.
+    """
+    if not logits_by_window(model.config):
+        return cross_entropy(model.logits(features), targets, mask)
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def of_window(features: Array, targets: Array, mask: Array) -> tuple[Array, Array]:
+        return cross_entropy(model.logits(features), targets, mask)
+
+    def add(
+        sums: tuple[Array, Array], window: tuple[Array, ...]
+    ) -> tuple[tuple[Array, Array], None]:
+        return jax.tree.map(jnp.add, sums, of_window(*window)), None
+
+    windows = tuple(_windows(x, model.config.window) for x in (features, targets, mask))
+    return jax.lax.scan(add, (jnp.float32(0), jnp.int32(0)), windows)[0]
+
+
+def _windows(x: Targets, window: int) -> Array:
+    """[B, N, ...] -> [K, B, W, ...]."""
+    split = jnp.reshape(x, (x.shape[0], -1, window, *x.shape[2:]))
+    return jnp.swapaxes(split, 0, 1)

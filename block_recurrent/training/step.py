@@ -15,7 +15,7 @@ from block_recurrent.model import LanguageModel
 from block_recurrent.parameters import named_parameters, replace_parameters
 from block_recurrent.partitioning import replicate, shard_carried
 from block_recurrent.state import ModelState, clear_recurrent
-from block_recurrent.training.loss import cross_entropy
+from block_recurrent.training.loss import model_cross_entropy
 
 
 class TrainState(NamedTuple):
@@ -91,13 +91,13 @@ def segment_loss(
     """
     if clear_states:
         carried = clear_recurrent(carried, model.initial_state(carried.batch_size))
-    logits, carried = model(
+    features, carried = model.features(
         batch.inputs,
         carried,
         start_of_document=batch.start_of_document,
         dropout_key=dropout_key,
     )
-    nats, targets = cross_entropy(logits, batch.targets, batch.mask)
+    nats, targets = model_cross_entropy(model, features, batch.targets, batch.mask)
     targets = targets.astype(jnp.float32)
     return nats / jnp.maximum(targets, 1.0), (nats, targets, carried)
 

@@ -75,7 +75,7 @@ def test_feedback_is_what_a_model_with_it_has_more():
 def test_remat_keeps_less():
     kept = {remat: memory(remat=remat, num_layers=6) for remat in ("none", "dots", "layer")}
     assert kept["none"].activations > kept["dots"].activations > 2 * kept["layer"].activations
-    assert kept["none"].logits == kept["layer"].logits > 0
+    assert kept["none"].logits > kept["layer"].logits > 0
     assert kept["none"].computed_again == 0 < kept["layer"].computed_again
     assert kept["layer"].computed_again < kept["none"].activations
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from block_recurrent.training.loss import cross_entropy
-from helpers import assert_close, assert_equal
+from block_recurrent.training.loss import cross_entropy, model_cross_entropy
+from helpers import assert_close, assert_equal, model_config, random_model
 
 RNG = np.random.default_rng(0)
 BATCH, LENGTH, VOCABULARY = 2, 5, 7
@@ -49,3 +49,36 @@ def test_the_gradient_is_softmax_minus_the_target():
     gradient = jax.grad(lambda x: cross_entropy(x, TARGETS, MASK)[0])(jnp.asarray(logits()))
     expected = np.exp(log_softmax(logits())) - np.eye(VOCABULARY)[TARGETS]
     assert_close(gradient, expected * MASK[..., None], 1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_by_the_window_are_all_logits_at_once(dtype):
+    config = model_config(0, num_layers=1, vocab_size=101, dtype=dtype, remat="layer")
+    assert config.vocab_size > config.mlp_size
+    model, rng = random_model(config), np.random.default_rng(2)
+    shape = (2, 3 * config.window)
+    features = jnp.asarray(rng.normal(size=(*shape, config.model_size)), dtype)
+    targets, mask = rng.integers(101, size=shape).astype(np.int32), rng.random(shape) < 0.8
+
+    def by_window(model, features):
+        return model_cross_entropy(model, features, targets, mask)
+
+    def at_once(model, features):
+        return cross_entropy(model.logits(features), targets, mask)
+
+    results = [
+        jax.value_and_grad(f, argnums=(0, 1), has_aux=True)(model, features)
+        for f in (by_window, at_once)
+    ]
+    tolerance = 1e-6 if dtype == "float32" else 2e-2
+    assert_close(*jax.tree.map(lambda x: x.astype("float32"), results), tolerance)
+    sizes = [
+        max(x.size for x in jax.tree.leaves(jax.eval_shape(partial_vjp(f), model, features)))
+        for f in (by_window, at_once)
+    ]
+    assert sizes[0] < 101 * np.prod(shape) <= sizes[1]
+
+
+def partial_vjp(f):
+    """What the forward pass of f keeps for the backward pass."""
+    return lambda *arguments: jax.vjp(f, *arguments)[1]
