@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: table table-long test lint benchmark setup clean
+.PHONY: table table-long test lint benchmark soak setup clean
 
 table: $(VENV)/.setup
 	$(BIN)/python experiments/table.py
@@ -21,6 +21,9 @@ lint: $(VENV)/.setup
 
 benchmark: $(VENV)/.setup
 	$(BIN)/python experiments/benchmark.py
+
+soak: $(VENV)/.setup
+	$(BIN)/python experiments/soak.py
 
 setup: $(VENV)/.setup
 

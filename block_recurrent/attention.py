@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from block_recurrent.arguments import check_size, check_vectors
+
 EPSILON = 1e-6
 
 
@@ -31,10 +33,12 @@ class RMSNorm(nnx.Module):
     """
 
     def __init__(self, size: int):
+        check_size("size", size)
         self.scale = nnx.Param(jnp.ones((size,), jnp.float32))
 
     def __call__(self, x: Array) -> Array:
         """[..., E] of any float dtype -> [..., E] float32."""
+        check_vectors("x", x, self.scale.shape[-1])
         x = x.astype(jnp.float32)
         return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + EPSILON) * self.scale
 

@@ -8,7 +8,12 @@ from flax import nnx
 from jax import Array
 
 from block_recurrent.attention import KeysValues, RMSNorm, apply_dense, attend, dense, l2_normalize
-from block_recurrent.checks import check_keys_values, check_layer_state, check_recurrent
+from block_recurrent.checks import (
+    check_config,
+    check_keys_values,
+    check_layer_state,
+    check_recurrent,
+)
 from block_recurrent.config import LayerConfig
 from block_recurrent.gates import GATES
 from block_recurrent.state import LayerState
@@ -90,6 +95,7 @@ class RecurrentCell(nnx.Module):
     """
 
     def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs):
+        check_config(config, LayerConfig)
         size, heads_size = config.model_size, config.num_heads * config.head_size
         shape = (config.num_states, size)
         self.config = config
@@ -107,11 +113,13 @@ class RecurrentCell(nnx.Module):
 
     def initial_state(self, batch_size: int) -> LayerState:
         """The state at a document's start: an empty cache and the learned states [B, S, E]."""
+        cache = self.tokens.initial_state(batch_size)
         recurrent = jnp.broadcast_to(self.initial[...], (batch_size, *self.initial.shape))
-        return LayerState(self.tokens.initial_state(batch_size), recurrent)
+        return LayerState(cache, recurrent)
 
     def project(self, state: Array) -> StateProjections:
         """Norm, ids, and keys, values and queries of the states [B, S, E] as one product."""
+        check_recurrent(self.config, state)
         normed = (self.norm(state) + self.ids).astype(self.config.dtype)
         layers = (self.keys, self.values, self.queries, self.token_queries)
         keys, values, queries, token_queries = (

@@ -5,29 +5,15 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from block_recurrent.arguments import check_array, check_floats, check_size
 from block_recurrent.attention import KeysValues
 from block_recurrent.config import LayerConfig, ModelConfig
 from block_recurrent.state import LayerState, ModelState
 
 
-def check_array(
-    name: str, array: Array | np.ndarray, shape: tuple[int | None, ...], dtype: str | None = None
-) -> None:
-    """Raises ValueError unless `array` has the shape, None fitting any size, and the dtype."""
-    fits = array.ndim == len(shape) and all(
-        wanted in (None, size) for size, wanted in zip(array.shape, shape, strict=True)
-    )
-    if not fits:
-        needed = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ValueError(f"{name} has shape {array.shape}, but [{needed}] is needed")
-    if dtype is not None and array.dtype != dtype:
-        raise ValueError(f"{name} has dtype {array.dtype}, but {dtype} is needed")
-
-
 def check_batch_size(batch_size: int) -> None:
     """Raises ValueError unless `batch_size` is a whole number of at least 1."""
-    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size!r}")
+    check_size("batch_size", batch_size)
 
 
 def check_config(config: LayerConfig, kind: type[LayerConfig]) -> None:
@@ -48,23 +34,27 @@ def check_tokens(tokens: Array | np.ndarray, window: int) -> None:
     Token ids are not looked at: inside a compiled program they are unknown.
     """
     if not hasattr(tokens, "dtype") or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise TypeError(f"tokens must be an integer array, not {getattr(tokens, 'dtype', tokens)}")
+        found = getattr(tokens, "dtype", type(tokens).__name__)
+        raise TypeError(f"tokens must be an integer array, not {found}")
     if tokens.ndim != 2:
         raise ValueError(f"tokens must be [batch, segment], but have shape {tokens.shape}")
     check_batch_size(tokens.shape[0])
     check_segment(tokens.shape[1], window)
 
 
-def check_token_ids(tokens: ArrayLike, vocab_size: int) -> Array:
+def check_token_ids(name: str, tokens: ArrayLike, vocab_size: int) -> Array:
     """Tokens as an int32 array [B, P]; raises unless they are integers in [0, V) and P >= 1."""
-    values = np.asarray(tokens)
+    try:
+        values = np.asarray(tokens)
+    except ValueError as error:
+        raise ValueError(f"{name} must have rows of one length: {error}") from error
     if not np.issubdtype(values.dtype, np.integer):
-        raise TypeError(f"tokens must be integers, not {values.dtype}")
+        raise TypeError(f"{name} must be integers, not {values.dtype}")
     if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"tokens must be [batch, at least one], but have shape {values.shape}")
+        raise ValueError(f"{name} must be [batch, at least one], but has shape {values.shape}")
     outside = values[(values < 0) | (values >= vocab_size)]
     if outside.size:
-        raise ValueError(f"token id {outside[0]} is outside the vocabulary of {vocab_size}")
+        raise ValueError(f"{name}: token id {outside[0]} is outside the vocabulary of {vocab_size}")
     return jnp.asarray(values, jnp.int32)
 
 
@@ -76,8 +66,6 @@ def check_model_input(
 ) -> None:
     """Raises unless tokens, state and `start_of_document` fit one another and the configuration."""
     check_tokens(tokens, config.window)
-    if not isinstance(state, ModelState):
-        raise TypeError(f"state must be a ModelState, not {type(state).__name__}")
     batch = tokens.shape[0]
     check_model_state(config, state, batch)
     if start_of_document is not None:
@@ -87,7 +75,9 @@ def check_model_input(
 
 
 def check_model_state(config: ModelConfig, state: ModelState, batch: int) -> None:
-    """Raises ValueError unless the state is one of `batch` rows and of this configuration."""
+    """Raises unless the state is one of `batch` rows and of this configuration."""
+    if not isinstance(state, ModelState):
+        raise TypeError(f"state must be a ModelState, not {type(state).__name__}")
     shape = (config.num_layers, batch, config.window, config.num_heads, config.head_size)
     check_keys_values("the state's cache", state.cache, shape, config.dtype)
     recurrent = len(config.recurrent_layers)
@@ -97,6 +87,7 @@ def check_model_state(config: ModelConfig, state: ModelState, batch: int) -> Non
 
 def check_layer_input(config: LayerConfig, x: Array, cache: KeysValues) -> None:
     """Raises unless `x` [B, N, E] and the carried cache fit the configuration."""
+    check_floats("x", x)
     check_array("x", x, (None, None, config.model_size))
     check_segment(x.shape[1], config.window)
     shape = (x.shape[0], config.window, config.num_heads, config.head_size)
@@ -124,4 +115,4 @@ def check_keys_values(
     if not isinstance(context, KeysValues):
         raise TypeError(f"{name} must be a KeysValues, not {type(context).__name__}")
     check_array(f"keys of {name}", context.keys, shape, dtype)
-    check_array(f"values of {name}", context.values, shape, dtype)
+    check_array(f"values of {name}", context.values, context.keys.shape, dtype)

@@ -213,7 +213,7 @@ class DataConfig(_Checked):
                 f"tokenizer {self.tokenizer!r} {'needs a' if needed else 'takes no'} {name}",
             )
         self._require(
-            self.vocab_sha256 is None or re.fullmatch("[0-9a-f]{64}", self.vocab_sha256),
+            bool(re.fullmatch("[0-9a-f]{64}", self.vocab_sha256 or "0" * 64)),
             f"vocab_sha256 must be 64 hexadecimal digits, not {self.vocab_sha256!r}",
         )
 

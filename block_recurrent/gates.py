@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from block_recurrent.arguments import check_rngs, check_size, check_vectors
 from block_recurrent.attention import apply_dense, dense
 
 Activation = Callable[[Array], Array]
@@ -19,6 +20,25 @@ Activation = Callable[[Array], Array]
 def identity(x: Array) -> Array:
     """`x`."""
     return x
+
+
+def _check_built(input_size: int, model_size: int, activation: Activation, rngs: nnx.Rngs) -> None:
+    check_size("input_size", input_size)
+    check_size("model_size", model_size)
+    if not callable(activation):
+        raise TypeError(f"activation must be a function, not {activation!r}")
+    check_rngs(rngs)
+
+
+def _check_called(state: Array, inputs: Array, output: nnx.Linear) -> None:
+    input_size, model_size = output.kernel.shape
+    check_vectors("state", state, model_size)
+    check_vectors("inputs", inputs, input_size)
+    if state.shape[:-1] != inputs.shape[:-1]:
+        raise ValueError(
+            f"inputs has shape {inputs.shape} and state {state.shape}: all axes but the last must "
+            "be equal"
+        )
 
 
 def _gate_bias(size: int, rngs: nnx.Rngs) -> nnx.Param:
@@ -42,12 +62,14 @@ class FixedGate(nnx.Module):
         activation: Activation = identity,
         rngs: nnx.Rngs,
     ):
+        _check_built(input_size, model_size, activation, rngs)
         self.activation = activation
         self.output = dense(input_size, model_size, rngs=rngs)
         self.bias = _gate_bias(model_size, rngs)
 
     def __call__(self, state: Array, inputs: Array) -> Array:
         """The next state; `inputs` decide the dtype of the projection."""
+        _check_called(state, inputs, self.output)
         (update,) = apply_dense(inputs, self.output)
         gate = jax.nn.sigmoid(self.bias[...])
         return state * gate + self.activation(update.astype(jnp.float32)) * (1.0 - gate)
@@ -68,6 +90,7 @@ class LSTMGate(nnx.Module):
         activation: Activation = identity,
         rngs: nnx.Rngs,
     ):
+        _check_built(input_size, model_size, activation, rngs)
         self.activation = activation
         self.output = dense(input_size, model_size, rngs=rngs)
         self.forget = dense(input_size, model_size, rngs=rngs, scale=0.1)
@@ -77,6 +100,7 @@ class LSTMGate(nnx.Module):
 
     def __call__(self, state: Array, inputs: Array) -> Array:
         """The next state; `inputs` decide the dtype of the projections."""
+        _check_called(state, inputs, self.output)
         projected = apply_dense(inputs, self.output, self.forget, self.input)
         update, forget, keep = (x.astype(jnp.float32) for x in projected)
         forget = jax.nn.sigmoid(forget + self.forget_bias + 1.0)

@@ -15,8 +15,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from block_recurrent.arguments import check_array, check_size
 from block_recurrent.attention import KeysValues
 from block_recurrent.checks import check_model_state, check_token_ids
+from block_recurrent.config import ModelConfig
 from block_recurrent.model import LanguageModel
 from block_recurrent.state import ModelState
 
@@ -84,7 +86,7 @@ def prefill(
     Raises:
       TypeError, ValueError: tokens that are no integers in range, or do not fit the state.
     """
-    logits, point, _ = _read(model, state, tokens)
+    logits, point, _ = _read(model, state, tokens, "tokens")
     return logits, point
 
 
@@ -123,13 +125,14 @@ def generate(
       TypeError, ValueError: arguments that are out of range or do not fit together.
     """
     check_sampling(max_new_tokens, temperature, top_k, top_p, seed)
+    _check_model(model)
     sampling = Sampling(
         jax.random.key(seed),
         jnp.float32(temperature),
-        None if top_k is None else jnp.int32(top_k),
+        None if top_k is None else jnp.int32(min(top_k, model.config.vocab_size)),
         None if top_p is None else jnp.float32(top_p),
     )
-    logits, point, current = _read(model, state, prompt)
+    logits, point, current = _read(model, state, prompt, "prompt")
     decoding = start_decoding(model, point, current)
     # A power of two, so that one compiled loop serves many lengths.
     capacity = 1 << (max_new_tokens - 1).bit_length()
@@ -146,11 +149,14 @@ def generate(
 def check_sampling(
     max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
 ) -> None:
-    """Raises ValueError for an argument of `generate` that is out of range."""
-    whole = {"max_new_tokens": max_new_tokens, "top_k": 1 if top_k is None else top_k}
-    for name, value in whole.items():
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+    """Raises TypeError or ValueError for an argument of `generate` that is out of range."""
+    check_size("max_new_tokens", max_new_tokens)
+    check_size("top_k", 1 if top_k is None else top_k)
+    numbers = {"temperature": temperature, "top_p": 1 if top_p is None else top_p, "seed": seed}
+    for name, value in numbers.items():
+        kinds = (int, np.integer) if name == "seed" else (int, float, np.number)
+        if not isinstance(value, kinds):
+            raise TypeError(f"{name} must be a number, not {value!r}")
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature must be at least 0 and finite, not {temperature}")
     if top_p is not None and not 0 < top_p <= 1:
@@ -169,13 +175,14 @@ def _read_block(
 
 
 def _read(
-    model: LanguageModel, state: ModelState | GenerationState, tokens: ArrayLike
+    model: LanguageModel, state: ModelState | GenerationState, tokens: ArrayLike, name: str
 ) -> tuple[Array, GenerationState, KeysValues]:
     """As `prefill`, and the keys and values of the block begun, [L, B, W, H, D]."""
+    _check_model(model)
     window = model.config.window
     point = as_generation_state(model, state)
-    tokens = check_token_ids(tokens, model.config.vocab_size)
-    check_model_state(model.config, point.block_start, tokens.shape[0])
+    tokens = check_token_ids(name, tokens, model.config.vocab_size)
+    _check_point(model.config, point, tokens.shape[0])
     tokens = jnp.concatenate([point.tokens[:, : point.length], tokens], axis=1)
     block_start = point.block_start
     whole, length = divmod(tokens.shape[1], window)
@@ -193,6 +200,20 @@ def _read(
     return logits, GenerationState(block_start, rest, length), current
 
 
+def _check_model(model: LanguageModel) -> None:
+    if not isinstance(model, LanguageModel):
+        raise TypeError(f"model must be a LanguageModel, not {type(model).__name__}")
+
+
+def _check_point(config: ModelConfig, point: GenerationState, batch: int) -> None:
+    check_model_state(config, point.block_start, batch)
+    check_array("tokens of the state", point.tokens, (batch, config.window), "int32")
+    if point.length not in range(config.window):
+        raise ValueError(
+            f"length of the state must be from 0 to {config.window - 1}, not {point.length!r}"
+        )
+
+
 def as_generation_state(
     model: LanguageModel, state: ModelState | GenerationState
 ) -> GenerationState:
@@ -200,7 +221,9 @@ def as_generation_state(
     if isinstance(state, GenerationState):
         return state
     if not isinstance(state, ModelState):
-        raise TypeError(f"state must be a ModelState or GenerationState, not {type(state)}")
+        raise TypeError(
+            f"state must be a ModelState or GenerationState, not {type(state).__name__}"
+        )
     return GenerationState(state, jnp.zeros((state.batch_size, model.config.window), jnp.int32), 0)
 
 

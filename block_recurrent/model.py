@@ -6,11 +6,13 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from block_recurrent.arguments import check_rngs
 from block_recurrent.attention import RMSNorm, dropout
 from block_recurrent.checks import check_config, check_model_input
 from block_recurrent.config import ModelConfig
 from block_recurrent.stack import Stack
 from block_recurrent.state import ModelState, reset
+from block_recurrent.window import split_key
 
 
 class LanguageModel(nnx.Module):
@@ -31,6 +33,7 @@ class LanguageModel(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         check_config(config, ModelConfig)
+        check_rngs(rngs)
         shape = (config.vocab_size, config.model_size)
         self.config = config
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
@@ -88,9 +91,7 @@ class LanguageModel(nnx.Module):
         if start_of_document is not None:
             initial = self.initial_state(tokens.shape[0])
             state = reset(state, initial, start_of_document, batch_axis=1)
-        stack_key, logits_key = (None, None)
-        if dropout_key is not None:
-            stack_key, logits_key = jax.random.split(dropout_key)
+        stack_key, logits_key = split_key(dropout_key, 2)
         x, state = self.stack(self.embed(tokens), state, dropout_key=stack_key)
         return self.normalize(x, logits_key), state
 

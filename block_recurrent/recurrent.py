@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from block_recurrent.arguments import check_size
 from block_recurrent.attention import KeysValues, last_window, window_tiles
 from block_recurrent.cell import RecurrentCell
 from block_recurrent.checks import check_layer_state
@@ -27,6 +28,7 @@ class BlockRecurrentLayer(nnx.Module):
     """
 
     def __init__(self, config: LayerConfig, *, unroll: int = 1, rngs: nnx.Rngs):
+        check_size("unroll", unroll)
         self.config = config
         self.unroll = unroll
         self.cell = RecurrentCell(config, rngs=rngs)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from block_recurrent.arguments import check_array
 from block_recurrent.attention import KeysValues
 
 State = TypeVar("State")
@@ -59,9 +60,22 @@ def reset(state: State, initial: State, start: Array | np.ndarray, *, batch_axis
     """Replaces the rows of `state` where `start` [B] is true by those of `initial`.
 
     `batch_axis` is 0 for the state of a layer and 1 for that of the model.
+
+    Raises:
+      TypeError: `initial` is of another kind than `state`.
+      ValueError: shapes that do not fit one another, or a `start` that is no bool array.
     """
+    check_array("start", start, (None,), "bool")
+    if jax.tree.structure(initial) != jax.tree.structure(state):
+        raise TypeError(f"initial must be a {type(state).__name__} as state is, not {initial!r}")
 
     def select(old: Array, new: Array) -> Array:
+        if not 0 <= batch_axis < old.ndim or old.shape[batch_axis] != len(start):
+            raise ValueError(
+                f"start has {len(start)} rows, but in the state, whose rows lie along batch_axis = "
+                f"{batch_axis}, is an array of shape {old.shape}"
+            )
+        check_array("an array of initial", new, old.shape)
         shape = [1] * old.ndim
         shape[batch_axis] = -1
         return jnp.where(start.reshape(shape), new, old)

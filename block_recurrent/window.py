@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from block_recurrent.arguments import check_key, check_rngs
 from block_recurrent.attention import (
     KeysValues,
     RMSNorm,
@@ -74,6 +75,7 @@ class SlidingWindowLayer(nnx.Module):
 
     def __init__(self, config: LayerConfig, *, attends_to_states: bool = False, rngs: nnx.Rngs):
         check_config(config, LayerConfig)
+        check_rngs(rngs)
         size, heads_size = config.model_size, config.num_heads * config.head_size
         self.config = config
         self.norm = RMSNorm(size)
@@ -243,5 +245,6 @@ def scaled_queries(queries: Array, scale: nnx.Param | None) -> Array:
 
 
 def split_key(key: Array | None, parts: int) -> list[Array | None]:
-    """Independent keys, or as many Nones."""
+    """Independent keys, or as many Nones; raises TypeError for what is no key."""
+    check_key("dropout_key", key)
     return [None] * parts if key is None else list(jax.random.split(key, parts))

@@ -140,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = choose_rows(base, arguments.rows)
     except ValueError as error:
         parser.error(str(error))
+    errors.check_device()
     peak = matmul_rate(dtype=base.model.dtype)
     steps = measure_steps(rows, arguments.rounds)
     print(f"{jax.devices()[0].device_kind}, {jax.device_count()} device(s), jax {jax.__version__}")

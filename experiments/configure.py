@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from gin import config_parser
 
 from block_recurrent.config import ExperimentConfig, did_you_mean
+from options import Parser
 
 TO_BE_GIVEN = "(to be given)"
 GIN_FOLDER = Path(__file__).resolve().parents[1] / "gin"
@@ -280,27 +281,25 @@ def to_gin(experiment: ExperimentConfig) -> str:
     )
 
 
-def make_parser(documentation: str | None) -> argparse.ArgumentParser:
+def make_parser(documentation: str | None) -> Parser:
     """A program's parser: `--gin_file`, and a word on `--gin.NAME=VALUE` in the help.
 
     Args:
       documentation: the program's docstring, shown by `--help` as it stands.
     """
-    parser = argparse.ArgumentParser(
-        description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=documentation)
+    parser.others = [f"--gin.{name}" for name in PARAMETERS]
     group = parser.add_argument_group(
         "configuration", "--gin.NAME=VALUE, such as --gin.data.batch_size=8, wins over every file"
     )
     group.add_argument(
         "--gin_file", action="append", default=[], metavar="FILE", help="gin file; may be repeated"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 def parse(
-    parser: argparse.ArgumentParser,
+    parser: Parser,
     argv: Sequence[str] | None = None,
     base_files: Callable[[argparse.Namespace], Sequence[str | Path]] = lambda arguments: (),
     needs_data: Callable[[argparse.Namespace], bool] = lambda arguments: True,
@@ -318,16 +317,11 @@ def parse(
     rest = [word for word in words if not word.startswith("--gin.")]
     arguments, unknown = parser.parse_known_args(rest)
     if unknown:
-        parser.error(f"unknown argument {unknown[0]!r}{_nearest_option(parser, unknown[0])}")
+        nearest = parser.nearest(unknown[0])
+        nearest = nearest or "; a value is joined by =, for example --gin.model.window=128"
+        parser.error(f"unknown argument {unknown[0]!r}{nearest}")
     try:
         files = [*base_files(arguments), *arguments.gin_file]
         return arguments, load(files, bindings, needs_data=needs_data(arguments))
     except ConfigError as error:
         parser.error(str(error))
-
-
-def _nearest_option(parser: argparse.ArgumentParser, word: str) -> str:
-    options = re.findall(r"--\w[\w.-]*", parser.format_help())
-    options += [f"--gin.{name}" for name in PARAMETERS]
-    nearest = did_you_mean(word.partition("=")[0], options)
-    return nearest or "; a value is joined by =, for example --gin.model.window=128"

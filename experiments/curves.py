@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+import errors
 import runs
 from groups import Group, Summary, common_steps, group_runs, summarize
 from layout import FAMILIES, MISSING, Page, Table, count_cell, present, short_count
 from naming import corpus
+from options import Parser
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,7 +91,7 @@ def arrange(groups: Sequence[Group], against: str) -> dict[str, Section]:
     """The rows of every corpus, and the one whose name is or begins with `against`.
 
     Raises:
-      RunError: several rows of a corpus begin so, or there is none at all.
+      SelectionError: several rows of a corpus begin so, or there is none at all.
     """
     corpora: dict[str, list[Group]] = {}
     for group in groups:
@@ -99,7 +101,7 @@ def arrange(groups: Sequence[Group], against: str) -> dict[str, Section]:
     }
     if not any(section.reference for section in sections.values()):
         names = ", ".join(dict.fromkeys(group.name for group in groups))
-        raise runs.RunError(f"--against={against}: no row has this name; there are {names}")
+        raise runs.SelectionError(f"--against={against}: no row has this name; there are {names}")
     return sections
 
 
@@ -108,7 +110,7 @@ def _reference(name: str, groups: Sequence[Group], against: str) -> Group | None
     found = exact or [group for group in groups if group.name.startswith(against)]
     if len(found) > 1:
         names = "; ".join(group.name for group in found)
-        raise runs.RunError(
+        raise runs.SelectionError(
             f"--against={against}: on {name} these rows are meant: {names}; write more of the name "
             "of one, or give fewer work directories"
         )
@@ -244,17 +246,15 @@ def _at(steps: Sequence[int], found: Sequence[runs.Run]) -> tuple[np.ndarray, np
     return tokens.mean(0), np.array([list(map(_figure, line)) for line in points])
 
 
+@errors.reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
-    parser = runs.make_parser(__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--against", default="Slide", metavar="ROW", help="reference row, or how its name begins"
     )
     arguments, found = runs.parse(parser, argv, "runs/curves")
-    try:
-        sections = arrange(group_runs(found), arguments.against)
-    except runs.RunError as error:
-        parser.error(str(error))
+    sections = arrange(group_runs(found), arguments.against)
     present(make_page(sections), partial(draw, sections), arguments.output, "curves")
     return 0
 

@@ -6,14 +6,16 @@
     3   data                             130, 143   stopped by SIGINT or SIGTERM
     4   checkpoints or work directory
 
-`--debug`, anywhere on the command line, shows the traceback instead of the sentence.
+`--debug`, anywhere on the command line, shows the traceback instead of the sentence. Of what is
+unknown the traceback is always shown.
 """
 
 import contextlib
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -24,16 +26,24 @@ from block_recurrent.training.checkpoints import CheckpointError, SaveFailed
 from block_recurrent.training.lock import WorkdirInUse
 from block_recurrent.training.signals import Stopped
 from configure import ConfigError
+from options import DEBUG
+from runs import RunError
 
-DEBUG = "--debug"
+
+class DeviceMissing(RuntimeError):
+    """JAX has no device of the kind that was asked for."""
+
+
 STATUSES: dict[type[BaseException], int] = {
     ConfigError: 2,
     DataError: 3,
     CheckpointError: 4,
     SaveFailed: 4,
     WorkdirInUse: 4,
+    RunError: 4,
     FloatingPointError: 5,
     MemoryError: 6,
+    DeviceMissing: 7,
 }
 Program = Callable[..., int]
 
@@ -44,13 +54,14 @@ def reported(program: Program) -> Program:
     @functools.wraps(program)
     def main(argv: Sequence[str] | None = None) -> int:
         words = list(sys.argv[1:] if argv is None else argv)
-        debug = DEBUG in words
         try:
             return program([word for word in words if word != DEBUG])
         except Stopped as stopped:
             return stopped.exit_status
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
         except Exception as error:
-            described = None if debug else describe(error)
+            described = None if DEBUG in words else describe(error)
             if described is None:
                 raise
             status, sentence = described
@@ -62,32 +73,64 @@ def reported(program: Program) -> Program:
 
 def describe(error: BaseException) -> tuple[int, str] | None:
     """The exit status and the sentence of a known failure, else None."""
+    if is_out_of_memory(error):
+        return STATUSES[MemoryError], _out_of_memory(error)
     for kind, status in STATUSES.items():
         if isinstance(error, kind):
-            return status, str(error) or "out of memory"
-    text = str(error)
-    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in text:
-        return 6, f"out of memory: {text.splitlines()[0]}"
-    if isinstance(error, RuntimeError) and "backend" in text:
-        asked = os.environ.get("JAX_PLATFORMS", "")
-        return 7, f"the device asked for (JAX_PLATFORMS={asked!r}) is not there: {text}"
+            return status, str(error)
     if isinstance(error, OSError):
-        return 1, f"{error.filename or 'a file'}: {error.strerror or error}"
+        where = f"{error.filename}: " if error.filename else ""
+        return 1, f"{where}{error.strerror or error} ({DEBUG} shows where it happened)"
     return None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or the accelerator had not enough memory."""
+    exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return exhausted or isinstance(error, MemoryError)
+
+
+def _out_of_memory(error: BaseException) -> str:
+    text = (str(error).splitlines() or [""])[0]
+    return text if text.startswith("out of memory") else f"out of memory: {text}".rstrip(": ")
+
+
 @contextlib.contextmanager
-def knobs_named(config: ExperimentConfig) -> Iterator[None]:
+def knobs_named(knobs: Mapping[str, object], hint: str = "") -> Iterator[None]:
     """Within the context, an error for want of memory says what would need less, and its value."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_memory(error):
             raise
-        model, data = config.model, config.data
-        raise MemoryError(
-            f"out of memory; what needs less: data.batch_size (now {data.batch_size}), "
-            f"data.segment_length ({data.segment_length}), model.remat = 'layer' "
-            f"({model.remat!r}), model.dtype = 'bfloat16' ({model.dtype!r}); --dry_run shows an "
-            "estimate"
+        listed = ", ".join(f"{name} (now {value!r})" for name, value in knobs.items())
+        raise MemoryError(f"{_out_of_memory(error)}; what needs less: {listed}{hint}") from error
+
+
+def training_knobs_named(config: ExperimentConfig) -> contextlib.AbstractContextManager[None]:
+    """`knobs_named` for what trains or evaluates a model."""
+    knobs = {
+        "data.batch_size": config.data.batch_size,
+        "data.segment_length": config.data.segment_length,
+        "model.remat = 'layer'": config.model.remat,
+        "model.dtype = 'bfloat16'": config.model.dtype,
+    }
+    return knobs_named(knobs, "; train.py --dry_run shows an estimate")
+
+
+def check_device() -> None:
+    """Looks for the devices, before anything is changed or takes long.
+
+    Raises:
+      DeviceMissing: JAX cannot find those asked for.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        # Where the package for an accelerator is not installed, JAX fails an assertion of its own.
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = str(error).splitlines() or ["JAX is installed without what it needs"]
+        raise DeviceMissing(
+            f"the device asked for (JAX_PLATFORMS={asked!r}) is not there ({reason[0]}); unset "
+            "JAX_PLATFORMS to take what there is"
         ) from error

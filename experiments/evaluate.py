@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser, argv, lambda found: [workdir.config_file(found.workdir)]
     )
     line = ProgressLine()
-    with stop_on_signal(nothing_to_save=True), errors.knobs_named(config):
+    with stop_on_signal(nothing_to_save=True), errors.training_knobs_named(config):
+        errors.check_device()
         step, model = workdir.restore_model(arguments.workdir, config)
         corpus = load_split(config, arguments.split, line)
         print(corpus.summary(), flush=True)

@@ -16,8 +16,10 @@ import configure
 import errors
 import workdir
 from block_recurrent.data import Tokenizer
+from block_recurrent.generation import check_sampling
 from block_recurrent.training.experiment import make_run_tokenizer
 from block_recurrent.training.signals import stop_on_signal
+from options import Parser
 
 # Tokens before a piece of text that may decide how it is written: the space before a word.
 CONTEXT = 8
@@ -61,6 +63,15 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def check_prompt(path: str) -> None:
+    """Raises ValueError unless a prompt can be read there."""
+    try:
+        if path != "-":
+            Path(path).open("rb").close()
+    except OSError as error:
+        raise ValueError(f"--prompt={path}: {error.strerror}") from error
+
+
 def read_prompt(path: str, tokenizer: Tokenizer) -> np.ndarray:
     """The beginning of a document and the text of a file or, for "-", of standard input: [P]."""
     text = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
@@ -68,7 +79,7 @@ def read_prompt(path: str, tokenizer: Tokenizer) -> np.ndarray:
     return np.concatenate([[tokenizer.beginning_of_document], tokens]).astype(np.int32)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """The program's command line."""
     parser = configure.make_parser(__doc__)
     parser.add_argument("--workdir", required=True, type=Path, help="of the training run")
@@ -89,28 +100,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, config = configure.parse(
         parser, argv, lambda found: [workdir.config_file(found.workdir)]
     )
-    with stop_on_signal(nothing_to_save=True):
+    try:
+        check_sampling(
+            arguments.max_new_tokens,
+            arguments.temperature,
+            arguments.top_k,
+            arguments.top_p,
+            arguments.seed,
+        )
+        check_prompt(arguments.prompt)
+    except ValueError as error:
+        parser.error(str(error))
+    knobs = {"--samples": arguments.samples, "model.dtype = 'bfloat16'": config.model.dtype}
+    with stop_on_signal(nothing_to_save=True), errors.knobs_named(knobs):
+        errors.check_device()
         _, model = workdir.restore_model(arguments.workdir, config)
         tokenizer = make_run_tokenizer(config)
-        try:
-            prompt = read_prompt(arguments.prompt, tokenizer)
-        except OSError as error:
-            parser.error(f"--prompt={arguments.prompt}: {error.strerror}")
+        prompt = read_prompt(arguments.prompt, tokenizer)
         samples, stream = arguments.samples, Stream(tokenizer, prompt)
-        try:
-            new_tokens = br.generate(
-                model,
-                model.initial_state(samples),
-                jnp.tile(prompt, (samples, 1)),
-                max_new_tokens=arguments.max_new_tokens,
-                temperature=arguments.temperature,
-                top_k=arguments.top_k,
-                top_p=arguments.top_p,
-                seed=arguments.seed,
-                callback=stream if samples == 1 else None,
-            )
-        except ValueError as error:
-            parser.error(str(error))
+        new_tokens = br.generate(
+            model,
+            model.initial_state(samples),
+            jnp.tile(prompt, (samples, 1)),
+            max_new_tokens=arguments.max_new_tokens,
+            temperature=arguments.temperature,
+            top_k=arguments.top_k,
+            top_p=arguments.top_p,
+            seed=arguments.seed,
+            callback=stream if samples == 1 else None,
+        )
     if samples == 1:
         stream.flush()
         print()

@@ -10,7 +10,7 @@ from scipy import stats
 from block_recurrent.config import ExperimentConfig
 from layout import MISSING, family
 from naming import corpus, distinct_names, row_name
-from runs import Point, Run, RunError, parameters_without_embedding
+from runs import Point, Run, SelectionError, parameters_without_embedding
 
 
 class Summary(NamedTuple):
@@ -173,13 +173,13 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
     """Runs grouped by their configuration without the seeds, in the order of the first of each.
 
     Raises:
-      RunError: two runs of the same configuration and the same seeds.
+      SelectionError: two runs of the same configuration and the same seeds.
     """
     groups: dict[ExperimentConfig, dict[tuple[int, int], Run]] = {}
     for run in runs:
         seeds = groups.setdefault(_without_seeds(run.config), {})
         if run.seeds in seeds:
-            raise RunError(
+            raise SelectionError(
                 f"{seeds[run.seeds].workdir} and {run.workdir} hold the same run: configuration "
                 "and seeds are equal; leave one out"
             )

@@ -18,6 +18,8 @@ COLUMNS = {
     ("github", "sentencepiece"): "GitHub",
 }
 
+# Where files lie sets no run apart.
+PATHS = ("path", "cache_path", "vocab_path")
 SIZES = ("num_layers", "model_size", "num_heads", "head_size", "mlp_size")
 
 
@@ -96,8 +98,8 @@ def _usual(values: Sequence[Hashable]) -> Hashable:
 
 def _fields(config: ExperimentConfig) -> dict[str, Any]:
     return {
-        f"{section}.{name}": value
+        f"{section}.{name}": value[:8] if name == "vocab_sha256" and value else value
         for section, part in vars(config).items()
         for name, value in vars(part).items()
-        if name not in SIZES
+        if name not in (*SIZES, *PATHS)
     }

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import errors
 from block_recurrent.data import DataError
 from block_recurrent.preparation.corpus_writer import (
     Interrupted,
@@ -31,6 +32,7 @@ from block_recurrent.preparation.manifest import summary
 from block_recurrent.preparation.pg19 import download
 from block_recurrent.training.progress import ProgressLine, duration
 from block_recurrent.training.signals import StopRequest, stop_on_signal
+from options import Parser
 from raw_data import KINDS
 
 _REPORT_SECONDS = 0.1
@@ -84,14 +86,10 @@ def megabytes(size: float) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The program's command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(description=__doc__)
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     for name, kind in KINDS.items():
-        options = kinds.add_parser(name, help=kind.help, description=kind.help, allow_abbrev=False)
+        options = kinds.add_parser(name, help=kind.help, description=kind.help)
         kind.add_options(options)
         _add_common(options)
         options.set_defaults(make_source=kind.make_source, parser=options, download=None)
@@ -157,6 +155,7 @@ def run(arguments: argparse.Namespace, display: Display, request: StopRequest) -
         raise
 
 
+@errors.reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = make_parser().parse_args(argv)
@@ -175,11 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             display.end()
             print(f"stopped by {name}; the same command goes on from here", file=sys.stderr)
             return 128 + signal.Signals[name]
-        except DataError as error:
+        finally:
             display.end()
-            print(f"{parser.prog}: {error}", file=sys.stderr)
-            return 1
-    display.end()
     print(f"{summary(manifest)}\nwritten to {arguments.output}; to train on it:")
     print(
         f"  python experiments/train.py --gin_file=FILE --gin.data.source=tfds "

@@ -26,6 +26,10 @@ class RunError(ValueError):
     """A work directory that cannot be read as a run; the message says which file and line."""
 
 
+class SelectionError(RunError, configure.ConfigError):
+    """Runs that do not go together, or not with the other options; the message says which."""
+
+
 class Point(NamedTuple):
     """Validation figures on the way.
 
@@ -99,13 +103,14 @@ def read_runs(directories: Iterable[str | Path]) -> list[Run]:
     """The runs in these directories.
 
     Raises:
-      ValueError: a directory given twice, or one that cannot be read.
+      ConfigError: a directory given twice, or one that holds no run.
+      RunError: a damaged file; the message names it, and its line.
     """
     found: dict[Path, Run] = {}
     for directory in map(Path, directories):
         place = directory.resolve()
         if place in found:
-            raise RunError(f"{directory} is given twice; a run counts once, so leave one out")
+            raise SelectionError(f"{directory} is given twice; a run counts once, so leave one out")
         found[place] = read_run(directory)
     return list(found.values())
 
@@ -190,28 +195,19 @@ def _scored(directory: Path, config: ExperimentConfig) -> dict[str, Scored]:
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, output: str
 ) -> tuple[argparse.Namespace, list[Run]]:
-    """A program's arguments and the runs they name; exits with status 2 where either is wrong.
+    """A program's arguments, exits with status 2 where they are wrong, and the runs they name.
 
     Args:
       parser: with the program's own options.
       argv: the command line, `sys.argv[1:]` by default.
       output: where the results go unless `--output` is given.
+
+    Raises:
+      ConfigError, RunError: as of `read_runs`.
     """
     parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="of a run")
     parser.add_argument(
         "--output", type=Path, default=Path(output), metavar="DIR", help=f"{output} unless given"
     )
     arguments = parser.parse_args(argv)
-    try:
-        return arguments, read_runs(arguments.workdirs)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-
-
-def make_parser(documentation: str | None) -> argparse.ArgumentParser:
-    """A parser whose `--help` shows the program's docstring as it stands."""
-    return argparse.ArgumentParser(
-        description=documentation,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    return arguments, read_runs(arguments.workdirs)

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import errors
 import runs
 from groups import Group, group_runs
 from layout import FAMILIES, Page, Table, count_cell, label_logarithmic, present, short_count
 from naming import column, row_name
+from options import Parser
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,14 +146,12 @@ def _draw_paper(panel: "Axes") -> None:
         panel.plot(*place, "D", color=color, markerfacecolor="none", label=point.name)
 
 
+@errors.reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
-    parser = runs.make_parser(__doc__)
+    parser = Parser(description=__doc__)
     arguments, found = runs.parse(parser, argv, "runs/scaling")
-    try:
-        columns = by_column(group_runs(found))
-    except runs.RunError as error:
-        parser.error(str(error))
+    columns = by_column(group_runs(found))
     present(make_page(columns), partial(draw, columns), arguments.output, "scaling")
     return 0
 

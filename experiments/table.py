@@ -203,7 +203,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser, argv, lambda found: ["table_long.gin" if found.long else "table.gin"]
     )
     folder = arguments.workdir or Path("runs/table-long" if arguments.long else "runs/table")
-    with stop_on_signal(nothing_to_save=True), errors.knobs_named(base):
+    with stop_on_signal(nothing_to_save=True), errors.training_knobs_named(base):
+        errors.check_device()
         table = Table(base, folder)
         print(table.describe() + "\n", flush=True)
         report = table.report(table.run())

@@ -12,10 +12,12 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import errors
 import runs
 from groups import Group, group_runs
 from layout import FAMILIES, MISSING, Page, Table, count_cell, family, present, short_count
 from naming import COLUMNS, column, paper_row, paper_rows, row_name
+from options import Parser
 from report import PAPER_COLUMNS, paper_cell
 from rows import Row
 
@@ -212,14 +214,12 @@ def _finish(panel: "Axes", names: Sequence[str], label: str) -> None:
     panel.set_xlabel(label)
 
 
+@errors.reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
-    parser = runs.make_parser(__doc__)
+    parser = Parser(description=__doc__)
     arguments, found = runs.parse(parser, argv, "runs/table1")
-    try:
-        table = arrange(group_runs(found))
-    except runs.RunError as error:
-        parser.error(str(error))
+    table = arrange(group_runs(found))
     present(make_page(table), partial(draw, table), arguments.output, "table1")
     return 0
 

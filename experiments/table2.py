@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import errors
 import runs
 from block_recurrent.training.evaluation import Evaluation
 from groups import Group, group_runs
 from layout import FAMILIES, MISSING, Page, Table, label_logarithmic, present, short_count
 from naming import corpus
+from options import Parser
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -188,15 +190,13 @@ def draw(lines: Sequence[Line], figure_: "Figure") -> None:
     panel.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False)
 
 
+@errors.reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
-    parser = runs.make_parser(__doc__)
+    parser = Parser(description=__doc__)
     arguments, found = runs.parse(parser, argv, "runs/table2")
     on_pg19 = [run for run in found if corpus(run.config).casefold() == "pg19"]
-    try:
-        lines = [Line(group, run) for group in group_runs(on_pg19) for run in group.runs]
-    except runs.RunError as error:
-        parser.error(str(error))
+    lines = [Line(group, run) for group in group_runs(on_pg19) for run in group.runs]
     page = make_page(lines, [run for run in found if run not in on_pg19])
     present(page, partial(draw, lines), arguments.output, "table2")
     return 0

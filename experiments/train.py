@@ -18,11 +18,31 @@ import configure
 import dry_run
 import errors
 import workdir
+from block_recurrent.config import ExperimentConfig
 from block_recurrent.parameters import count_parameters
 from block_recurrent.training import train
 from block_recurrent.training.experiment import load_corpora, make_model
 from block_recurrent.training.progress import ProgressLine
 from block_recurrent.training.signals import stop_on_signal
+
+
+def run(config: ExperimentConfig, folder: Path, argv: Sequence[str] | None) -> None:
+    """Trains in the work directory `folder`; errors as of `train` and of what it is given."""
+    line = ProgressLine()
+    workdir.check_claim(folder, config)
+    errors.check_device()
+    corpora = load_corpora(config, line)
+    for corpus in corpora:
+        print(corpus.summary())
+    model = make_model(config)
+    sizes = [f"{count_parameters(model, embedding=e):,}" for e in (True, False)]
+    print(f"parameters: {sizes[0]}, without embedding {sizes[1]}", flush=True)
+
+    def begin() -> None:
+        workdir.claim(folder, config)
+        workdir.record_launch(folder, argv)
+
+    train(config, folder, corpora, line=line, begin=begin)
 
 
 @errors.reported
@@ -39,19 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.workdir is None:
         parser.error("the following arguments are required: --workdir")
-    line = ProgressLine()
-    with stop_on_signal(nothing_to_save=True):
-        workdir.check_claim(arguments.workdir, config)
-        corpora = load_corpora(config, line)
-        workdir.claim(arguments.workdir, config)
-        workdir.record_launch(arguments.workdir, argv)
-        for corpus in corpora:
-            print(corpus.summary())
-        model = make_model(config)
-    sizes = [f"{count_parameters(model, embedding=e):,}" for e in (True, False)]
-    print(f"parameters: {sizes[0]}, without embedding {sizes[1]}", flush=True)
-    with errors.knobs_named(config):
-        train(config, arguments.workdir, corpora, line=line)
+    with stop_on_signal(nothing_to_save=True), errors.training_knobs_named(config):
+        run(config, arguments.workdir, argv)
     return 0
 
 

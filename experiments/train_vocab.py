@@ -17,15 +17,14 @@ import errors
 from block_recurrent.data import DataError, SentencePieceTokenizer, TfdsDirectory, byte_count
 from block_recurrent.preparation.vocabulary import train_vocabulary
 from block_recurrent.training.signals import stop_on_signal
+from options import Parser
 
 MEGABYTE = 10**6
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The program's command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--corpus", required=True, type=Path, help="folder of prepare_data.py")
     parser.add_argument("--output", required=True, type=Path, help="the model file to write")
     parser.add_argument("--vocab_size", type=int, default=32_000, help="pieces (32000)")
@@ -35,7 +34,6 @@ def make_parser() -> argparse.ArgumentParser:
         default=500,
         help="of text to learn from, spread evenly over the documents (500)",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

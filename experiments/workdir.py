@@ -46,16 +46,27 @@ def check_claim(workdir: Path, config: ExperimentConfig) -> None:
     path = workdir / CONFIG
     if workdir.exists() and not path.exists() and (found := _foreign(workdir)):
         raise ConfigError(
-            f"{workdir} holds no run, but {', '.join(found[:3])}; choose another --workdir"
+            f"{workdir} holds no run, for there is no {CONFIG} in it, but {', '.join(found[:4])}; "
+            "choose another --workdir"
         )
     if path.exists():
-        differences = _differences(load([path]), config)
+        differences = _differences(_read(path), config)
         if differences:
             listed = "\n  ".join(differences)
             raise ConfigError(
                 f"{workdir} holds a run with another configuration; choose another --workdir or "
                 f"undo the change:\n  {listed}"
             )
+
+
+def _read(path: Path) -> ExperimentConfig:
+    try:
+        return load([path])
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path} is damaged, and with it what the run there began with: write it anew as it "
+            f"was, or choose another --workdir ({error})"
+        ) from error
 
 
 def _differences(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:

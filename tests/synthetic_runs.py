@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,14 @@ import configure
 BYTES = 1000
 TOKENS = {"bytes": 1000, "sentencepiece": 250}
 TARGETS = 4096.0
+
+
+def exit_status(main: Callable[[list[str]], int], *words: object) -> int | str | None:
+    """What a program ends with, whether it returns it or leaves."""
+    try:
+        return main(list(map(str, words)))
+    except SystemExit as left:
+        return left.code
 
 
 def small(row: str = "rec_fixed_skip", corpus: str = "books", **values: Any) -> dict[str, Any]:

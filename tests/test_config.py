@@ -23,9 +23,12 @@ POSITIVE = {
     ModelConfig: [*SIZES, "vocab_size", "num_layers", "state_unroll"],
     DataConfig: ["batch_size", "segment_length"],
     OptimizerConfig: ["learning_rate", "warmup_steps", "clip_norm"],
-    TrainingConfig: [field.name for field in dataclasses.fields(TrainingConfig)],
+    TrainingConfig: [
+        field.name
+        for field in dataclasses.fields(TrainingConfig)
+        if field.type is int and field.name != "seed"
+    ],
 }
-POSITIVE[TrainingConfig].remove("seed")
 
 WRONG = [
     (LayerConfig, {"dropout": 1.0}, ValueError, "dropout must be in [0, 1), not 1.0"),
@@ -60,6 +63,8 @@ WRONG = [
     (DataConfig, {"tokenizer": "words"}, ValueError, "tokenizer must be one of 'bytes'"),
     (DataConfig, {"validation_percent": 0}, ValueError, "between 1 and 99, not 0"),
     (DataConfig, {"validation_percent": 100}, ValueError, "between 1 and 99, not 100"),
+    (TrainingConfig, {"non_finite": "skp"}, ValueError, "did you mean 'skip'"),
+    (TrainingConfig, {"clear_states": 1}, TypeError, "clear_states must be bool, not 1"),
     (OptimizerConfig, {"name": "adam"}, ValueError, "did you mean 'adamw'"),
     (OptimizerConfig, {"schedule": "linear"}, ValueError, "one of 'rsqrt', 'cosine'"),
     (OptimizerConfig, {"final_learning_rate": 0.1}, ValueError, "belongs to the cosine schedule"),

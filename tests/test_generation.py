@@ -56,7 +56,7 @@ def decode(model, decoding, tokens):
 
 def decode_after(model, state, tokens, prefilled: int):
     """Logits for the tokens after the first `prefilled` ones."""
-    _, point, current = generation._read(model, state, tokens[:, :prefilled])
+    _, point, current = generation._read(model, state, tokens[:, :prefilled], "tokens")
     decoding = generation.start_decoding(model, point, current)
     return decode(model, decoding, tokens[:, prefilled:])
 
@@ -264,10 +264,10 @@ WRONG = {
     "top_k": ({"top_k": 0}, ValueError, "top_k must be a whole number of at least 1, not 0"),
     "top_p 0": ({"top_p": 0.0}, ValueError, "top_p must be above 0 and at most 1, not 0.0"),
     "top_p 2": ({"top_p": 2}, ValueError, "top_p must be above 0 and at most 1, not 2"),
-    "no prompt": ({"tokens": TOKENS[:, :0]}, ValueError, r"tokens must be .*\(2, 0\)"),
-    "one row": ({"tokens": TOKENS[0]}, ValueError, r"tokens must be \[batch.*\(16,\)"),
-    "floats": ({"tokens": np.ones((2, 3))}, TypeError, "tokens must be integers, not float64"),
-    "text": ({"tokens": "once"}, TypeError, "tokens must be integers"),
+    "no prompt": ({"tokens": TOKENS[:, :0]}, ValueError, r"prompt must be .*\(2, 0\)"),
+    "one row": ({"tokens": TOKENS[0]}, ValueError, r"prompt must be \[batch.*\(16,\)"),
+    "floats": ({"tokens": np.ones((2, 3))}, TypeError, "prompt must be integers, not float64"),
+    "text": ({"tokens": "once"}, TypeError, "prompt must be integers"),
     "too large": ({"tokens": TOKENS + 1}, ValueError, "token id 11 is outside the vocab.* of 11"),
     "negative": ({"tokens": TOKENS - 1}, ValueError, "token id -1 is outside the vocabulary"),
     "rows": ({"rows": 1}, ValueError, r"keys of the .*cache .*\(3, 1, 4.*\[3, 2, 4"),

@@ -54,6 +54,8 @@ def test_two_segments_are_those_of_the_authors(path):
         loss, (logits, state), (gradients, _) = read_with_gradients(model, tokens, state, start)
         assert_close((loss, logits), (segment["loss"], segment["logits"]))
         assert_close(to_parameters(gradients), under(segment, "grads/"), 2e-5)
+        for name, gradient in to_parameters(gradients).items():
+            assert np.all(np.isfinite(gradient)) and np.any(gradient != 0), name
         assert_state(config, state, under(segment, "state/"))
 
 

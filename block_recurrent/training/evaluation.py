@@ -14,6 +14,10 @@ from block_recurrent.state import ModelState, clear_recurrent
 from block_recurrent.training.loss import model_cross_entropy
 
 
+def _exp(exponent: float) -> float:
+    return math.inf if exponent > 700 else math.exp(exponent)
+
+
 class Evaluation(NamedTuple):
     """Sums over a corpus, and the figures that follow from them.
 
@@ -39,8 +43,8 @@ class Evaluation(NamedTuple):
 
     @property
     def perplexity(self) -> float:
-        """Per token."""
-        return math.exp(self.nats / self.tokens)
+        """Per token; infinite where it overflows."""
+        return _exp(self.nats / self.tokens)
 
     @property
     def bits_per_byte(self) -> float:
@@ -50,8 +54,7 @@ class Evaluation(NamedTuple):
     @property
     def word_perplexity(self) -> float:
         """exp(total nats / words), as published for PG19; infinite where it overflows."""
-        exponent = self.nats / max(self.words, 1)
-        return math.exp(exponent) if exponent < 700 else math.inf
+        return _exp(self.nats / max(self.words, 1))
 
     def figures(self) -> dict[str, float]:
         """All of the above by name."""

@@ -15,6 +15,8 @@ class WorkdirInUse(RuntimeError):
 def locked(workdir: Path) -> Iterator[None]:
     """Holds `workdir`/lock, which the system frees when the process ends, however it does.
 
+    Meanwhile the file says which process holds it.
+
     Raises:
       WorkdirInUse: another process holds it.
     """
@@ -31,6 +33,9 @@ def locked(workdir: Path) -> Iterator[None]:
             ) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        yield
+        try:
+            yield
+        finally:
+            os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)

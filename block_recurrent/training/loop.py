@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.data import Batch, DataError
 from block_recurrent.model import LanguageModel
 from block_recurrent.partitioning import make_mesh, shard_batch
-from block_recurrent.training.checkpoints import CheckpointError, Checkpoints, SaveFailed
+from block_recurrent.training.checkpoints import Checkpoints, SaveFailed
 from block_recurrent.training.evaluation import Evaluation
 from block_recurrent.training.experiment import (
     Corpora,
@@ -28,6 +28,7 @@ from block_recurrent.training.meter import Meter, Stopwatch
 from block_recurrent.training.metrics import MetricsFile, TensorBoard
 from block_recurrent.training.optimizer import make_optimizer, make_schedule
 from block_recurrent.training.progress import ProgressLine
+from block_recurrent.training.resume import check_same_data, check_unused
 from block_recurrent.training.signals import Stopped, StopRequest, stop_on_signal
 from block_recurrent.training.step import (
     StepMetrics,
@@ -38,6 +39,7 @@ from block_recurrent.training.step import (
 )
 
 SUMMARY = "summary.json"
+VALIDATION_LOSS = "validation/bits_per_token"
 MOST_SKIPPED = 10
 MOST_FAILED_SAVES = 3
 
@@ -48,6 +50,7 @@ def train(
     corpora: Corpora | None = None,
     *,
     line: ProgressLine | None = None,
+    begin: Callable[[], None] = lambda: None,
 ) -> tuple[LanguageModel, Evaluation]:
     """Trains to the configured number of steps, from the newest whole checkpoint if there is one.
 
@@ -56,6 +59,8 @@ def train(
       workdir: holds `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `summary.json`.
       corpora: the documents; read as configured unless given.
       line: shows progress; on standard error unless given.
+      begin: called when it is certain that the run can begin or go on, before any file but the
+        lock is changed.
 
     Returns:
       The trained model and its evaluation on the validation documents.
@@ -65,12 +70,12 @@ def train(
       FloatingPointError: loss, gradient or parameters are no longer finite.
       CheckpointError: there is something, but nothing to continue from.
       DataError: the documents are not those the run began with.
-      SaveFailed: checkpoints cannot be written.
+      SaveFailed: checkpoints or metrics cannot be written.
       WorkdirInUse: another process is training there.
     """
     line, workdir = line or ProgressLine(), Path(workdir)
     with stop_on_signal(nothing_to_save=True) as stop, locked(workdir):
-        run = Run(config, workdir, corpora or load_corpora(config, line), line, stop)
+        run = Run(config, workdir, corpora or load_corpora(config, line), line, stop, begin)
         try:
             return run.finish()
         finally:
@@ -87,6 +92,7 @@ class Run:
         corpora: Corpora,
         line: ProgressLine,
         stop: StopRequest | None = None,
+        begin: Callable[[], None] = lambda: None,
     ):
         self.config = config
         self.workdir = workdir
@@ -100,11 +106,12 @@ class Run:
         self.lanes = make_lanes(config, corpora.train)
         self.meter = Meter(config.training.num_steps)
         self._build()
-        self._restore()
+        self._restore(begin)
         self.step = self.first_step = int(self.state.step)
         self.metrics = MetricsFile(workdir / "metrics.jsonl", step=self.step)
         self.board = TensorBoard(workdir / "tensorboard", step=self.step)
         self.skipped_in_a_row = self.failed_saves = 0
+        self._note_evaluation()
 
     def _build(self) -> None:
         """The compiled step, and the state it begins with."""
@@ -123,22 +130,26 @@ class Run:
             skip_non_finite=training.non_finite == "skip",
         )
 
-    def _restore(self) -> None:
+    def _restore(self, begin: Callable[[], None]) -> None:
         """Continues from the newest whole checkpoint; a new run begins with one."""
         if not self.checkpoints.steps():
             check_unused(self.workdir, self.checkpoints)
+            begin()
             self.checkpoints.save(self.state, self.progress())
             return
         self.state, progress = self.checkpoints.restore(self.state)
-        if progress["validation"] != self.corpora.validation.fingerprint:
-            raise DataError(
-                f"the validation documents of {self.workdir} have changed: the run began with "
-                f"{progress['validation'][:16]}, here they are "
-                f"{self.corpora.validation.fingerprint[:16]}; give it the data it began with."
-            )
+        check_same_data(self.workdir, progress, self.progress())
+        begin()
+        self.checkpoints.tidy()
         self.lanes.restore(progress["lanes"])
         self.meter.restore(progress["unlogged"])
         self.line.end(f"continuing from step {int(self.state.step):,}")
+
+    def _note_evaluation(self) -> None:
+        """Notes the loss of a checkpoint if a kill came after its figures and before that note."""
+        loss = self.metrics.figure(self.step, VALIDATION_LOSS)
+        if loss is not None:
+            self.checkpoints.save(self.state, self.progress(), loss=loss)
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint holds besides arrays."""
@@ -153,9 +164,12 @@ class Run:
         self.line.end(f"WARNING: {sentence}")
 
     def close(self) -> None:
-        """Closes files and threads."""
-        self.board.close()
-        self.checkpoints.close()
+        """Closes files and threads; what fails here is a warning, lest it hide why a run failed."""
+        for part in (self.checkpoints, self.board):
+            try:
+                part.close()
+            except OSError as error:
+                self.warn(str(error))
 
     def finish(self) -> tuple[LanguageModel, Evaluation]:
         """Takes the steps that are left; result and errors as of `train`."""
@@ -189,7 +203,7 @@ class Run:
     def evaluation_is_due(self) -> bool:
         """Whether the present step is to be evaluated and has not been."""
         due = self.step > 0 and self.step % self.config.training.evaluate_every == 0
-        return due and not self.metrics.has(self.step, "validation/nats")
+        return due and self.metrics.figure(self.step, VALIDATION_LOSS) is None
 
     def take_step(self) -> None:
         """Takes one step, and looks whether the one before it was finite."""
@@ -215,9 +229,22 @@ class Run:
         self.line.show(self.meter.describe(self.step, figures))
 
     def write(self, figures: dict[str, float]) -> None:
-        """Writes figures of the present step wherever they go."""
-        self.metrics.write(self.step, figures)
-        self.board.write(self.step, figures)
+        """Writes figures of the present step wherever they go.
+
+        Raises:
+          SaveFailed: they cannot be written.
+        """
+        try:
+            self.metrics.write(self.step, figures)
+            self.board.write(self.step, figures)
+        except OSError as error:
+            with contextlib.suppress(SaveFailed):
+                self.checkpoints.wait()
+            raise SaveFailed(
+                f"the figures of step {self.step:,} could not be written to {self.workdir} "
+                f"({error.strerror}); the newest checkpoint is that of step "
+                f"{self.checkpoints.latest_step()}"
+            ) from error
 
     def check_finite(self, *, but: int = 0) -> None:
         """Looks at the steps taken, but not at the newest `but` of them, which may be running.
@@ -230,6 +257,19 @@ class Run:
             allowed = MOST_SKIPPED - 1 if self.config.training.non_finite == "skip" else 0
             if self.skipped_in_a_row > allowed:
                 raise FloatingPointError(self._why_not_finite(metrics))
+
+    def check_state(self) -> None:
+        """Looks at all steps taken, and at what they led to.
+
+        Raises:
+          FloatingPointError: as of `check_finite`, or the state is not finite.
+        """
+        self.check_finite()
+        if not all_finite(self.state):
+            raise FloatingPointError(
+                "parameters, optimizer or carried state are not finite at step "
+                f"{self.step:,}: lower optimizer.learning_rate; {self._last_finite()}"
+            )
 
     def _why_not_finite(self, metrics: StepMetrics) -> str:
         times = f" for {MOST_SKIPPED} steps in a row" if self.skipped_in_a_row > 1 else ""
@@ -249,7 +289,9 @@ class Run:
 
         Raises:
           Stopped: a signal came meanwhile.
+          FloatingPointError: as of `check_state`.
         """
+        self.check_state()
         self.line.show(f"step {self.step:,}: evaluating")
         with self.clock.part("evaluation"):
             evaluation = evaluate_run(
@@ -270,16 +312,11 @@ class Run:
         """Begins to save a checkpoint of the present step, with its validation loss if known.
 
         Raises:
-          FloatingPointError: the state is not finite.
+          FloatingPointError: as of `check_state`.
           SaveFailed: several saves in a row have failed.
         """
         with self.clock.part("save"):
-            self.check_finite()
-            if not all_finite(self.state):
-                raise FloatingPointError(
-                    f"parameters or optimizer are not finite at step {self.step:,}: lower "
-                    f"optimizer.learning_rate; {self._last_finite()}"
-                )
+            self.check_state()
             try:
                 self.checkpoints.wait()
                 self.failed_saves = 0
@@ -307,25 +344,6 @@ class Run:
             "best_checkpoint": self.checkpoints.best_step(),
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        (self.workdir / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+        with contextlib.suppress(OSError):  # what made the run fail may make this fail, too
+            (self.workdir / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
         self.line.end(self.clock.describe())
-
-
-def check_unused(workdir: Path, checkpoints: Checkpoints) -> None:
-    """Sees to it that a run without checkpoints is a new one, and not one that lost them.
-
-    Raises:
-      CheckpointError: there are signs of an earlier run; they are named.
-    """
-    folder = checkpoints.directory
-    first = {f".saving-{step}" for step in (0,)}
-    found = {path.name for path in folder.iterdir()} - first if folder.is_dir() else set()
-    metrics = workdir / "metrics.jsonl"
-    signs = [f"{folder / name}" for name in sorted(found)]
-    signs += [str(metrics)] if metrics.exists() and metrics.stat().st_size else []
-    if signs:
-        raise CheckpointError(
-            f"{workdir} has no checkpoint to continue from, but it is not new: there is "
-            f"{', '.join(signs[:4])}. Nothing was changed. To start afresh, choose another "
-            "--workdir or remove this one."
-        )

@@ -60,7 +60,7 @@ class Meter:
         if self._clock is None:
             jax.block_until_ready(metrics)
             self._untimed = len(self._pending)
-            self.restart_clock()
+            self._clock = time.monotonic()
 
     def settle(self, *, but: int = 0) -> list[StepMetrics]:
         """Waits for the steps since the last log, but not for the newest `but` of them.
@@ -84,10 +84,14 @@ class Meter:
 
     def restart_clock(self) -> None:
         """Leaves out of the speed what happened since the last log."""
-        self._clock = time.monotonic()
+        if self._clock is not None:  # else the first step is still to be compiled
+            self._clock = time.monotonic()
 
     def collect(self) -> dict[str, float]:
-        """Figures since the last log, all of them settled; steps that were skipped do not count."""
+        """Figures since the last log, all of them settled.
+
+        Steps that were skipped do not count; if all were, there is neither loss nor gradient.
+        """
         assert self._clock is not None and self._settled == len(self._pending)
         seconds = time.monotonic() - self._clock
         steps = len(self._pending)
@@ -98,17 +102,22 @@ class Meter:
         self._pending, self._settled, self._untimed = [], 0, 0
         self.restart_clock()
         figures = {
-            "bits_per_token": nats / max(targets, 1.0) / math.log(2),
-            "gradient_norm": counted[-1].gradient_norm if counted else 0.0,
             "targets": targets,
             "tokens_per_second": targets / steps / max(self._seconds_per_step, 1e-9),
         }
-        return figures | ({"skipped": steps - len(counted)} if len(counted) < steps else {})
+        if counted:
+            figures["bits_per_token"] = nats / max(targets, 1.0) / math.log(2)
+            figures["gradient_norm"] = counted[-1].gradient_norm
+        if len(counted) < steps:
+            figures["skipped"] = float(steps - len(counted))
+        return figures
 
     def describe(self, step: int, figures: dict[str, float]) -> str:
         """The progress line."""
         left = duration((self.num_steps - step) * self._seconds_per_step)
-        return (
-            f"step {step:,}/{self.num_steps:,} | {figures['bits_per_token']:.3f} bits/token | "
-            f"{figures['tokens_per_second']:,.0f} tokens/s | {left} left"
-        )
+        parts = [f"step {step:,}/{self.num_steps:,}"]
+        if "bits_per_token" in figures:
+            parts.append(f"{figures['bits_per_token']:.3f} bits/token")
+        if "skipped" in figures:
+            parts.append(f"{figures['skipped']:.0f} steps skipped")
+        return " | ".join([*parts, f"{figures['tokens_per_second']:,.0f} tokens/s", f"{left} left"])

@@ -24,9 +24,9 @@ class MetricsFile:
         os.replace(partial, self._path)
         self._last = kept[-1] if kept else None
 
-    def has(self, step: int, name: str) -> bool:
-        """Whether the last line is of this step and has this figure."""
-        return self._last is not None and self._last["step"] == step and name in self._last
+    def figure(self, step: int, name: str) -> float | None:
+        """A figure in the last line, or None if that is of another step or does not have it."""
+        return self._last.get(name) if self._last and self._last["step"] == step else None
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
         """Appends a line, unless it is the last one again."""
@@ -60,10 +60,6 @@ class TensorBoard:
             self._writer = None
         else:
             self._writer = SummaryWriter(os.fspath(directory), purge_step=step + 1)
-
-    def has(self, step: int, name: str) -> bool:
-        """Whether the last line is of this step and has this figure."""
-        return self._last is not None and self._last["step"] == step and name in self._last
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
         """Writes each number under its name."""

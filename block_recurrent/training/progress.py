@@ -1,5 +1,6 @@
 """One line for people: how far, how good, how fast, how long still."""
 
+import contextlib
 import sys
 import time
 from typing import TextIO
@@ -39,17 +40,21 @@ class ProgressLine:
         self._last = now
         text = self._prefix + text
         if self._terminal:
-            self._stream.write("\r" + text.ljust(self._width))
+            self._write("\r" + text.ljust(self._width))
             self._width = len(text)
         else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
+            self._write(text + "\n")
 
     def end(self, text: str = "") -> None:
         """Leaves `text`, or the last line, standing and starts a new one."""
         if text:
             self.show(text, always=True)
         if self._terminal and not self._quiet:
-            self._stream.write("\n")
-            self._stream.flush()
+            self._write("\n")
         self._width = 0
+
+    def _write(self, text: str) -> None:
+        # Work does not end because the terminal, or the program that read this, has.
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()

@@ -4,6 +4,7 @@ Signals are taken by a thread of their own, so that they are noticed at once eve
 thread compiles for minutes.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LAST_WORDS_SECONDS = 0.5
 _END = b"\0"
 
 
@@ -88,7 +90,17 @@ def _watch(reader: int, request: StopRequest) -> None:
 
 
 def _leave(number: int, why: str) -> None:
-    """Ends the process, whatever the main thread is doing."""
-    sys.stdout.flush()
-    os.write(2, f"\nstopped at once by {signal.Signals(number).name}: {why}\n".encode())
+    """Ends the process, whatever the main thread is doing and whoever reads its output."""
+    text = f"\nstopped at once by {signal.Signals(number).name}: {why}\n"
+    saying = threading.Thread(target=_say, args=(text,), daemon=True)
+    saying.start()
+    saying.join(LAST_WORDS_SECONDS)
     os._exit(128 + number)
+
+
+def _say(text: str) -> None:
+    """Writes `text` after what has been printed; blocks where nobody reads that."""
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()

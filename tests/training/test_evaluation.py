@@ -44,6 +44,7 @@ def expected() -> float:
 def test_nats_depend_on_neither_batch_size_nor_segment_length(batch_size, windows, expected):
     result = run(batch_size, windows * WINDOW)
     assert result.nats == pytest.approx(expected, rel=1e-6)
+    assert result.perplexity == pytest.approx(math.exp(expected / BYTES), rel=1e-6)
     assert result.tokens == result.bytes == BYTES
     assert result.words == 3 + 1 + 3 + 1 + 6 + 1
 
@@ -77,8 +78,10 @@ def test_derived_figures_follow_their_formulas():
     assert all(figures[name] == getattr(result, name) for name in figures)
 
 
-def test_word_perplexity_is_a_number_whatever_the_text():
+def test_perplexity_is_a_number_whatever_the_text_and_the_loss():
     assert Evaluation(1e6, 10, 10, 1).word_perplexity == math.inf
+    assert Evaluation(1e6, 10, 10, 1).perplexity == math.inf
+    assert math.isnan(Evaluation(math.nan, 10, 10, 1).perplexity)
     assert math.isfinite(Evaluation(1.0, 10, 10, 0).word_perplexity)
 
 

@@ -7,6 +7,7 @@ import signal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from block_recurrent.config import (
@@ -44,6 +45,14 @@ CONFIG = ExperimentConfig(
         num_steps=STEPS, log_every=2, evaluate_every=4, checkpoint_every=3, keep_checkpoints=1
     ),
 )
+# Stopped in the first interval, at a checkpoint, at an evaluation, right after, and between logs.
+LONG = dataclasses.replace(
+    CONFIG,
+    training=TrainingConfig(
+        num_steps=40, log_every=3, evaluate_every=16, checkpoint_every=10, keep_checkpoints=1
+    ),
+)
+STOPS = (2, 10, 16, 17, 31)
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +67,10 @@ def steps_compiled_once():
     compiled, make = {}, loop.make_train_step
 
     def remembering(*arguments, **options):
+        dropout_key = np.asarray(jax.random.key_data(arguments[1]))
+
         def step(state, batch):
-            key = (state.model.config, *options.values())
+            key = (state.model.config, *options.values(), dropout_key.tobytes())
             compiled_step = compiled.setdefault(key, make(*arguments, **options))
             return compiled_step(jax.device_put(state, jax.devices()[0]), batch)
 
@@ -85,6 +96,12 @@ def result_of(workdir, config):
     return jax.tree.leaves(restored.state), restored.lanes.position
 
 
+def bits(tree) -> list:
+    """All that there is to an array, leaf by leaf, so that 0.0 is not -0.0."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    return [(leaf.dtype, leaf.shape, leaf.tobytes()) for leaf in leaves]
+
+
 def figures_of(workdir) -> list[dict]:
     """The lines of metrics, without what the clock says."""
     lines = read_metrics(workdir / "metrics.jsonl")
@@ -106,22 +123,25 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.fixture
 def interrupt(monkeypatch):
-    """Sends this process SIGINT with the batches of the given numbers, from 1."""
+    """Sends this process SIGINT with the batches of the given numbers, from 1; returns a list of
+    all batches, to be filled."""
 
     def unnoticed(*arguments):
         raise AssertionError("the loop took no notice of a signal")
 
     def at(*numbers):
-        read, count = TrainingLanes.__next__, iter(range(1, 1000))
+        read, batches = TrainingLanes.__next__, []
 
         def reading(lanes):
-            if next(count) in numbers:
+            batches.append(read(lanes))
+            if len(batches) in numbers:
                 os.kill(os.getpid(), signal.SIGINT)
-            return read(lanes)
+            return batches[-1]
 
         monkeypatch.setattr(TrainingLanes, "__next__", reading)
         # Before the first step a signal would end this process.
         monkeypatch.setattr(loop, "stop_on_signal", lambda **_: stop_on_signal())
+        return batches
 
     before = signal.signal(signal.SIGINT, unnoticed)
     yield at
@@ -135,14 +155,19 @@ def run_with_stops(config, workdir, stops: int) -> None:
     run(config, workdir)
 
 
-@pytest.mark.parametrize("dtype, stops", [("float32", (2, 6)), ("bfloat16", (2, 4, STEPS))])
-def test_a_stopped_run_is_the_uninterrupted_one(dtype, stops, uninterrupted, tmp_path, interrupt):
-    config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, dtype=dtype))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_stopped_run_is_the_uninterrupted_one(dtype, uninterrupted, tmp_path, interrupt):
+    config = dataclasses.replace(LONG, model=dataclasses.replace(MODEL, dtype=dtype))
     expected = uninterrupted(config)
-    interrupt(*stops)
-    run_with_stops(config, tmp_path, len(stops))
-    assert_equal(result_of(tmp_path, config), result_of(expected, config))
+    batches = interrupt(*STOPS)
+    run_with_stops(config, tmp_path, len(STOPS))
+    (state, position), (expected_state, expected_position) = (
+        result_of(workdir, config) for workdir in (tmp_path, expected)
+    )
+    assert bits(state) == bits(expected_state) and position == expected_position
     assert figures_of(tmp_path) == figures_of(expected)
+    lanes = loop.make_lanes(config, CORPORA.train)
+    assert bits(batches) == bits([next(lanes) for _ in range(config.training.num_steps)])
 
 
 def test_a_stop_between_two_logs_changes_no_logged_figure(uninterrupted, tmp_path, interrupt):
@@ -173,12 +198,33 @@ def test_a_run_cut_off_repeats_the_steps_after_its_checkpoint(uninterrupted, tmp
     assert [line["step"] for line in figures_of(tmp_path)] == [2, 4, 4, 6, 8, 8, 9, 9]
 
 
-def test_the_runs_above_are_interrupted_amid_documents_and_begin_others():
-    lanes = loop.make_lanes(CONFIG, CORPORA.train)
-    batches, positions = zip(*[(next(lanes), lanes.position) for _ in range(STEPS)], strict=True)
-    assert all(any(positions[step - 1]["lanes"]) for step in (1, 2, 3, 4, 5, 6, STEPS))
+@pytest.mark.parametrize("config, stops", [(CONFIG, (1, 5)), (LONG, STOPS)])
+def test_the_runs_above_are_interrupted_amid_documents_and_begin_others(config, stops):
+    lanes, steps = loop.make_lanes(config, CORPORA.train), config.training.num_steps
+    batches, positions = zip(*[(next(lanes), lanes.position) for _ in range(steps)], strict=True)
+    assert all(any(positions[step - 1]["lanes"]) for step in stops)
     assert sum(batch.start_of_document.any() for batch in batches) > 3
     assert positions[-1]["epoch"] > 0
+
+
+def test_a_run_killed_after_an_evaluation_still_knows_the_best_checkpoint(tmp_path, monkeypatch):
+    """Killed between the figures and the note of the best, at steps that are checkpoints."""
+
+    class Killed(Exception):
+        pass
+
+    def kill(run, save=Run.save, *, loss=None):
+        if loss is not None:
+            raise Killed
+        save(run)
+
+    monkeypatch.setattr(Run, "save", kill)
+    for step, best_before in ((3, None), (6, 3)):
+        with pytest.raises(Killed):
+            run(change(evaluate_every=3), tmp_path)
+        line = figures_of(tmp_path)[-1]
+        assert line["step"] == step and VALIDATION in line
+        assert Checkpoints(tmp_path / "checkpoints").best_step() == best_before
 
 
 def test_figures_come_at_their_steps_and_the_last_step_has_all(uninterrupted):

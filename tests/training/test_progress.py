@@ -96,3 +96,13 @@ def test_quiet_writes_nothing(kind, clock):
 def test_standard_error_is_the_default(clock, capsys):
     ProgressLine().show("text")
     assert capsys.readouterr() == ("", "text\n")
+
+
+def test_a_line_that_nobody_reads_any_more_ends_no_work():
+    class Closed(Terminal):
+        def write(self, text):
+            raise BrokenPipeError
+
+    line = ProgressLine(Closed())
+    line.show("in progress")
+    line.end("done")

@@ -10,10 +10,10 @@ import pytest
 
 from block_recurrent import ModelConfig
 from block_recurrent.data import Batch
-from block_recurrent.parameters import named_parameters
+from block_recurrent.parameters import named_parameters, replace_parameters
 from block_recurrent.training import TrainState, make_train_step
 from block_recurrent.training.loss import cross_entropy
-from block_recurrent.training.step import initial_train_state
+from block_recurrent.training.step import all_finite, initial_train_state
 from helpers import (
     SIZES,
     VOCABULARY,
@@ -180,3 +180,62 @@ def test_loss_goes_down_on_a_text_that_repeats():
         state, metrics = train_step()(state, Batch(inputs, targets, mask, np.full(BATCH, False)))
         losses.append(float(metrics.nats / metrics.targets))
     assert losses[0] > 2 and losses[-1] < 0.2
+
+
+RARE = 7  # a token whose target overflows the gradient of `overflowing`, and no other does
+
+
+def overflowing() -> TrainState:
+    """A finite state in which RARE as a target has a gradient whose norm is infinite.
+
+    All embeddings have the same large first number, that of RARE a huge one of the other sign: its
+    probability is 0 everywhere, and its logit carries a huge gradient back.
+    """
+    state = prepare()
+    table = state.model.embedding[...].at[:, 0].set(30.0).at[RARE, 0].set(-1e30)
+    named = named_parameters(state.model) | {"embedding": table, "norm.scale": jnp.ones(12)}
+    return state._replace(model=replace_parameters(state.model, named))
+
+
+def without_rare(seed: int = 0) -> Batch:
+    one = batch(seed)
+    return one._replace(
+        inputs=np.where(one.inputs == RARE, 1, one.inputs),
+        targets=np.where(one.targets == RARE, 1, one.targets),
+    )
+
+
+def with_rare() -> Batch:
+    one = without_rare()
+    one.targets[1, -1] = RARE
+    return one
+
+
+def test_a_gradient_that_overflows_is_skipped_and_leaves_all_but_the_step_as_it_was():
+    before = jax.tree.map(np.asarray, overflowing())
+    after, metrics = train_step(skip_non_finite=True)(overflowing(), with_rare())
+    assert np.isfinite(metrics.nats) and np.isinf(metrics.gradient_norm) and not metrics.finite
+    assert_equal(after, before._replace(step=1))
+    after, metrics = train_step()(overflowing(), with_rare())
+    assert not metrics.finite
+    assert np.any(named_parameters(after.model)["embedding"] != before.model.embedding)
+
+
+@pytest.mark.parametrize("make", [prepare, overflowing])
+def test_where_all_is_finite_a_step_that_might_be_skipped_is_the_step(make):
+    one = without_rare()
+    expected, expected_metrics = train_step()(make(), one)
+    after, metrics = train_step(skip_non_finite=True)(make(), one)
+    assert metrics.finite and np.any(after.carried.recurrent != make().carried.recurrent)
+    assert_equal((after, metrics), (expected, expected_metrics))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["model", "optimizer", "carried"])
+def test_anything_that_is_not_finite_is_found_anywhere_in_the_state(where, value):
+    state = initial_train_state(random_model(CONFIG), optax.adam(RATE), BATCH)
+    assert all_finite(state)
+    leaves, structure = jax.tree.flatten(getattr(state, where))
+    index = max(i for i, leaf in enumerate(leaves) if leaf.dtype == jnp.float32 and leaf.size)
+    leaves[index] = leaves[index].at[(-1,) * leaves[index].ndim].set(value)
+    assert not all_finite(state._replace(**{where: structure.unflatten(leaves)}))

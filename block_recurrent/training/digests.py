@@ -1,0 +1,157 @@
+"""Digests of files and of arrays: whether a checkpoint is what was written."""
+
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+FILES = "files.json"
+LARGE = 1 << 20  # bytes; smaller files are checked before anything reads them
+PIECE = 1 << 26  # bytes of a file that one CRC-32 is of
+BUFFER = 1 << 22
+LONGEST = 300  # characters of an error that are worth showing
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing or does not fit the model; the message says how."""
+
+
+class Damaged(CheckpointError):
+    """A checkpoint is not as it was written; the message names the file or array."""
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in a few words; of Orbax's, which fill a screen, that of the system."""
+    text = str(getattr(error, "strerror", None) or error) or type(error).__name__
+    if number := re.search(r"os_error_code='(\d+)'", text):
+        return os.strerror(int(number[1]))
+    first = text.splitlines()[0]
+    return first if len(first) <= LONGEST else f"{first[:LONGEST]}..."
+
+
+def seal(value: Any) -> str:
+    """JSON text of a value and of its digest."""
+    return json.dumps({"value": value, "crc32": zlib.crc32(json.dumps(value).encode())})
+
+
+def unseal(text: bytes) -> Any:
+    """The value that was sealed.
+
+    Raises:
+      ValueError: the text is not what `seal` made.
+    """
+    sealed = json.loads(text)
+    value = sealed.get("value") if isinstance(sealed, dict) else None
+    if seal(value).encode() != text:
+        raise ValueError("its digest differs")
+    return value
+
+
+def write_file_digests(folder: Path, name: str) -> None:
+    """Writes size and digests of every file below `folder` to its `files.json`.
+
+    Args:
+      folder: of the checkpoint.
+      name: that the folder is to have.
+    """
+    paths = _files(folder)
+    digests = dict(zip(paths, _file_digests(paths.values()), strict=True))
+    (folder / FILES).write_text(seal({"name": name, "files": digests}))
+
+
+def check_files(folder: Path, *, large: bool) -> None:
+    """Sees to it that the files of a checkpoint are as they were written.
+
+    Args:
+      folder: of the checkpoint.
+      large: compare the content of the large files, else of the small ones; names and sizes of
+        all are compared in any case.
+
+    Raises:
+      Damaged: a file is not as it was, or cannot be read; the message names it.
+    """
+    expected = _listed(folder)
+    try:
+        found = _files(folder)
+        _compare_sizes(folder, expected, found)
+        names = [name for name in sorted(found) if (expected[name][0] >= LARGE) == large]
+        digests = _file_digests(found[name] for name in names)
+    except OSError as error:
+        raise Damaged(f"{error.filename or folder} cannot be read ({reason(error)})") from error
+    for name, digest in zip(names, digests, strict=True):
+        if digest != expected[name]:
+            raise Damaged(f"the content of {folder / name} has changed")
+
+
+def _listed(folder: Path) -> dict[str, list[int]]:
+    path = folder / FILES
+    try:
+        listed = unseal(path.read_bytes())
+        name, digests = listed["name"], listed["files"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise Damaged(f"{path} cannot be read ({reason(error)})") from error
+    if name != folder.name:
+        raise Damaged(f"{path} is of checkpoint {name}")
+    return digests
+
+
+def _compare_sizes(folder: Path, expected: dict[str, list[int]], found: dict[str, Path]) -> None:
+    for name in sorted({*expected, *found}):
+        if name not in found:
+            raise Damaged(f"{folder / name} is missing")
+        if name not in expected:
+            raise Damaged(f"{folder / name} does not belong there")
+        size, written = found[name].stat().st_size, expected[name][0]
+        if size != written:
+            raise Damaged(f"{folder / name} has {size:,} bytes, {written:,} were written")
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """All files below a folder, but not the list of their digests."""
+    paths = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: path for name, path in names.items() if name != FILES}
+
+
+def _file_digests(paths: Iterable[Path]) -> list[list[int]]:
+    """The size of each file, and then the CRC-32 of each of its pieces."""
+    sized = [(path, path.stat().st_size) for path in paths]
+    pieces = [[(path, begin) for begin in range(0, size, PIECE)] for path, size in sized]
+    with ThreadPoolExecutor() as pool:
+        digests = [pool.map(_piece_digest, begins) for begins in pieces]
+        return [[size, *found] for (_, size), found in zip(sized, digests, strict=True)]
+
+
+def _piece_digest(piece: tuple[Path, int]) -> int:
+    """CRC-32 of the piece of a file that begins at an offset."""
+    path, begin = piece
+    digest, buffer = 0, memoryview(bytearray(BUFFER))
+    with path.open("rb", buffering=0) as file:
+        file.seek(begin)
+        while (left := begin + PIECE - file.tell()) > 0 and (read := file.readinto(buffer[:left])):
+            digest = zlib.crc32(buffer[:read], digest)
+    return digest
+
+
+def array_digests(tree: Any) -> dict[str, list[Any]]:
+    """CRC-32, shape and dtype of every array of a tree, by path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(_array_digest, [array for _, array in leaves])
+        return {
+            jax.tree_util.keystr(path): digest
+            for (path, _), digest in zip(leaves, digests, strict=True)
+        }
+
+
+def _array_digest(array: Any) -> list[Any]:
+    values = np.asarray(array)
+    digest = zlib.crc32(np.ravel(values).view(np.uint8).data)
+    return [digest, list(values.shape), str(values.dtype)]

@@ -1,0 +1,236 @@
+"""Laws of damage: what happens to any file of a checkpoint is noticed, and an older one serves."""
+
+import functools
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import quick_runs
+from block_recurrent.config import OptimizerConfig
+from block_recurrent.training import TrainState, digests, make_optimizer
+from block_recurrent.training.checkpoints import CheckpointError, Checkpoints, read_parameters
+from block_recurrent.training.digests import Damaged, check_files
+from block_recurrent.training.step import initial_train_state
+from helpers import assert_equal, model_config, random_like, random_model
+from quick_runs import SAVED, STEPS, checkpoint, logged_steps, run, tree_of, warnings_in
+
+POSITION = {"lanes": [[3, 40], None], "seed": 1}
+OLD, NEW = 3, 12
+PARTS = {"parameters", "training", "progress.json", "arrays.json", "files.json"}
+
+
+@functools.cache
+def initial() -> TrainState:
+    model = random_model(model_config(0, num_layers=2, dtype="bfloat16"))
+    optimizer = make_optimizer(OptimizerConfig(), 10, model.stack.spans)
+    return initial_train_state(model, optimizer, 2)
+
+
+@functools.cache
+def trained(step: int) -> TrainState:
+    return random_like(initial(), seed=step)._replace(step=jnp.int32(step))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A directory with two checkpoints."""
+    store = Checkpoints(tmp_path_factory.mktemp("damage") / "checkpoints")
+    for step in (OLD, NEW):
+        store.save(trained(step), {**POSITION, "step": step})
+    store.close()
+    return store.directory
+
+
+def flip(content: bytes, position: int, bit: int) -> bytes:
+    return content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :]
+
+
+def flipped(content: bytes) -> list[bytes]:
+    """A bit flipped in each half."""
+    rng = random.Random(len(content))
+    middle, end = len(content) // 2, len(content)
+    positions = (rng.randrange(middle), rng.randrange(middle, end))
+    return [flip(content, position, rng.randrange(8)) for position in positions]
+
+
+DAMAGES = {
+    "cut in half": lambda content: [content[: len(content) // 2]],
+    "emptied": lambda content: [b""],
+    "deleted": lambda content: [None],
+    "with a byte more": lambda content: [content + b"\n"],
+    "bits flipped": flipped,
+}
+
+
+def write(path: Path, content: bytes | None) -> None:
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+
+
+def assert_the_older_one_serves(directory: Path, path: Path) -> None:
+    warnings = []
+    store = Checkpoints(directory, warn=warnings.append)
+    state, position = store.restore(initial())
+    assert_equal(state, trained(OLD))
+    assert position == {**POSITION, "step": OLD}
+    (warning,) = warnings
+    assert f"checkpoint {NEW} is damaged" in warning and f"using {OLD} instead" in warning
+    assert str(path) in warning
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damage_of_any_file_is_noticed_and_the_checkpoint_before_is_used(damage, saved):
+    damage_every_file(saved, damage)
+
+
+@pytest.mark.parametrize("name", ["cut in half", "bits flipped"])
+def test_damage_of_large_files_is_noticed_while_they_are_read(name, saved, monkeypatch):
+    monkeypatch.setattr(digests, "LARGE", 200)
+    damage_every_file(saved, lambda content: DAMAGES[name](content)[:1])
+
+
+def damage_every_file(saved: Path, damage: Callable[[bytes], list[bytes | None]]) -> None:
+    paths = [path for path in (saved / str(NEW)).rglob("*") if path.is_file()]
+    assert {path.relative_to(saved / str(NEW)).parts[0] for path in paths} == PARTS
+    for path in paths:
+        content = path.read_bytes()
+        for damaged in damage(content):
+            assert damaged != content
+            write(path, damaged)
+            assert_the_older_one_serves(saved, path)
+        path.write_bytes(content)
+    assert_equal(Checkpoints(saved).restore(initial())[0], trained(NEW))
+
+
+@pytest.mark.parametrize("name", ["more.json", "parameters/d/more", "training/.hidden"])
+def test_an_added_file_is_noticed(name, saved):
+    path = saved / str(NEW) / name
+    path.write_text("more")
+    assert_the_older_one_serves(saved, path)
+    path.unlink()
+
+
+def test_every_flipped_bit_is_noticed(saved, monkeypatch):
+    monkeypatch.setattr(digests, "BUFFER", 1000)
+    folder, rng, noticed = saved / str(NEW), random.Random(1), 0
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        content = path.read_bytes()
+        for position in range(rng.randrange(31), len(content), max(31, len(content) // 40)):
+            path.write_bytes(flip(content, position, rng.randrange(8)))
+            with pytest.raises(Damaged, match=str(path)):
+                check_files(folder, large=False)
+            noticed += 1
+        path.write_bytes(content)
+    check_files(folder, large=False)
+    assert noticed > 200
+
+
+def test_digests_of_a_file_follow_from_its_content_piece_by_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr(digests, "PIECE", 1000)
+    monkeypatch.setattr(digests, "BUFFER", 300)
+    folder, content = tmp_path / "7", random.Random(0).randbytes(3500)
+    folder.mkdir()
+    (folder / "data").write_bytes(content)
+    digests.write_file_digests(folder, "7")
+    check_files(folder, large=False)
+    for position in (0, 299, 300, 999, 1000, 2999, 3000, 3499):
+        (folder / "data").write_bytes(flip(content, position, 0))
+        with pytest.raises(Damaged, match="the content of .*/data has changed"):
+            check_files(folder, large=False)
+    swapped = content[1000:2000] + content[:1000] + content[2000:]
+    (folder / "data").write_bytes(swapped)
+    with pytest.raises(Damaged):
+        check_files(folder, large=False)
+
+
+def test_arrays_are_checked_besides_files(saved, tmp_path):
+    """As where Orbax, or what is below it, writes or reads something else than it was given."""
+    directory = tmp_path / "checkpoints"
+    shutil.copytree(saved, directory)
+    other = Checkpoints(tmp_path / "other")
+    other.save(random_like(trained(NEW), seed=5)._replace(step=jnp.int32(NEW)), POSITION)
+    other.close()
+    for part in ("parameters", "training"):
+        folder = directory / str(NEW)
+        shutil.rmtree(folder / part)
+        shutil.copytree(other.directory / str(NEW) / part, folder / part)
+        digests.write_file_digests(folder, str(NEW))
+        check_files(folder, large=False)
+        assert_the_older_one_serves(directory, Path(f"in {folder / part} is not the one"))
+        shutil.rmtree(folder)
+        shutil.copytree(saved / str(NEW), folder)
+
+
+def test_parameters_alone_are_checked_in_the_same_way(saved, tmp_path):
+    directory = tmp_path / "checkpoints"
+    shutil.copytree(saved, directory)
+    (directory / str(NEW) / "parameters/manifest.ocdbt").write_bytes(b"")
+    with pytest.warns(UserWarning, match=f"checkpoint {NEW} is damaged.*manifest.ocdbt"):
+        arrays = read_parameters(directory)
+    assert_equal(arrays, read_parameters(directory, OLD))
+    with pytest.raises(CheckpointError, match="manifest.ocdbt"):
+        read_parameters(directory, NEW)
+    warnings = []
+    assert Checkpoints(directory, warn=warnings.append).restore_parameters(initial().model)[0] == 3
+    assert len(warnings) == 1
+
+
+def test_every_damaged_checkpoint_is_named(saved, tmp_path):
+    directory = tmp_path / "checkpoints"
+    shutil.copytree(saved, directory)
+    shutil.copytree(saved / str(OLD), directory / "2")
+    digests.write_file_digests(directory / "2", "2")
+    for step in (OLD, NEW):
+        (directory / str(step) / "progress.json").unlink()
+    before, warnings = tree_of(directory), []
+    store = Checkpoints(directory, warn=warnings.append)
+    store.restore(initial())
+    assert [text.partition(",")[0] for text in warnings] == [
+        f"checkpoint {step} is damaged" for step in (NEW, OLD)
+    ]
+    assert tree_of(directory) == before
+    store.tidy()
+    assert {path.name for path in directory.iterdir()} == {"2", "damaged-3", "damaged-12"}
+
+
+@pytest.fixture(autouse=True)
+def optax_mixes_integers_and_floats():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def test_a_run_goes_on_from_the_checkpoint_before(tmp_path, monkeypatch, capsys):
+    steps, inputs = quick_runs.Steps(monkeypatch), quick_runs.make_inputs(tmp_path)
+    workdir, other = tmp_path / "run", tmp_path / "other"
+    assert run(inputs, other) == run(inputs, workdir) == 0
+    before, batches = logged_steps(workdir), dict(steps.batches)
+    assert before == [1, 2, 3, 4, 5, 6, 6]
+    kept, last = (checkpoint(workdir, step) for step in SAVED)
+    whole = tree_of(kept)
+    (last / "arrays.json").write_text("{}")
+    damaged = tree_of(last)
+    capsys.readouterr()
+    steps.batches.clear()
+    seen = {}
+    steps.at[5] = lambda: seen.update(logged=logged_steps(workdir), names=set(tree_of(workdir)))
+    assert run(inputs, workdir) == 0
+    errors = capsys.readouterr().err
+    (warning,) = warnings_in(errors)
+    assert f"checkpoint {STEPS} is damaged" in warning and "arrays.json" in warning
+    assert "continuing from step 4" in errors
+    assert seen["logged"] == [1, 2, 3, 4] and f"checkpoints/damaged-{STEPS}" in seen["names"]
+    assert logged_steps(workdir) == before
+    assert set(steps.batches) == {5, 6}
+    assert all((steps.batches[n].inputs == batches[n].inputs).all() for n in steps.batches)
+    assert tree_of(kept) == whole
+    assert tree_of(checkpoint(workdir, STEPS).with_name(f"damaged-{STEPS}")) == damaged
+    store = Checkpoints(workdir / "checkpoints")
+    assert store.steps() == list(SAVED)
+    assert_equal(read_parameters(store.directory, STEPS), read_parameters(other / "checkpoints"))

@@ -1,0 +1,136 @@
+"""Laws of other places: the same numbers on other devices and without a model; no network."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+
+import quick_runs
+import train
+from block_recurrent.config import OptimizerConfig
+from block_recurrent.parameters import named_parameters
+from block_recurrent.training import TrainState, make_optimizer
+from block_recurrent.training.checkpoints import Checkpoints, read_parameters
+from block_recurrent.training.step import initial_train_state
+from helpers import assert_equal, model_config, random_like, random_model
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = Path(train.__file__).parent
+LANES, DEVICES = 8, 4
+
+
+@functools.cache
+def initial() -> TrainState:
+    model = random_model(model_config(0, num_layers=2))
+    optimizer = make_optimizer(OptimizerConfig(), 10, model.stack.spans)
+    return initial_train_state(model, optimizer, LANES)
+
+
+def trained() -> TrainState:
+    return random_like(initial(), seed=3)._replace(step=jnp.int32(3))
+
+
+def python(code: str, *arguments: object, prefix: tuple[str, ...] = (), **environment: str) -> str:
+    """What a program prints, run by itself with the modules of the tests and the experiments."""
+    folders = (environment.pop("PYTHONPATH", ""), ROOT, ROOT / "tests", PROGRAMS)
+    path = os.pathsep.join(filter(None, map(str, folders)))
+    settings = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": path}
+    command = [*prefix, sys.executable, "-c", code, *map(str, arguments)]
+    ended = subprocess.run(
+        command,
+        env=os.environ | settings | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+MOVE = """
+import importlib.util, sys
+import jax
+from block_recurrent.partitioning import make_mesh
+from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.step import shard_train_state
+
+spec = importlib.util.spec_from_file_location("elsewhere", sys.argv[1])
+spec.loader.exec_module(here := importlib.util.module_from_spec(spec))
+before, after = map(Checkpoints, sys.argv[2:])
+state, progress = before.restore(shard_train_state(make_mesh(here.LANES), here.initial()))
+assert len(jax.devices()) == here.DEVICES
+assert {len(x.sharding.device_set) for x in jax.tree.leaves(state.model)} == {here.DEVICES}
+for x in jax.tree.leaves(state.carried):
+    assert x.addressable_shards[0].data.shape[1] == here.LANES // here.DEVICES
+here.assert_equal(state, here.trained())
+after.save(state, progress)
+after.close()
+"""
+
+
+def test_the_same_numbers_on_other_devices_and_as_numpy(tmp_path):
+    before, after = Checkpoints(tmp_path / "one"), Checkpoints(tmp_path / "four")
+    before.save(trained(), {"x": 1})
+    before.close()
+    flags = f"--xla_force_host_platform_device_count={DEVICES}"
+    python(MOVE, __file__, before.directory, after.directory, XLA_FLAGS=flags)
+    state, progress = after.restore(initial())
+    assert_equal(state, trained())
+    assert progress == {"x": 1}
+    for directory in (before.directory, after.directory):
+        assert_equal(read_parameters(directory), named_parameters(trained().model))
+
+
+BLOCK = """
+import socket
+
+def refuse(*arguments, **options):
+    raise OSError("the network is blocked")
+
+for name in ("connect", "connect_ex", "sendto", "bind"):
+    setattr(socket.socket, name, refuse)
+for name in ("create_connection", "getaddrinfo", "gethostbyname"):
+    setattr(socket, name, refuse)
+"""
+ALL_PROGRAMS = """
+import socket, sys
+import evaluate, generate, train
+
+try:
+    socket.create_connection(("127.0.0.1", 9), timeout=1)
+except OSError as error:
+    assert str(error) == "the network is blocked", error
+else:
+    sys.exit("the network is not blocked")
+gin, workdir, prompt = sys.argv[1:]
+assert train.main([f"--gin_file={gin}", f"--workdir={workdir}"]) == 0
+assert evaluate.main([f"--workdir={workdir}"]) == 0
+options = [f"--prompt={prompt}", "--max_new_tokens=5"]
+assert generate.main([f"--workdir={workdir}", *options]) == 0
+"""
+
+
+def without_network() -> tuple[str, ...]:
+    """A command that runs another where there is no network at all, if the system permits it."""
+    command = ("unshare", "--map-root-user", "--net")
+    try:
+        permitted = subprocess.run([*command, "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        permitted = False
+    return command if permitted else ()
+
+
+def test_training_evaluation_and_generation_need_no_network(tmp_path):
+    inputs = quick_runs.make_inputs(tmp_path)
+    (tmp_path / "blocked").mkdir()
+    (tmp_path / "blocked/sitecustomize.py").write_text(BLOCK)
+    (tmp_path / "prompt").write_text("the quick ")
+    arguments = (inputs / "tiny.gin", tmp_path / "run", tmp_path / "prompt")
+    blocked = {"PYTHONPATH": str(tmp_path / "blocked")}
+    python(ALL_PROGRAMS, *arguments, prefix=without_network(), **blocked)
+    evaluation = json.loads((tmp_path / "run/evaluation_validation.json").read_text())
+    assert evaluation["step"] == quick_runs.STEPS

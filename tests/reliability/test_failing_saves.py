@@ -1,0 +1,278 @@
+"""Laws of saves that fail: they are reported, what was saved before stays, and three are enough."""
+
+import contextlib
+import functools
+import json
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import quick_runs
+from block_recurrent.config import OptimizerConfig
+from block_recurrent.training import TrainState, checkpoints, make_optimizer
+from block_recurrent.training.checkpoints import Checkpoints, SaveFailed
+from block_recurrent.training.digests import reason
+from block_recurrent.training.signals import StopRequest
+from block_recurrent.training.step import initial_train_state
+from helpers import assert_equal, model_config, random_like, random_model
+from quick_runs import Steps, run, tree_of, warnings_in
+
+FILE_LIMIT = 100_000  # bytes; less than the arrays of the state below, more than anything else
+FAILED = 4
+LONG = "--gin.training.num_steps=20"
+
+
+@functools.cache
+def initial() -> TrainState:
+    model = random_model(model_config(num_layers=1, mlp_size=2000))
+    optimizer = make_optimizer(OptimizerConfig(), 10, model.stack.spans)
+    return initial_train_state(model, optimizer, 2)
+
+
+def trained(step: int) -> TrainState:
+    return random_like(initial(), seed=step)._replace(step=jnp.int32(step))
+
+
+@contextlib.contextmanager
+def full_disk(directory: Path) -> Iterator[None]:
+    """No file can grow beyond a size: writing fails in the middle, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@contextlib.contextmanager
+def a_file_in_place(directory: Path) -> Iterator[None]:
+    """The directory is elsewhere, as where it cannot be written to, for root also."""
+    moved = directory.rename(directory.with_name("moved"))
+    directory.write_text("mine")
+    yield
+    directory.unlink()
+    moved.rename(directory)
+
+
+@contextlib.contextmanager
+def a_name_taken(directory: Path) -> Iterator[None]:
+    """A file has the name that the checkpoint is to have."""
+    (directory / "3").write_text("mine")
+    yield
+    (directory / "3").unlink()
+
+
+@contextlib.contextmanager
+def its_parent_removed(directory: Path) -> Iterator[None]:
+    """The whole work directory is gone, as where a disk is no longer mounted."""
+    moved = directory.parent.rename(directory.parent.with_name("moved"))
+    yield
+    moved.rename(directory.parent)
+
+
+OBSTACLES = {
+    full_disk: "File too large",
+    a_file_in_place: "File exists",
+    a_name_taken: "Not a directory",
+    its_parent_removed: "No such file",
+}
+
+
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "run").mkdir()
+    store = Checkpoints(tmp_path / "run/checkpoints", keep=2)
+    for step in (1, 2):
+        store.save(trained(step), {"step": step})
+        store.wait()
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES, ids=lambda obstacle: obstacle.__name__)
+def test_a_save_that_fails_leaves_what_was_there(obstacle, store):
+    before = tree_of(store.directory)
+    with obstacle(store.directory):
+        for _ in range(2):
+            store.save(trained(3), {"step": 3})
+            with pytest.raises(SaveFailed, match=f"step 3 could .*{OBSTACLES[obstacle]}") as caught:
+                store.wait()
+    seen = "there is none yet" if obstacle in (a_file_in_place, its_parent_removed) else "step 2"
+    assert str(caught.value).endswith(seen) and str(store.directory) in str(caught.value)
+    assert tree_of(store.directory) == before and store.latest_step() == 2
+    assert_equal(store.restore(initial())[0], trained(2))
+    store.save(trained(3), {"step": 3})
+    store.wait()
+    assert store.steps() == [2, 3]
+    assert_equal(store.restore(initial())[0], trained(3))
+
+
+def test_the_next_save_removes_what_was_left_of_one_that_failed(store):
+    (store.directory / ".saving-3/parameters").mkdir(parents=True)
+    store.save(trained(4), {"step": 4})
+    store.wait()
+    assert store.steps() == [2, 4] and store.leftovers() == []
+
+
+def test_a_long_error_becomes_a_few_words():
+    long = "RESOURCE_EXHAUSTED: Failed to write [spec='{}'] [os_error_code='28'] " + 500 * "x"
+    assert reason(ValueError(long)) == reason(OSError(28, "No space left on device", "file"))
+    assert reason(ValueError("one\ntwo")) == "one" and reason(ValueError()) == "ValueError"
+    assert len(reason(ValueError(500 * "x"))) < 350
+
+
+def test_a_directory_removed_is_reported_and_made_again(store):
+    warnings = []
+    store._warn = warnings.append
+    shutil.rmtree(store.directory)
+    for step in (3, 4):
+        store.save(trained(step), {"step": step})
+        store.wait()
+    assert warnings == [f"checkpoint 2 is no longer in {store.directory}"]
+    assert store.steps() == [3, 4]
+
+
+def test_old_checkpoints_are_removed_although_the_best_cannot_be_noted(store):
+    (store.directory / "best.json").mkdir()
+    for step in (3, 4):
+        store.save(trained(step), {"step": step}, loss=1.0)
+        with pytest.raises(SaveFailed, match=f"step {step} was written.*best.json.*Is a directory"):
+            store.wait()
+    assert store.steps() == [3, 4]
+    assert_equal(store.restore(initial())[0], trained(4))
+
+
+@pytest.fixture(autouse=True)
+def optax_mixes_integers_and_floats():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return quick_runs.make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    return Steps(monkeypatch)
+
+
+@pytest.fixture
+def fails_at(monkeypatch):
+    """Makes writing the checkpoints of steps fail, almost at its end."""
+    write, failing = checkpoints.write_folder, set()
+
+    def writing(folder, name, *arguments):
+        write(folder, name, *arguments)
+        if int(name) in failing:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "write_folder", writing)
+    return failing.update
+
+
+def test_failures_are_reported_before_the_next_save(inputs, tmp_path, steps, fails_at, capsys):
+    """They are due at 2, 4, ..."""
+    reported = {}
+    fails_at({4, 6})
+
+    def look(step):
+        reported[step] = warnings_in(capsys.readouterr().err)
+
+    steps.at = {step: functools.partial(look, step) for step in (5, 7, 9, 10)}
+    assert run(inputs, tmp_path / "run", "--gin.training.num_steps=10") == 0
+    assert reported[5] == []
+    (first,), (second,) = reported[7], reported[9]
+    assert "step 4 could not be written" in first and "No space left on device" in first
+    assert "step 6 could not" in second and second.endswith("the newest is that of step 2")
+    assert reported[10] == []
+    assert Checkpoints(tmp_path / "run/checkpoints").steps() == [8, 10]
+
+
+def test_three_failures_in_a_row_end_the_run(inputs, tmp_path, steps, fails_at, capsys):
+    workdir, seen = tmp_path / "run", {}
+    fails_at({6, 8, 10})
+    steps.at[11] = lambda: seen.update(tree_of(workdir / "checkpoints/4"))
+    assert run(inputs, workdir, LONG) == FAILED
+    errors = capsys.readouterr().err
+    assert len(warnings_in(errors)) == 3 and "Traceback" not in errors
+    message = errors.partition("error: ")[2]
+    assert "step 10 could not be written" in message and "the newest is that of step 4" in message
+    assert max(steps.batches) == 12
+    assert Checkpoints(workdir / "checkpoints").steps() == [2, 4]
+    assert seen and tree_of(workdir / "checkpoints/4") == seen
+
+
+def test_two_failures_and_a_success_begin_the_count_anew(inputs, tmp_path, steps, fails_at, capsys):
+    fails_at({4, 6, 10, 12})
+    assert run(inputs, tmp_path / "run", LONG) == 0
+    assert len(warnings_in(capsys.readouterr().err)) == 4
+
+
+def test_a_save_that_fails_at_the_end_is_an_error(inputs, tmp_path, steps, fails_at, capsys):
+    fails_at({6})
+    assert run(inputs, tmp_path / "run") == FAILED
+    message = capsys.readouterr().err.partition("error: ")[2]
+    assert "step 6 could not be written" in message and "the newest is that of step 4" in message
+    assert "failed" in (tmp_path / "run/summary.json").read_text()
+
+
+def test_a_save_that_fails_at_a_stop_is_an_error(
+    inputs, tmp_path, steps, fails_at, capsys, monkeypatch
+):
+    @contextlib.contextmanager
+    def requested(**options):
+        request = StopRequest()
+        steps.at[5] = lambda: request.note(signal.SIGTERM)
+        yield request
+
+    fails_at({5})
+    monkeypatch.setattr(quick_runs.loop, "stop_on_signal", requested)
+    assert run(inputs, tmp_path / "run") == FAILED
+    message = capsys.readouterr().err.partition("error: ")[2]
+    assert "step 5 could not be written" in message and "the newest is that of step 4" in message
+
+
+def test_a_failed_save_does_not_hide_why_the_run_failed(inputs, tmp_path, steps, fails_at, capsys):
+    def fail():
+        raise MemoryError
+
+    fails_at({4})
+    steps.at[5] = fail
+    assert run(inputs, tmp_path / "run") == 6
+    errors = capsys.readouterr().err
+    assert "step 4 could not be written" in warnings_in(errors)[0]
+    assert "error: out of memory" in errors
+
+
+def test_nor_do_figures_that_cannot_be_written(inputs, tmp_path, steps, capsys, monkeypatch):
+    def refuse(board):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(quick_runs.loop.TensorBoard, "close", refuse)
+    steps.at[3] = lambda: json.dumps(steps)
+    with pytest.raises(TypeError, match="JSON"):
+        run(inputs, tmp_path / "run")
+    assert "No space left" in warnings_in(capsys.readouterr().err)[0]
+
+
+def test_metrics_that_cannot_be_written_end_the_run(inputs, tmp_path, steps, capsys):
+    workdir = tmp_path / "run"
+
+    def obstruct():
+        for name in ("metrics.jsonl", "summary.json"):
+            (workdir / name).unlink(missing_ok=True)
+            os.mkdir(workdir / name)
+
+    steps.at[5] = obstruct
+    assert run(inputs, workdir) == FAILED
+    message = capsys.readouterr().err.partition("error: ")[2]
+    assert "figures of step 5 could not be written" in message and "that of step 4" in message
