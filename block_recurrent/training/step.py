@@ -14,7 +14,7 @@ from block_recurrent.data import Batch
 from block_recurrent.model import LanguageModel
 from block_recurrent.parameters import named_parameters, replace_parameters
 from block_recurrent.partitioning import replicate, shard_carried
-from block_recurrent.state import ModelState, clear_recurrent
+from block_recurrent.state import ModelState, clear_recurrent, reset
 from block_recurrent.training.loss import model_cross_entropy
 
 
@@ -114,7 +114,7 @@ def make_train_step(
     The mean loss over the batch's targets is minimised. No gradient flows into the carried state.
     Dropout of step t depends on `dropout_key` and t alone. `clear_states` is that of
     `TrainingConfig`. `skip_non_finite` leaves everything but the step's number as it was where loss
-    or gradient are not finite.
+    or gradient are not finite; lanes that begin a document with that step begin it with the next.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
@@ -130,7 +130,9 @@ def make_train_step(
         metrics = StepMetrics(nats, targets, optax.tree.norm(gradients))
         taken = TrainState(model, optimizer_state, carried, state.step + 1)
         if skip_non_finite:
-            skipped = state._replace(step=taken.step)
+            initial = state.model.initial_state(state.carried.batch_size)
+            begun = reset(state.carried, initial, batch.start_of_document, batch_axis=1)
+            skipped = state._replace(carried=begun, step=taken.step)
             taken = jax.tree.map(
                 lambda new, old: jnp.where(metrics.finite, new, old), taken, skipped
             )

@@ -11,6 +11,7 @@ import pytest
 from block_recurrent import ModelConfig
 from block_recurrent.data import Batch
 from block_recurrent.parameters import named_parameters, replace_parameters
+from block_recurrent.state import reset
 from block_recurrent.training import TrainState, make_train_step
 from block_recurrent.training.loss import cross_entropy
 from block_recurrent.training.step import all_finite, initial_train_state
@@ -216,6 +217,11 @@ def test_a_gradient_that_overflows_is_skipped_and_leaves_all_but_the_step_as_it_
     after, metrics = train_step(skip_non_finite=True)(overflowing(), with_rare())
     assert np.isfinite(metrics.nats) and np.isinf(metrics.gradient_norm) and not metrics.finite
     assert_equal(after, before._replace(step=1))
+    begins = with_rare()._replace(start_of_document=np.arange(BATCH) == 1)
+    after, _ = train_step(skip_non_finite=True)(overflowing(), begins)
+    initial = before.model.initial_state(BATCH)
+    expected = reset(before.carried, initial, begins.start_of_document, batch_axis=1)
+    assert_equal(after, before._replace(carried=expected, step=1))
     after, metrics = train_step()(overflowing(), with_rare())
     assert not metrics.finite
     assert np.any(named_parameters(after.model)["embedding"] != before.model.embedding)
