@@ -1,16 +1,19 @@
 """What tests of the model share: tiny models with random parameters, and comparison."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from jax import Array
 
 import block_recurrent as br
+from block_recurrent.training import loop
 
 SIZES: dict[str, Any] = {
     "model_size": 12,
@@ -154,3 +157,23 @@ def reference_config(config: br.ModelConfig) -> dict[str, Any]:
         "feedback": config.feedback,
         "pos": config.positions,
     }
+
+
+@contextmanager
+def steps_compiled_once() -> Iterator[None]:
+    """One compiled step for each model, also for restored arrays, which belong to a device."""
+    compiled, make = {}, loop.make_train_step
+
+    def remembering(*arguments, **options):
+        dropout_key = np.asarray(jax.random.key_data(arguments[1]))
+
+        def step(state, batch):
+            key = (state.model.config, *options.values(), dropout_key.tobytes())
+            compiled_step = compiled.setdefault(key, make(*arguments, **options))
+            return compiled_step(jax.device_put(state, jax.devices()[0]), batch)
+
+        return step
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_train_step", remembering)
+        yield

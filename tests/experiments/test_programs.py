@@ -18,29 +18,15 @@ import configure
 import evaluate
 import generate
 import train
+import watched
 from block_recurrent.data import ByteTokenizer
 from block_recurrent.training.metrics import read_metrics
 
 PROGRAMS = Path(configure.__file__).parent
 TEXT = "the quick brown fox jumps over the lazy dog, und dann schläft er wieder ein. "
 STEPS = 300
-TINY = {
-    "model.vocab_size": 256,
-    "model.num_layers": 1,
-    "model.recurrent_layers": (0,),
-    "model.model_size": 16,
-    "model.num_heads": 2,
-    "model.head_size": 8,
-    "model.mlp_size": 16,
-    "model.window": 8,
-    "model.num_states": 4,
-    "model.dropout": 0.1,
-    "data.source": "jsonl",
-    "data.batch_size": 2,
-    "data.segment_length": 16,
-    "optimizer.warmup_steps": 50,
+TINY = watched.BINDINGS | {
     "training.num_steps": STEPS,
-    "training.log_every": 1,
     "training.evaluate_every": STEPS // 2,
     "training.checkpoint_every": STEPS,
 }

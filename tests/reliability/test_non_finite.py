@@ -28,7 +28,7 @@ from block_recurrent.training.progress import ProgressLine
 from block_recurrent.training.signals import Stopped
 from block_recurrent.training.step import all_finite
 from configure import to_gin
-from helpers import SIZES, assert_equal
+from helpers import SIZES, assert_equal, steps_compiled_once
 
 RARE = "~"
 SEGMENT = 2 * SIZES["window"]
@@ -49,19 +49,8 @@ def optax_mixes_integers_and_floats():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def steps_compiled_once():
-    """One compiled step for each way of taking it; the model and optimizer are always the same."""
-    compiled, make = {}, loop.make_train_step
-
-    def remembering(*arguments, **options):
-        def step(state, batch):
-            chosen = compiled.setdefault(tuple(options.values()), make(*arguments, **options))
-            return chosen(jax.device_put(state, jax.devices()[0]), batch)
-
-        return step
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_train_step", remembering)
+def compiled_once():
+    with steps_compiled_once():
         yield
 
 

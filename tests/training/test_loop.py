@@ -26,7 +26,7 @@ from block_recurrent.training.metrics import read_metrics
 from block_recurrent.training.progress import ProgressLine
 from block_recurrent.training.signals import stop_on_signal
 from block_recurrent.training.step import StepMetrics
-from helpers import SIZES, assert_equal
+from helpers import SIZES, assert_equal, steps_compiled_once
 
 STEPS = 9
 VALIDATION = "validation/bits_per_token"
@@ -62,22 +62,8 @@ def optax_mixes_integers_and_floats():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def steps_compiled_once():
-    """One compiled step for each model, also for restored arrays, which belong to a device."""
-    compiled, make = {}, loop.make_train_step
-
-    def remembering(*arguments, **options):
-        dropout_key = np.asarray(jax.random.key_data(arguments[1]))
-
-        def step(state, batch):
-            key = (state.model.config, *options.values(), dropout_key.tobytes())
-            compiled_step = compiled.setdefault(key, make(*arguments, **options))
-            return compiled_step(jax.device_put(state, jax.devices()[0]), batch)
-
-        return step
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_train_step", remembering)
+def compiled_once():
+    with steps_compiled_once():
         yield
 
 
