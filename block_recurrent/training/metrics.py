@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from block_recurrent.training.digests import CheckpointError
+
 
 class MetricsFile:
     """Lines of JSON, each with the step it belongs to.
@@ -38,11 +40,25 @@ class MetricsFile:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """All whole lines of a metrics file; none if there is no file."""
+    """All whole lines of a metrics file; none if there is no file.
+
+    Raises:
+      CheckpointError: a line before the last is damaged.
+    """
     if not os.path.exists(path):
         return []
-    lines = Path(path).read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = Path(path).read_bytes().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith(b"\n")]
+    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(whole, 1)]
+
+
+def _parse(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        figures = json.loads(line)
+        figures["step"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{where} is damaged ({error}): remove that line") from error
+    return figures
 
 
 class TensorBoard:

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from block_recurrent.training.checkpoints import CheckpointError
 from block_recurrent.training.metrics import MetricsFile, TensorBoard, read_metrics
 
 
@@ -44,6 +45,16 @@ def test_a_half_written_last_line_does_not_spoil_the_next(path):
     path.write_text(path.read_text() + '{"step": 5, "lo')
     MetricsFile(path, step=4).write(5, {"loss": 2.0})
     assert read_metrics(path)[4:] == [{"step": 5, "loss": 2.0}]
+
+
+@pytest.mark.parametrize(
+    "damage", [b"\0\0\n", b'{"step": \n', b"[]\n", b'{"loss": 1}\n', b"\xff\n"]
+)
+def test_a_damaged_line_is_named(path, damage):
+    first, *others = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([first, damage, *others]))
+    with pytest.raises(CheckpointError, match=rf"{path}, line 2 is damaged .*remove that line"):
+        MetricsFile(path, step=4)
 
 
 def test_tensorboard_gets_every_figure(tmp_path):
