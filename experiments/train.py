@@ -21,8 +21,10 @@ import workdir
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.parameters import count_parameters
 from block_recurrent.training import train
+from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.experiment import load_corpora, make_model
 from block_recurrent.training.progress import ProgressLine
+from block_recurrent.training.resume import check_unused
 from block_recurrent.training.signals import stop_on_signal
 
 
@@ -30,6 +32,7 @@ def run(config: ExperimentConfig, folder: Path, argv: Sequence[str] | None) -> N
     """Trains in the work directory `folder`; errors as of `train` and of what it is given."""
     line = ProgressLine()
     workdir.check_claim(folder, config)
+    check_unused(folder, Checkpoints(folder / "checkpoints"))
     errors.check_device()
     corpora = load_corpora(config, line)
     for corpus in corpora:

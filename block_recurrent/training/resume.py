@@ -21,9 +21,13 @@ WHAT = {
 def check_unused(workdir: Path, checkpoints: Checkpoints) -> None:
     """Sees to it that a run without checkpoints is a new one, and not one that lost them.
 
+    Fast, so that it can be called before anything is read or built.
+
     Raises:
       CheckpointError: there are signs of an earlier run; they are named.
     """
+    if checkpoints.steps():
+        return
     folder = checkpoints.directory
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     signs = [str(folder / name) for name in sorted(found - {FIRST})]
