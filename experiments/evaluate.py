@@ -16,6 +16,7 @@ import configure
 import errors
 import workdir
 from block_recurrent.data.documents import SPLITS
+from block_recurrent.files import write_whole
 from block_recurrent.training.experiment import evaluate_run, load_split
 from block_recurrent.training.progress import ProgressLine
 from block_recurrent.training.signals import stop_on_signal
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "documents": len(corpus),
         **evaluation.figures(),
     }
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    write_whole(path, json.dumps(result, indent=2) + "\n")
     print(f"written to {path}")
     return 0
 

@@ -22,6 +22,7 @@ import errors
 import workdir
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import Corpus, TokenizedCorpus, byte_count, tokenize
+from block_recurrent.files import write_whole
 from block_recurrent.parameters import count_parameters
 from block_recurrent.training import train
 from block_recurrent.training.experiment import (
@@ -145,7 +146,7 @@ class Table:
             **evaluation.figures(),
             "paper": row.figures._asdict(),
         }
-        (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
         return result
 
     def time_step(self, row: Row) -> float:

@@ -8,13 +8,13 @@ options give the same file. The program prints what a run's configuration needs.
 
 import argparse
 import hashlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import errors
 from block_recurrent.data import DataError, SentencePieceTokenizer, TfdsDirectory, byte_count
+from block_recurrent.files import write_whole
 from block_recurrent.preparation.vocabulary import train_vocabulary
 from block_recurrent.training.signals import stop_on_signal
 from options import Parser
@@ -35,17 +35,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="of text to learn from, spread evenly over the documents (500)",
     )
     return parser
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that is there as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check(corpus: TfdsDirectory, path: Path) -> str:
@@ -81,6 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         f"{corpus.name} train: {total:,} bytes, learning from {share:.1%} of the lines", flush=True
     )
     model = train_vocabulary(corpus.documents("train"), arguments.vocab_size, share=share)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(arguments.output, model)
     print(check(corpus, arguments.output))
     print(

@@ -15,6 +15,7 @@ from flax import nnx
 
 from block_recurrent import LanguageModel
 from block_recurrent.config import ExperimentConfig
+from block_recurrent.files import PARTIAL, write_whole
 from block_recurrent.training.checkpoints import Checkpoints
 from configure import ConfigError, load, to_gin
 
@@ -31,9 +32,7 @@ def claim(workdir: Path, config: ExperimentConfig) -> None:
     """Writes the resolved configuration; errors as of `check_claim`."""
     check_claim(workdir, config)
     workdir.mkdir(parents=True, exist_ok=True)
-    partial = workdir / f"{CONFIG}.partial"
-    partial.write_text(to_gin(config), encoding="utf-8")
-    partial.replace(workdir / CONFIG)
+    write_whole(workdir / CONFIG, to_gin(config))
 
 
 def check_claim(workdir: Path, config: ExperimentConfig) -> None:
@@ -82,7 +81,7 @@ def _differences(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
 def _foreign(workdir: Path) -> list[str]:
     if not workdir.is_dir():
         return ["it is a file"]
-    ours = {"lock", f"{CONFIG}.partial"}
+    ours = {"lock", CONFIG + PARTIAL}
     return sorted(path.name for path in workdir.iterdir() if path.name not in ours)
 
 

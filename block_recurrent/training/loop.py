@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from block_recurrent.config import ExperimentConfig
+from block_recurrent.files import write_whole
 from block_recurrent.model import LanguageModel
 from block_recurrent.partitioning import make_mesh, shard_batch
 from block_recurrent.training.checkpoints import Checkpoints, SaveFailed
@@ -345,5 +346,5 @@ class Run:
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         with contextlib.suppress(OSError):  # what made the run fail may make this fail, too
-            (self.workdir / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+            write_whole(self.workdir / SUMMARY, json.dumps(summary, indent=2) + "\n")
         self.line.end(self.clock.describe())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from block_recurrent.files import write_whole
 from block_recurrent.training.digests import CheckpointError
 
 
@@ -21,9 +22,7 @@ class MetricsFile:
     def __init__(self, path: str | os.PathLike[str], *, step: int = 0):
         self._path = Path(path)
         kept = [line for line in read_metrics(self._path) if line["step"] <= step]
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, self._path)
+        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._last = kept[-1] if kept else None
 
     def figure(self, step: int, name: str) -> float | None:

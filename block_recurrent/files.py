@@ -1,0 +1,19 @@
+"""Files that are there as a whole or not at all."""
+
+import os
+from pathlib import Path
+
+PARTIAL = ".partial"
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file; whoever reads it, also after a kill, finds the old content or the new.
+
+    Until it is whole it has another name, which ends in `PARTIAL`. Text is written as UTF-8.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
