@@ -16,14 +16,10 @@ from block_recurrent.training.step import initial_train_state
 from configure import TO_BE_GIVEN, load
 from helpers import MODELS, model_config
 
+pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
+
 DATA = DataConfig(batch_size=2, segment_length=16)
 BYTES = {"vocab_size": 256}
-
-
-@pytest.fixture(autouse=True)
-def optax_mixes_integers_and_floats():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def experiment(optimizer: str = "adafactor", **changes) -> ExperimentConfig:

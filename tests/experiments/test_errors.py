@@ -28,6 +28,8 @@ from errors import DeviceMissing, reported
 from runs import RunError, SelectionError
 from synthetic_runs import exit_status, small, write_run
 
+pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
+
 PROGRAMS = Path(errors.__file__).parent
 KNOWN = {
     ConfigError("it.gin:1: so"): 2,
@@ -42,12 +44,6 @@ KNOWN = {
     DeviceMissing("not there"): 7,
 }
 UNKNOWN = [KeyError("x"), ValueError("x"), RuntimeError("x"), AssertionError()]
-
-
-@pytest.fixture(autouse=True)
-def optax_mixes_integers_and_floats():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def failing(error: BaseException):

@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -22,6 +21,8 @@ import watched
 from block_recurrent.data import ByteTokenizer
 from block_recurrent.training.metrics import read_metrics
 
+pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
+
 PROGRAMS = Path(configure.__file__).parent
 TEXT = "the quick brown fox jumps over the lazy dog, und dann schläft er wieder ein. "
 STEPS = 300
@@ -30,12 +31,6 @@ TINY = watched.BINDINGS | {
     "training.evaluate_every": STEPS // 2,
     "training.checkpoint_every": STEPS,
 }
-
-
-@pytest.fixture(autouse=True)
-def optax_mixes_integers_and_floats():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -15,20 +15,11 @@ from block_recurrent.preparation.vocabulary import train_vocabulary
 from block_recurrent.training.resume import WHAT, check_same_data
 from quick_runs import STEPS, TEXT, Steps, run, tree_of, write_corpus, write_gin
 
+pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
+
 WRONG_CONFIG, WRONG_DATA = 2, 3
 MORE = STEPS + 3
 PROSE = "The state of a layer goes in and comes out.\n    def f(x):\n        return x\n"
-
-
-@pytest.fixture(autouse=True)
-def optax_mixes_integers_and_floats():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@pytest.fixture
-def steps(monkeypatch):
-    return Steps(monkeypatch)
 
 
 class Begun(NamedTuple):

@@ -10,7 +10,6 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import pytest
 
@@ -22,7 +21,9 @@ from block_recurrent.training.digests import reason
 from block_recurrent.training.signals import StopRequest
 from block_recurrent.training.step import initial_train_state
 from helpers import assert_equal, model_config, random_like, random_model
-from quick_runs import Steps, run, tree_of, warnings_in
+from quick_runs import run, tree_of, warnings_in
+
+pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
 FILE_LIMIT = 100_000  # bytes; less than the arrays of the state below, more than anything else
 FAILED = 4
@@ -149,20 +150,9 @@ def test_old_checkpoints_are_removed_although_the_best_cannot_be_noted(store):
     assert_equal(store.restore(initial())[0], trained(4))
 
 
-@pytest.fixture(autouse=True)
-def optax_mixes_integers_and_floats():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     return quick_runs.make_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture
-def steps(monkeypatch):
-    return Steps(monkeypatch)
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ from block_recurrent.training.step import all_finite
 from configure import to_gin
 from helpers import SIZES, assert_equal, steps_compiled_once
 
+pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
+
 RARE = "~"
 SEGMENT = 2 * SIZES["window"]
 CONFIG = ExperimentConfig(
@@ -40,12 +42,6 @@ CONFIG = ExperimentConfig(
 )
 SKIP = dataclasses.replace(CONFIG.training, non_finite="skip")
 TEXT = "to be or not to be, that is the question: whether 'tis nobler in"
-
-
-@pytest.fixture(autouse=True)
-def optax_mixes_integers_and_floats():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -16,19 +16,10 @@ import train
 from block_recurrent.training.checkpoints import Checkpoints
 from quick_runs import SAVED, STEPS, Steps, checkpoint, logged_steps, run, tree_of
 
+pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
+
 WRONG_CONFIG, WRONG_CHECKPOINTS = 2, 4
 SECONDS = 60  # within the test suite, on a machine that does other things as well
-
-
-@pytest.fixture(autouse=True)
-def optax_mixes_integers_and_floats():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@pytest.fixture
-def steps(monkeypatch):
-    return Steps(monkeypatch)
 
 
 @pytest.fixture(scope="module")

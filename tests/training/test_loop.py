@@ -28,6 +28,8 @@ from block_recurrent.training.signals import stop_on_signal
 from block_recurrent.training.step import StepMetrics
 from helpers import SIZES, assert_equal, steps_compiled_once
 
+pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
+
 STEPS = 9
 VALIDATION = "validation/bits_per_token"
 TEXTS = ["0123456789" * 3, "abcdefg", "to be or not to be, that is", "xy", ".,;" * 11]
@@ -53,12 +55,6 @@ LONG = dataclasses.replace(
     ),
 )
 STOPS = (2, 10, 16, 17, 31)
-
-
-@pytest.fixture(autouse=True)
-def optax_mixes_integers_and_floats():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -14,12 +14,7 @@ from block_recurrent.parameters import named_parameters
 from block_recurrent.training import make_optimizer, make_schedule
 from helpers import assert_close, assert_equal, model_config, random_model
 
-
-@pytest.fixture(autouse=True)
-def optax_mixes_integers_and_floats():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
+pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
 ADAMW = {"name": "adamw", "schedule": "cosine", "learning_rate": 0.1, "warmup_steps": 2}
 

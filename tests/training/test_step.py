@@ -26,18 +26,14 @@ from helpers import (
     random_tokens,
 )
 
+pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
+
 BATCH, LENGTH = 2, 2 * SIZES["window"]
 CONFIG = model_config(0, num_layers=1)
 DROPOUT = model_config(num_layers=1, dropout=0.3)
 INITIAL = "stack.groups.0.cell.initial"
 RATE = 0.25
 PLAIN = optax.sgd(RATE)
-
-
-@pytest.fixture(autouse=True)
-def optax_mixes_integers_and_floats():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @functools.cache
