@@ -11,6 +11,7 @@ import re
 import types
 import typing
 from collections.abc import Collection
+from pathlib import PurePath
 from typing import Any, Literal
 
 
@@ -167,7 +168,8 @@ class DataConfig(_Checked):
         (a file, or a directory with train and validation files), "text" (a directory of *.txt) or
         "tfds" (a directory that `experiments/prepare_data.py` or tensorflow-datasets wrote).
       path: file or directory of "jsonl", "text" and "tfds".
-      name: of the corpus, by which tables find their column; the source unless given.
+      name: of the corpus, by which tables find their column; unless given the last part of `path`,
+        or the source.
       tokenizer: "bytes", or "sentencepiece" with the vocabulary in `vocab_path`.
       vocab_path: SentencePiece model file.
       vocab_sha256: hexadecimal SHA-256 of that file, so that a run says which one it means.
@@ -220,7 +222,7 @@ class DataConfig(_Checked):
     @property
     def corpus_name(self) -> str:
         """What tables call the corpus."""
-        return self.name or self.source
+        return self.name or PurePath(self.path or "").name or self.source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -271,7 +273,7 @@ class TrainingConfig(_Checked):
       non_finite: what to do where loss or gradient are not finite: "stop" the run, or "skip" the
         step, which leaves the parameters as they were (the run stops after ten in a row).
       clear_states: begin every segment with the initial recurrent states, in training and in
-        evaluation; keys and values are carried as ever (ablation, paper, section 4).
+        evaluation; keys and values are carried as ever (an ablation of the paper).
     """
 
     num_steps: int = 500_000

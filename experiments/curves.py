@@ -17,7 +17,6 @@ import errors
 import runs
 from groups import Group, Summary, common_steps, group_runs, summarize
 from layout import FAMILIES, MISSING, Page, Table, count_cell, present, short_count
-from naming import corpus
 from options import Parser
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def arrange(groups: Sequence[Group], against: str) -> dict[str, Section]:
     """
     corpora: dict[str, list[Group]] = {}
     for group in groups:
-        corpora.setdefault(corpus(group.config), []).append(group)
+        corpora.setdefault(group.config.data.corpus_name, []).append(group)
     sections = {
         name: Section(found, _reference(name, found, against)) for name, found in corpora.items()
     }

@@ -9,7 +9,7 @@ from scipy import stats
 
 from block_recurrent.config import ExperimentConfig
 from layout import MISSING, family
-from naming import corpus, distinct_names, row_name
+from naming import distinct_names, row_name
 from runs import Point, Run, SelectionError, parameters_without_embedding
 
 
@@ -127,7 +127,7 @@ class Group(NamedTuple):
         return {
             "name": self.name,
             "row": row_name(self.config),
-            "corpus": corpus(self.config),
+            "corpus": self.config.data.corpus_name,
             "tokenizer": self.config.data.tokenizer,
             "parameters_without_embedding": self.parameters,
             "segment": self.config.data.segment_length,

@@ -3,7 +3,6 @@
 import functools
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from pathlib import PurePath
 from typing import Any
 
 import configure
@@ -56,15 +55,9 @@ def _shape(config: ExperimentConfig) -> Hashable:
     return sizes, reach, model.recurrent_indices, update, config.training.clear_states
 
 
-def corpus(config: ExperimentConfig) -> str:
-    """The corpus's name, else the last component of its path, else its source."""
-    data = config.data
-    return data.name or (PurePath(data.path).name if data.path else "") or data.source
-
-
 def column(config: ExperimentConfig) -> str:
     """The paper's column, or corpus and tokenizer where the paper has none for them."""
-    name, tokenizer = corpus(config), config.data.tokenizer
+    name, tokenizer = config.data.corpus_name, config.data.tokenizer
     return COLUMNS.get((name.casefold(), tokenizer), f"{name}, {tokenizer}")
 
 

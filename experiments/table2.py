@@ -16,7 +16,6 @@ import runs
 from block_recurrent.training.evaluation import Evaluation
 from groups import Group, group_runs
 from layout import FAMILIES, MISSING, Page, Table, label_logarithmic, present, short_count
-from naming import corpus
 from options import Parser
 
 if TYPE_CHECKING:
@@ -195,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     parser = Parser(description=__doc__)
     arguments, found = runs.parse(parser, argv, "runs/table2")
-    on_pg19 = [run for run in found if corpus(run.config).casefold() == "pg19"]
+    on_pg19 = [run for run in found if run.config.data.corpus_name.casefold() == "pg19"]
     lines = [Line(group, run) for group in group_runs(on_pg19) for run in group.runs]
     page = make_page(lines, [run for run in found if run not in on_pg19])
     present(page, partial(draw, lines), arguments.output, "table2")

@@ -1,6 +1,5 @@
 """From text to token ids and back."""
 
-import functools
 import hashlib
 import re
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ from block_recurrent.data.errors import DataError, unknown_name
 
 # SentencePiece writes a space as this character, so the character itself needs another way.
 _SPACE_MARK = "\u2581"
-_PROBE = " a  b\n\n\tc {d} \\e é\u2581中\r\n"
 
 
 class Tokenizer(Protocol):
@@ -121,11 +119,6 @@ class SentencePieceTokenizer:
             if self._processor.is_byte(piece)
         }
         self.unknown = None if self._bytes else self._processor.unk_id()
-
-    @functools.cached_property
-    def keeps_text(self) -> bool:
-        """Whether white space and rare characters come back from `decode` as they went in."""
-        return self.decode(self.encode(_PROBE)) == _PROBE
 
     def encode(self, text: str) -> np.ndarray:
         """Returns the pieces of `text`, [n] int32."""

@@ -14,7 +14,7 @@ from block_recurrent import LanguageModel
 from block_recurrent.parameters import count_parameters
 from groups import group_runs, summarize
 from layout import Page, Table, short_count, write_files
-from naming import column, corpus, distinct_names, paper_row, paper_rows, row_name
+from naming import column, distinct_names, paper_row, paper_rows, row_name
 from rows import PAPER
 from synthetic_runs import TARGETS, paper, small, write_evaluation, write_run
 
@@ -165,8 +165,8 @@ def test_columns_follow_from_name_and_tokenizer():
     assert of("arXiv", "sentencepiece") == "arXiv"
     assert of("GitHub", "sentencepiece") == "GitHub"
     assert of("arXiv", "bytes") == "arXiv, bytes"
-    assert corpus(load(small(corpus="latex"))) == "latex"
-    assert corpus(configure.load(["table.gin"])) == "stdlib"
+    assert load(small(corpus="latex")).data.corpus_name == "latex"
+    assert configure.load(["table.gin"]).data.corpus_name == "stdlib"
 
 
 def test_groups_are_runs_that_differ_in_seeds_only(tmp_path):
