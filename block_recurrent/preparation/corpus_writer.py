@@ -43,9 +43,9 @@ def prepare(
     """Writes a corpus and returns its manifest (see `make_manifest`).
 
     The features are those of the data set `pg19` and `source`, the document's id; `book_id` is the
-    id as a number where the source has the attribute `numeric_ids = True`, else the running number
-    of the document. Documents of only whitespace are dropped, and those whose text is also in
-    another split: train loses to validation, validation to test.
+    document's number where it has one, else the running number of the documents kept. Documents of
+    only whitespace are dropped, and those whose text is also in another split: train loses to
+    validation, validation to test.
 
     Args:
       source: gives the documents, and the splits if it has its own.

@@ -23,6 +23,7 @@ class Content(NamedTuple):
       year: of publication, 0 where unknown.
       skipped: parts of the document that were left out, as reason -> number of files.
       repaired: whether some of its bytes were not valid in the expected encoding.
+      number: by which the document is known where it was published; None if it has none.
     """
 
     title: str
@@ -31,6 +32,7 @@ class Content(NamedTuple):
     year: int = 0
     skipped: Mapping[str, int] = {}
     repaired: bool = False
+    number: int | None = None
 
 
 class Entry(NamedTuple):

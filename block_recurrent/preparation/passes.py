@@ -73,7 +73,6 @@ class Pass:
         self._source, self._partial = source, partial
         self._name, self._options = settings["name"], settings["options"]
         self._report, self._stop = report, stop
-        self._numeric_ids = getattr(source, "numeric_ids", False)
         self._listing: dict[str, list[str]] = {split: [] for split in ORDER}
         self._digests: dict[str, str] = {}
         self.left_out: Mapping[str, int] = {}
@@ -183,7 +182,7 @@ class Pass:
             reason = "duplicate of a document in another split"
             return batch.drop(document_id, reason, content.skipped)
         values = {
-            "book_id": int(document_id) if self._numeric_ids else self._kept,
+            "book_id": self._kept if content.number is None else content.number,
             "book_link": content.link,
             "book_text": data,
             "book_title": _LONE_SURROGATE.sub("\ufffd", content.title),

@@ -33,9 +33,6 @@ class Row(NamedTuple):
 class PG19:
     """The books, each with its id, in the published splits.
 
-    Attributes:
-      numeric_ids: an id is a number, that of the book in Project Gutenberg.
-
     Args:
       path: a directory with `dataset_info.json` and array_record shards, or one with `train/*.txt`,
         `validation/*.txt`, `test/*.txt` and `metadata.csv`, whose rows, without a header line, are
@@ -48,7 +45,6 @@ class PG19:
     """
 
     name = "pg19"
-    numeric_ids = True
 
     def __init__(self, path: str | os.PathLike[str], *, expect_counts: bool = True):
         self._path = Path(path)
@@ -138,7 +134,8 @@ class _Files:
         except OSError as error:
             raise DataError(f"{file} cannot be read ({error.strerror}): fetch it again.") from error
         row = self._rows[file.stem]
-        return Content(row.title, text, row.link, row.year, repaired=repaired)
+        number = int(file.stem)
+        return Content(row.title, text, row.link, row.year, repaired=repaired, number=number)
 
 
 def _is_id(text: str) -> bool:
@@ -209,5 +206,10 @@ class _Prepared:
         record: Record = self._directory.record(split, index)
         document = record.document
         return Content(
-            document.title, document.text, record.link, record.year, repaired=record.repaired
+            document.title,
+            document.text,
+            record.link,
+            record.year,
+            repaired=record.repaired,
+            number=int(document.id),
         )
