@@ -35,6 +35,7 @@ setup(
         "array_record>=0.8.6",
         "pyarrow>=26",
         "sentencepiece>=0.2.3",
+        "xxhash>=4.1",
         "zstandard>=0.25",
     ],
     extras_require={

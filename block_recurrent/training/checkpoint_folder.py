@@ -2,8 +2,8 @@
 
 parameters/  training/    arrays, written by Orbax
 progress.json             the data's position and the like
-arrays.json               CRC-32, shape and dtype of every array
-files.json                size and CRC-32 of every file above
+arrays.json               XXH3, shape and dtype of every array
+files.json                size and XXH3 of every file above
 """
 
 import contextlib

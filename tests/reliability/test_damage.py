@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import pytest
 
@@ -18,6 +17,8 @@ from block_recurrent.training.digests import Damaged, check_files
 from block_recurrent.training.step import initial_train_state
 from helpers import assert_equal, model_config, random_like, random_model
 from quick_runs import SAVED, STEPS, checkpoint, logged_steps, run, tree_of, warnings_in
+
+pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
 POSITION = {"lanes": [[3, 40], None], "seed": 1}
 OLD, NEW = 3, 12
@@ -117,8 +118,7 @@ def test_an_added_file_is_noticed(name, saved):
     path.unlink()
 
 
-def test_every_flipped_bit_is_noticed(saved, monkeypatch):
-    monkeypatch.setattr(digests, "BUFFER", 1000)
+def test_every_flipped_bit_is_noticed(saved):
     folder, rng, noticed = saved / str(NEW), random.Random(1), 0
     for path in [path for path in folder.rglob("*") if path.is_file()]:
         content = path.read_bytes()
@@ -130,24 +130,6 @@ def test_every_flipped_bit_is_noticed(saved, monkeypatch):
         path.write_bytes(content)
     check_files(folder, large=False)
     assert noticed > 200
-
-
-def test_digests_of_a_file_follow_from_its_content_piece_by_piece(tmp_path, monkeypatch):
-    monkeypatch.setattr(digests, "PIECE", 1000)
-    monkeypatch.setattr(digests, "BUFFER", 300)
-    folder, content = tmp_path / "7", random.Random(0).randbytes(3500)
-    folder.mkdir()
-    (folder / "data").write_bytes(content)
-    digests.write_file_digests(folder, "7")
-    check_files(folder, large=False)
-    for position in (0, 299, 300, 999, 1000, 2999, 3000, 3499):
-        (folder / "data").write_bytes(flip(content, position, 0))
-        with pytest.raises(Damaged, match="the content of .*/data has changed"):
-            check_files(folder, large=False)
-    swapped = content[1000:2000] + content[:1000] + content[2000:]
-    (folder / "data").write_bytes(swapped)
-    with pytest.raises(Damaged):
-        check_files(folder, large=False)
 
 
 def test_arrays_are_checked_besides_files(saved, tmp_path):
@@ -198,12 +180,6 @@ def test_every_damaged_checkpoint_is_named(saved, tmp_path):
     assert tree_of(directory) == before
     store.tidy()
     assert {path.name for path in directory.iterdir()} == {"2", "damaged-3", "damaged-12"}
-
-
-@pytest.fixture(autouse=True)
-def optax_mixes_integers_and_floats():
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def test_a_run_goes_on_from_the_checkpoint_before(tmp_path, monkeypatch, capsys):
