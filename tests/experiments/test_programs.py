@@ -117,7 +117,7 @@ def test_evaluation_finds_the_figures_of_training(folder, trained):
     expected = figures_of(trained)[-1]
     for name, value in expected.items():
         assert figures[name.removeprefix("validation/")] == value
-    assert (figures["split"], figures["corpus"], figures["documents"]) == ("validation", "jsonl", 2)
+    assert (figures["split"], figures["corpus"], figures["documents"]) == ("validation", "books", 2)
     assert figures["origin"].startswith("jsonl validation (")
     for name in ("bits_per_token", "bits_per_byte"):
         assert f"{name} {figures[name]:.6g}" in output
