@@ -3,7 +3,7 @@
     0   done                             5   loss, gradient or parameters are not finite
     1   anything else                    6   out of memory
     2   command line or configuration    7   the device asked for is not there
-    3   data                             130, 143   stopped by SIGINT or SIGTERM
+    3   data                             129, 130, 143   stopped by SIGHUP, SIGINT, SIGTERM
     4   checkpoints or work directory
 
 `--debug`, anywhere on the command line, shows the traceback instead of the sentence. Of what is

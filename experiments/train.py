@@ -6,8 +6,9 @@
 
 The second prints configuration, parameters and memory of a run and reads no data.
 
-SIGINT (Ctrl-C) or SIGTERM saves a checkpoint and leaves with status 130 or 143, a second one leaves
-at once; the same command goes on from there, with the same result as without the stop.
+SIGINT (Ctrl-C), SIGTERM or SIGHUP saves a checkpoint and leaves with status 130, 143 or 129, a
+second one leaves at once; the same command goes on from there, with the same result as without the
+stop.
 """
 
 import sys

@@ -67,7 +67,7 @@ def train(
       The trained model and its evaluation on the validation documents.
 
     Raises:
-      Stopped: SIGINT or SIGTERM came; a checkpoint was saved.
+      Stopped: a signal came; a checkpoint was saved.
       FloatingPointError: loss, gradient or parameters are no longer finite.
       CheckpointError: there is something, but nothing to continue from.
       DataError: the documents are not those the run began with.
@@ -106,12 +106,12 @@ class Run:
         self.checkpoints = Checkpoints(workdir / "checkpoints", keep=keep, warn=self.warn)
         self.lanes = make_lanes(config, corpora.train)
         self.meter = Meter(config.training.num_steps)
+        self.skipped_in_a_row = self.failed_saves = 0
         self._build()
         self._restore(begin)
         self.step = self.first_step = int(self.state.step)
         self.metrics = MetricsFile(workdir / "metrics.jsonl", step=self.step)
         self.board = TensorBoard(workdir / "tensorboard", step=self.step)
-        self.skipped_in_a_row = self.failed_saves = 0
         self._note_evaluation()
 
     def _build(self) -> None:
@@ -144,6 +144,7 @@ class Run:
         self.checkpoints.tidy()
         self.lanes.restore(progress["lanes"])
         self.meter.restore(progress["unlogged"])
+        self.skipped_in_a_row = progress["skipped_in_a_row"]
         self.line.end(f"continuing from step {int(self.state.step):,}")
 
     def _note_evaluation(self) -> None:
@@ -157,6 +158,7 @@ class Run:
         return {
             "lanes": self.lanes.position,
             "unlogged": self.meter.unlogged,
+            "skipped_in_a_row": self.skipped_in_a_row,
             "validation": self.corpora.validation.fingerprint,
         }
 

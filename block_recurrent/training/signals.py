@@ -1,4 +1,4 @@
-"""Stopping politely: the first SIGINT or SIGTERM asks, the second ends the process at once.
+"""Stopping politely: the first SIGINT, SIGTERM or SIGHUP asks, the second ends the process at once.
 
 Signals are taken by a thread of their own, so that they are noticed at once even while the main
 thread compiles for minutes.
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST_WORDS_SECONDS = 0.5
 _END = b"\0"
 
@@ -55,7 +55,9 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal(*, nothing_to_save: bool = False) -> Iterator[StopRequest]:
-    """Within the context, SIGINT and SIGTERM make requests; call it in the main thread.
+    """Within the context, signals make requests; call it in the main thread.
+
+    A SIGHUP that the process ignores, as below nohup, stays ignored.
 
     Args:
       nothing_to_save: the request's attribute, which may be changed at any time.
@@ -65,7 +67,9 @@ def stop_on_signal(*, nothing_to_save: bool = False) -> Iterator[StopRequest]:
     os.set_blocking(writer, False)
     thread = threading.Thread(target=_watch, args=(reader, request), daemon=True, name="signals")
     thread.start()
-    before = {number: signal.signal(number, lambda n, _: request.note(n)) for number in SIGNALS}
+    hangup_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    taken = [n for n in SIGNALS if not (n == signal.SIGHUP and hangup_ignored)]
+    before = {number: signal.signal(number, lambda n, _: request.note(n)) for number in taken}
     wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield request

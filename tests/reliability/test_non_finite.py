@@ -243,6 +243,24 @@ def test_ten_in_a_row_are_not_skipped(tmp_path):
     assert_last_finite(tmp_path, 8)
 
 
+def test_a_stop_does_not_begin_the_count_of_steps_in_a_row_anew(tmp_path):
+    data = documents(*range(1, 12), count=11)
+    run = start(tmp_path, data, skip=True, num_steps=11)
+    overflow_on_rare(run)
+    for _ in range(5):
+        run.take_step()
+    run.stop.signal = "SIGINT"
+    with pytest.raises(Stopped):
+        run.finish()
+    run.close()
+    run = start(tmp_path, data, skip=True, num_steps=11)
+    assert run.first_step == 6
+    with pytest.raises(FloatingPointError, match="for 10 steps in a row"):
+        run.finish()
+    run.close()
+    assert run.step in (10, 11)
+
+
 def test_nine_in_a_row_are_and_a_finite_step_begins_the_count_anew(tmp_path):
     bad = [*range(2, 11), 12]
     run = start(tmp_path, documents(*bad, count=13), skip=True, num_steps=13)

@@ -85,6 +85,17 @@ def test_the_first_signal_is_noted_and_does_no_more(number, handled):
     assert (caught.value.signal, caught.value.exit_status) == (name, 128 + number)
 
 
+def test_an_ignored_hangup_stays_ignored():
+    """As below nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with stop_on_signal() as stop:
+        send(signal.SIGHUP)
+        assert stop.signal is None
+        send(signal.SIGTERM)
+        assert stop.signal == "SIGTERM"
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_where_there_is_nothing_to_save_the_first_ends_a_stuck_process(number, start):
     process = start(NOTHING_TO_SAVE + READY + "stuck()")
