@@ -1,4 +1,4 @@
-"""Measures rows of the table in turn: step time, compilation, memory, depth and generation.
+"""Measures rows of the table in turn: steps, compilation, memory, depth, generation, checkpoints.
 
     python experiments/benchmark.py
     python experiments/benchmark.py --gin_file=sizes/paper.gin --gin.data.batch_size=8 \\
@@ -12,7 +12,7 @@ import dataclasses
 import json
 import statistics
 import sys
-import time
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,12 @@ import block_recurrent as br
 import configure
 import errors
 from block_recurrent.config import ExperimentConfig
+from block_recurrent.training.array_files import load_arrays
+from block_recurrent.training.checkpoint_folder import parts_of
+from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.experiment import make_model
 from rows import Row, recurrent, reference, slide, table_rows
-from timing import TimedStep, matmul_rate, ratio, time_in_turn
+from timing import TimedStep, make_state, matmul_rate, ratio, time_in_turn, timed
 
 DEFAULT_ROWS = "XL:2048,Slide:12L,Rec:fixed:skip,Rec:lstm:dual,Feedback:fixed:skip"
 DEPTHS = (12, 48)
@@ -94,9 +97,7 @@ def measure_generation(config: ExperimentConfig, tokens: int = 256) -> dict[str,
     last = jnp.ones((1, 1), jnp.int32)
 
     def run(point: br.GenerationState) -> float:
-        begin = time.perf_counter()
-        jax.block_until_ready(br.generate(model, point, last, max_new_tokens=tokens))
-        return time.perf_counter() - begin
+        return timed(lambda: br.generate(model, point, last, max_new_tokens=tokens))
 
     runs = {
         str(position): (lambda point=point: run(point))
@@ -112,6 +113,39 @@ def measure_generation(config: ExperimentConfig, tokens: int = 256) -> dict[str,
     }
 
 
+def measure_checkpoints(config: ExperimentConfig, rounds: int = 25) -> dict[str, float]:
+    """Seconds to save and restore the initial state of a row, and what checking it costs.
+
+    It is read while the system holds it in memory; from a disk, checking costs relatively less.
+    """
+    state, _ = make_state(config)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Checkpoints(folder)
+
+        def save() -> None:
+            store.save(state, {})
+            store.close()
+
+        save_seconds = timed(save)
+        checkpoint = store.directory / "0"
+        size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+
+        def unchecked() -> list[Any]:
+            return [load_arrays(checkpoint / name, part) for name, part in parts_of(state).items()]
+
+        runs = {
+            "checked": lambda: timed(lambda: store.restore(state)[0]),
+            "unchecked": lambda: timed(unchecked),
+        }
+        seconds = time_in_turn(runs, rounds)
+    return {
+        "megabytes": size / 1e6,
+        "save_seconds": save_seconds,
+        "restore_seconds": statistics.median(seconds["checked"]),
+        "checked_to_unchecked_time": ratio(seconds["checked"], seconds["unchecked"]),
+    }
+
+
 def print_steps(results: Sequence[dict[str, Any]], peak: float) -> None:
     """The table of `measure_steps`; `peak` is the rate of a matrix product in FLOP/s."""
     print(f"matrix product 2048 x 2048: {peak / 1e9:,.1f} GFLOP/s\n")
@@ -124,6 +158,11 @@ def print_steps(results: Sequence[dict[str, Any]], peak: float) -> None:
             f"{result['lowering_seconds']:11.2f}{result['compile_seconds']:11.2f}"
             f"{result['temporary_bytes'] / 1e6:11,.0f}"
         )
+
+
+def describe(figures: dict[str, float]) -> str:
+    """Names and values, for people."""
+    return ", ".join(f"{name} {value:,.3f}" for name, value in figures.items())
 
 
 @errors.reported
@@ -146,18 +185,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{jax.devices()[0].device_kind}, {jax.device_count()} device(s), jax {jax.__version__}")
     print_steps(steps, peak)
     depth = measure_depth(slide(base).config)
-    print("\n" + ", ".join(f"{name} {value:.2f}" for name, value in depth.items()))
+    print(f"\n{describe(depth)}")
     generation = {}
     for row in (reference(base), recurrent(base, "fixed", "skip")):
         generation[row.name] = measure_generation(row.config)
-        figures = ", ".join(f"{name} {value:,.3f}" for name, value in generation[row.name].items())
-        print(f"generation, {row.name}: {figures}")
+        print(f"generation, {row.name}: {describe(generation[row.name])}")
+    row = recurrent(base, "fixed", "skip")
+    checkpoints = measure_checkpoints(row.config)
+    print(f"checkpoints, {row.name}: {describe(checkpoints)}")
     if arguments.output is not None:
         everything = {
             "matmul_flops": peak,
             "steps": steps,
             "depth": depth,
             "generation": generation,
+            "checkpoints": checkpoints,
         }
         arguments.output.write_text(json.dumps(everything, indent=2) + "\n")
     return 0

@@ -3,17 +3,18 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import Batch
 from block_recurrent.training import TrainState, make_optimizer, make_train_step
 from block_recurrent.training.experiment import make_model
-from block_recurrent.training.step import initial_train_state
+from block_recurrent.training.step import StepMetrics, initial_train_state
 
 
 class Build(NamedTuple):
@@ -32,14 +33,26 @@ class Build(NamedTuple):
     flops: float
 
 
+def timed(function: Callable[[], Any]) -> float:
+    """Seconds until what a function returns is there."""
+    begin = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - begin
+
+
+def make_state(config: ExperimentConfig) -> tuple[TrainState, optax.GradientTransformation]:
+    """The state that training begins with, and its optimizer."""
+    model = make_model(config)
+    optimizer = make_optimizer(config.optimizer, config.training.num_steps, model.stack.spans)
+    return initial_train_state(model, optimizer, config.data.batch_size), optimizer
+
+
 class TimedStep:
     """A compiled training step on random tokens, and the state it moves on."""
 
     def __init__(self, config: ExperimentConfig):
-        data, model = config.data, make_model(config)
-        optimizer = make_optimizer(config.optimizer, config.training.num_steps, model.stack.spans)
+        data, (state, optimizer) = config.data, make_state(config)
         step = make_train_step(optimizer, jax.random.key(0))
-        state = initial_train_state(model, optimizer, data.batch_size)
         shape = (data.batch_size, data.segment_length)
         tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, np.int32)
         starts = np.zeros(data.batch_size, np.bool_)
@@ -50,10 +63,11 @@ class TimedStep:
 
     def run(self) -> float:
         """Takes one step; returns its seconds."""
-        begin = time.perf_counter()
+        return timed(self._step)
+
+    def _step(self) -> tuple[TrainState, StepMetrics]:
         self._state, metrics = self._compiled(self._state, self._batch)
-        jax.block_until_ready((self._state, metrics))
-        return time.perf_counter() - begin
+        return self._state, metrics
 
 
 def compile_timed(function, *arguments) -> tuple[Callable, Build]:
@@ -89,9 +103,4 @@ def matmul_rate(size: int = 2048, rounds: int = 5, dtype: str = "float32") -> fl
     x = jnp.ones((size, size), dtype)
     multiply = jax.jit(lambda a: a @ a)
     jax.block_until_ready(multiply(x))
-    rates = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        jax.block_until_ready(multiply(x))
-        rates.append(2 * size**3 / (time.perf_counter() - begin))
-    return statistics.median(rates)
+    return statistics.median(2 * size**3 / timed(lambda: multiply(x)) for _ in range(rounds))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 
@@ -16,13 +17,16 @@ def save_arrays(folder: Path, tree: Any) -> None:
         checkpointer.save(folder, tree)
 
 
-def load_arrays(folder: Path, target: Any = None) -> Any:
+def load_arrays(folder: Path, like: Any = None) -> Any:
     """The arrays in a folder; errors are of any kind.
 
     Args:
       folder: of `save_arrays`.
-      target: `jax.ShapeDtypeStruct`s with shardings; NumPy arrays are returned unless given.
+      like: arrays of the same tree, on whose devices the result is; NumPy arrays unless given.
     """
+    target = jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding), like
+    )
     with _hushed(), ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(folder, target)
 

@@ -133,14 +133,10 @@ class Reading:
           CheckpointError: they are of another model, or cannot be read.
         """
         written = json.loads((self.folder / ARRAYS).read_bytes())[name]
-        target = None
         if like is not None:
             _check_fit(self.folder, written, like)
-            target = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
-            )
         with _named(self.folder / name):
-            restored = load_arrays(self.folder / name, target)
+            restored = load_arrays(self.folder / name, like)
         self._checks.append(self._pool.submit(_check_arrays, self.folder / name, restored, written))
         return restored
 

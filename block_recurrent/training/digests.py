@@ -7,8 +7,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +62,7 @@ def write_file_digests(folder: Path, name: str) -> None:
       folder: of the checkpoint.
       name: that the folder is to have.
     """
-    paths = _files(folder)
-    digests = dict(zip(paths, _file_digests(paths.values()), strict=True))
+    digests = {name: _file_digest(path) for name, path in _files(folder).items()}
     (folder / FILES).write_text(seal({"name": name, "files": digests}))
 
 
@@ -84,13 +81,11 @@ def check_files(folder: Path, *, large: bool) -> None:
     try:
         found = _files(folder)
         _compare_sizes(folder, expected, found)
-        names = [name for name in sorted(found) if (expected[name][0] >= LARGE) == large]
-        digests = _file_digests(found[name] for name in names)
+        for name, path in found.items():
+            if (expected[name][0] >= LARGE) == large and _file_digest(path) != expected[name]:
+                raise Damaged(f"the content of {path} has changed")
     except OSError as error:
         raise Damaged(f"{error.filename or folder} cannot be read ({reason(error)})") from error
-    for name, digest in zip(names, digests, strict=True):
-        if digest != expected[name]:
-            raise Damaged(f"the content of {folder / name} has changed")
 
 
 def _listed(folder: Path) -> dict[str, list[Any]]:
@@ -123,13 +118,8 @@ def _files(folder: Path) -> dict[str, Path]:
     return {name: path for name, path in names.items() if name != FILES}
 
 
-def _file_digests(paths: Iterable[Path]) -> list[list[Any]]:
-    """The size and the XXH3 of each file."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(_file_digest, paths))
-
-
 def _file_digest(path: Path) -> list[Any]:
+    """Size and XXH3 of a file."""
     with path.open("rb", buffering=0) as file:
         digest = hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()
         return [file.tell(), digest]
@@ -138,12 +128,7 @@ def _file_digest(path: Path) -> list[Any]:
 def array_digests(tree: Any) -> dict[str, list[Any]]:
     """XXH3, shape and dtype of every array of a tree, by path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    with ThreadPoolExecutor() as pool:
-        digests = pool.map(_array_digest, [array for _, array in leaves])
-        return {
-            jax.tree_util.keystr(path): digest
-            for (path, _), digest in zip(leaves, digests, strict=True)
-        }
+    return {jax.tree_util.keystr(path): _array_digest(array) for path, array in leaves}
 
 
 def _array_digest(array: Any) -> list[Any]:
