@@ -4,16 +4,11 @@ The compiler derives everything else, the sums over devices above all, from wher
 of a step lie.
 """
 
-from typing import Any, TypeVar
-
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from block_recurrent.state import ModelState
-
 LANES = "lanes"
-Tree = TypeVar("Tree")
 
 
 def make_mesh(batch_size: int) -> Mesh:
@@ -23,20 +18,16 @@ def make_mesh(batch_size: int) -> Mesh:
     return Mesh(np.asarray(devices[:number]), (LANES,))
 
 
-def replicate(mesh: Mesh, tree: Tree) -> Tree:
-    """Puts all arrays of a tree on every device; no copy is made of those already there."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Of arrays that are whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
 
 
-def shard_batch(mesh: Mesh, batch: Tree) -> Tree:
-    """Shares out arrays [B, ...] by their first axis."""
-    return _shard(mesh, batch, PartitionSpec(LANES))
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Of arrays [B, ...]: shared out by their first axis."""
+    return NamedSharding(mesh, PartitionSpec(LANES))
 
 
-def shard_carried(mesh: Mesh, carried: ModelState) -> ModelState:
-    """Shares out a model's carried state, [L, B, ...], by its second axis."""
-    return _shard(mesh, carried, PartitionSpec(None, LANES))
-
-
-def _shard(mesh: Mesh, tree: Any, spec: PartitionSpec) -> Any:
-    return jax.device_put(tree, NamedSharding(mesh, spec))
+def carried_sharding(mesh: Mesh) -> NamedSharding:
+    """Of a model's carried state, [L, B, ...]: shared out by its second axis."""
+    return NamedSharding(mesh, PartitionSpec(None, LANES))

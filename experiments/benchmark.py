@@ -27,9 +27,9 @@ from block_recurrent.config import ExperimentConfig
 from block_recurrent.training.array_files import load_arrays
 from block_recurrent.training.checkpoint_folder import parts_of
 from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.experiment import make_model
+from block_recurrent.training.experiment import make_model, make_train_state
 from rows import Row, recurrent, reference, slide, table_rows
-from timing import TimedStep, make_state, matmul_rate, ratio, time_in_turn, timed
+from timing import TimedStep, matmul_rate, ratio, time_in_turn, timed
 
 DEFAULT_ROWS = "XL:2048,Slide:12L,Rec:fixed:skip,Rec:lstm:dual,Feedback:fixed:skip"
 DEPTHS = (12, 48)
@@ -118,7 +118,7 @@ def measure_checkpoints(config: ExperimentConfig, rounds: int = 25) -> dict[str,
 
     It is read while the system holds it in memory; from a disk, checking costs relatively less.
     """
-    state, _ = make_state(config)
+    state = make_train_state(config)
     with tempfile.TemporaryDirectory() as folder:
         store = Checkpoints(folder)
 

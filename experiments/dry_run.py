@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +16,10 @@ from block_recurrent.data import Batch
 from block_recurrent.groups import Span
 from block_recurrent.parameters import count_parameters, named_parameters
 from block_recurrent.stack import Stack
-from block_recurrent.training import TrainState, make_optimizer
+from block_recurrent.training import TrainState
+from block_recurrent.training.experiment import make_train_state
 from block_recurrent.training.loss import logits_by_window
-from block_recurrent.training.step import initial_train_state, segment_loss
+from block_recurrent.training.step import segment_loss
 
 Shape: Any = jax.ShapeDtypeStruct
 
@@ -50,14 +52,7 @@ class Memory(NamedTuple):
 
 def abstract_train_state(config: ExperimentConfig) -> TrainState:
     """Shapes and dtypes of the state before the first step."""
-
-    def build() -> TrainState:
-        model = LanguageModel(config.model, rngs=nnx.Rngs(0))
-        steps = config.training.num_steps
-        optimizer = make_optimizer(config.optimizer, steps, model.stack.spans)
-        return initial_train_state(model, optimizer, config.data.batch_size)
-
-    return jax.eval_shape(build)
+    return jax.eval_shape(partial(make_train_state, config))
 
 
 def count_components(model: LanguageModel) -> dict[str, int]:

@@ -8,15 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-from flax import nnx
-
 import configure
 import workdir
-from block_recurrent import LanguageModel
 from block_recurrent.config import ExperimentConfig, ModelConfig
 from block_recurrent.parameters import count_parameters
 from block_recurrent.training.evaluation import Evaluation
+from block_recurrent.training.experiment import abstract_model
 
 METRICS = "metrics.jsonl"
 SUMS = Evaluation._fields
@@ -95,8 +92,7 @@ class Run(NamedTuple):
 @functools.cache
 def parameters_without_embedding(model: ModelConfig) -> int:
     """How many numbers such a model learns besides its embedding; nothing is allocated."""
-    abstract = jax.eval_shape(lambda: LanguageModel(model, rngs=nnx.Rngs(0)))
-    return count_parameters(abstract, embedding=False)
+    return count_parameters(abstract_model(model), embedding=False)
 
 
 def read_runs(directories: Iterable[str | Path]) -> list[Run]:

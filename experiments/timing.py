@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import Batch
-from block_recurrent.training import TrainState, make_optimizer, make_train_step
-from block_recurrent.training.experiment import make_model
-from block_recurrent.training.step import StepMetrics, initial_train_state
+from block_recurrent.training import TrainState, make_train_step
+from block_recurrent.training.experiment import make_run_optimizer, make_train_state
+from block_recurrent.training.step import StepMetrics
 
 
 class Build(NamedTuple):
@@ -40,25 +39,18 @@ def timed(function: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
-def make_state(config: ExperimentConfig) -> tuple[TrainState, optax.GradientTransformation]:
-    """The state that training begins with, and its optimizer."""
-    model = make_model(config)
-    optimizer = make_optimizer(config.optimizer, config.training.num_steps, model.stack.spans)
-    return initial_train_state(model, optimizer, config.data.batch_size), optimizer
-
-
 class TimedStep:
     """A compiled training step on random tokens, and the state it moves on."""
 
     def __init__(self, config: ExperimentConfig):
-        data, (state, optimizer) = config.data, make_state(config)
-        step = make_train_step(optimizer, jax.random.key(0))
+        data = config.data
+        step = make_train_step(make_run_optimizer(config), jax.random.key(0))
         shape = (data.batch_size, data.segment_length)
         tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, np.int32)
         starts = np.zeros(data.batch_size, np.bool_)
         batch = Batch(tokens, tokens, np.ones(shape, np.bool_), starts)
         self._batch = jax.device_put(batch)
-        self._state: TrainState = jax.device_put(state)
+        self._state: TrainState = make_train_state(config)
         self._compiled, self.build = compile_timed(step, self._state, self._batch)
 
     def run(self) -> float:

@@ -23,7 +23,7 @@ from block_recurrent.config import ExperimentConfig
 from block_recurrent.parameters import count_parameters
 from block_recurrent.training import train
 from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.experiment import load_corpora, make_model
+from block_recurrent.training.experiment import abstract_model, load_corpora
 from block_recurrent.training.progress import ProgressLine
 from block_recurrent.training.resume import check_unused
 from block_recurrent.training.signals import stop_on_signal
@@ -38,7 +38,7 @@ def run(config: ExperimentConfig, folder: Path, argv: Sequence[str] | None) -> N
     corpora = load_corpora(config, line)
     for corpus in corpora:
         print(corpus.summary())
-    model = make_model(config)
+    model = abstract_model(config.model)
     sizes = [f"{count_parameters(model, embedding=e):,}" for e in (True, False)]
     print(f"parameters: {sizes[0]}, without embedding {sizes[1]}", flush=True)
 

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from flax import nnx
 
 from block_recurrent import LanguageModel
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.files import PARTIAL, write_whole
 from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.experiment import abstract_model
 from configure import ConfigError, load, to_gin
 
 CONFIG = "config.gin"
@@ -138,7 +138,7 @@ def restore_model(workdir: str | Path, config: ExperimentConfig) -> tuple[int, L
     """
     checkpoints = Checkpoints(Path(workdir) / "checkpoints", warn=_warn)
     try:
-        return checkpoints.restore_parameters(LanguageModel(config.model, rngs=nnx.Rngs(0)))
+        return checkpoints.restore_parameters(abstract_model(config.model))
     finally:
         checkpoints.close()
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from block_recurrent.data.errors import DataError
+from block_recurrent.files import flush_to_disk
 from block_recurrent.preparation.batches import Batch
 from block_recurrent.preparation.entries import Source
 from block_recurrent.preparation.journal import Partial
 from block_recurrent.preparation.manifest import make_manifest, shard_files, write_manifest
 from block_recurrent.preparation.passes import ORDER, Interrupted, Pass, Progress
-from block_recurrent.preparation.shards import WriteError, describe, sync, writing
+from block_recurrent.preparation.shards import WriteError, describe, writing
 
 __all__ = ["SHARD_BYTES", "Interrupted", "Progress", "check_options", "check_target", "prepare"]
 
@@ -142,7 +143,7 @@ def _complete(
         describe(corpus, settings["name"], work.examples.features, _splits(batches))
         write_manifest(manifest, corpus / "manifest.json")
         for file in ("dataset_info.json", "features.json", "manifest.json", "."):
-            sync(corpus / file)
+            flush_to_disk(corpus / file)
     with writing(target):
         _move(corpus, target)
     return manifest
@@ -166,7 +167,7 @@ def _move(corpus: Path, target: Path) -> None:
     if target.exists():
         target.rename(old)
     corpus.rename(target)
-    sync(target.parent)
+    flush_to_disk(target.parent)
     if old.exists():
         shutil.rmtree(old)
 

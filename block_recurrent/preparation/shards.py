@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from block_recurrent.data.errors import DataError
+from block_recurrent.files import flush_to_disk
 
 # Compressed bytes would depend on the version of the compressor.
 _OPTIONS = "group_size:1,uncompressed"
@@ -45,15 +46,6 @@ def writing(path: Path) -> Iterator[None]:
         raise WriteError(path, reason, full=reason in names[: len(full)]) from error
 
 
-def sync(path: Path) -> None:
-    """Returns when a file or a directory is safe on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 class ShardWriter:
     """Writes one file of records; `close` or `discard` ends it.
 
@@ -80,8 +72,8 @@ class ShardWriter:
         with writing(self.path):
             self._writer.close()
             self._check()
-            sync(self.path)
-            sync(self.path.parent)
+            flush_to_disk(self.path)
+            flush_to_disk(self.path.parent)
             with self.path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
 

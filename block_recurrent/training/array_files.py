@@ -22,10 +22,12 @@ def load_arrays(folder: Path, like: Any = None) -> Any:
 
     Args:
       folder: of `save_arrays`.
-      like: arrays of the same tree, on whose devices the result is; NumPy arrays unless given.
+      like: arrays or `jax.ShapeDtypeStruct`s of the same tree, the result has their shardings and
+        is on the first device where they have none; NumPy arrays unless given.
     """
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
-        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding), like
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or first), like
     )
     with _hushed(), ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(folder, target)

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 
+from block_recurrent.files import flush_to_disk
 from block_recurrent.model import LanguageModel
 from block_recurrent.parameters import named_parameters, replace_parameters
 from block_recurrent.training.array_files import load_arrays, save_arrays
@@ -70,15 +72,6 @@ def write_folder(
         flush_to_disk(path)
 
 
-def flush_to_disk(path: Path) -> None:
-    """Returns when a file, or the list of names in a folder, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def remove(path: Path) -> None:
     """Removes a file or a folder, as far as it can be."""
     # What is left of a save that failed may still be writing.
@@ -107,15 +100,15 @@ class Reading:
         self._checks = [pool.submit(check_files, folder, large=True)]
 
     def state(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state, in the structure of `like`, and the progress; errors as of `part`."""
+        """The state, in the structure of `like`, and the progress; errors as of `part`.
+
+        `like` may hold `jax.ShapeDtypeStruct`s in place of arrays.
+        """
         parts = {name: self.part(name, part) for name, part in parts_of(like).items()}
         training = parts[TRAINING]
-        restored = TrainState(
-            replace_parameters(like.model, parts[PARAMETERS]),
-            training["optimizer"],
-            like.carried._replace(**training["carried"]),
-            training["step"],
-        )
+        model = replace_parameters(like.model, parts[PARAMETERS])
+        carried = jax.tree.map(_without_elements, like.carried._replace(**training["carried"]))
+        restored = TrainState(model, training["optimizer"], carried, training["step"])
         return restored, json.loads((self.folder / PROGRESS).read_bytes())
 
     def model(self, like: LanguageModel) -> LanguageModel:
@@ -127,7 +120,7 @@ class Reading:
 
         Args:
           name: of the part.
-          like: arrays of the same tree, on whose devices the result is; NumPy arrays unless given.
+          like: as of `load_arrays`.
 
         Raises:
           CheckpointError: they are of another model, or cannot be read.
@@ -177,6 +170,11 @@ def _named(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise CheckpointError(f"{folder} cannot be read ({reason(error)})") from error
+
+
+def _without_elements(array: Any) -> Any:
+    """An array, made here if it has no elements, for these are not saved."""
+    return array if array.size else jnp.zeros(array.shape, array.dtype, device=array.sharding)
 
 
 def _check_arrays(folder: Path, restored: Any, written: Mapping[str, list[Any]]) -> None:

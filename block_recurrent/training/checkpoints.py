@@ -17,11 +17,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from block_recurrent.files import flush_to_disk
 from block_recurrent.model import LanguageModel
 from block_recurrent.training.checkpoint_folder import (
     PARAMETERS,
     Reading,
-    flush_to_disk,
     parts_of,
     read_checked,
     remove,
@@ -177,7 +177,8 @@ class Checkpoints:
     def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The newest whole checkpoint, in the structure of `state`: a state, and `progress`.
 
-        No file is changed; `tidy` sets damaged checkpoints aside.
+        `state` may hold `jax.ShapeDtypeStruct`s in place of arrays. No file is changed; `tidy` sets
+        damaged checkpoints aside.
 
         Raises:
           CheckpointError: there is none, or it is of another model.
@@ -187,6 +188,8 @@ class Checkpoints:
 
     def restore_parameters(self, model: LanguageModel) -> tuple[int, LanguageModel]:
         """The newest whole checkpoint's step and `model` with its parameters; changes no file.
+
+        `model` may hold `jax.ShapeDtypeStruct`s in place of arrays.
 
         Raises:
           CheckpointError: there is none, or it is of another model.

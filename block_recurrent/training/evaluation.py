@@ -9,7 +9,7 @@ from jax import Array
 
 from block_recurrent.data import Batch, TokenizedCorpus
 from block_recurrent.model import LanguageModel
-from block_recurrent.partitioning import make_mesh, replicate, shard_batch, shard_carried
+from block_recurrent.partitioning import batch_sharding, carried_sharding, make_mesh, replicated
 from block_recurrent.state import ModelState, clear_recurrent
 from block_recurrent.training.loss import model_cross_entropy
 
@@ -98,12 +98,12 @@ def evaluate(
       Sums over all targets, added up in float64 between batches.
     """
     mesh = make_mesh(batch_size)
-    model = replicate(mesh, model)
-    carried = shard_carried(mesh, model.initial_state(batch_size))
+    model = jax.device_put(model, replicated(mesh))
+    carried = jax.device_put(model.initial_state(batch_size), carried_sharding(mesh))
     nats, tokens = 0.0, 0
     for batch in batches:
         carried, batch_nats, batch_tokens = evaluation_step(
-            model, carried, shard_batch(mesh, batch), clear_states=clear_states
+            model, carried, jax.device_put(batch, batch_sharding(mesh)), clear_states=clear_states
         )
         nats += float(batch_nats)
         tokens += int(batch_tokens)

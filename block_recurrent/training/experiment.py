@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import optax
 from flax import nnx
 
-from block_recurrent.config import ExperimentConfig
+from block_recurrent.config import ExperimentConfig, ModelConfig
 from block_recurrent.data import (
     Corpus,
     TfdsDirectory,
@@ -19,10 +21,13 @@ from block_recurrent.data import (
     make_tokenizer,
     tokenize,
 )
+from block_recurrent.groups import group_layers
 from block_recurrent.model import LanguageModel
 from block_recurrent.training.evaluation import Evaluation, evaluate
+from block_recurrent.training.optimizer import make_optimizer
 from block_recurrent.training.progress import ProgressLine
 from block_recurrent.training.signals import StopRequest
+from block_recurrent.training.step import TrainState, initial_train_state
 
 
 class Corpora(NamedTuple):
@@ -88,6 +93,22 @@ def load_corpora(config: ExperimentConfig, line: ProgressLine | None = None) -> 
 def make_model(config: ExperimentConfig) -> LanguageModel:
     """The model with the initial parameters of the run's seed."""
     return LanguageModel(config.model, rngs=nnx.Rngs(config.training.seed))
+
+
+def abstract_model(config: ModelConfig) -> LanguageModel:
+    """The model with a `jax.ShapeDtypeStruct` for every parameter; nothing is computed."""
+    return jax.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0)))
+
+
+def make_run_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
+    """The optimizer of the run's model."""
+    return make_optimizer(config.optimizer, config.training.num_steps, group_layers(config.model))
+
+
+def make_train_state(config: ExperimentConfig) -> TrainState:
+    """The state before the run's first step."""
+    optimizer = make_run_optimizer(config)
+    return initial_train_state(make_model(config), optimizer, config.data.batch_size)
 
 
 def make_lanes(config: ExperimentConfig, corpus: TokenizedCorpus) -> TrainingLanes:

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.files import write_whole
 from block_recurrent.model import LanguageModel
-from block_recurrent.partitioning import make_mesh, shard_batch
+from block_recurrent.partitioning import batch_sharding, make_mesh
 from block_recurrent.training.checkpoints import Checkpoints, SaveFailed
 from block_recurrent.training.evaluation import Evaluation
 from block_recurrent.training.experiment import (
@@ -22,21 +23,21 @@ from block_recurrent.training.experiment import (
     evaluate_run,
     load_corpora,
     make_lanes,
-    make_model,
+    make_run_optimizer,
+    make_train_state,
 )
 from block_recurrent.training.lock import locked
 from block_recurrent.training.meter import Meter, Stopwatch
 from block_recurrent.training.metrics import MetricsFile, TensorBoard
-from block_recurrent.training.optimizer import make_optimizer, make_schedule
+from block_recurrent.training.optimizer import make_schedule
 from block_recurrent.training.progress import ProgressLine
 from block_recurrent.training.resume import check_same_data, check_unused
 from block_recurrent.training.signals import Stopped, StopRequest, stop_on_signal
 from block_recurrent.training.step import (
     StepMetrics,
     all_finite,
-    initial_train_state,
     make_train_step,
-    shard_train_state,
+    train_state_sharding,
 )
 
 SUMMARY = "summary.json"
@@ -115,17 +116,13 @@ class Run:
         self._note_evaluation()
 
     def _build(self) -> None:
-        """The compiled step, and the state it begins with."""
-        training, batch_size = self.config.training, self.config.data.batch_size
-        model = make_model(self.config)
-        optimizer = make_optimizer(self.config.optimizer, training.num_steps, model.stack.spans)
+        """The step, which is compiled when it is first taken."""
+        training = self.config.training
         self.schedule = make_schedule(self.config.optimizer, training.num_steps)
-        self.mesh = make_mesh(batch_size)
-        state = initial_train_state(model, optimizer, batch_size)
-        self.state = shard_train_state(self.mesh, state)
+        self.mesh = make_mesh(self.config.data.batch_size)
         dropout_key = jax.random.fold_in(jax.random.key(training.seed), 1)
         self.train_step = make_train_step(
-            optimizer,
+            make_run_optimizer(self.config),
             dropout_key,
             clear_states=training.clear_states,
             skip_non_finite=training.non_finite == "skip",
@@ -133,12 +130,15 @@ class Run:
 
     def _restore(self, begin: Callable[[], None]) -> None:
         """Continues from the newest whole checkpoint; a new run begins with one."""
+        initial, sharding = partial(make_train_state, self.config), train_state_sharding(self.mesh)
         if not self.checkpoints.steps():
             check_unused(self.workdir, self.checkpoints)
+            self.state = jax.device_put(initial(), sharding)
             begin()
             self.checkpoints.save(self.state, self.progress())
             return
-        self.state, progress = self.checkpoints.restore(self.state)
+        like = jax.jit(initial, out_shardings=sharding).eval_shape()  # computes nothing
+        self.state, progress = self.checkpoints.restore(like)
         check_same_data(self.workdir, progress, self.progress())
         begin()
         self.checkpoints.tidy()
@@ -211,7 +211,7 @@ class Run:
     def take_step(self) -> None:
         """Takes one step, and looks whether the one before it was finite."""
         with self.clock.part("data"):
-            batch = shard_batch(self.mesh, next(self.lanes))
+            batch = jax.device_put(next(self.lanes), batch_sharding(self.mesh))
         with self.clock.part("step" if self.step > self.first_step else "compilation"):
             self.state, metrics = self.train_step(self.state, batch)
             self.step += 1

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from block_recurrent.data import Batch
 from block_recurrent.model import LanguageModel
 from block_recurrent.parameters import named_parameters, replace_parameters
-from block_recurrent.partitioning import replicate, shard_carried
+from block_recurrent.partitioning import carried_sharding, replicated
 from block_recurrent.state import ModelState, clear_recurrent, reset
 from block_recurrent.training.loss import model_cross_entropy
 
@@ -64,9 +64,10 @@ def initial_train_state(
     return TrainState(model, optimizer.init(named_parameters(model)), carried, jnp.int32(0))
 
 
-def shard_train_state(mesh: Mesh, state: TrainState) -> TrainState:
-    """Shares the lanes out over the devices and puts all else on every one."""
-    return replicate(mesh, state)._replace(carried=shard_carried(mesh, state.carried))
+def train_state_sharding(mesh: Mesh) -> Any:
+    """Lanes are shared out over the devices, all else is on every one; a prefix of the state."""
+    everywhere = replicated(mesh)
+    return TrainState._make((everywhere, everywhere, carried_sharding(mesh), everywhere))
 
 
 def segment_loss(

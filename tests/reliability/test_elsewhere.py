@@ -56,12 +56,13 @@ import importlib.util, sys
 import jax
 from block_recurrent.partitioning import make_mesh
 from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.step import shard_train_state
+from block_recurrent.training.step import train_state_sharding
 
 spec = importlib.util.spec_from_file_location("elsewhere", sys.argv[1])
 spec.loader.exec_module(here := importlib.util.module_from_spec(spec))
 before, after = map(Checkpoints, sys.argv[2:])
-state, progress = before.restore(shard_train_state(make_mesh(here.LANES), here.initial()))
+sharding = train_state_sharding(make_mesh(here.LANES))
+state, progress = before.restore(jax.device_put(here.initial(), sharding))
 assert len(jax.devices()) == here.DEVICES
 assert {len(x.sharding.device_set) for x in jax.tree.leaves(state.model)} == {here.DEVICES}
 for x in jax.tree.leaves(state.carried):

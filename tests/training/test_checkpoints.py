@@ -80,6 +80,18 @@ def test_everything_comes_back_bit_for_bit(name, store):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_shapes_are_enough_to_restore(name, store):
+    save(store, 5, name=name)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), initial(name))
+    restored, _ = store.restore(shapes)
+    assert_equal(restored, trained(name))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(restored))
+    step, model = store.restore_parameters(shapes.model)
+    assert step == 5
+    assert_equal(model, trained(name).model)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_parameters_are_read_with_a_model_and_without(name, store):
     expected = named_parameters(trained(name).model)
     save(store, 5, name=name)

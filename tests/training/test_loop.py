@@ -20,7 +20,7 @@ from block_recurrent.config import (
 from block_recurrent.data import ByteTokenizer, Corpus, Document, TrainingLanes, tokenize
 from block_recurrent.training import Stopped, loop, train
 from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.experiment import Corpora, evaluate_run
+from block_recurrent.training.experiment import Corpora, evaluate_run, make_model
 from block_recurrent.training.loop import Run
 from block_recurrent.training.metrics import read_metrics
 from block_recurrent.training.progress import ProgressLine
@@ -232,7 +232,7 @@ def test_a_finished_run_trains_no_further(uninterrupted):
 
 def test_the_seed_decides_the_parameters():
     def parameters(seed):
-        return jax.tree.leaves(loop.make_model(change(seed=seed)))
+        return jax.tree.leaves(make_model(change(seed=seed)))
 
     assert_equal(parameters(1), parameters(1))
     assert any(jnp.any(x != y) for x, y in zip(parameters(1), parameters(2), strict=True))
