@@ -7,14 +7,16 @@ PARTIAL = ".partial"
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file; whoever reads it, also after a kill, finds the old content or the new.
+    """Writes a file; whoever reads it, also after a crash, finds the old content or the new.
 
     Until it is whole it has another name, which ends in `PARTIAL`. Text is written as UTF-8.
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        flush_to_disk(partial)
         os.replace(partial, path)
+        flush_to_disk(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -1,6 +1,8 @@
 """What tests of the model share: tiny models with random parameters, and comparison."""
 
 import functools
+import resource
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -157,6 +159,19 @@ def reference_config(config: br.ModelConfig) -> dict[str, Any]:
         "feedback": config.feedback,
         "pos": config.positions,
     }
+
+
+@contextmanager
+def files_limited_to(size: int) -> Iterator[None]:
+    """No file can grow beyond a size in bytes: writing fails in the middle, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import os
+import platform
 import shutil
 import tempfile
 import zlib
@@ -127,7 +128,8 @@ def _build(
 ) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder.parent)
-    building = Path(tempfile.mkdtemp(prefix=f"{_BUILDING}{os.getpid()}-", dir=folder.parent))
+    prefix = f"{_BUILDING}{os.getpid()}@{platform.node()}-"
+    building = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
         _write(building, documents, tokenizer, identity, progress)
         building.chmod(0o755)
@@ -143,9 +145,11 @@ def _build(
 def _remove_leftovers(parent: Path) -> None:
     """Removes what processes of this machine that no longer run have left half-written."""
     for leftover in parent.glob(f"{_BUILDING}*"):
-        owner = leftover.name.removeprefix(_BUILDING).partition("-")[0]
+        process, _, host = leftover.name.removeprefix(_BUILDING).rpartition("-")[0].partition("@")
+        if host != platform.node():
+            continue
         try:
-            os.kill(int(owner), 0)
+            os.kill(int(process), 0)
         except ProcessLookupError:
             shutil.rmtree(leftover, ignore_errors=True)
         except (ValueError, PermissionError):

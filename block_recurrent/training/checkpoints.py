@@ -5,6 +5,7 @@ name, in the background, and renamed when it is whole and on disk. Restoring che
 every array; what is damaged is left aside, and the newest whole checkpoint is taken.
 """
 
+import contextlib
 import math
 import os
 import re
@@ -17,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from block_recurrent.files import flush_to_disk
+from block_recurrent.files import PARTIAL, flush_to_disk, write_whole
 from block_recurrent.model import LanguageModel
 from block_recurrent.training.checkpoint_folder import (
     PARAMETERS,
@@ -74,15 +75,30 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of the checkpoint with the lowest validation loss, or None."""
-        return self._best()[0]
+        with contextlib.suppress(OSError, Damaged):
+            return self._best()[0]
+        return None
 
     def _best(self) -> tuple[int | None, float]:
-        """The best checkpoint's step and loss, if they are known and it is there."""
+        """The best checkpoint's step and loss, None and infinity if there is none.
+
+        Raises:
+          OSError: it cannot be known at present.
+          Damaged: it is no longer known.
+        """
+        path = self.directory / BEST
         try:
-            step, loss = unseal((self.directory / BEST).read_bytes())
-        except (OSError, ValueError, TypeError):
+            step, loss = unseal(path.read_bytes())
+        except FileNotFoundError:
             return None, math.inf
+        except (ValueError, TypeError) as error:
+            raise Damaged(f"{path} is damaged ({reason(error)})") from error
         return (step, loss) if step in self.steps() else (None, math.inf)
+
+    def _lowest_loss(self) -> float:
+        with contextlib.suppress(Damaged):
+            return self._best()[1]
+        return math.inf
 
     def save(
         self, state: TrainState, progress: Mapping[str, Any], *, loss: float | None = None
@@ -154,10 +170,8 @@ class Checkpoints:
         try:
             flush_to_disk(self.directory)
             try:
-                if loss is not None and loss < self._best()[1]:
-                    partial = self.directory / f"{SAVING}{BEST}"
-                    partial.write_text(seal([step, loss]))
-                    partial.replace(self.directory / BEST)
+                if loss is not None and loss < self._lowest_loss():
+                    write_whole(self.directory / BEST, seal([step, loss]))
             finally:
                 self._remove_old()
         except OSError as error:
@@ -167,8 +181,13 @@ class Checkpoints:
             ) from error
 
     def _remove_old(self) -> None:
+        try:
+            best, _ = self._best()
+        except Damaged as error:
+            self._warn(f"{error}: no checkpoint is removed before the next evaluation")
+            return
         for step in self.steps()[: -self._keep]:
-            if step != self.best_step():
+            if step != best:
                 # A folder that is half removed must not look like a checkpoint.
                 old = self.directory / f"{REMOVING}{step}"
                 (self.directory / str(step)).rename(old)
@@ -217,7 +236,7 @@ class Checkpoints:
 
     def leftovers(self) -> list[Path]:
         """What a killed process left half-written or half-removed."""
-        names = (f"{SAVING}*", f"{REMOVING}*")
+        names = (f"{SAVING}*", f"{REMOVING}*", f"{BEST}{PARTIAL}")
         return sorted(path for name in names for path in self.directory.glob(name))
 
     def _newest_whole(self, read: Callable[[Reading], Any]) -> tuple[int, Any]:

@@ -3,6 +3,7 @@
 XXH3 reads as fast as memory gives, so that checking costs little beside restoring.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,9 @@ import xxhash
 
 FILES = "files.json"
 LARGE = 1 << 20  # bytes; smaller files are checked before anything reads them
+FORMAT = 1  # of checkpoints
+# What is not so much unreadable as not there, or on a disk that has lost it.
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO}
 LONGEST = 300  # characters of an error that are worth showing
 
 
@@ -63,7 +67,7 @@ def write_file_digests(folder: Path, name: str) -> None:
       name: that the folder is to have.
     """
     digests = {name: _file_digest(path) for name, path in _files(folder).items()}
-    (folder / FILES).write_text(seal({"name": name, "files": digests}))
+    (folder / FILES).write_text(seal({"format": FORMAT, "name": name, "files": digests}))
 
 
 def check_files(folder: Path, *, large: bool) -> None:
@@ -75,7 +79,8 @@ def check_files(folder: Path, *, large: bool) -> None:
         all are compared in any case.
 
     Raises:
-      Damaged: a file is not as it was, or cannot be read; the message names it.
+      Damaged: a file is not as it was; the message names it.
+      CheckpointError: it cannot be known, for a file cannot be opened or read at present.
     """
     expected = _listed(folder)
     try:
@@ -85,16 +90,25 @@ def check_files(folder: Path, *, large: bool) -> None:
             if (expected[name][0] >= LARGE) == large and _file_digest(path) != expected[name]:
                 raise Damaged(f"the content of {path} has changed")
     except OSError as error:
-        raise Damaged(f"{error.filename or folder} cannot be read ({reason(error)})") from error
+        raise _unreadable(error, folder) from error
+
+
+def _unreadable(error: OSError, path: Path) -> CheckpointError:
+    sentence = f"{error.filename or path} cannot be read ({reason(error)})"
+    return Damaged(sentence) if error.errno in GONE else CheckpointError(sentence)
 
 
 def _listed(folder: Path) -> dict[str, list[Any]]:
     path = folder / FILES
     try:
         listed = unseal(path.read_bytes())
-        name, digests = listed["name"], listed["files"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        name, digests, written = listed["name"], listed["files"], listed["format"]
+    except OSError as error:
+        raise _unreadable(error, path) from error
+    except (ValueError, TypeError, KeyError) as error:
         raise Damaged(f"{path} cannot be read ({reason(error)})") from error
+    if written != FORMAT:
+        raise Damaged(f"{path} is of format {written}, which is not {FORMAT}, of this version")
     if name != folder.name:
         raise Damaged(f"{path} is of checkpoint {name}")
     return digests
@@ -113,9 +127,15 @@ def _compare_sizes(folder: Path, expected: dict[str, list[Any]], found: dict[str
 
 def _files(folder: Path) -> dict[str, Path]:
     """All files below a folder, but not the list of their digests."""
-    paths = sorted(path for path in folder.rglob("*") if not path.is_dir())
-    names = {path.relative_to(folder).as_posix(): path for path in paths}
-    return {name: path for name, path in names.items() if name != FILES}
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    # Not `rglob`, for which a folder that cannot be read is an empty one.
+    walked = os.walk(folder, onerror=fail)
+    paths = sorted(Path(root, name) for root, _, names in walked for name in names)
+    named = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: path for name, path in named.items() if name != FILES}
 
 
 def _file_digest(path: Path) -> list[Any]:

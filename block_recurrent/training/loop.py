@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from block_recurrent.files import write_whole
 from block_recurrent.model import LanguageModel
 from block_recurrent.partitioning import batch_sharding, make_mesh
 from block_recurrent.training.checkpoints import Checkpoints, SaveFailed
+from block_recurrent.training.digests import reason
 from block_recurrent.training.evaluation import Evaluation
 from block_recurrent.training.experiment import (
     Corpora,
@@ -109,11 +110,16 @@ class Run:
         self.meter = Meter(config.training.num_steps)
         self.skipped_in_a_row = self.failed_saves = 0
         self._build()
-        self._restore(begin)
-        self.step = self.first_step = int(self.state.step)
-        self.metrics = MetricsFile(workdir / "metrics.jsonl", step=self.step)
-        self.board = TensorBoard(workdir / "tensorboard", step=self.step)
-        self._note_evaluation()
+        try:
+            self._restore(begin)
+            self.step = self.first_step = int(self.state.step)
+            self.metrics = MetricsFile(workdir / "metrics.jsonl", step=self.step)
+            self.board = TensorBoard(workdir / "tensorboard", step=self.step, warn=self.warn)
+            self._note_evaluation()
+        except BaseException:
+            self._wait_for_save()
+            self.checkpoints.close()
+            raise
 
     def _build(self) -> None:
         """The step, which is compiled when it is first taken."""
@@ -140,11 +146,11 @@ class Run:
         like = jax.jit(initial, out_shardings=sharding).eval_shape()  # computes nothing
         self.state, progress = self.checkpoints.restore(like)
         check_same_data(self.workdir, progress, self.progress())
-        begin()
-        self.checkpoints.tidy()
         self.lanes.restore(progress["lanes"])
         self.meter.restore(progress["unlogged"])
         self.skipped_in_a_row = progress["skipped_in_a_row"]
+        begin()
+        self.checkpoints.tidy()
         self.line.end(f"continuing from step {int(self.state.step):,}")
 
     def _note_evaluation(self) -> None:
@@ -168,11 +174,9 @@ class Run:
 
     def close(self) -> None:
         """Closes files and threads; what fails here is a warning, lest it hide why a run failed."""
-        for part in (self.checkpoints, self.board):
-            try:
-                part.close()
-            except OSError as error:
-                self.warn(str(error))
+        self._wait_for_save()
+        self.checkpoints.close()
+        self.board.close()
 
     def finish(self) -> tuple[LanguageModel, Evaluation]:
         """Takes the steps that are left; result and errors as of `train`."""
@@ -239,14 +243,20 @@ class Run:
         """
         try:
             self.metrics.write(self.step, figures)
-            self.board.write(self.step, figures)
+        except OSError:
+            self._wait_for_save()  # which may have filled the disk, and then made room again
+            with self._writing_figures():
+                self.metrics.write(self.step, figures)
+        self.board.write(self.step, figures)
+
+    @contextlib.contextmanager
+    def _writing_figures(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            with contextlib.suppress(SaveFailed):
-                self.checkpoints.wait()
             raise SaveFailed(
                 f"the figures of step {self.step:,} could not be written to {self.workdir} "
-                f"({error.strerror}); the newest checkpoint is that of step "
-                f"{self.checkpoints.latest_step()}"
+                f"({reason(error)}); {self._newest('newest checkpoint')}"
             ) from error
 
     def check_finite(self, *, but: int = 0) -> None:
@@ -283,9 +293,19 @@ class Run:
         )
 
     def _last_finite(self) -> str:
-        with contextlib.suppress(SaveFailed):
+        self._wait_for_save()
+        return self._newest("last finite checkpoint")
+
+    def _wait_for_save(self) -> None:
+        """Waits for the save in progress; that it has failed is a warning here."""
+        try:
             self.checkpoints.wait()
-        return f"the last finite checkpoint is that of step {self.checkpoints.latest_step() or 0:,}"
+        except SaveFailed as error:
+            self.warn(str(error))
+
+    def _newest(self, name: str) -> str:
+        step = self.checkpoints.latest_step()
+        return f"there is no {name}" if step is None else f"the {name} is that of step {step:,}"
 
     def evaluate(self) -> Evaluation:
         """Scores the validation documents, and keeps a checkpoint of the best model.
@@ -316,17 +336,19 @@ class Run:
 
         Raises:
           FloatingPointError: as of `check_state`.
-          SaveFailed: several saves in a row have failed.
+          SaveFailed: several saves in a row have failed, and this is not the last of the run.
         """
         with self.clock.part("save"):
             self.check_state()
             try:
                 self.checkpoints.wait()
+                with self._writing_figures():
+                    self.metrics.flush()
                 self.failed_saves = 0
             except SaveFailed as error:
                 self.warn(str(error))
                 self.failed_saves += 1
-                if self.failed_saves == MOST_FAILED_SAVES:
+                if self.failed_saves >= MOST_FAILED_SAVES and self.stop.signal is None:
                     raise
             self.checkpoints.save(self.state, self.progress(), loss=loss)
 
@@ -337,7 +359,13 @@ class Run:
 
     def _summarize(self, outcome: str) -> None:
         """Says where the time went, on the screen and in `summary.json`."""
-        summary = {
+        self._wait_for_save()
+        with contextlib.suppress(OSError):  # what made the run fail may make this fail, too
+            write_whole(self.workdir / SUMMARY, json.dumps(self._summary(outcome), indent=2) + "\n")
+        self.line.end(self.clock.describe())
+
+    def _summary(self, outcome: str) -> dict[str, Any]:
+        return {
             "outcome": outcome,
             "first_step": self.first_step,
             "last_step": self.step,
@@ -347,6 +375,3 @@ class Run:
             "best_checkpoint": self.checkpoints.best_step(),
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        with contextlib.suppress(OSError):  # what made the run fail may make this fail, too
-            write_whole(self.workdir / SUMMARY, json.dumps(summary, indent=2) + "\n")
-        self.line.end(self.clock.describe())

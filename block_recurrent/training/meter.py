@@ -47,7 +47,7 @@ class Meter:
         self._settled = 0
         self._clock: float | None = None
         self._untimed = 0
-        self._seconds_per_step = 0.0
+        self._seconds_per_step: float | None = None
 
     def restore(self, unlogged: Sequence[Sequence[float]]) -> None:
         """Takes the figures of steps that an earlier run left unlogged."""
@@ -83,14 +83,15 @@ class Meter:
         return [list(metrics) for metrics in self._pending[: self._settled]]
 
     def restart_clock(self) -> None:
-        """Leaves out of the speed what happened since the last log."""
+        """Leaves out of the speed all steps until now, and what came between them."""
         if self._clock is not None:  # else the first step is still to be compiled
-            self._clock = time.monotonic()
+            self._clock, self._untimed = time.monotonic(), len(self._pending)
 
     def collect(self) -> dict[str, float]:
         """Figures since the last log, all of them settled.
 
         Steps that were skipped do not count; if all were, there is neither loss nor gradient.
+        There is no speed where no step was timed.
         """
         assert self._clock is not None and self._settled == len(self._pending)
         seconds = time.monotonic() - self._clock
@@ -98,13 +99,13 @@ class Meter:
         counted = [metrics for metrics in self._pending if metrics.finite]
         nats = sum(metrics.nats for metrics in counted)
         targets = sum(metrics.targets for metrics in counted)
-        self._seconds_per_step = seconds / max(steps - self._untimed, 1)
-        self._pending, self._settled, self._untimed = [], 0, 0
+        timed = steps - self._untimed
+        self._pending, self._settled = [], 0
         self.restart_clock()
-        figures = {
-            "targets": targets,
-            "tokens_per_second": targets / steps / max(self._seconds_per_step, 1e-9),
-        }
+        figures: dict[str, float] = {"targets": targets}
+        if timed:
+            self._seconds_per_step = max(seconds, 1e-9) / timed
+            figures["tokens_per_second"] = targets / steps / self._seconds_per_step
         if counted:
             figures["bits_per_token"] = nats / max(targets, 1.0) / math.log(2)
             figures["gradient_norm"] = counted[-1].gradient_norm
@@ -114,10 +115,13 @@ class Meter:
 
     def describe(self, step: int, figures: dict[str, float]) -> str:
         """The progress line."""
-        left = duration((self.num_steps - step) * self._seconds_per_step)
         parts = [f"step {step:,}/{self.num_steps:,}"]
         if "bits_per_token" in figures:
             parts.append(f"{figures['bits_per_token']:.3f} bits/token")
         if "skipped" in figures:
             parts.append(f"{figures['skipped']:.0f} steps skipped")
-        return " | ".join([*parts, f"{figures['tokens_per_second']:,.0f} tokens/s", f"{left} left"])
+        if "tokens_per_second" in figures:
+            parts.append(f"{figures['tokens_per_second']:,.0f} tokens/s")
+        if self._seconds_per_step is not None:
+            parts.append(f"{duration((self.num_steps - step) * self._seconds_per_step)} left")
+        return " | ".join(parts)

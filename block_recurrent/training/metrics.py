@@ -1,13 +1,15 @@
 """Where figures go: JSON lines in the work directory, and TensorBoard if it is installed."""
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from block_recurrent.files import write_whole
-from block_recurrent.training.digests import CheckpointError
+from block_recurrent.files import flush_to_disk, write_whole
+from block_recurrent.training.digests import CheckpointError, reason
 
 
 class MetricsFile:
@@ -30,12 +32,25 @@ class MetricsFile:
         return self._last.get(name) if self._last and self._last["step"] == step else None
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Appends a line, unless it is the last one again."""
+        """Appends a line, unless it is the last one again; a whole one or, with an error, none."""
         line = {"step": step, **figures}
         if line != self._last:
-            with self._path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            self._append(json.dumps(line) + "\n")
         self._last = line
+
+    def _append(self, text: str) -> None:
+        size = self._path.stat().st_size
+        try:
+            with self._path.open("a") as file:
+                file.write(text)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self._path, size)
+            raise
+
+    def flush(self) -> None:
+        """Returns when all lines are on the disk."""
+        flush_to_disk(self._path)
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -63,26 +78,57 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
 class TensorBoard:
     """TensorBoard event files through tensorboardX; does nothing where that is not installed.
 
+    Nor does it after a failure: the figures are in the metrics file as well.
+
     Args:
       directory: of the event files.
       step: the run continues after this step; later points are hidden.
+      warn: takes a sentence about a failure.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, step: int = 0):
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            self._writer = None
-        else:
-            self._writer = SummaryWriter(os.fspath(directory), purge_step=step + 1)
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        step: int = 0,
+        warn: Callable[[str], None] = lambda sentence: None,
+    ):
+        self._directory, self._warn, self._writer = Path(directory), warn, None
+        # Its own SummaryWriter works in a thread, and waits for ever where that has failed.
+        with contextlib.suppress(ImportError):
+            from tensorboardX import event_file_writer, summary
+            from tensorboardX.proto import event_pb2
+
+            self._protocol: Any = event_pb2
+            self._scalar = summary.scalar
+            with self._giving_up():
+                self._directory.mkdir(parents=True, exist_ok=True)
+                prefix = os.fspath(self._directory / "events")
+                self._writer = event_file_writer.EventsWriter(prefix)
+                self._add(step=step + 1, session_log={"status": self._protocol.SessionLog.START})
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
         """Writes each number under its name."""
         if self._writer is not None:
-            for name, value in figures.items():
-                self._writer.add_scalar(name, value, step)
+            with self._giving_up():
+                for name, value in figures.items():
+                    self._add(step=step, summary=self._scalar(name, value))
+                self._writer.flush()
+
+    def _add(self, **event: Any) -> None:
+        assert self._writer is not None
+        self._writer.write_event(self._protocol.Event(wall_time=time.time(), **event))
+
+    @contextlib.contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            self._warn(f"TensorBoard gets no more figures: {self._directory} ({reason(error)})")
 
     def close(self) -> None:
-        """Flushes what has been written."""
+        """Closes the file."""
         if self._writer is not None:
-            self._writer.close()
+            with self._giving_up():
+                self._writer.close()

@@ -55,21 +55,24 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal(*, nothing_to_save: bool = False) -> Iterator[StopRequest]:
-    """Within the context, signals make requests; call it in the main thread.
+    """Within the context, signals make requests.
 
     A SIGHUP that the process ignores, as below nohup, stays ignored.
 
     Args:
       nothing_to_save: the request's attribute, which may be changed at any time.
+
+    Raises:
+      ValueError: this is not the main thread.
     """
     request = StopRequest(nothing_to_save=nothing_to_save)
+    hangup_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    taken = [n for n in SIGNALS if not (n == signal.SIGHUP and hangup_ignored)]
+    before = {number: signal.signal(number, lambda n, _: request.note(n)) for number in taken}
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     thread = threading.Thread(target=_watch, args=(reader, request), daemon=True, name="signals")
     thread.start()
-    hangup_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    taken = [n for n in SIGNALS if not (n == signal.SIGHUP and hangup_ignored)]
-    before = {number: signal.signal(number, lambda n, _: request.note(n)) for number in taken}
     wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield request

@@ -1,5 +1,6 @@
 """One step of training: truncated back-propagation through one segment of every lane."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -48,9 +49,9 @@ class StepMetrics(NamedTuple):
     gradient_norm: Any
 
     @property
-    def finite(self) -> Any:
-        """Whether loss and gradient are numbers."""
-        return jnp.isfinite(self.nats) & jnp.isfinite(self.gradient_norm)
+    def finite(self) -> bool:
+        """Whether loss and gradient are numbers, once they have been fetched."""
+        return math.isfinite(self.nats) and math.isfinite(self.gradient_norm)
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
@@ -134,9 +135,8 @@ def make_train_step(
             initial = state.model.initial_state(state.carried.batch_size)
             begun = reset(state.carried, initial, batch.start_of_document, batch_axis=1)
             skipped = state._replace(carried=begun, step=taken.step)
-            taken = jax.tree.map(
-                lambda new, old: jnp.where(metrics.finite, new, old), taken, skipped
-            )
+            finite = jnp.isfinite(metrics.nats) & jnp.isfinite(metrics.gradient_norm)
+            taken = jax.tree.map(lambda new, old: jnp.where(finite, new, old), taken, skipped)
         return taken, metrics
 
     return jax.jit(step, donate_argnums=0)

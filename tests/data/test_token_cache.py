@@ -2,8 +2,7 @@
 
 import json
 import os
-import resource
-import signal
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from block_recurrent.data import (
     evaluation_batches,
     tokenize,
 )
+from helpers import files_limited_to
 
 TEXTS = [f"document {i} " * (i % 7 + 1) + "é" for i in range(150)]
 DOCUMENTS = tuple(Document(f"d{i}", "", text) for i, text in enumerate(TEXTS))
@@ -135,28 +135,24 @@ def test_an_error_while_tokenizing_leaves_nothing(tmp_path):
 
 
 def test_a_disk_that_fills_up_is_an_error_and_leaves_nothing(tmp_path):
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(DataError, match=r"cannot be written.*data\.cache_path.*Nothing was"):
-            cached(tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, before)
+    message = r"cannot be written.*data\.cache_path.*Nothing was"
+    with files_limited_to(1000), pytest.raises(DataError, match=message):
+        cached(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    gone = tmp_path / f".building-{process.pid}-x"
-    busy = tmp_path / f".building-{os.getppid()}-x"
-    for folder in (gone, busy):
+    here = platform.node()
+    gone = tmp_path / f".building-{process.pid}@{here}-x"
+    busy = tmp_path / f".building-{os.getppid()}@{here}-x"
+    elsewhere = tmp_path / f".building-{process.pid}@{here}-2-x"  # of a host of another name
+    for folder in (gone, busy, elsewhere):
         folder.mkdir()
         (folder / "tokens.bin").write_text("half")
     cached(tmp_path)
-    assert not gone.exists() and busy.exists()
+    assert not gone.exists() and busy.exists() and elsewhere.exists()
 
 
 def test_the_faster_of_two_processes_provides_the_cache(tmp_path):

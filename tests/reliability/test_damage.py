@@ -2,6 +2,7 @@
 
 import functools
 import random
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -162,6 +163,29 @@ def test_parameters_alone_are_checked_in_the_same_way(saved, tmp_path):
     warnings = []
     assert Checkpoints(directory, warn=warnings.append).restore_parameters(initial().model)[0] == 3
     assert len(warnings) == 1
+
+
+def test_what_cannot_be_read_at_present_is_not_damaged(saved):
+    """As where a process has too many files open: nothing is set aside, and the start ends."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for large in (False, True):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            with pytest.raises(CheckpointError, match="Too many open files") as caught:
+                check_files(saved / str(NEW), large=large)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert not isinstance(caught.value, Damaged)
+
+
+def test_a_checkpoint_of_another_format_is_not_read(saved):
+    path = saved / str(NEW) / "files.json"
+    content = path.read_bytes()
+    listed = digests.unseal(content)
+    path.write_text(digests.seal(listed | {"format": 99}))
+    with pytest.raises(Damaged, match=f"{path} is of format 99, which is not 1"):
+        check_files(saved / str(NEW), large=False)
+    path.write_bytes(content)
 
 
 def test_every_damaged_checkpoint_is_named(saved, tmp_path):

@@ -2,26 +2,26 @@
 
 import contextlib
 import functools
-import json
 import os
-import resource
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 
+import configure
 import quick_runs
 from block_recurrent.config import OptimizerConfig
-from block_recurrent.training import TrainState, checkpoints, make_optimizer
+from block_recurrent.training import TrainState, checkpoints, make_optimizer, metrics
 from block_recurrent.training.checkpoints import Checkpoints, SaveFailed
 from block_recurrent.training.digests import reason
 from block_recurrent.training.signals import StopRequest
 from block_recurrent.training.step import initial_train_state
-from helpers import assert_equal, model_config, random_like, random_model
-from quick_runs import run, tree_of, warnings_in
+from helpers import assert_equal, files_limited_to, model_config, random_like, random_model
+from quick_runs import logged_steps, run, tree_of, warnings_in
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
@@ -43,13 +43,8 @@ def trained(step: int) -> TrainState:
 
 @contextlib.contextmanager
 def full_disk(directory: Path) -> Iterator[None]:
-    """No file can grow beyond a size: writing fails in the middle, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    with files_limited_to(FILE_LIMIT):
+        yield
 
 
 @contextlib.contextmanager
@@ -140,14 +135,27 @@ def test_a_directory_removed_is_reported_and_made_again(store):
     assert store.steps() == [3, 4]
 
 
-def test_old_checkpoints_are_removed_although_the_best_cannot_be_noted(store):
-    (store.directory / "best.json").mkdir()
+def test_old_checkpoints_are_removed_although_the_best_cannot_be_noted(store, monkeypatch):
+    def refuse(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "write_whole", refuse)
     for step in (3, 4):
         store.save(trained(step), {"step": step}, loss=1.0)
-        with pytest.raises(SaveFailed, match=f"step {step} was written.*best.json.*Is a directory"):
+        with pytest.raises(SaveFailed, match=f"step {step} was written.*best.json.*No space left"):
             store.wait()
     assert store.steps() == [3, 4]
     assert_equal(store.restore(initial())[0], trained(4))
+
+
+def test_but_not_while_the_best_cannot_be_known(store):
+    (store.directory / "best.json").mkdir()
+    for loss in (None, 1.0):
+        step = store.steps()[-1] + 1
+        store.save(trained(step), {"step": step}, loss=loss)
+        with pytest.raises(SaveFailed, match=f"step {step} was written.*best.json.*Is a directory"):
+            store.wait()
+    assert store.best_step() is None and store.steps() == [1, 2, 3, 4]
 
 
 @pytest.fixture(scope="module")
@@ -215,20 +223,36 @@ def test_a_save_that_fails_at_the_end_is_an_error(inputs, tmp_path, steps, fails
     assert "failed" in (tmp_path / "run/summary.json").read_text()
 
 
-def test_a_save_that_fails_at_a_stop_is_an_error(
-    inputs, tmp_path, steps, fails_at, capsys, monkeypatch
-):
+def stop_at(step, steps, monkeypatch):
+    """A signal comes within a step."""
+
     @contextlib.contextmanager
     def requested(**options):
         request = StopRequest()
-        steps.at[5] = lambda: request.note(signal.SIGTERM)
+        steps.at[step] = lambda: request.note(signal.SIGTERM)
         yield request
 
-    fails_at({5})
     monkeypatch.setattr(quick_runs.loop, "stop_on_signal", requested)
+
+
+def test_a_save_that_fails_at_a_stop_is_an_error(
+    inputs, tmp_path, steps, fails_at, capsys, monkeypatch
+):
+    stop_at(5, steps, monkeypatch)
+    fails_at({5})
     assert run(inputs, tmp_path / "run") == FAILED
     message = capsys.readouterr().err.partition("error: ")[2]
     assert "step 5 could not be written" in message and "the newest is that of step 4" in message
+
+
+def test_a_stop_saves_although_three_saves_have_failed(
+    inputs, tmp_path, steps, fails_at, capsys, monkeypatch
+):
+    stop_at(7, steps, monkeypatch)
+    fails_at({2, 4, 6})
+    assert run(inputs, tmp_path / "run", LONG) == 128 + signal.SIGTERM
+    assert len(warnings_in(capsys.readouterr().err)) == 3
+    assert Checkpoints(tmp_path / "run/checkpoints").steps() == [0, 7]
 
 
 def test_a_failed_save_does_not_hide_why_the_run_failed(inputs, tmp_path, steps, fails_at, capsys):
@@ -243,15 +267,28 @@ def test_a_failed_save_does_not_hide_why_the_run_failed(inputs, tmp_path, steps,
     assert "error: out of memory" in errors
 
 
-def test_nor_do_figures_that_cannot_be_written(inputs, tmp_path, steps, capsys, monkeypatch):
-    def refuse(board):
-        raise OSError(28, "No space left on device")
+def test_figures_are_tried_again_when_the_save_in_progress_has_ended(
+    inputs, tmp_path, steps, monkeypatch
+):
+    append, room = metrics.MetricsFile._append, []
 
-    monkeypatch.setattr(quick_runs.loop.TensorBoard, "close", refuse)
-    steps.at[3] = lambda: json.dumps(steps)
-    with pytest.raises(TypeError, match="JSON"):
-        run(inputs, tmp_path / "run")
-    assert "No space left" in warnings_in(capsys.readouterr().err)[0]
+    def appending(file, text):
+        if '"step": 5' in text and not room:
+            room.append(Checkpoints(tmp_path / "run/checkpoints").latest_step())
+            raise OSError(28, "No space left on device")
+        append(file, text)
+
+    monkeypatch.setattr(metrics.MetricsFile, "_append", appending)
+    assert run(inputs, tmp_path / "run") == 0
+    assert room and logged_steps(tmp_path / "run") == [1, 2, 3, 4, 5, 6, 6]
+
+
+def test_a_run_that_cannot_begin_leaves_no_thread(inputs, tmp_path, steps):
+    config, path = configure.load([inputs / "tiny.gin"]), tmp_path / "metrics.jsonl"
+    with pytest.raises(IsADirectoryError):
+        quick_runs.loop.train(config, tmp_path, begin=path.mkdir)
+    assert not [thread for thread in threading.enumerate() if "checkpoints" in thread.name]
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [0]
 
 
 def test_metrics_that_cannot_be_written_end_the_run(inputs, tmp_path, steps, capsys):

@@ -215,6 +215,19 @@ def test_without_knowing_the_best_it_goes_on(content, store):
     assert store.steps() == [2, 3, 4]
 
 
+def test_where_the_best_is_no_longer_known_none_is_removed_until_another_is(store):
+    warnings = []
+    store._warn = warnings.append
+    save(store, 1, loss=2.5)
+    (store.directory / "best.json").write_bytes(b"")
+    save(store, 2, 3, 4)
+    assert store.steps() == [1, 2, 3, 4]
+    assert all("best.json is damaged" in warning for warning in warnings) and len(warnings) == 3
+    save(store, 5, loss=9.0)
+    save(store, 6, 7)
+    assert store.steps() == [5, 6, 7] and store.best_step() == 5 and len(warnings) == 3
+
+
 def test_a_step_is_saved_once(store):
     save(store, 5)
     store.save(trained(), {"other": 1})

@@ -1,11 +1,13 @@
 """Laws of the metrics file: whole lines, in order, none from a future that was undone."""
 
+import struct
 import sys
 
 import pytest
 
 from block_recurrent.training.checkpoints import CheckpointError
 from block_recurrent.training.metrics import MetricsFile, TensorBoard, read_metrics
+from helpers import files_limited_to
 
 
 def steps(path) -> list[int]:
@@ -57,13 +59,55 @@ def test_a_damaged_line_is_named(path, damage):
         MetricsFile(path, step=4)
 
 
-def test_tensorboard_gets_every_figure(tmp_path):
-    pytest.importorskip("tensorboardX")
-    board = TensorBoard(tmp_path)
-    board.write(1, {"bits_per_token": 2.5, "validation/perplexity": 3})
+def test_a_line_that_does_not_fit_leaves_no_part_of_it(path):
+    before, file = path.read_bytes(), MetricsFile(path, step=4)
+    with files_limited_to(len(before) + 10), pytest.raises(OSError, match="File too large"):
+        file.write(5, {"loss": 2.0})
+    assert path.read_bytes() == before
+    file.write(5, {"loss": 2.0})
+    assert read_metrics(path)[4:] == [{"step": 5, "loss": 2.0}]
+
+
+def events_in(folder):
+    """The events of the only file of a folder, by the format of TensorBoard."""
+    proto = pytest.importorskip("tensorboardX.proto.event_pb2")
+    (path,) = folder.glob("events.*")
+    content, events = path.read_bytes(), []
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        events.append(proto.Event.FromString(content[12 : 12 + length]))
+        content = content[16 + length :]
+    return events
+
+
+def test_tensorboard_gets_every_figure_at_once_and_hides_later_ones(tmp_path):
+    board = TensorBoard(tmp_path, step=6)
+    board.write(7, {"bits_per_token": 2.5, "validation/perplexity": 3})
+    _, begun, *events = events_in(tmp_path)
     board.close()
-    (events,) = tmp_path.glob("events.*")
-    assert all(tag in events.read_bytes() for tag in (b"bits_per_token", b"validation/perplexity"))
+    assert (begun.step, begun.session_log.status) == (7, begun.session_log.START)
+    values = [(event.step, *event.summary.value) for event in events]
+    assert [(step, value.tag, value.simple_value) for step, value in values] == [
+        (7, "bits_per_token", 2.5),
+        (7, "validation/perplexity", 3.0),
+    ]
+
+
+# tensorboardX leaves a file open that it cannot flush.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_tensorboard_that_fails_is_a_warning_and_no_more(tmp_path):
+    pytest.importorskip("tensorboardX")
+    warnings = []
+    board = TensorBoard(tmp_path / "board", warn=warnings.append)
+    with files_limited_to(1000):
+        for step in range(1, 100):
+            board.write(step, {"loss": 2.5})
+    board.close()
+    (warning,) = warnings
+    assert f"{tmp_path / 'board'} (File too large)" in warning
+    (tmp_path / "file").write_text("")
+    TensorBoard(tmp_path / "file", warn=warnings.append).write(1, {"loss": 2.5})
+    assert len(warnings) == 2
 
 
 def test_without_tensorboard_nothing_is_written(tmp_path, monkeypatch):

@@ -173,6 +173,22 @@ def test_afterwards_the_process_is_as_before(handled):
     assert handled == [signal.SIGTERM]
 
 
+def test_elsewhere_than_in_the_main_thread_it_is_an_error_that_leaves_nothing():
+    before, errors = watched_by(), []
+
+    def enter():
+        try:
+            with stop_on_signal():
+                pass
+        except ValueError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert len(errors) == 1 and watched_by() == before
+
+
 def test_the_inner_of_two_contexts_takes_a_signal_and_the_outer_the_next():
     before = watched_by()
     with stop_on_signal() as outer:
