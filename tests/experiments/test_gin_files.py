@@ -14,6 +14,7 @@ import pytest
 from flax import nnx
 
 import configure
+import naming
 import rows
 from block_recurrent import LanguageModel, ModelConfig
 from block_recurrent.config import ExperimentConfig
@@ -125,6 +126,20 @@ def test_any_size_goes_with_any_row():
         assert ("rows/xl" in row) == (experiment.data.segment_length == experiment.model.window)
         assert experiment.model.feedback == ("feedback" in row)
         assert bool(experiment.model.recurrent_layers) == bool(re.search("rec|feedback", row))
+
+
+def test_the_small_size_over_a_run_of_table_1_is_the_same_row():
+    for run in TABLE_1:
+        row = PAPER[Path(run).stem].paper
+        small = read(run, "sizes/small.gin")
+        if row.startswith(("Rec:", "Feedback:")):
+            assert naming.row_name(small) == row
+        elif row == "Slide:12L":
+            assert naming.row_name(small) == "Slide:4L"
+        large = read(run).data
+        assert small.data.corpus_name == large.corpus_name
+        assert small.data.tokenizer == large.tokenizer
+        assert built(dataclasses.replace(small.model, vocab_size=256, remat="none")) < 1e6
 
 
 def test_any_data_goes_with_any_optimizer():
