@@ -1,6 +1,8 @@
 """Continues a text with a trained model, as the start of a document.
 
-echo "import os" | python experiments/generate.py --workdir=runs/rec --top_p=0.95
+    echo "import os" | python experiments/generate.py --workdir=runs/rec --top_p=0.95
+
+The newest whole checkpoint is used.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """What the programs know of a work directory: its configuration, launches and parameters."""
 
+import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -26,6 +27,11 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "bloc
 # in them is compared with what the run began with.
 MAY_CHANGE = ("training.", "data.path", "data.cache_path", "data.vocab_path", "data.name")
 MAY_NOT_CHANGE = ("training.seed", "training.clear_states")
+# What an evaluation's figures do not depend on: how batches are cut, and where the files lie.
+NOT_IN_FIGURES = (
+    *("data.batch_size", "data.segment_length"),
+    *("data.path", "data.cache_path", "data.vocab_path"),
+)
 
 
 def claim(workdir: Path, config: ExperimentConfig) -> None:
@@ -49,7 +55,7 @@ def check_claim(workdir: Path, config: ExperimentConfig) -> None:
             "choose another --workdir"
         )
     if path.exists():
-        differences = _differences(_read(path), config)
+        differences = _differences(_read(path), config, MAY_CHANGE, MAY_NOT_CHANGE)
         if differences:
             listed = "\n  ".join(differences)
             raise ConfigError(
@@ -68,13 +74,36 @@ def _read(path: Path) -> ExperimentConfig:
         ) from error
 
 
-def _differences(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
+def other_settings(workdir: Path, config: ExperimentConfig) -> list[str]:
+    """Where settings differ from those of the run, in what an evaluation's figures may depend on.
+
+    Files may have moved, as long as the corpus keeps its name.
+
+    Raises:
+      ConfigError: the run's configuration cannot be read.
+    """
+    run = _with_corpus_name(_read(config_file(workdir)))
+    return _differences(run, _with_corpus_name(config), NOT_IN_FIGURES)
+
+
+def _with_corpus_name(config: ExperimentConfig) -> ExperimentConfig:
+    data = dataclasses.replace(config.data, name=config.data.corpus_name)
+    return dataclasses.replace(config, data=data)
+
+
+def _differences(
+    old: ExperimentConfig,
+    new: ExperimentConfig,
+    may_change: tuple[str, ...],
+    may_not_change: tuple[str, ...] = (),
+) -> list[str]:
+    """A phrase for each parameter that differs; names are given by how they begin."""
     pairs = zip(to_gin(old).splitlines(), to_gin(new).splitlines(), strict=True)
     return [
         f"{before}, now {after.partition(' = ')[2]}"
         for before, after in pairs
         if before != after
-        and (before.startswith(MAY_NOT_CHANGE) or not before.startswith(MAY_CHANGE))
+        and (before.startswith(may_not_change) or not before.startswith(may_change))
     ]
 
 
@@ -118,16 +147,20 @@ def _commit() -> str | None:
     return found.stdout.strip() or None
 
 
+def holds_run(workdir: Path) -> bool:
+    """Whether a run began there."""
+    return (workdir / CONFIG).is_file()
+
+
 def config_file(workdir: str | Path) -> Path:
     """The configuration of a run.
 
     Raises:
       ConfigError: `workdir` holds no run.
     """
-    path = Path(workdir) / CONFIG
-    if not path.is_file():
+    if not holds_run(Path(workdir)):
         raise ConfigError(f"{workdir} holds no run: there is no {CONFIG} in it")
-    return path
+    return Path(workdir) / CONFIG
 
 
 def restore_model(workdir: str | Path, config: ExperimentConfig) -> tuple[int, LanguageModel]:

@@ -3,6 +3,7 @@
 import json
 import os
 import pkgutil
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,60 @@ def test_evaluation_finds_the_figures_of_training(folder, trained):
     for name in ("bits_per_token", "bits_per_byte"):
         assert f"{name} {figures[name]:.6g}" in output
     assert f"tokens {figures['tokens']}" in output
+
+
+@pytest.fixture
+def scored(trained) -> Path:
+    """The run's own evaluation, written as if by an earlier call."""
+    path = trained / "evaluation_validation.json"
+    path.write_text("the run's own\n")
+    return path
+
+
+OTHER_SETTINGS = {
+    "states": (["training.clear_states=True"], "training.clear_states = False, now True"),
+    "two": (
+        ["data.seed=1", "optimizer.warmup_steps=7"],
+        "data.seed = 0, now 1; optimizer.warmup_steps = 50, now 7",
+    ),
+    "corpus": (["data.path={folder}/tales"], "data.name = 'books', now 'tales'"),
+}
+
+
+@pytest.mark.parametrize("bindings, words", OTHER_SETTINGS.values(), ids=OTHER_SETTINGS)
+def test_figures_of_other_settings_do_not_replace_the_runs(
+    bindings, words, folder, trained, scored, tmp_path, capsys
+):
+    shutil.copytree(folder / "books", folder / "tales", dirs_exist_ok=True)
+    options = [f"--gin.{binding}".format(folder=folder) for binding in bindings]
+    call = [f"--workdir={trained}", *options]
+    assert evaluate.main(call) == 0
+    output = capsys.readouterr().out
+    said = f"not written, for it differs from the run in: {words}; --output=FILE writes it\n"
+    assert "bits_per_token" in output and output.endswith(said)
+    assert scored.read_text() == "the run's own\n"
+    path = tmp_path / "new" / "other.json"
+    assert evaluate.main([*call, f"--output={path}"]) == 0
+    output = capsys.readouterr().out
+    assert f"written to {path}" in output and "not written" not in output
+    assert f"bits_per_token {json.loads(path.read_text())['bits_per_token']:.6g}" in output
+    assert scored.read_text() == "the run's own\n"
+
+
+def test_how_batches_are_cut_and_where_files_lie_is_no_other_setting(
+    folder, trained, scored, tmp_path, capsys
+):
+    shutil.copytree(folder / "books", tmp_path / "books")
+    sizes = ["--gin.data.batch_size=1", "--gin.data.segment_length=8"]
+    options = [f"--workdir={trained}", *sizes, f"--gin.data.path={tmp_path / 'books'}"]
+    assert evaluate.main(options) == 0
+    assert f"written to {scored}" in capsys.readouterr().out
+    assert json.loads(scored.read_text())["corpus"] == "books"
+
+
+def test_an_evaluation_that_could_not_be_written_is_refused_first(trained, tmp_path, capsys):
+    message = refusal(evaluate.main, capsys, f"--workdir={trained}", f"--output={tmp_path}")
+    assert f"--output: {tmp_path} is a directory; name a file in it" in message
 
 
 def test_generation_continues_the_prompt_on_standard_input(folder, trained):
