@@ -51,7 +51,9 @@ def check_token_ids(name: str, tokens: ArrayLike, vocab_size: int) -> Array:
     if not np.issubdtype(values.dtype, np.integer):
         raise TypeError(f"{name} must be integers, not {values.dtype}")
     if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"{name} must be [batch, at least one], but has shape {values.shape}")
+        raise ValueError(
+            f"{name} must be [B, P] with P of at least 1, but has shape {values.shape}"
+        )
     outside = values[(values < 0) | (values >= vocab_size)]
     if outside.size:
         raise ValueError(f"{name}: token id {outside[0]} is outside the vocabulary of {vocab_size}")

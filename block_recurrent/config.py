@@ -44,7 +44,10 @@ def _type_error(owner: str, name: str, value: Any, hint: Any) -> Exception:
     if isinstance(value, float) and not math.isfinite(value):
         return ValueError(f"{owner}.{name} must be finite, not {value}")
     expected = hint.__name__ if isinstance(hint, type) else str(hint)
-    return TypeError(f"{owner}.{name} must be {expected}, not {value!r} ({type(value).__name__})")
+    sentence = f"{owner}.{name} must be {expected}, not {value!r} ({type(value).__name__})"
+    if typing.get_origin(hint) is tuple and _has_type(value, typing.get_args(hint)[0]):
+        sentence += f"; write ({value!r},)"
+    return TypeError(sentence)
 
 
 class _Checked:
@@ -202,7 +205,7 @@ class DataConfig(_Checked):
         needs_path = self.source in ("jsonl", "text", "tfds")
         self._require(
             needs_path == (self.path is not None),
-            f"source {self.source!r} {'needs a' if needs_path else 'takes no'} path",
+            f"source {self.source!r} {_needed_or_not('path', needs_path)}",
         )
         self._require(
             self.source == "tfds" or self.cache_path is None,
@@ -212,7 +215,7 @@ class DataConfig(_Checked):
             needed, given = self.tokenizer == "sentencepiece", getattr(self, name) is not None
             self._require(
                 needed == given,
-                f"tokenizer {self.tokenizer!r} {'needs a' if needed else 'takes no'} {name}",
+                f"tokenizer {self.tokenizer!r} {_needed_or_not(name, needed)}",
             )
         self._require(
             bool(re.fullmatch("[0-9a-f]{64}", self.vocab_sha256 or "0" * 64)),
@@ -223,6 +226,12 @@ class DataConfig(_Checked):
     def corpus_name(self) -> str:
         """What tables call the corpus."""
         return self.name or PurePath(self.path or "").name or self.source
+
+
+def _needed_or_not(name: str, needed: bool) -> str:
+    if needed:
+        return f"needs a {name}; set data.{name}"
+    return f"takes no {name}; leave data.{name} out"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

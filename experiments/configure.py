@@ -122,8 +122,13 @@ def _macros_in(value: Any) -> Iterator[str]:
             yield from _macros_in(item)
 
 
+def _parameters_called(name: str) -> list[str]:
+    """Those of any section."""
+    return [known for known in PARAMETERS if known.partition(".")[2] == name]
+
+
 def _nearest_parameter(name: str) -> str:
-    same = [known for known in PARAMETERS if known.endswith("." + name.rpartition(".")[2])]
+    same = _parameters_called(name.rpartition(".")[2])
     return did_you_mean(name, same) or did_you_mean(name, PARAMETERS)
 
 
@@ -196,11 +201,18 @@ class _Bindings:
                 raise ConfigError(f"{where}: macro %{name} is not defined{nearest}")
         for name, binding in self.macros.items():
             if name not in self.macro_uses:
-                nearest = did_you_mean(name, self.macro_uses) or _nearest_parameter(name)
-                raise ConfigError(f"{binding.where}: nothing uses the macro {name!r}{nearest}")
+                raise ConfigError(f"{binding.where}: {self._unused(name)}")
         for name, field in PARAMETERS.items():
             if field.default is dataclasses.MISSING and name not in self.parameters:
                 raise ConfigError(f"{name} is not set: give a --gin_file or --gin.{name}=VALUE")
+
+    def _unused(self, macro: str) -> str:
+        """Why a name without a point has no effect, and the nearest one that would have some."""
+        if same := _parameters_called(macro):
+            meant = " or ".join(map(repr, same))
+            return f"there is no parameter or macro {macro!r} in use (did you mean {meant}?)"
+        nearest = did_you_mean(macro, self.macro_uses) or _nearest_parameter(macro)
+        return f"nothing uses the macro {macro!r}{nearest}"
 
     def values(self, section: str) -> dict[str, Any]:
         """The values bound in a section, by field, macros replaced."""

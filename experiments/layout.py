@@ -1,5 +1,6 @@
 """What all tables share: text for the screen, Markdown for a page, JSON, and a picture."""
 
+import importlib.util
 import json
 import math
 import textwrap
@@ -91,34 +92,54 @@ class Page(NamedTuple):
         )
         return "\n\n".join([*parts, description])
 
-    def markdown(self, picture: str) -> str:
-        """For a page that shows a picture."""
+    def markdown(self, picture: str | None) -> str:
+        """For a page that shows a picture, or has none."""
         parts = [
             f"## {title}\n\n{table.markdown()}" if title else table.markdown()
             for title, table in self.tables.items()
         ]
-        parts += [self.description, f"![the same as a picture]({picture})\n"]
-        return "\n\n".join(parts)
+        parts += [self.description, *picture_lines("the same as a picture", picture)]
+        return "\n\n".join(parts) + "\n"
+
+
+def picture_lines(text: str, picture: str | None) -> list[str]:
+    """The line of Markdown that shows a picture, if there is one."""
+    return [f"![{text}]({picture})"] if picture else []
 
 
 def present(page: Page, draw: Callable[["Figure"], None], folder: Path, name: str) -> None:
-    """Writes `name`.md, `name`.json and `name`.png into `folder`, and prints the page."""
-    paths = write_files(folder, name, page.markdown(f"{name}.png"), page.data, draw)
+    """Prints the page, and writes its files as of `write_files` into `folder`."""
     print(page.text() + "\n")
-    for path in paths:
+    for path in write_files(folder, name, page.markdown, page.data, draw):
         print(f"written to {path}")
 
 
 def write_files(
-    folder: Path, name: str, markdown: str, data: Any, draw: Callable[["Figure"], None]
+    folder: Path,
+    name: str,
+    markdown: Callable[[str | None], str],
+    data: Any,
+    draw: Callable[["Figure"], None],
 ) -> list[Path]:
-    """Writes `name`.md, `name`.json and `name`.png; returns their paths."""
+    """Writes `name`.md, `name`.json and, with matplotlib, `name`.png; returns their paths.
+
+    Args:
+      folder: is made unless it is there.
+      name: of the files.
+      markdown: the page with the picture of this name, or without one.
+      data: for JSON.
+      draw: puts the picture on an empty figure.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.{kind}" for kind in ("md", "json", "png")]
-    paths[0].write_text(markdown, encoding="utf-8")
+    drawn = importlib.util.find_spec("matplotlib") is not None
+    paths = [folder / f"{name}.{kind}" for kind in ("md", "json", "png")[: 2 + drawn]]
+    paths[0].write_text(markdown(f"{name}.png" if drawn else None), encoding="utf-8")
     text = json.dumps(_finite(data), indent=2, allow_nan=False)
     paths[1].write_text(text + "\n", encoding="utf-8")
-    save_picture(draw, paths[2])
+    if drawn:
+        save_picture(draw, paths[2])
+    else:
+        print("no picture: pip install '.[plots]'")
     return paths
 
 

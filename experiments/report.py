@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from layout import FAMILIES, Table, family, write_files
+from layout import FAMILIES, Table, family, picture_lines, write_files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,9 +61,10 @@ class Report(NamedTuple):
         lines.insert(-len(self.yardsticks) or len(lines), "")
         return "\n".join(lines) + "\n\n" + textwrap.fill(self.description, 100)
 
-    def markdown(self) -> str:
-        """For a page."""
-        return f"{self.table().markdown()}\n\n{self.description}\n\n![bits per byte](table.png)\n"
+    def markdown(self, picture: str | None) -> str:
+        """For a page that shows a picture, or has none."""
+        parts = [self.table().markdown(), self.description]
+        return "\n\n".join([*parts, *picture_lines("bits per byte", picture)]) + "\n"
 
 
 def _row_cells(result: Mapping[str, Any]) -> list[str]:
@@ -88,9 +89,9 @@ def paper_cell(name: str, value: float | None) -> str:
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
-    """Writes `table.md`, `table.json` and `table.png`; returns their paths."""
+    """Writes `table.md`, `table.json` and `table.png` as of `write_files`; returns their paths."""
     draw = partial(plot, report)
-    return write_files(folder, "table", report.markdown(), report._asdict(), draw)
+    return write_files(folder, "table", report.markdown, report._asdict(), draw)
 
 
 def plot(report: Report, figure: "Figure") -> None:

@@ -4,6 +4,7 @@ import argparse
 import functools
 import json
 import statistics
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,7 +127,8 @@ def read_run(directory: Path) -> Run:
             points.append(Point(step, tokens, _evaluation(line, where, "validation/")))
         else:
             tokens += round(_number(line, "targets", where))
-            speeds.append(_number(line, "tokens_per_second", where))
+            if "tokens_per_second" in line:  # else no step was timed
+                speeds.append(_number(line, "tokens_per_second", where))
     speed = statistics.median(speeds) if speeds else None
     return Run(directory, config, tuple(points), step, tokens, speed, _scored(directory, config))
 
@@ -198,12 +200,27 @@ def parse(
       argv: the command line, `sys.argv[1:]` by default.
       output: where the results go unless `--output` is given.
 
+    A directory that holds no run, such as one with earlier results, is left out with a note.
+
     Raises:
-      ConfigError, RunError: as of `read_runs`.
+      ConfigError, RunError: as of `read_runs`; also if no run is left.
     """
     parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="of a run")
     parser.add_argument(
         "--output", type=Path, default=Path(output), metavar="DIR", help=f"{output} unless given"
     )
     arguments = parser.parse_args(argv)
-    return arguments, read_runs(arguments.workdirs)
+    return arguments, read_runs(_with_runs(arguments.workdirs))
+
+
+def _with_runs(directories: Sequence[Path]) -> list[Path]:
+    """The directories without those that exist and hold no run, each of which is noted."""
+    kept = [path for path in directories if not path.is_dir() or workdir.holds_run(path)]
+    for path in directories:
+        if path not in kept:
+            print(f"left out: {path} holds no run", file=sys.stderr)
+    if not kept:
+        raise SelectionError(
+            f"no run is left: give a work directory of train.py, which has a {workdir.CONFIG}"
+        )
+    return kept

@@ -162,8 +162,8 @@ def _why_not(path: Path, name: str) -> str:
     if not path.is_dir():
         return f"{path} is not a directory: give the one that holds {INFO}."
     below = sorted(path.glob(f"*/{INFO}")) + sorted(path.glob(f"*/*/{INFO}"))
-    way_out = f"give {below[-1].parent}" if below else "give one that tensorflow-datasets prepared"
-    return f"{path} holds no {name}: {way_out}."
+    way_out = below[-1].parent if below else "one that prepare_data.py or tensorflow-datasets wrote"
+    return f"{path} holds no {name}: give {way_out}."
 
 
 def _check_format(file: Path) -> None:

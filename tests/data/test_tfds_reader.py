@@ -190,7 +190,7 @@ def test_what_is_no_such_directory_is_refused_with_a_way_out(copy, tmp_path):
     (tmp_path / "empty").mkdir()
     for path, message in [
         (tmp_path / "none", "none is not a directory: give the one that holds dataset_info.json"),
-        (tmp_path / "empty", "empty holds no dataset_info.json: give one that tensorflow"),
+        (tmp_path / "empty", "no dataset_info.json: give one that prepare_data.py or tensorflow"),
         (tmp_path, f"holds no dataset_info.json: give {copy}"),
     ]:
         with pytest.raises(DataError, match=message):

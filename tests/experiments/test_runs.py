@@ -1,7 +1,10 @@
 """Reading work directories, and their groups by configuration."""
 
+import importlib
 import json
 import math
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,7 +19,9 @@ from groups import group_runs, summarize
 from layout import Page, Table, short_count, write_files
 from naming import column, distinct_names, paper_row, paper_rows, row_name
 from rows import PAPER
-from synthetic_runs import TARGETS, paper, small, write_evaluation, write_run
+from synthetic_runs import TARGETS, exit_status, paper, small, write_evaluation, write_run
+
+PROGRAMS = ("table1", "table2", "scaling", "curves")
 
 
 def load(made):
@@ -36,7 +41,8 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
 def test_the_speed_is_the_median_of_the_training_lines(tmp_path):
     folder = write_run(tmp_path / "run", small(), [])
     lines = [f'{{"step": {n}, "targets": 1, "tokens_per_second": {n * n}}}\n' for n in (1, 2, 3)]
-    (folder / "metrics.jsonl").write_text("".join(lines))
+    untimed = '{"step": 4, "targets": 1}\n'
+    (folder / "metrics.jsonl").write_text("".join([*lines, untimed]))
     assert runs.read_run(folder).tokens_per_second == 4
 
 
@@ -103,6 +109,37 @@ def test_a_directory_without_a_run_and_a_run_given_twice_are_refused(tmp_path):
     folder = write_run(tmp_path / "run", small(), [3.0])
     with pytest.raises(runs.RunError, match="given twice"):
         runs.read_runs([folder, folder / ".." / "run"])
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_over_all_folders_says_the_same_when_its_own_output_is_among_them(
+    name, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_run(Path("runs/a"), paper("slide_13l"), [2.0])
+    said = []
+    for _ in range(2):
+        folders = sorted(Path("runs").iterdir())
+        assert exit_status(importlib.import_module(name).main, *folders) == 0
+        said.append(capsys.readouterr())
+    assert said[0].out == said[1].out and said[0].err == ""
+    assert said[1].err == f"left out: runs/{name} holds no run\n"
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_without_any_run_a_program_ends_in_status_2(name, tmp_path, capsys):
+    assert exit_status(importlib.import_module(name).main, tmp_path) == 2
+    output, errors = capsys.readouterr()
+    left_out, error = errors.splitlines()
+    assert output == "" and left_out == f"left out: {tmp_path} holds no run"
+    assert "error: " in error and "no run is left" in error
+
+
+def test_a_folder_that_does_not_exist_is_refused_beside_runs(tmp_path, capsys):
+    write_run(tmp_path / "run", small(), [3.0])
+    missing = tmp_path / "none"
+    assert exit_status(importlib.import_module("table1").main, tmp_path / "run", missing) == 2
+    assert f"{missing} holds no run" in capsys.readouterr().err
 
 
 def test_a_configuration_from_before_the_newest_fields_loads(tmp_path):
@@ -251,11 +288,35 @@ def test_tables_say_the_same_in_every_form(tmp_path):
     assert table.markdown().splitlines()[1:] == ["| --- | ---: |", "| a | 1 |", "| long | 23 |"]
     page = Page({"": table, "more": table}, "What it is.", {"x": math.nan, "y": (1, math.inf)})
     assert page.text().startswith("row") and "\n\nmore\n\nrow" in page.text()
-    markdown, data, _ = write_files(
-        tmp_path / "new", "t", page.markdown("t.png"), page.data, lambda figure: None
+    markdown, data, picture = write_files(
+        tmp_path / "new", "t", page.markdown, page.data, lambda figure: None
     )
     assert "## more" in markdown.read_text() and "(t.png)" in markdown.read_text()
     assert json.loads(data.read_text()) == {"x": None, "y": [1, None]}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_without_matplotlib_there_is_everything_but_the_picture(
+    name, tmp_path, capsys, monkeypatch
+):
+    write_run(tmp_path / "a", paper("slide_13l"), [2.0])
+    main = importlib.import_module(name).main
+    with_picture, without = tmp_path / "with", tmp_path / "without"
+    assert main([str(tmp_path / "a"), f"--output={with_picture}"]) == 0
+    shown = capsys.readouterr().out.partition("written to")[0]
+    for module in [module for module in sys.modules if module.startswith("matplotlib.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main([str(tmp_path / "a"), f"--output={without}"]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith(shown)
+    assert output.splitlines().count("no picture: pip install '.[plots]'") == 1
+    assert sorted(path.name for path in without.iterdir()) == [f"{name}.json", f"{name}.md"]
+    assert (without / f"{name}.json").read_text() == (with_picture / f"{name}.json").read_text()
+    full, plain = ((f / f"{name}.md").read_text() for f in (with_picture, without))
+    assert ".png" in full and ".png" not in plain
+    assert plain.rstrip() == full.partition("![")[0].rstrip()
 
 
 def test_counts_are_short():

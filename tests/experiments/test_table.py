@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import lzma
+import sys
 
 import pytest
 
@@ -109,6 +110,14 @@ def test_report_files_hold_every_row_and_invent_nothing(base, tmp_path):
     assert len(json.loads(data.read_text())["results"]) == 13
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert all(len(row) == len(COLUMNS) for row in report.cells())
+
+
+def test_without_matplotlib_the_report_has_no_picture(base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    markdown, data = write_report(fake_report(base), tmp_path)
+    assert "Small models." in markdown.read_text() and ".png" not in markdown.read_text()
+    assert len(json.loads(data.read_text())["results"]) == 13
+    assert capsys.readouterr().out == "no picture: pip install '.[plots]'\n"
 
 
 def test_text_has_the_yardsticks_under_the_rows(base):
