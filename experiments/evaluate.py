@@ -5,7 +5,7 @@
     python experiments/evaluate.py --workdir=runs/rec --gin.data.path=/other/books \\
         --output=other.json
 
-The newest whole checkpoint is used. The result goes to `evaluation_<split>.json` in the work
+The result goes to `evaluation_<split>.json` in the work
 directory, where the tables look for it. The figures depend neither on the batch size nor on the
 segment length. With any other setting, or another corpus, they are not the run's: they are printed,
 and written only where `--output` says.
@@ -34,6 +34,7 @@ def make_parser() -> Parser:
     """The program's command line."""
     parser = configure.make_parser(__doc__)
     parser.add_argument("--workdir", required=True, type=Path, help="of the training run")
+    workdir.add_checkpoint_option(parser)
     parser.add_argument("--split", default="validation", choices=SPLITS)
     parser.add_argument(
         "--output", type=_file, metavar="FILE", help="where the result goes, in place of WORKDIR"
@@ -52,7 +53,7 @@ def score(arguments: argparse.Namespace, config: ExperimentConfig) -> dict[str, 
     line = ProgressLine()
     with stop_on_signal(nothing_to_save=True), errors.training_knobs_named(config):
         errors.check_device()
-        step, model = workdir.restore_model(arguments.workdir, config)
+        step, model = workdir.restore_model(arguments.workdir, config, arguments.checkpoint)
         corpus = load_split(config, arguments.split, line)
         print(corpus.summary(), flush=True)
         figures = evaluate_run(config, model, corpus, line).figures()

@@ -1,8 +1,6 @@
 """Continues a text with a trained model, as the start of a document.
 
-    echo "import os" | python experiments/generate.py --workdir=runs/rec --top_p=0.95
-
-The newest whole checkpoint is used.
+echo "import os" | python experiments/generate.py --workdir=runs/rec --top_p=0.95
 """
 
 import argparse
@@ -85,6 +83,7 @@ def make_parser() -> Parser:
     """The program's command line."""
     parser = configure.make_parser(__doc__)
     parser.add_argument("--workdir", required=True, type=Path, help="of the training run")
+    workdir.add_checkpoint_option(parser)
     parser.add_argument("--prompt", default="-", metavar="FILE", help="a file, or - for stdin")
     parser.add_argument("--max_new_tokens", type=positive, default=512)
     parser.add_argument("--temperature", type=float, default=1.0, help="0: always the likeliest")
@@ -116,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     knobs = {"--samples": arguments.samples, "model.dtype = 'bfloat16'": config.model.dtype}
     with stop_on_signal(nothing_to_save=True), errors.knobs_named(knobs):
         errors.check_device()
-        _, model = workdir.restore_model(arguments.workdir, config)
+        _, model = workdir.restore_model(arguments.workdir, config, arguments.checkpoint)
         tokenizer = make_run_tokenizer(config)
         prompt = read_prompt(arguments.prompt, tokenizer)
         samples, stream = arguments.samples, Stream(tokenizer, prompt)

@@ -1,9 +1,11 @@
 """What the programs know of a work directory: its configuration, launches and parameters."""
 
+import argparse
 import dataclasses
 import importlib.metadata
 import json
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -16,12 +18,13 @@ import jax
 from block_recurrent import LanguageModel
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.files import PARTIAL, write_whole
-from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.training.checkpoints import CheckpointError, Checkpoints
 from block_recurrent.training.experiment import abstract_model
 from configure import ConfigError, load, to_gin
 
 CONFIG = "config.gin"
 LAUNCHES = "launches.jsonl"
+NEWEST, BEST = "newest", "best"  # checkpoints
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "block_recurrent")
 # When a run is continued, its length and rhythm may change, and its files may have moved: what is
 # in them is compared with what the run began with.
@@ -163,17 +166,45 @@ def config_file(workdir: str | Path) -> Path:
     return Path(workdir) / CONFIG
 
 
-def restore_model(workdir: str | Path, config: ExperimentConfig) -> tuple[int, LanguageModel]:
-    """The newest whole checkpoint's step, and the model with its parameters.
+def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    """The option `--checkpoint`, for `restore_model`."""
+    parser.add_argument(
+        "--checkpoint",
+        type=_checkpoint,
+        default=NEWEST,
+        metavar="WHICH",
+        help=f"{NEWEST} (unless given), {BEST} on the validation documents, or a step",
+    )
+
+
+def _checkpoint(text: str) -> str | int:
+    if text in (NEWEST, BEST):
+        return text
+    if not re.fullmatch("[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"must be {NEWEST}, {BEST} or a step, not {text!r}")
+    return int(text)
+
+
+def restore_model(
+    workdir: str | Path, config: ExperimentConfig, which: str | int = NEWEST
+) -> tuple[int, LanguageModel]:
+    """A checkpoint's step, and the model with its parameters.
+
+    Args:
+      workdir: of the run.
+      config: of the run.
+      which: `NEWEST`, the newest whole one, `BEST`, or a step.
 
     Raises:
-      CheckpointError: there is no checkpoint yet, or it does not fit the configuration.
+      CheckpointError: there is no such checkpoint, or it does not fit the configuration.
     """
     checkpoints = Checkpoints(Path(workdir) / "checkpoints", warn=_warn)
-    try:
-        return checkpoints.restore_parameters(abstract_model(config.model))
-    finally:
-        checkpoints.close()
+    step = checkpoints.best_step() if which == BEST else which
+    if step is None:
+        raise CheckpointError(f"there is no best checkpoint in {workdir} yet, or it is not known")
+    return checkpoints.restore_parameters(
+        abstract_model(config.model), None if step == NEWEST else int(step)
+    )
 
 
 def _warn(sentence: str) -> None:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ from block_recurrent.training.checkpoint_folder import (
 from block_recurrent.training.digests import CheckpointError, Damaged, reason, seal, unseal
 from block_recurrent.training.step import TrainState
 
+T = TypeVar("T")
 SAVING, REMOVING, DAMAGED, BEST = ".saving-", ".removing-", "damaged-", "best.json"
 
 
@@ -205,15 +206,30 @@ class Checkpoints:
         self._newest, restored = self._newest_whole(lambda reading: reading.state(state))
         return restored
 
-    def restore_parameters(self, model: LanguageModel) -> tuple[int, LanguageModel]:
-        """The newest whole checkpoint's step and `model` with its parameters; changes no file.
+    def restore_parameters(
+        self, model: LanguageModel, step: int | None = None
+    ) -> tuple[int, LanguageModel]:
+        """A checkpoint's step and `model` with its parameters; changes no file.
 
-        `model` may hold `jax.ShapeDtypeStruct`s in place of arrays.
+        Args:
+          model: of the same configuration; may hold `jax.ShapeDtypeStruct`s in place of arrays.
+          step: of the checkpoint; the newest whole one unless given.
 
         Raises:
-          CheckpointError: there is none, or it is of another model.
+          CheckpointError: there is none, it is damaged, or it is of another model.
         """
-        return self._newest_whole(lambda reading: reading.model(model))
+        return self.read(lambda reading: reading.model(model), step)
+
+    def read(self, read: Callable[[Reading], T], step: int | None = None) -> tuple[int, T]:
+        """A checkpoint's step, and what `read` makes of it; arguments and errors as above."""
+        if step is None:
+            return self._newest_whole(read)
+        if step not in self.steps():
+            found = ", ".join(map(str, self.steps())) or "none"
+            raise CheckpointError(
+                f"there is no checkpoint {step} in {self.directory}: found {found}"
+            )
+        return step, read_checked(self.directory / str(step), read)
 
     def tidy(self) -> None:
         """Renames the damaged checkpoints that `restore` found, and removes what is half-written.
@@ -239,7 +255,7 @@ class Checkpoints:
         names = (f"{SAVING}*", f"{REMOVING}*", f"{BEST}{PARTIAL}")
         return sorted(path for name in names for path in self.directory.glob(name))
 
-    def _newest_whole(self, read: Callable[[Reading], Any]) -> tuple[int, Any]:
+    def _newest_whole(self, read: Callable[[Reading], T]) -> tuple[int, T]:
         """The newest whole checkpoint's step, and what `read` makes of it."""
         damaged: dict[int, Damaged] = {}
         while left := [step for step in self.steps() if step not in damaged]:
@@ -282,13 +298,4 @@ def read_parameters(
       CheckpointError: there is no such checkpoint, or it is damaged.
     """
     store = Checkpoints(directory, warn=lambda sentence: warnings.warn(sentence, stacklevel=2))
-    if step is None:
-        return store._newest_whole(_read_arrays)[1]
-    if step not in store.steps():
-        found = ", ".join(map(str, store.steps())) or "none"
-        raise CheckpointError(f"there is no checkpoint {step} in {store.directory}: found {found}")
-    return read_checked(store.directory / str(step), _read_arrays)
-
-
-def _read_arrays(reading: Reading) -> dict[str, np.ndarray]:
-    return reading.part(PARAMETERS)
+    return store.read(lambda reading: reading.part(PARAMETERS), step)[1]

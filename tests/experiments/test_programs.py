@@ -20,6 +20,7 @@ import generate
 import train
 import watched
 from block_recurrent.data import ByteTokenizer
+from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
@@ -177,6 +178,29 @@ def test_how_batches_are_cut_and_where_files_lie_is_no_other_setting(
 def test_an_evaluation_that_could_not_be_written_is_refused_first(trained, tmp_path, capsys):
     message = refusal(evaluate.main, capsys, f"--workdir={trained}", f"--output={tmp_path}")
     assert f"--output: {tmp_path} is a directory; name a file in it" in message
+
+
+def test_a_checkpoint_is_chosen(trained, tmp_path, capsys):
+    store, output = Checkpoints(trained / "checkpoints"), tmp_path / "scored.json"
+    oldest = store.steps()[0]
+    assert oldest != store.latest_step()
+    chosen = {"newest": store.latest_step(), "best": store.best_step(), str(oldest): oldest}
+    for which, step in chosen.items():
+        options = [f"--workdir={trained}", f"--checkpoint={which}", f"--output={output}"]
+        assert evaluate.main(options) == 0
+        assert json.loads(output.read_text())["step"] == step
+    assert evaluate.main([f"--workdir={trained}", "--checkpoint=7"]) == 4
+    assert f"no checkpoint 7 in {store.directory}: found {oldest}, " in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main([f"--workdir={trained}", "--checkpoint=bset"])
+    assert "must be newest, best or a step, not 'bset'" in capsys.readouterr().err
+
+
+def test_the_best_checkpoint_is_there_after_an_evaluation_only(trained, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    (workdir / "checkpoints/best.json").unlink()
+    assert evaluate.main([f"--workdir={workdir}", "--checkpoint=best"]) == 4
+    assert f"there is no best checkpoint in {workdir} yet" in capsys.readouterr().err
 
 
 def test_generation_continues_the_prompt_on_standard_input(folder, trained):

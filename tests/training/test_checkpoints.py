@@ -106,6 +106,9 @@ def test_parameters_are_read_with_a_model_and_without(name, store):
 def test_parameters_of_any_step_are_read(store):
     save(store, 1, 2)
     assert_equal(read_parameters(store.directory, 1), named_parameters(trained(step=1).model))
+    step, model = store.restore_parameters(initial().model, 1)
+    assert step == 1
+    assert_equal(model, trained(step=1).model)
     with pytest.raises(CheckpointError, match="no checkpoint 3 in .*: found 1, 2"):
         read_parameters(store.directory, 3)
     with pytest.raises(CheckpointError, match="no checkpoint in"):
@@ -256,7 +259,7 @@ def test_what_is_half_written_is_removed_by_tidying_only(store):
     save(store, 3)
     (store.directory / ".saving-4/parameters").mkdir(parents=True)
     (store.directory / ".removing-1").mkdir()
-    (store.directory / ".saving-best.json").write_text("{")
+    (store.directory / "best.json.partial").write_text("{")
     store.restore(initial())
     store.restore_parameters(initial().model)
     assert len(store.leftovers()) == 3
