@@ -1,7 +1,8 @@
 """Training and evaluation: one concern a file, bottom up.
 
 loss, optimizer, step and evaluation compute, checkpoints and metrics write, signals, lock and meter
-watch, experiment makes all of a configuration, loop joins them.
+watch, records keeps a run's checkpoints and figures, experiment makes all of a configuration, loop
+joins them.
 """
 
 from block_recurrent.training.evaluation import Evaluation as Evaluation

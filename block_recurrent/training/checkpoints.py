@@ -45,7 +45,7 @@ class Checkpoints:
     Args:
       directory: created when the first checkpoint is saved, in a directory that exists.
       keep: how many of the newest checkpoints stay; the best one stays besides.
-      warn: takes a sentence about a checkpoint that is damaged or gone.
+      warn: takes a sentence about a checkpoint that is damaged or gone, or could not be written.
     """
 
     def __init__(
@@ -138,6 +138,13 @@ class Checkpoints:
         saving, self._saving = self._saving, None
         if saving is not None:
             saving.result()
+
+    def settle(self) -> None:
+        """Waits for the save in progress; that it has failed is a warning here."""
+        try:
+            self.wait()
+        except SaveFailed as error:
+            self._warn(str(error))
 
     def close(self) -> None:
         """Waits for the save in progress and ends the thread; errors as of `wait`."""

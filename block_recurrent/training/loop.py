@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from block_recurrent.config import ExperimentConfig
 from block_recurrent.files import write_whole
 from block_recurrent.model import LanguageModel
 from block_recurrent.partitioning import batch_sharding, make_mesh
-from block_recurrent.training.checkpoints import Checkpoints, SaveFailed
-from block_recurrent.training.digests import reason
+from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.evaluation import Evaluation
 from block_recurrent.training.experiment import (
     Corpora,
@@ -29,9 +28,9 @@ from block_recurrent.training.experiment import (
 )
 from block_recurrent.training.lock import locked
 from block_recurrent.training.meter import Meter, Stopwatch
-from block_recurrent.training.metrics import MetricsFile, TensorBoard
 from block_recurrent.training.optimizer import make_schedule
 from block_recurrent.training.progress import ProgressLine
+from block_recurrent.training.records import Records
 from block_recurrent.training.resume import check_same_data, check_unused
 from block_recurrent.training.signals import Stopped, StopRequest, stop_on_signal
 from block_recurrent.training.step import (
@@ -44,7 +43,6 @@ from block_recurrent.training.step import (
 SUMMARY = "summary.json"
 VALIDATION_LOSS = "validation/bits_per_token"
 MOST_SKIPPED = 10
-MOST_FAILED_SAVES = 3
 
 
 def train(
@@ -108,16 +106,15 @@ class Run:
         self.checkpoints = Checkpoints(workdir / "checkpoints", keep=keep, warn=self.warn)
         self.lanes = make_lanes(config, corpora.train)
         self.meter = Meter(config.training.num_steps)
-        self.skipped_in_a_row = self.failed_saves = 0
+        self.skipped_in_a_row = 0
         self._build()
         try:
             self._restore(begin)
             self.step = self.first_step = int(self.state.step)
-            self.metrics = MetricsFile(workdir / "metrics.jsonl", step=self.step)
-            self.board = TensorBoard(workdir / "tensorboard", step=self.step, warn=self.warn)
+            self.records = Records(workdir, self.step, self.checkpoints, self.warn)
             self._note_evaluation()
         except BaseException:
-            self._wait_for_save()
+            self.checkpoints.settle()
             self.checkpoints.close()
             raise
 
@@ -155,7 +152,7 @@ class Run:
 
     def _note_evaluation(self) -> None:
         """Notes the loss of a checkpoint if a kill came after its figures and before that note."""
-        loss = self.metrics.figure(self.step, VALIDATION_LOSS)
+        loss = self.records.figure(self.step, VALIDATION_LOSS)
         if loss is not None:
             self.checkpoints.save(self.state, self.progress(), loss=loss)
 
@@ -174,9 +171,7 @@ class Run:
 
     def close(self) -> None:
         """Closes files and threads; what fails here is a warning, lest it hide why a run failed."""
-        self._wait_for_save()
-        self.checkpoints.close()
-        self.board.close()
+        self.records.close()
 
     def finish(self) -> tuple[LanguageModel, Evaluation]:
         """Takes the steps that are left; result and errors as of `train`."""
@@ -210,7 +205,7 @@ class Run:
     def evaluation_is_due(self) -> bool:
         """Whether the present step is to be evaluated and has not been."""
         due = self.step > 0 and self.step % self.config.training.evaluate_every == 0
-        return due and self.metrics.figure(self.step, VALIDATION_LOSS) is None
+        return due and self.records.figure(self.step, VALIDATION_LOSS) is None
 
     def take_step(self) -> None:
         """Takes one step, and looks whether the one before it was finite."""
@@ -232,32 +227,8 @@ class Run:
             self.check_finite()
         figures = self.meter.collect()
         figures["learning_rate"] = float(jnp.asarray(self.schedule(self.step - 1)))
-        self.write(figures)
+        self.records.write(self.step, figures)
         self.line.show(self.meter.describe(self.step, figures))
-
-    def write(self, figures: dict[str, float]) -> None:
-        """Writes figures of the present step wherever they go.
-
-        Raises:
-          SaveFailed: they cannot be written.
-        """
-        try:
-            self.metrics.write(self.step, figures)
-        except OSError:
-            self._wait_for_save()  # which may have filled the disk, and then made room again
-            with self._writing_figures():
-                self.metrics.write(self.step, figures)
-        self.board.write(self.step, figures)
-
-    @contextlib.contextmanager
-    def _writing_figures(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise SaveFailed(
-                f"the figures of step {self.step:,} could not be written to {self.workdir} "
-                f"({reason(error)}); {self._newest('newest checkpoint')}"
-            ) from error
 
     def check_finite(self, *, but: int = 0) -> None:
         """Looks at the steps taken, but not at the newest `but` of them, which may be running.
@@ -293,19 +264,8 @@ class Run:
         )
 
     def _last_finite(self) -> str:
-        self._wait_for_save()
-        return self._newest("last finite checkpoint")
-
-    def _wait_for_save(self) -> None:
-        """Waits for the save in progress; that it has failed is a warning here."""
-        try:
-            self.checkpoints.wait()
-        except SaveFailed as error:
-            self.warn(str(error))
-
-    def _newest(self, name: str) -> str:
-        step = self.checkpoints.latest_step()
-        return f"there is no {name}" if step is None else f"the {name} is that of step {step:,}"
+        self.checkpoints.settle()
+        return self.records.newest("last finite checkpoint")
 
     def evaluate(self) -> Evaluation:
         """Scores the validation documents, and keeps a checkpoint of the best model.
@@ -321,7 +281,7 @@ class Run:
                 self.config, self.state.model, self.corpora.validation, self.line, self.stop
             )
         figures = {f"validation/{name}": value for name, value in evaluation.figures().items()}
-        self.write(figures)
+        self.records.write(self.step, figures)
         self.line.end(
             f"step {self.step:,}: validation {evaluation.bits_per_token:.4f} bits/token, "
             f"{evaluation.bits_per_byte:.4f} bits/byte, perplexity {evaluation.perplexity:.3f} "
@@ -336,21 +296,12 @@ class Run:
 
         Raises:
           FloatingPointError: as of `check_state`.
-          SaveFailed: several saves in a row have failed, and this is not the last of the run.
+          SaveFailed: as of `Records.save`.
         """
         with self.clock.part("save"):
             self.check_state()
-            try:
-                self.checkpoints.wait()
-                with self._writing_figures():
-                    self.metrics.flush()
-                self.failed_saves = 0
-            except SaveFailed as error:
-                self.warn(str(error))
-                self.failed_saves += 1
-                if self.failed_saves >= MOST_FAILED_SAVES and self.stop.signal is None:
-                    raise
-            self.checkpoints.save(self.state, self.progress(), loss=loss)
+            stopping = self.stop.signal is not None
+            self.records.save(self.state, self.progress(), loss=loss, last=stopping)
 
     def flush(self) -> None:
         """Waits until the newest checkpoint is on disk; errors as of `Checkpoints.wait`."""
@@ -359,7 +310,7 @@ class Run:
 
     def _summarize(self, outcome: str) -> None:
         """Says where the time went, on the screen and in `summary.json`."""
-        self._wait_for_save()
+        self.checkpoints.settle()
         with contextlib.suppress(OSError):  # what made the run fail may make this fail, too
             write_whole(self.workdir / SUMMARY, json.dumps(self._summary(outcome), indent=2) + "\n")
         self.line.end(self.clock.describe())
