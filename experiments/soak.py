@@ -1,6 +1,6 @@
 """Kills a training run again and again, and checks that it survives every time.
 
-    make soak                                      200 kills, about a quarter of an hour
+    make soak                                      200 kills, about ten minutes
     python experiments/soak.py --kills=20
 
 A tiny model is trained by train.py on a generated corpus: once without interruption; then again,
