@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from block_recurrent.data.documents import SPLITS, Document, byte_count
+from block_recurrent.data.documents import SPLITS, Document
 from block_recurrent.data.errors import DataError, unknown_name
 from block_recurrent.data.sources import SOURCES, Reading
 
@@ -38,7 +38,6 @@ def load_corpus(
     *,
     path: str | os.PathLike[str] | None = None,
     validation_percent: int = 10,
-    min_bytes: int = 0,
 ) -> Corpus:
     """Loads the documents of one split, sorted by id: the same call gives the same corpus.
 
@@ -60,15 +59,14 @@ def load_corpus(
 
     Text is decoded as UTF-8 and otherwise left as it is, line ends included. Invalid bytes and
     lone surrogates become U+FFFD, and the file or record counts as repaired. Documents without
-    a character other than whitespace, documents shorter than `min_bytes`, and files that cannot
-    be read are dropped and counted by reason. A damaged or ill-formed `jsonl` file is an error.
+    a character other than whitespace, and files that cannot be read, are dropped and counted by
+    reason. A damaged or ill-formed `jsonl` file is an error.
 
     Args:
       source: "stdlib", "site_packages", "jsonl" or "text".
       split: "train" or "validation".
       path: file or directory to read; "jsonl" and "text" need one.
       validation_percent: share of the documents for validation, 0 to 99.
-      min_bytes: shortest document to keep, in UTF-8 bytes.
 
     Raises:
       DataError: for an unknown source or split, a missing or unsuitable path, a line of `jsonl`
@@ -85,7 +83,7 @@ def load_corpus(
         )
     reading = Reading(split, validation_percent)
     read = SOURCES[source](_existing(path), reading)
-    kept = tuple(sorted(document for document in read if _keep(document, min_bytes, reading)))
+    kept = tuple(sorted(document for document in read if _keep(document, reading)))
     origin = f"{source} {split}" if path is None else f"{source} {split} ({os.fspath(path)})"
     if not kept:
         raise DataError(_why_empty(origin, reading))
@@ -98,15 +96,12 @@ def _existing(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _keep(document: Document, min_bytes: int, reading: Reading) -> bool:
+def _keep(document: Document, reading: Reading) -> bool:
     """Says whether a document stays, and counts it as dropped if not."""
     if not document.text or document.text.isspace():
         reading.dropped["empty"] += 1
-    elif byte_count(document) < min_bytes:
-        reading.dropped[f"shorter than {min_bytes:,} bytes"] += 1
-    else:
-        return True
-    return False
+        return False
+    return True
 
 
 def _why_empty(origin: str, reading: Reading) -> str:
@@ -115,8 +110,8 @@ def _why_empty(origin: str, reading: Reading) -> str:
         return f"{origin} holds no documents (dropped: {dropped}): point path at a corpus."
     return (
         f"{origin} holds none of the {reading.found:,} documents found (dropped: "
-        f"{_counts(reading.dropped)}): change validation_percent = {reading.validation_percent}, "
-        "lower min_bytes, or add documents."
+        f"{_counts(reading.dropped)}): change validation_percent = {reading.validation_percent} "
+        "or add documents."
     )
 
 

@@ -4,7 +4,7 @@ import sysconfig
 
 import pytest
 
-from block_recurrent.data import Corpus, DataError, byte_count, load_corpus
+from block_recurrent.data import Corpus, DataError, load_corpus
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +45,13 @@ def test_site_packages_are_what_is_installed_for_this_interpreter(tmp_path, monk
     assert [document.id for document in corpus.documents] == ["platlib_module", "purelib_module"]
 
 
-def test_empty_and_short_documents_are_dropped_and_counted(tmp_path):
-    for name, text in {"a": "", "b": " \n", "c": "é", "d": "long enough"}.items():
+def test_empty_documents_are_dropped_and_counted(tmp_path):
+    for name, text in {"a": "", "b": " \n", "c": "é"}.items():
         (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
-    corpus = load_corpus("text", "train", path=tmp_path, validation_percent=0, min_bytes=3)
-    assert [document.id for document in corpus.documents] == ["d.txt"]
-    assert corpus.dropped == {"empty": 2, "shorter than 3 bytes": 1}
-    assert "2 empty, 1 shorter than 3 bytes" in corpus.account()
-
-
-def test_document_of_exactly_the_least_length_is_kept(tmp_path):
-    (tmp_path / "a.txt").write_text("éé", encoding="utf-8")
-    options = {"path": tmp_path, "validation_percent": 0}
-    (document,) = load_corpus("text", "train", min_bytes=4, **options).documents
-    assert byte_count(document) == 4
+    corpus = load_corpus("text", "train", path=tmp_path, validation_percent=0)
+    assert [document.id for document in corpus.documents] == ["c.txt"]
+    assert corpus.dropped == {"empty": 2}
+    assert "dropped: 2 empty;" in corpus.account()
 
 
 @pytest.mark.parametrize(
@@ -73,7 +66,6 @@ def test_document_of_exactly_the_least_length_is_kept(tmp_path):
         (("stdlib", "train"), {"validation_percent": 100}, "whole number from 0 to 99"),
         (("stdlib", "train"), {"validation_percent": 0.1}, "0.1 must be a whole number"),
         (("stdlib", "validation"), {"validation_percent": 0}, "change validation_percent = 0"),
-        (("stdlib", "train"), {"min_bytes": 10**9}, "lower min_bytes"),
     ],
 )
 def test_wrong_argument_is_an_error_with_the_way_out(arguments, options, sentence):
