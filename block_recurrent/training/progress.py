@@ -1,6 +1,7 @@
 """One line for people: how far, how good, how fast, how long still."""
 
 import contextlib
+import io
 import sys
 import time
 from typing import TextIO
@@ -19,15 +20,15 @@ class ProgressLine:
     """Rewrites one line on a terminal; elsewhere prints a line at most every ten seconds.
 
     Args:
-      stream: standard error unless given.
+      stream: standard error unless given, which may be closed.
       prefix: begins every line.
       quiet: write nothing.
     """
 
     def __init__(self, stream: TextIO | None = None, *, prefix: str = "", quiet: bool = False):
-        self._stream = sys.stderr if stream is None else stream
+        self._stream = stream or sys.stderr or io.StringIO()
         self._prefix = prefix
-        self._quiet = quiet
+        self._quiet = quiet or not (stream or sys.stderr)
         self._terminal = self._stream.isatty()
         self._last = 0.0
         self._width = 0

@@ -106,3 +106,11 @@ def test_a_line_that_nobody_reads_any_more_ends_no_work():
     line = ProgressLine(Closed())
     line.show("in progress")
     line.end("done")
+
+
+def test_without_standard_error_nothing_is_written(monkeypatch):
+    """As where a shell closed it before the program began."""
+    monkeypatch.setattr("sys.stderr", None)
+    line = ProgressLine()
+    line.show("text", always=True)
+    line.end("text")
