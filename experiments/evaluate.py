@@ -6,9 +6,9 @@
         --output=other.json
 
 The result goes to `evaluation_<split>.json` in the work
-directory, where the tables look for it. The figures depend neither on the batch size nor on the
-segment length. With any other setting, or another corpus, they are not the run's: they are printed,
-and written only where `--output` says.
+directory, where the tables look for it. The figures depend neither on the batch size nor (but for
+`training.clear_states`) on the segment length. With any other setting, another corpus or not the
+newest checkpoint, they are not the run's: they are printed, and written only where `--output` says.
 """
 
 import argparse
@@ -84,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         make_parser(), argv, lambda found: [workdir.config_file(found.workdir)]
     )
     others = workdir.other_settings(arguments.workdir, config)
+    if arguments.checkpoint != workdir.NEWEST:
+        others.append(f"checkpoint: {arguments.checkpoint}")
     result = score(arguments, config)
     if arguments.output or not others:
         write(arguments.output or arguments.workdir / f"evaluation_{arguments.split}.json", result)

@@ -80,13 +80,15 @@ def _read(path: Path) -> ExperimentConfig:
 def other_settings(workdir: Path, config: ExperimentConfig) -> list[str]:
     """Where settings differ from those of the run, in what an evaluation's figures may depend on.
 
-    Files may have moved, as long as the corpus keeps its name.
+    Files may have moved, as long as the corpus keeps its name. Where segments begin with cleared
+    states, their length matters.
 
     Raises:
       ConfigError: the run's configuration cannot be read.
     """
     run = _with_corpus_name(_read(config_file(workdir)))
-    return _differences(run, _with_corpus_name(config), NOT_IN_FIGURES)
+    matter = ("data.segment_length",) if config.training.clear_states else ()
+    return _differences(run, _with_corpus_name(config), NOT_IN_FIGURES, matter)
 
 
 def _with_corpus_name(config: ExperimentConfig) -> ExperimentConfig:

@@ -46,6 +46,9 @@ class Checkpoints:
       directory: created when the first checkpoint is saved, in a directory that exists.
       keep: how many of the newest checkpoints stay; the best one stays besides.
       warn: takes a sentence about a checkpoint that is damaged or gone, or could not be written.
+
+    Attributes:
+      failures: of the saves since the last that succeeded.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Checkpoints:
         self._worker = ThreadPoolExecutor(1, "checkpoints")
         self._saving: Future[None] | None = None
         self._newest: int | None = None
+        self.failures: list[SaveFailed] = []
         self._damaged: list[int] = []
 
     def steps(self) -> list[int]:
@@ -119,10 +123,21 @@ class Checkpoints:
         self._set_damaged_aside()
         self._look_for_newest()
         if step in self.steps():
-            self._saving = self._worker.submit(self._finish, step, loss)
+            self._submit(self._finish, step, loss)
             return
         copies = jax.tree.map(lambda array: np.array(array, copy=True), parts_of(state))
-        self._saving = self._worker.submit(self._write, step, copies, dict(progress), loss)
+        self._submit(self._write, step, copies, dict(progress), loss)
+
+    def _submit(self, save: Callable[..., None], *arguments: Any) -> None:
+        def attempt() -> None:
+            try:
+                save(*arguments)
+            except SaveFailed as error:
+                self.failures.append(error)
+                raise
+            self.failures = []
+
+        self._saving = self._worker.submit(attempt)
 
     def _look_for_newest(self) -> None:
         if self._newest is not None and self._newest not in self.steps():

@@ -80,7 +80,8 @@ def check_files(folder: Path, *, large: bool) -> None:
 
     Raises:
       Damaged: a file is not as it was; the message names it.
-      CheckpointError: it cannot be known, for a file cannot be opened or read at present.
+      CheckpointError: it cannot be known, for a file cannot be opened or read at present, or is
+        of another format.
     """
     expected = _listed(folder)
     try:
@@ -108,7 +109,10 @@ def _listed(folder: Path) -> dict[str, list[Any]]:
     except (ValueError, TypeError, KeyError) as error:
         raise Damaged(f"{path} cannot be read ({reason(error)})") from error
     if written != FORMAT:
-        raise Damaged(f"{path} is of format {written}, which is not {FORMAT}, of this version")
+        raise CheckpointError(
+            f"{path} is of format {written}, this version reads and writes {FORMAT}: use the "
+            "version that wrote it"
+        )
     if name != folder.name:
         raise Damaged(f"{path} is of checkpoint {name}")
     return digests

@@ -28,9 +28,10 @@ from block_recurrent.training.experiment import (
 )
 from block_recurrent.training.lock import locked
 from block_recurrent.training.meter import Meter, Stopwatch
+from block_recurrent.training.metrics import read_metrics
 from block_recurrent.training.optimizer import make_schedule
 from block_recurrent.training.progress import ProgressLine
-from block_recurrent.training.records import Records
+from block_recurrent.training.records import METRICS, Records
 from block_recurrent.training.resume import check_same_data, check_unused
 from block_recurrent.training.signals import Stopped, StopRequest, stop_on_signal
 from block_recurrent.training.step import (
@@ -146,6 +147,7 @@ class Run:
         self.lanes.restore(progress["lanes"])
         self.meter.restore(progress["unlogged"])
         self.skipped_in_a_row = progress["skipped_in_a_row"]
+        read_metrics(self.workdir / METRICS)  # whether they are damaged
         begin()
         self.checkpoints.tidy()
         self.line.end(f"continuing from step {int(self.state.step):,}")
@@ -256,7 +258,8 @@ class Run:
             )
 
     def _why_not_finite(self, metrics: StepMetrics) -> str:
-        times = f" for {MOST_SKIPPED} steps in a row" if self.skipped_in_a_row > 1 else ""
+        count = self.skipped_in_a_row
+        times = f" for {count} steps in a row" if count > 1 else ""
         return (
             f"loss ({metrics.nats} nats) or gradient (norm {metrics.gradient_norm}) is not "
             f"finite{times} by step {self.step:,}: lower optimizer.learning_rate or set "

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from block_recurrent.files import flush_to_disk, write_whole
 from block_recurrent.training.digests import CheckpointError, reason
+
+FLUSH_SECONDS = 30
 
 
 class MetricsFile:
@@ -39,13 +42,15 @@ class MetricsFile:
         self._last = line
 
     def _append(self, text: str) -> None:
-        size = self._path.stat().st_size
+        size = None
         try:
             with self._path.open("a") as file:
+                size = file.tell()
                 file.write(text)
         except OSError:
-            with contextlib.suppress(OSError):
-                os.truncate(self._path, size)
+            if size is not None:
+                with contextlib.suppress(OSError):
+                    os.truncate(self._path, size)
             raise
 
     def flush(self) -> None:
@@ -93,18 +98,20 @@ class TensorBoard:
         step: int = 0,
         warn: Callable[[str], None] = lambda sentence: None,
     ):
-        self._directory, self._warn, self._writer = Path(directory), warn, None
+        self._directory, self._warn = Path(directory), warn
+        self._writer, self._flushed = None, time.monotonic()
         # Its own SummaryWriter works in a thread, and waits for ever where that has failed.
         with contextlib.suppress(ImportError):
-            from tensorboardX import event_file_writer, summary
+            from tensorboardX import record_writer, summary
             from tensorboardX.proto import event_pb2
 
             self._protocol: Any = event_pb2
             self._scalar = summary.scalar
+            name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}"
             with self._giving_up():
                 self._directory.mkdir(parents=True, exist_ok=True)
-                prefix = os.fspath(self._directory / "events")
-                self._writer = event_file_writer.EventsWriter(prefix)
+                self._writer = record_writer.RecordWriter(os.fspath(self._directory / name))
+                self._add(file_version="brain.Event:2")
                 self._add(step=step + 1, session_log={"status": self._protocol.SessionLog.START})
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
@@ -113,22 +120,34 @@ class TensorBoard:
             with self._giving_up():
                 for name, value in figures.items():
                     self._add(step=step, summary=self._scalar(name, value))
-                self._writer.flush()
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                self.flush()
 
     def _add(self, **event: Any) -> None:
         assert self._writer is not None
-        self._writer.write_event(self._protocol.Event(wall_time=time.time(), **event))
+        message = self._protocol.Event(wall_time=time.time(), **event)
+        self._writer.write(message.SerializeToString())
+
+    def flush(self) -> None:
+        """Returns when all figures are on the disk."""
+        self._flushed = time.monotonic()
+        if self._writer is not None:
+            with self._giving_up():
+                self._writer.flush()
 
     @contextlib.contextmanager
     def _giving_up(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
+            if self._writer is not None:
+                with contextlib.suppress(OSError):
+                    self._writer.close()
             self._writer = None
             self._warn(f"TensorBoard gets no more figures: {self._directory} ({reason(error)})")
 
     def close(self) -> None:
-        """Closes the file."""
+        """Flushes and closes the file."""
+        self.flush()
         if self._writer is not None:
-            with self._giving_up():
-                self._writer.close()
+            self._writer.close()

@@ -10,6 +10,7 @@ from block_recurrent.training.digests import reason
 from block_recurrent.training.metrics import MetricsFile, TensorBoard
 from block_recurrent.training.step import TrainState
 
+METRICS = "metrics.jsonl"
 MOST_FAILED_SAVES = 3
 
 
@@ -21,6 +22,10 @@ class Records:
       step: figures of later ones are removed.
       checkpoints: of the run; closed by `close`.
       warn: takes a sentence about what failed and does not end the run.
+
+    Raises:
+      SaveFailed: the figures before the step cannot be written anew.
+      CheckpointError: they are damaged.
     """
 
     def __init__(
@@ -29,9 +34,9 @@ class Records:
         self._workdir = workdir
         self._checkpoints = checkpoints
         self._warn = warn
-        self._metrics = MetricsFile(workdir / "metrics.jsonl", step=step)
+        with self._writing(step):
+            self._metrics = MetricsFile(workdir / METRICS, step=step)
         self._board = TensorBoard(workdir / "tensorboard", step=step, warn=warn)
-        self._failed_saves = 0
 
     def figure(self, step: int, name: str) -> float | None:
         """A figure of the last line of metrics, as of `MetricsFile.figure`."""
@@ -69,7 +74,7 @@ class Records:
         loss: float | None = None,
         last: bool = False,
     ) -> None:
-        """Begins to save a checkpoint, once the one before it and all figures are on the disk.
+        """Begins to save a checkpoint when all figures, and the one before it, are on the disk.
 
         Args:
           state, progress, loss: as of `Checkpoints.save`.
@@ -78,17 +83,19 @@ class Records:
         Raises:
           SaveFailed: several saves in a row have failed, and this is not the last attempt.
         """
-        try:
-            self._checkpoints.wait()
-            with self._writing(int(state.step)):
-                self._metrics.flush()
-            self._failed_saves = 0
-        except SaveFailed as error:
-            self._warn(str(error))
-            self._failed_saves += 1
-            if self._failed_saves >= MOST_FAILED_SAVES and not last:
-                raise
+        self._flush()
+        self._checkpoints.settle()
+        failures = self._checkpoints.failures
+        if len(failures) >= MOST_FAILED_SAVES and not last:
+            raise failures[-1]
         self._checkpoints.save(state, progress, loss=loss)
+
+    def _flush(self) -> None:
+        self._board.flush()
+        try:
+            self._metrics.flush()
+        except OSError as error:
+            self._warn(f"figures may be lost: {self._workdir / METRICS} ({reason(error)})")
 
     def newest(self, name: str) -> str:
         """Which step's the newest checkpoint is, in words that call it `name`."""

@@ -108,6 +108,7 @@ def _leave(number: int, why: str) -> None:
 def _say(text: str) -> None:
     """Writes `text` after what has been printed; blocks where nobody reads that."""
     with contextlib.suppress(OSError):
-        os.write(2, text.encode())
+        if sys.stderr is not None:  # else that descriptor may be of something else
+            os.write(2, text.encode())
     with contextlib.suppress(OSError):
         sys.stdout.flush()

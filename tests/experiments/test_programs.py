@@ -19,6 +19,7 @@ import evaluate
 import generate
 import train
 import watched
+import workdir
 from block_recurrent.data import ByteTokenizer
 from block_recurrent.training.checkpoints import Checkpoints
 from block_recurrent.training.metrics import read_metrics
@@ -162,6 +163,23 @@ def test_figures_of_other_settings_do_not_replace_the_runs(
     assert f"written to {path}" in output and "not written" not in output
     assert f"bits_per_token {json.loads(path.read_text())['bits_per_token']:.6g}" in output
     assert scored.read_text() == "the run's own\n"
+
+
+def test_another_checkpoint_does_not_replace_the_newest_ones_figures(trained, scored, capsys):
+    assert evaluate.main([f"--workdir={trained}", "--checkpoint=best"]) == 0
+    assert (
+        "not written, for it differs from the run in: checkpoint: best;" in capsys.readouterr().out
+    )
+    assert scored.read_text() == "the run's own\n"
+
+
+def test_the_segment_length_matters_where_states_are_cleared(folder, tmp_path):
+    for clear in (False, True):
+        bindings = [f"training.clear_states={clear}"]
+        config = configure.load([folder / "tiny.gin"], bindings)
+        (tmp_path / "config.gin").write_text(configure.to_gin(config))
+        longer = configure.load([folder / "tiny.gin"], [*bindings, "data.segment_length=32"])
+        assert bool(workdir.other_settings(tmp_path, longer)) == clear
 
 
 def test_how_batches_are_cut_and_where_files_lie_is_no_other_setting(

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import os
 import shutil
 import signal
@@ -283,9 +284,29 @@ def test_figures_are_tried_again_when_the_save_in_progress_has_ended(
     assert room and logged_steps(tmp_path / "run") == [1, 2, 3, 4, 5, 6, 6]
 
 
+def test_failures_count_that_are_noticed_while_figures_are_written(
+    inputs, tmp_path, steps, fails_at, monkeypatch, capsys
+):
+    append, tried = metrics.MetricsFile._append, set()
+
+    def appending(file, text):
+        step = json.loads(text)["step"]
+        if step in (5, 7, 9) and step not in tried:
+            tried.add(step)
+            raise OSError(28, "No space left on device")
+        append(file, text)
+
+    monkeypatch.setattr(metrics.MetricsFile, "_append", appending)
+    fails_at({4, 6, 8})
+    assert run(inputs, tmp_path / "run", LONG) == FAILED
+    errors = capsys.readouterr().err
+    assert len(warnings_in(errors)) == 3 and "step 8 could not be" in errors.partition("error: ")[2]
+    assert max(steps.batches) == 10
+
+
 def test_a_run_that_cannot_begin_leaves_no_thread(inputs, tmp_path, steps):
     config, path = configure.load([inputs / "tiny.gin"]), tmp_path / "metrics.jsonl"
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(SaveFailed, match="figures of step 0 .*Is a directory"):
         quick_runs.loop.train(config, tmp_path, begin=path.mkdir)
     assert not [thread for thread in threading.enumerate() if "checkpoints" in thread.name]
     assert Checkpoints(tmp_path / "checkpoints").steps() == [0]

@@ -160,6 +160,17 @@ def test_what_cannot_go_on_stops_and_changes_nothing(
     assert steps.batches == {}
 
 
+def test_nor_does_a_run_whose_figures_are_damaged(inputs, tmp_path, steps, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(inputs / "finished", workdir)
+    path = workdir / "metrics.jsonl"
+    path.write_bytes(b"\0" + path.read_bytes())
+    before = tree_of(tmp_path)
+    assert run(inputs, workdir, f"--gin.training.num_steps={STEPS + 4}") == WRONG_CHECKPOINTS
+    assert f"{path}, line 1 is damaged" in capsys.readouterr().err
+    assert tree_of(tmp_path) == before and steps.batches == {}
+
+
 OTHERS = {
     "another configuration": ([], ["mlp_size = 8, now 24"], WRONG_CONFIG),
     "another model under this configuration": (

@@ -68,6 +68,13 @@ def test_a_line_that_does_not_fit_leaves_no_part_of_it(path):
     assert read_metrics(path)[4:] == [{"step": 5, "loss": 2.0}]
 
 
+def test_a_file_that_was_removed_is_begun_again(path):
+    file = MetricsFile(path, step=4)
+    path.unlink()
+    file.write(5, {"loss": 2.0})
+    assert steps(path) == [5]
+
+
 def events_in(folder):
     """The events of the only file of a folder, by the format of TensorBoard."""
     proto = pytest.importorskip("tensorboardX.proto.event_pb2")
@@ -80,11 +87,13 @@ def events_in(folder):
     return events
 
 
-def test_tensorboard_gets_every_figure_at_once_and_hides_later_ones(tmp_path):
+def test_tensorboard_gets_every_figure_and_hides_later_ones(tmp_path):
     board = TensorBoard(tmp_path, step=6)
     board.write(7, {"bits_per_token": 2.5, "validation/perplexity": 3})
-    _, begun, *events = events_in(tmp_path)
+    board.flush()
+    first, begun, *events = events_in(tmp_path)
     board.close()
+    assert first.file_version == "brain.Event:2"
     assert (begun.step, begun.session_log.status) == (7, begun.session_log.START)
     values = [(event.step, *event.summary.value) for event in events]
     assert [(step, value.tag, value.simple_value) for step, value in values] == [
@@ -93,8 +102,6 @@ def test_tensorboard_gets_every_figure_at_once_and_hides_later_ones(tmp_path):
     ]
 
 
-# tensorboardX leaves a file open that it cannot flush.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_tensorboard_that_fails_is_a_warning_and_no_more(tmp_path):
     pytest.importorskip("tensorboardX")
     warnings = []
@@ -102,6 +109,8 @@ def test_tensorboard_that_fails_is_a_warning_and_no_more(tmp_path):
     with files_limited_to(1000):
         for step in range(1, 100):
             board.write(step, {"loss": 2.5})
+        board.flush()
+        board.write(100, {"loss": 2.5})
     board.close()
     (warning,) = warnings
     assert f"{tmp_path / 'board'} (File too large)" in warning
