@@ -5,10 +5,10 @@
     python experiments/evaluate.py --workdir=runs/rec --gin.data.path=/other/books \\
         --output=other.json
 
-The result goes to `evaluation_<split>.json` in the work
-directory, where the tables look for it. The figures depend neither on the batch size nor (but for
-`training.clear_states`) on the segment length. With any other setting, another corpus or not the
-newest checkpoint, they are not the run's: they are printed, and written only where `--output` says.
+The result goes to `evaluation_<split>.json` in the work directory, where the tables look for it.
+The figures depend neither on the batch size nor (but for `training.clear_states`) on the segment
+length. With any other setting, another corpus or not the newest checkpoint, they are not the run's:
+they are printed, and written only where `--output` says.
 """
 
 import argparse

@@ -15,8 +15,8 @@ from block_recurrent.config import ExperimentConfig, ModelConfig
 from block_recurrent.parameters import count_parameters
 from block_recurrent.training.evaluation import Evaluation
 from block_recurrent.training.experiment import abstract_model
+from block_recurrent.training.metrics import METRICS
 
-METRICS = "metrics.jsonl"
 SUMS = Evaluation._fields
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from block_recurrent.training.metrics import read_metrics
+from block_recurrent.training.metrics import METRICS, read_metrics
 from block_recurrent.training.signals import StopRequest
 from configure import ConfigError
 
@@ -92,7 +92,7 @@ class Training:
 
     def __init__(self, folder: Path, name: str):
         self.workdir = folder / name
-        self.log, self._metrics = folder / f"{name}.log", self.workdir / "metrics.jsonl"
+        self.log, self._metrics = folder / f"{name}.log", self.workdir / METRICS
         self._metrics_before = self._inode()
         command = [sys.executable, str(Path(__file__).with_name("train.py"))]
         command += [f"--gin_file={folder / CONFIG}", f"--workdir={self.workdir}"]
@@ -155,7 +155,7 @@ class Training:
 
 def last_logged(workdir: Path) -> int:
     """The newest step with a line of metrics, or 0."""
-    lines = read_metrics(workdir / "metrics.jsonl")
+    lines = read_metrics(workdir / METRICS)
     return lines[-1]["step"] if lines else 0
 
 
@@ -179,7 +179,7 @@ def outcome_of(workdir: Path) -> dict[str, Any]:
     return {
         "metrics": [
             {name: line[name] for name in line if name != "tokens_per_second"}
-            for line in read_metrics(workdir / "metrics.jsonl")
+            for line in read_metrics(workdir / METRICS)
         ],
         "names in checkpoints": names,
         **{name: (checkpoints / name).read_text() for name in ["best.json", *files]},

@@ -28,10 +28,10 @@ from block_recurrent.training.experiment import (
 )
 from block_recurrent.training.lock import locked
 from block_recurrent.training.meter import Meter, Stopwatch
-from block_recurrent.training.metrics import read_metrics
+from block_recurrent.training.metrics import METRICS, read_metrics
 from block_recurrent.training.optimizer import make_schedule
 from block_recurrent.training.progress import ProgressLine
-from block_recurrent.training.records import METRICS, Records
+from block_recurrent.training.records import Records
 from block_recurrent.training.resume import check_same_data, check_unused
 from block_recurrent.training.signals import Stopped, StopRequest, stop_on_signal
 from block_recurrent.training.step import (

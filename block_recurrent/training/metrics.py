@@ -12,6 +12,7 @@ from typing import Any
 from block_recurrent.files import flush_to_disk, write_whole
 from block_recurrent.training.digests import CheckpointError, reason
 
+METRICS = "metrics.jsonl"  # in the work directory
 FLUSH_SECONDS = 30
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 from block_recurrent.training.checkpoints import Checkpoints, SaveFailed
 from block_recurrent.training.digests import reason
-from block_recurrent.training.metrics import MetricsFile, TensorBoard
+from block_recurrent.training.metrics import METRICS, MetricsFile, TensorBoard
 from block_recurrent.training.step import TrainState
 
-METRICS = "metrics.jsonl"
 MOST_FAILED_SAVES = 3
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from block_recurrent.data import DataError
 from block_recurrent.training.checkpoints import SAVING, CheckpointError, Checkpoints
+from block_recurrent.training.metrics import METRICS
 
 FIRST = f"{SAVING}0"  # what a run leaves that was killed before its first checkpoint was whole
 WHAT = {
@@ -32,7 +33,7 @@ def check_unused(workdir: Path, checkpoints: Checkpoints) -> None:
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     signs = [str(folder / name) for name in sorted(found - {FIRST})]
     signs += [f"{folder}, a file"] if folder.exists() and not folder.is_dir() else []
-    metrics = workdir / "metrics.jsonl"
+    metrics = workdir / METRICS
     if FIRST not in found and metrics.exists() and metrics.stat().st_size:
         signs.append(str(metrics))
     if signs:
