@@ -1,6 +1,6 @@
 """Trains every row of the paper's Table 1 at a small size and prints the table.
 
-    make table           about 11 minutes on two cores
+    make table           about 14 minutes on two cores
     make table-long      the same rows, ten times longer
 
 Rows are trained one after the other, on the same tokens of the standard library's source code, and
