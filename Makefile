@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 .PHONY: table table-long test lint benchmark soak setup clean
 
 table: $(VENV)/.setup
-	$(BIN)/python experiments/table.py
+	$(BIN)/python experiments/train_table.py
 
 table-long: $(VENV)/.setup
-	$(BIN)/python experiments/table.py --long
+	$(BIN)/python experiments/train_table.py --long
 
 test: $(VENV)/.setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile

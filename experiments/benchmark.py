@@ -8,200 +8,30 @@ Rows take their steps one after the other in one process, round by round, and ev
 median over rounds of a row's time to that of the sliding-window model with one layer more.
 """
 
-import dataclasses
 import json
-import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-import block_recurrent as br
-import configure
-import errors
-from block_recurrent.config import ExperimentConfig
-from block_recurrent.training.array_files import load_arrays
-from block_recurrent.training.checkpoint_folder import parts_of
-from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.experiment import make_model, make_train_state
-from rows import Row, recurrent, reference, slide, table_rows
-from timing import TimedStep, matmul_rate, ratio, time_in_turn, timed
-
-DEFAULT_ROWS = "XL:2048,Slide:12L,Rec:fixed:skip,Rec:lstm:dual,Feedback:fixed:skip"
-DEPTHS = (12, 48)
-POSITIONS = (400, 4000)
+from block_recurrent.command_line.failures import reported
+from block_recurrent.command_line.flags import make_parser, parse
+from block_recurrent.measure.benchmark import DEFAULT_ROWS, benchmark, choose_rows
+from block_recurrent.system.devices import check_device
 
 
-def choose_rows(base: ExperimentConfig, names: str) -> list[Row]:
-    """The reference row and those with the paper's names, comma-separated.
-
-    Raises:
-      ConfigError: a name that is not in the table.
-    """
-    known = {row.paper: row for row in table_rows(base)}
-    wanted = [name.strip() for name in names.split(",")]
-    for name in wanted:
-        if name not in known:
-            hint = configure.did_you_mean(name, known)
-            raise configure.ConfigError(f"--rows: there is no row {name!r}{hint}")
-    first = reference(base)
-    return [first] + [known[name] for name in wanted if name != first.paper]
-
-
-def measure_steps(rows: Sequence[Row], rounds: int) -> list[dict[str, Any]]:
-    """Compiles every row, times them in turn, and returns a dictionary a row."""
-    steps = {}
-    for row in rows:
-        print(f"compiling {row.name} ...", file=sys.stderr, flush=True)
-        steps[row.name] = TimedStep(row.config)
-    seconds = time_in_turn({name: step.run for name, step in steps.items()}, rounds)
-    results = []
-    for row in rows:
-        median = statistics.median(seconds[row.name])
-        data = row.config.data
-        results.append(
-            {
-                "row": row.name,
-                "milliseconds": median * 1e3,
-                "tokens_per_second": data.batch_size * data.segment_length / median,
-                "ratio": ratio(seconds[row.name], seconds[rows[0].name]),
-                **steps[row.name].build._asdict(),
-            }
-        )
-    return results
-
-
-def measure_depth(base: ExperimentConfig) -> dict[str, float]:
-    """Compile seconds of plain models by depth, and the last relative to the first."""
-    seconds = {}
-    for layers in DEPTHS:
-        config = dataclasses.replace(
-            base, model=dataclasses.replace(base.model, num_layers=layers, recurrent_layers=())
-        )
-        samples = [TimedStep(config).build.compile_seconds for _ in range(3)]
-        seconds[layers] = statistics.median(samples)
-    named = {f"compile_seconds_{layers}_layers": value for layers, value in seconds.items()}
-    return named | {"compile_ratio": seconds[DEPTHS[1]] / seconds[DEPTHS[0]]}
-
-
-def measure_generation(config: ExperimentConfig, tokens: int = 256) -> dict[str, float]:
-    """Tokens a second of one row after two lengths of prompt, and their ratio."""
-    model = make_model(config)
-    state = model.initial_state(1)
-    prompts = [jnp.ones((1, position), jnp.int32) for position in POSITIONS]
-    points = [br.prefill(model, state, prompt)[1] for prompt in prompts]
-    last = jnp.ones((1, 1), jnp.int32)
-
-    def run(point: br.GenerationState) -> float:
-        return timed(lambda: br.generate(model, point, last, max_new_tokens=tokens))
-
-    runs = {
-        str(position): (lambda point=point: run(point))
-        for position, point in zip(POSITIONS, points, strict=True)
-    }
-    seconds = time_in_turn(runs, rounds=9)
-    rates = {name: tokens / statistics.median(times) for name, times in seconds.items()}
-    early, late = (str(position) for position in POSITIONS)
-    return {
-        f"tokens_per_second_at_{early}": rates[early],
-        f"tokens_per_second_at_{late}": rates[late],
-        "late_to_early_time": ratio(seconds[late], seconds[early]),
-    }
-
-
-def measure_checkpoints(config: ExperimentConfig, rounds: int = 25) -> dict[str, float]:
-    """Seconds to save and restore the initial state of a row, and what checking it costs.
-
-    It is read while the system holds it in memory; from a disk, checking costs relatively less.
-    """
-    state = make_train_state(config)
-    with tempfile.TemporaryDirectory() as folder:
-        store = Checkpoints(folder)
-
-        def save() -> None:
-            store.save(state, {})
-            store.close()
-
-        save_seconds = timed(save)
-        checkpoint = store.directory / "0"
-        size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
-
-        def unchecked() -> list[Any]:
-            return [load_arrays(checkpoint / name, part) for name, part in parts_of(state).items()]
-
-        runs = {
-            "checked": lambda: timed(lambda: store.restore(state)[0]),
-            "unchecked": lambda: timed(unchecked),
-        }
-        seconds = time_in_turn(runs, rounds)
-    return {
-        "megabytes": size / 1e6,
-        "save_seconds": save_seconds,
-        "restore_seconds": statistics.median(seconds["checked"]),
-        "checked_to_unchecked_time": ratio(seconds["checked"], seconds["unchecked"]),
-    }
-
-
-def print_steps(results: Sequence[dict[str, Any]], peak: float) -> None:
-    """The table of `measure_steps`; `peak` is the rate of a matrix product in FLOP/s."""
-    print(f"matrix product 2048 x 2048: {peak / 1e9:,.1f} GFLOP/s\n")
-    columns = ("step ms", "tokens/s", "ratio", "lower s", "compile s", "temp MB")
-    print(f"{'row':22}" + "".join(f"{column:>11}" for column in columns))
-    for result in results:
-        print(
-            f"{result['row']:22}{result['milliseconds']:11,.1f}"
-            f"{result['tokens_per_second']:11,.0f}{result['ratio']:11.3f}"
-            f"{result['lowering_seconds']:11.2f}{result['compile_seconds']:11.2f}"
-            f"{result['temporary_bytes'] / 1e6:11,.0f}"
-        )
-
-
-def describe(figures: dict[str, float]) -> str:
-    """Names and values, for people."""
-    return ", ".join(f"{name} {value:,.3f}" for name, value in figures.items())
-
-
-@errors.reported
+@reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
-    parser = configure.make_parser(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", default=DEFAULT_ROWS, help="the paper's names, by commas")
     parser.add_argument("--rounds", type=int, default=15, help="steps of each row")
     parser.add_argument("--output", type=Path, help="also write the figures here, as JSON")
-    arguments, base = configure.parse(
-        parser, argv, lambda found: [] if found.gin_file else ["benchmark.gin"]
-    )
-    try:
-        rows = choose_rows(base, arguments.rows)
-    except ValueError as error:
-        parser.error(str(error))
-    errors.check_device()
-    peak = matmul_rate(dtype=base.model.dtype)
-    steps = measure_steps(rows, arguments.rounds)
-    print(f"{jax.devices()[0].device_kind}, {jax.device_count()} device(s), jax {jax.__version__}")
-    print_steps(steps, peak)
-    depth = measure_depth(slide(base).config)
-    print(f"\n{describe(depth)}")
-    generation = {}
-    for row in (reference(base), recurrent(base, "fixed", "skip")):
-        generation[row.name] = measure_generation(row.config)
-        print(f"generation, {row.name}: {describe(generation[row.name])}")
-    row = recurrent(base, "fixed", "skip")
-    checkpoints = measure_checkpoints(row.config)
-    print(f"checkpoints, {row.name}: {describe(checkpoints)}")
+    arguments, base = parse(parser, argv, lambda found: [] if found.gin_file else ["benchmark.gin"])
+    rows = choose_rows(base, arguments.rows)
+    check_device()
+    figures = benchmark(base, rows, arguments.rounds)
     if arguments.output is not None:
-        everything = {
-            "matmul_flops": peak,
-            "steps": steps,
-            "depth": depth,
-            "generation": generation,
-            "checkpoints": checkpoints,
-        }
-        arguments.output.write_text(json.dumps(everything, indent=2) + "\n")
+        arguments.output.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
 
 

@@ -12,34 +12,18 @@ they are printed, and written only where `--output` says.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import configure
-import errors
-import workdir
-from block_recurrent.config import ExperimentConfig
+from block_recurrent.command_line.failures import reported, training_knobs_named
+from block_recurrent.command_line.flags import make_parser, parse
+from block_recurrent.command_line.workdirs import add_checkpoint_option
 from block_recurrent.data.documents import SPLITS
-from block_recurrent.files import write_whole
-from block_recurrent.training.experiment import evaluate_run, load_split
-from block_recurrent.training.progress import ProgressLine
-from block_recurrent.training.signals import stop_on_signal
-from options import Parser
-
-
-def make_parser() -> Parser:
-    """The program's command line."""
-    parser = configure.make_parser(__doc__)
-    parser.add_argument("--workdir", required=True, type=Path, help="of the training run")
-    workdir.add_checkpoint_option(parser)
-    parser.add_argument("--split", default="validation", choices=SPLITS)
-    parser.add_argument(
-        "--output", type=_file, metavar="FILE", help="where the result goes, in place of WORKDIR"
-    )
-    return parser
+from block_recurrent.runs.scoring import score
+from block_recurrent.runs.workdir import config_file
+from block_recurrent.system.devices import check_device
+from block_recurrent.system.signals import stop_on_signal
 
 
 def _file(text: str) -> Path:
@@ -48,50 +32,26 @@ def _file(text: str) -> Path:
     return Path(text)
 
 
-def score(arguments: argparse.Namespace, config: ExperimentConfig) -> dict[str, Any]:
-    """The result, for JSON; prints which documents were read and the figures."""
-    line = ProgressLine()
-    with stop_on_signal(nothing_to_save=True), errors.training_knobs_named(config):
-        errors.check_device()
-        step, model = workdir.restore_model(arguments.workdir, config, arguments.checkpoint)
-        corpus = load_split(config, arguments.split, line)
-        print(corpus.summary(), flush=True)
-        figures = evaluate_run(config, model, corpus, line).figures()
-    line.end()
-    for name, value in figures.items():
-        print(f"{name:>16} {value:,.6g}" if isinstance(value, float) else f"{name:>16} {value:,}")
-    return {
-        "step": step,
-        "split": arguments.split,
-        "corpus": config.data.corpus_name,
-        "origin": corpus.origin,
-        "documents": len(corpus),
-        **figures,
-    }
-
-
-def write(path: Path, result: dict[str, Any]) -> None:
-    """Writes the result as JSON, and says where."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(result, indent=2) + "\n")
-    print(f"written to {path}")
-
-
-@errors.reported
+@reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
-    arguments, config = configure.parse(
-        make_parser(), argv, lambda found: [workdir.config_file(found.workdir)]
+    parser = make_parser(__doc__)
+    parser.add_argument("--workdir", required=True, type=Path, help="of the training run")
+    add_checkpoint_option(parser)
+    parser.add_argument("--split", default="validation", choices=SPLITS)
+    parser.add_argument(
+        "--output", type=_file, metavar="FILE", help="where the result goes, in place of WORKDIR"
     )
-    others = workdir.other_settings(arguments.workdir, config)
-    if arguments.checkpoint != workdir.NEWEST:
-        others.append(f"checkpoint: {arguments.checkpoint}")
-    result = score(arguments, config)
-    if arguments.output or not others:
-        write(arguments.output or arguments.workdir / f"evaluation_{arguments.split}.json", result)
-    else:
-        listed = "; ".join(others)
-        print(f"not written, for it differs from the run in: {listed}; --output=FILE writes it")
+    arguments, config = parse(parser, argv, lambda found: [config_file(found.workdir)])
+    with stop_on_signal(nothing_to_save=True), training_knobs_named(config):
+        check_device()
+        score(
+            arguments.workdir,
+            config,
+            arguments.split,
+            checkpoint=arguments.checkpoint,
+            output=arguments.output,
+        )
     return 0
 
 

@@ -15,56 +15,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import configure
-import dry_run
-import errors
-import workdir
-from block_recurrent.config import ExperimentConfig
-from block_recurrent.parameters import count_parameters
-from block_recurrent.training import train
-from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.experiment import abstract_model, load_corpora
-from block_recurrent.training.progress import ProgressLine
-from block_recurrent.training.resume import check_unused
-from block_recurrent.training.signals import stop_on_signal
+from block_recurrent.command_line.failures import reported, training_knobs_named
+from block_recurrent.command_line.flags import make_parser, parse
+from block_recurrent.runs import train
+from block_recurrent.training.estimate import describe
 
 
-def run(config: ExperimentConfig, folder: Path, argv: Sequence[str] | None) -> None:
-    """Trains in the work directory `folder`; errors as of `train` and of what it is given."""
-    line = ProgressLine()
-    workdir.check_claim(folder, config)
-    check_unused(folder, Checkpoints(folder / "checkpoints"))
-    errors.check_device()
-    corpora = load_corpora(config, line)
-    for corpus in corpora:
-        print(corpus.summary())
-    model = abstract_model(config.model)
-    sizes = [f"{count_parameters(model, embedding=e):,}" for e in (True, False)]
-    print(f"parameters: {sizes[0]}, without embedding {sizes[1]}", flush=True)
-
-    def begin() -> None:
-        workdir.claim(folder, config)
-        workdir.record_launch(folder, argv)
-
-    train(config, folder, corpora, line=line, begin=begin)
-
-
-@errors.reported
+@reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
-    parser = configure.make_parser(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--workdir", type=Path, help="checkpoints and metrics")
     parser.add_argument(
         "--dry_run", action="store_true", help="only print configuration, parameters and memory"
     )
-    arguments, config = configure.parse(parser, argv, needs_data=lambda found: not found.dry_run)
+    arguments, config = parse(parser, argv, needs_data=lambda found: not found.dry_run)
     if arguments.dry_run:
-        print(dry_run.describe(config), end="")
+        print(describe(config), end="")
         return 0
     if arguments.workdir is None:
         parser.error("the following arguments are required: --workdir")
-    with stop_on_signal(nothing_to_save=True), errors.training_knobs_named(config):
-        run(config, arguments.workdir, argv)
+    with training_knobs_named(config):
+        train(config, arguments.workdir)
     return 0
 
 

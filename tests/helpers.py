@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array
 
 import block_recurrent as br
-from block_recurrent.training import loop
+from block_recurrent.runs import loop
 
 SIZES: dict[str, Any] = {
     "model_size": 12,

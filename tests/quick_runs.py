@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import train
-from block_recurrent.training import loop
-from block_recurrent.training.metrics import read_metrics
+from block_recurrent.runs import loop
+from block_recurrent.runs.metrics import read_metrics
 from block_recurrent.training.step import StepMetrics
+from experiments import train
 
 STEPS = 6
 SAVED = (4, 6)  # the checkpoints that a finished run leaves

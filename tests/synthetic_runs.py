@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import configure
+from block_recurrent import gin_files
 
 BYTES = 1000
 TOKENS = {"bytes": 1000, "sentencepiece": 250}
@@ -62,9 +62,9 @@ def write_run(
       speed: tokens per second.
     """
     bindings = [f"{name}={value!r}" for name, value in made["values"].items()]
-    config = configure.load(made["files"], bindings)
+    config = gin_files.load(made["files"], bindings)
     folder.mkdir(parents=True)
-    (folder / "config.gin").write_text(configure.to_gin(config), encoding="utf-8")
+    (folder / "config.gin").write_text(gin_files.to_gin(config), encoding="utf-8")
     lines = []
     for step, value in enumerate(bits, 1):
         lines.append({"step": step, "targets": TARGETS, "tokens_per_second": speed})

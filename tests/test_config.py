@@ -13,7 +13,7 @@ from block_recurrent.config import (
     OptimizerConfig,
     TrainingConfig,
 )
-from helpers import SIZES
+from tests.helpers import SIZES
 
 MODEL = {"vocab_size": 256}
 CONFIGS = [LayerConfig, ModelConfig, DataConfig, OptimizerConfig, TrainingConfig]

@@ -9,7 +9,7 @@ import pytest
 
 import block_recurrent as br
 from block_recurrent.interop.meliad import load_parameters, to_parameters
-from helpers import assert_close, read_with_gradients
+from tests.helpers import assert_close, read_with_gradients
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 

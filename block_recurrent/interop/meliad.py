@@ -13,12 +13,12 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
-from block_recurrent.cell import DualWiring, RecurrentCell, SkipWiring
 from block_recurrent.config import ModelConfig
-from block_recurrent.gates import FixedGate, LSTMGate
-from block_recurrent.model import LanguageModel
-from block_recurrent.positions import T5Bias
-from block_recurrent.window import SlidingWindowLayer
+from block_recurrent.model.cell import DualWiring, RecurrentCell, SkipWiring
+from block_recurrent.model.gates import FixedGate, LSTMGate
+from block_recurrent.model.language_model import LanguageModel
+from block_recurrent.model.positions import T5Bias
+from block_recurrent.model.sliding_window import SlidingWindowLayer
 
 Named = Iterator[tuple[str, nnx.Param]]
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from block_recurrent.data.errors import DataError
-from block_recurrent.files import flush_to_disk
 from block_recurrent.preparation.batches import Batch
 from block_recurrent.preparation.entries import Source
 from block_recurrent.preparation.journal import Partial
 from block_recurrent.preparation.manifest import make_manifest, shard_files, write_manifest
 from block_recurrent.preparation.passes import ORDER, Interrupted, Pass, Progress
 from block_recurrent.preparation.shards import WriteError, describe, writing
+from block_recurrent.system.files import flush_to_disk
 
 __all__ = ["SHARD_BYTES", "Interrupted", "Progress", "check_options", "check_target", "prepare"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from block_recurrent.data.errors import DataError
-from block_recurrent.files import flush_to_disk
+from block_recurrent.system.files import flush_to_disk
 
 # Compressed bytes would depend on the version of the compressor.
 _OPTIONS = "group_size:1,uncompressed"

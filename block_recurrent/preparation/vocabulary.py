@@ -1,14 +1,20 @@
 """Training a SentencePiece vocabulary that loses no text."""
 
+import hashlib
 import io
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from block_recurrent.data.documents import Document
+from block_recurrent.data.documents import Document, byte_count
 from block_recurrent.data.errors import DataError
+from block_recurrent.data.tfds_reader import TfdsDirectory
+from block_recurrent.data.tokenizers import SentencePieceTokenizer
+from block_recurrent.system.files import write_whole
 
 # Unigram training adds up in as many parts as it has threads: the same number, the same result.
 _THREADS = 16
 _LONGEST_LINE = 2048
+_MEGABYTE = 10**6
 
 
 def train_vocabulary(
@@ -71,3 +77,53 @@ def _lines(documents: Iterable[Document], share: float) -> Iterator[str]:
                 number += 1
                 if int(number * share) > int((number - 1) * share):
                     yield line[begin : begin + _LONGEST_LINE]
+
+
+def make_vocabulary(corpus_path: Path, path: Path, vocab_size: int, max_megabytes: int) -> None:
+    """Trains a vocabulary, writes and checks it, and prints what a run's configuration needs.
+
+    Args:
+      corpus_path: folder of a prepared corpus.
+      path: the model file to write.
+      vocab_size: pieces.
+      max_megabytes: of text to learn from, spread evenly over the documents.
+
+    Raises:
+      DataError: a corpus that cannot be read or does not suffice, or an output that exists.
+    """
+    if path.exists():
+        raise DataError(f"{path} exists already: remove it or choose another --output.")
+    corpus = TfdsDirectory(corpus_path)
+    total = sum(map(byte_count, corpus.documents("train")))
+    share = min(1.0, max_megabytes * _MEGABYTE / max(total, 1))
+    print(
+        f"{corpus.name} train: {total:,} bytes, learning from {share:.1%} of the lines", flush=True
+    )
+    model = train_vocabulary(corpus.documents("train"), vocab_size, share=share)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, model)
+    print(_encoded_again(corpus, path))
+    print(
+        f"written to {path}; for a run:\n"
+        f"  --gin.data.tokenizer=sentencepiece --gin.model.vocab_size={vocab_size}\n"
+        f"  --gin.data.vocab_path={path}\n"
+        f"  --gin.data.vocab_sha256={hashlib.sha256(model).hexdigest()}"
+    )
+
+
+def _encoded_again(corpus: TfdsDirectory, path: Path) -> str:
+    """Encodes a held-out split, or the training one, and says how it went.
+
+    Raises:
+      DataError: a text does not come back from its tokens.
+    """
+    tokenizer = SentencePieceTokenizer(path)
+    split = next(s for s in ("validation", "test", "train") if s in corpus.splits)
+    tokens = size = 0
+    for document in corpus.documents(split):
+        encoded = tokenizer.encode(document.text)
+        if tokenizer.decode(encoded) != document.text:
+            raise DataError(f"{path} loses text of document {document.id!r}.")
+        tokens += len(encoded)
+        size += byte_count(document)
+    return f"{split}: {size:,} bytes are {tokens:,} tokens, {size / tokens:.2f} bytes a token"

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from block_recurrent.config import ModelConfig
-from block_recurrent.model import LanguageModel
+from block_recurrent.model.language_model import LanguageModel
 
 Targets = Array | np.ndarray
 

@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from block_recurrent.config import OptimizerConfig
-from block_recurrent.groups import Span
+from block_recurrent.model.groups import Span
 
 # Adafactor as in the paper (section 4); AdamW with the usual values for language models.
 ADAFACTOR_DECAY = 0.8

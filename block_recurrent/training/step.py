@@ -12,10 +12,10 @@ from jax import Array
 from jax.sharding import Mesh
 
 from block_recurrent.data import Batch
-from block_recurrent.model import LanguageModel
-from block_recurrent.parameters import named_parameters, replace_parameters
-from block_recurrent.partitioning import carried_sharding, replicated
-from block_recurrent.state import ModelState, clear_recurrent, reset
+from block_recurrent.model.language_model import LanguageModel
+from block_recurrent.model.parameters import named_parameters, replace_parameters
+from block_recurrent.model.state import ModelState, clear_recurrent, reset
+from block_recurrent.parallel.mesh import carried_sharding, replicated
 from block_recurrent.training.loss import model_cross_entropy
 
 

@@ -20,7 +20,7 @@ from block_recurrent.data import (
     evaluation_batches,
     tokenize,
 )
-from helpers import files_limited_to
+from tests.helpers import files_limited_to
 
 TEXTS = [f"document {i} " * (i % 7 + 1) + "é" for i in range(150)]
 DOCUMENTS = tuple(Document(f"d{i}", "", text) for i, text in enumerate(TEXTS))

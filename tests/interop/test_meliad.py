@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from block_recurrent.interop.meliad import load_parameters, to_parameters
-from helpers import MODELS, assert_equal, random_model
+from tests.helpers import MODELS, assert_equal, random_model
 
 
 @pytest.mark.parametrize("name", ["slide_rotary", "lstm_dual"])

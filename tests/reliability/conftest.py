@@ -2,7 +2,7 @@
 
 import pytest
 
-from quick_runs import Steps
+from tests.quick_runs import Steps
 
 
 @pytest.fixture

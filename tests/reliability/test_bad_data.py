@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import prepare_data
-import train
 from block_recurrent.data import (
     ByteTokenizer,
     DataError,
@@ -24,7 +22,8 @@ from block_recurrent.data import (
     tokenize,
 )
 from block_recurrent.data.token_cache import _index_digest
-from synthetic_runs import exit_status
+from experiments import prepare_data, train
+from tests.synthetic_runs import exit_status
 
 SEGMENT = 64
 LONG = 50_000_000

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-import quick_runs
 from block_recurrent.data import DataError, Document
 from block_recurrent.preparation.vocabulary import train_vocabulary
-from block_recurrent.training.resume import WHAT, check_same_data
-from quick_runs import STEPS, TEXT, Steps, run, tree_of, write_corpus, write_gin
+from block_recurrent.runs.resumption import WHAT, check_same_data
+from tests import quick_runs
+from tests.quick_runs import STEPS, TEXT, Steps, run, tree_of, write_corpus, write_gin
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import configure
-from configure import GIN_FOLDER, PARAMETERS, ConfigError
-from synthetic_runs import exit_status, small, write_run
+from block_recurrent import gin_files
+from block_recurrent.gin_files import GIN_FOLDER, PARAMETERS, ConfigError
+from tests.synthetic_runs import exit_status, small, write_run
 
-PROGRAMS = Path(configure.__file__).parent
+PROGRAMS = Path(gin_files.__file__).parent
 COMPILED = "/jax/core/compile/backend_compile_duration"
 TINY = "--gin_file=sizes/tiny.gin"
 
@@ -198,7 +198,7 @@ def typos(name: str) -> Iterator[str]:
 
 def refusal_of_parameter(name: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        configure.load([], [f"{name}=1"])
+        gin_files.load([], [f"{name}=1"])
     return str(caught.value)
 
 
@@ -217,7 +217,7 @@ def test_a_misspelt_gin_file_is_answered_with_the_right_one():
     missed = []
     for typo, name in meant.items():
         with pytest.raises(ConfigError) as caught:
-            configure.load([typo])
+            gin_files.load([typo])
         missed += [] if repr(name) in str(caught.value) else [typo]
     share = 1 - len(missed) / len(meant)
     assert share >= 0.9, f"{share:.1%} of {len(meant)} typos; not {missed[:20]}"
@@ -254,7 +254,7 @@ def test_a_misspelt_option_of_any_program_is_answered_with_the_right_one(capsys)
 
 def test_what_the_lines_rely_on(folder):
     """The right line is no error, so that it is the mistake that each is refused for."""
-    config = configure.load(["sizes/tiny.gin"], ["model.window=64"])
+    config = gin_files.load(["sizes/tiny.gin"], ["model.window=64"])
     assert config.model.window == 64
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     assert all(json.loads(line) for line in lines)

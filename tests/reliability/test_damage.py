@@ -10,14 +10,15 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-import quick_runs
 from block_recurrent.config import OptimizerConfig
-from block_recurrent.training import TrainState, digests, make_optimizer
-from block_recurrent.training.checkpoints import CheckpointError, Checkpoints, read_parameters
-from block_recurrent.training.digests import Damaged, check_files
+from block_recurrent.runs import digests
+from block_recurrent.runs.checkpoints import CheckpointError, Checkpoints, read_parameters
+from block_recurrent.runs.digests import Damaged, check_files
+from block_recurrent.training import TrainState, make_optimizer
 from block_recurrent.training.step import initial_train_state
-from helpers import assert_equal, model_config, random_like, random_model
-from quick_runs import SAVED, STEPS, checkpoint, logged_steps, run, tree_of, warnings_in
+from tests import quick_runs
+from tests.helpers import assert_equal, model_config, random_like, random_model
+from tests.quick_runs import SAVED, STEPS, checkpoint, logged_steps, run, tree_of, warnings_in
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 

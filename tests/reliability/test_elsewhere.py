@@ -9,14 +9,14 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-import quick_runs
-import train
 from block_recurrent.config import OptimizerConfig
-from block_recurrent.parameters import named_parameters
+from block_recurrent.model.parameters import named_parameters
+from block_recurrent.runs.checkpoints import Checkpoints, read_parameters
 from block_recurrent.training import TrainState, make_optimizer
-from block_recurrent.training.checkpoints import Checkpoints, read_parameters
 from block_recurrent.training.step import initial_train_state
-from helpers import assert_equal, model_config, random_like, random_model
+from experiments import train
+from tests import quick_runs
+from tests.helpers import assert_equal, model_config, random_like, random_model
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(train.__file__).parent
@@ -54,8 +54,8 @@ def python(code: str, *arguments: object, prefix: tuple[str, ...] = (), **enviro
 MOVE = """
 import importlib.util, sys
 import jax
-from block_recurrent.partitioning import make_mesh
-from block_recurrent.training.checkpoints import Checkpoints
+from block_recurrent.parallel.mesh import make_mesh
+from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.training.step import train_state_sharding
 
 spec = importlib.util.spec_from_file_location("elsewhere", sys.argv[1])

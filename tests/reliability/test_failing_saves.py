@@ -13,16 +13,17 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-import configure
-import quick_runs
+from block_recurrent import gin_files
 from block_recurrent.config import OptimizerConfig
-from block_recurrent.training import TrainState, checkpoints, make_optimizer, metrics
-from block_recurrent.training.checkpoints import Checkpoints, SaveFailed
-from block_recurrent.training.digests import reason
-from block_recurrent.training.signals import StopRequest
+from block_recurrent.runs import checkpoints, metrics
+from block_recurrent.runs.checkpoints import Checkpoints, SaveFailed
+from block_recurrent.runs.digests import reason
+from block_recurrent.system.signals import StopRequest
+from block_recurrent.training import TrainState, make_optimizer
 from block_recurrent.training.step import initial_train_state
-from helpers import assert_equal, files_limited_to, model_config, random_like, random_model
-from quick_runs import logged_steps, run, tree_of, warnings_in
+from tests import quick_runs
+from tests.helpers import assert_equal, files_limited_to, model_config, random_like, random_model
+from tests.quick_runs import logged_steps, run, tree_of, warnings_in
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
@@ -305,7 +306,7 @@ def test_failures_count_that_are_noticed_while_figures_are_written(
 
 
 def test_a_run_that_cannot_begin_leaves_no_thread(inputs, tmp_path, steps):
-    config, path = configure.load([inputs / "tiny.gin"]), tmp_path / "metrics.jsonl"
+    config, path = gin_files.load([inputs / "tiny.gin"]), tmp_path / "metrics.jsonl"
     with pytest.raises(SaveFailed, match="figures of step 0 .*Is a directory"):
         quick_runs.loop.train(config, tmp_path, begin=path.mkdir)
     assert not [thread for thread in threading.enumerate() if "checkpoints" in thread.name]

@@ -1,7 +1,7 @@
 """Laws of being killed: a run survives it, whatever it was doing."""
 
-import soak
-from watched import EVERY
+from block_recurrent.measure.processes import EVERY
+from experiments import soak
 
 
 def test_a_run_that_is_killed_again_and_again_is_the_run_that_was_not(tmp_path):

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import train as program
 from block_recurrent.config import (
     DataConfig,
     ExperimentConfig,
@@ -18,17 +17,18 @@ from block_recurrent.config import (
 )
 from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
 from block_recurrent.data.lanes import epoch_order
-from block_recurrent.parameters import named_parameters, replace_parameters
-from block_recurrent.training import loop
-from block_recurrent.training.checkpoints import Checkpoints
-from block_recurrent.training.experiment import Corpora, make_model
-from block_recurrent.training.loop import MOST_SKIPPED, Run
-from block_recurrent.training.metrics import read_metrics
-from block_recurrent.training.progress import ProgressLine
-from block_recurrent.training.signals import Stopped
+from block_recurrent.gin_files import to_gin
+from block_recurrent.model.parameters import named_parameters, replace_parameters
+from block_recurrent.runs import loop
+from block_recurrent.runs.checkpoints import Checkpoints
+from block_recurrent.runs.loop import MOST_SKIPPED, Run
+from block_recurrent.runs.metrics import read_metrics
+from block_recurrent.system.progress import ProgressLine
+from block_recurrent.system.signals import Stopped
+from block_recurrent.training.build import Corpora, make_model
 from block_recurrent.training.step import all_finite
-from configure import to_gin
-from helpers import SIZES, assert_equal, steps_compiled_once
+from experiments import train as program
+from tests.helpers import SIZES, assert_equal, steps_compiled_once
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 

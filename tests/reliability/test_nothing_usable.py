@@ -10,11 +10,10 @@ from pathlib import Path
 import jax
 import pytest
 
-import evaluate
-import quick_runs
-import train
-from block_recurrent.training.checkpoints import Checkpoints
-from quick_runs import SAVED, STEPS, Steps, checkpoint, logged_steps, run, tree_of
+from block_recurrent.runs.checkpoints import Checkpoints
+from experiments import evaluate, train
+from tests import quick_runs
+from tests.quick_runs import SAVED, STEPS, Steps, checkpoint, logged_steps, run, tree_of
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 

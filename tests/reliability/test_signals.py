@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import pytest
 
-import prepare_data
-import watched
 from block_recurrent.data.tfds_reader import TfdsDirectory
-from watched import CONFIG, ENVIRONMENT, EVERY, last_logged, newest_whole
+from block_recurrent.measure import processes
+from block_recurrent.measure.processes import CONFIG, ENVIRONMENT, EVERY, last_logged, newest_whole
+from experiments import prepare_data
 
-PROGRAMS = Path(watched.__file__).parent
+PROGRAMS = Path(processes.__file__).parent
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SOON, AT_ONCE, NEVER = 30.0, 2.0, 120.0  # seconds
 DOCUMENTS = 6_000
@@ -166,7 +166,7 @@ CASES += [
 def folder(tmp_path_factory) -> Path:
     """Corpora, raw data, and a run `trained` that was stopped before it was evaluated."""
     folder = tmp_path_factory.mktemp("signals") / "folder"
-    watched.prepare(folder, characters=100_000)
+    processes.prepare(folder, characters=100_000)
     (folder / "text").mkdir()
     lines = (f'{{"id": "{number}", "text": "document {number}"}}\n' for number in range(DOCUMENTS))
     (folder / "text" / "documents.jsonl").write_text("".join(lines))
@@ -203,7 +203,7 @@ def test_training_saves_its_last_step(doing, number, ended):
     *_, errors, workdir = ended(doing, number)
     logged, saved = last_logged(workdir), newest_whole(workdir)
     assert saved >= logged - 1 and f"step {saved} is saved" in errors
-    assert not watched.half_written(workdir)
+    assert not processes.half_written(workdir)
     assert "validation" not in (workdir / "metrics.jsonl").read_text()
 
 

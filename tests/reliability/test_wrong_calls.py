@@ -13,7 +13,7 @@ from flax import nnx
 
 import block_recurrent as br
 from block_recurrent.interop.meliad import load_parameters, to_parameters
-from helpers import MODELS, layer_config, random_model, random_tokens
+from tests.helpers import MODELS, layer_config, random_model, random_tokens
 
 CONFIG, LAYER = MODELS["fixed_skip"], layer_config()
 LIBRARY = Path(br.__file__).parent

@@ -8,7 +8,7 @@ import pytest
 
 from block_recurrent.data import ByteTokenizer, Corpus, Document, evaluation_batches, tokenize
 from block_recurrent.training import Evaluation, evaluate
-from helpers import SIZES, model_config, random_model, read
+from tests.helpers import SIZES, model_config, random_model, read
 
 WINDOW = SIZES["window"]
 TEXTS = ["a", "one two three", "Größe 書 \n x", "abcdefgh", "wie bitte? " * 3, " z "]

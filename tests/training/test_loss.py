@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from block_recurrent.training.loss import cross_entropy, model_cross_entropy
-from helpers import assert_close, assert_equal, model_config, random_model
+from tests.helpers import assert_close, assert_equal, model_config, random_model
 
 RNG = np.random.default_rng(0)
 BATCH, LENGTH, VOCABULARY = 2, 5, 7

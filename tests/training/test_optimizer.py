@@ -9,10 +9,10 @@ import optax
 import pytest
 
 from block_recurrent.config import OptimizerConfig
-from block_recurrent.groups import Span
-from block_recurrent.parameters import named_parameters
+from block_recurrent.model.groups import Span
+from block_recurrent.model.parameters import named_parameters
 from block_recurrent.training import make_optimizer, make_schedule
-from helpers import assert_close, assert_equal, model_config, random_model
+from tests.helpers import assert_close, assert_equal, model_config, random_model
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 

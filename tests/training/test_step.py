@@ -10,12 +10,12 @@ import pytest
 
 from block_recurrent import ModelConfig
 from block_recurrent.data import Batch
-from block_recurrent.parameters import named_parameters, replace_parameters
-from block_recurrent.state import reset
+from block_recurrent.model.parameters import named_parameters, replace_parameters
+from block_recurrent.model.state import reset
 from block_recurrent.training import TrainState, make_train_step
 from block_recurrent.training.loss import cross_entropy
 from block_recurrent.training.step import all_finite, initial_train_state
-from helpers import (
+from tests.helpers import (
     SIZES,
     VOCABULARY,
     assert_close,

@@ -1,0 +1,1 @@
+"""What the programs in `experiments/` share: options, gin flags, exit statuses."""

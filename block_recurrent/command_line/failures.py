@@ -1,0 +1,113 @@
+"""One place where the known failures become a sentence or two and an exit status.
+
+    0   done                             5   loss, gradient or parameters are not finite
+    1   anything else                    6   out of memory
+    2   command line or configuration    7   the device asked for is not there
+    3   data                             129, 130, 143   stopped by SIGHUP, SIGINT, SIGTERM
+    4   checkpoints or work directory
+
+`--debug`, anywhere on the command line, shows the traceback instead of the sentence. Of what is
+unknown the traceback is always shown.
+"""
+
+import contextlib
+import functools
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+from block_recurrent.command_line.parser import DEBUG
+from block_recurrent.config import ExperimentConfig
+from block_recurrent.data import DataError
+from block_recurrent.gin_files import ConfigError
+from block_recurrent.runs.checkpoints import CheckpointError, SaveFailed
+from block_recurrent.runs.reading import RunError
+from block_recurrent.system.devices import DeviceMissing
+from block_recurrent.system.lock import WorkdirInUse
+from block_recurrent.system.signals import Stopped
+
+STATUSES: dict[type[BaseException], int] = {
+    ConfigError: 2,
+    DataError: 3,
+    CheckpointError: 4,
+    SaveFailed: 4,
+    WorkdirInUse: 4,
+    RunError: 4,
+    FloatingPointError: 5,
+    MemoryError: 6,
+    DeviceMissing: 7,
+}
+Program = Callable[..., int]
+
+
+def reported(program: Program) -> Program:
+    """Makes a program's known failures sentences; unknown ones keep their traceback."""
+
+    @functools.wraps(program)
+    def main(argv: Sequence[str] | None = None) -> int:
+        words = list(sys.argv[1:] if argv is None else argv)
+        try:
+            return program([word for word in words if word != DEBUG])
+        except Stopped as stopped:
+            return stopped.exit_status
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        except Exception as error:
+            described = None if DEBUG in words else describe(error)
+            if described is None:
+                raise
+            status, sentence = described
+            print(f"{Path(sys.argv[0]).name}: error: {sentence}", file=sys.stderr)
+            return status
+
+    return main
+
+
+def describe(error: BaseException) -> tuple[int, str] | None:
+    """The exit status and the sentence of a known failure, else None."""
+    if is_out_of_memory(error):
+        return STATUSES[MemoryError], _out_of_memory(error)
+    for kind, status in STATUSES.items():
+        if isinstance(error, kind):
+            return status, str(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return 1, f"{where}{error.strerror or error} ({DEBUG} shows where it happened)"
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or the accelerator had not enough memory."""
+    exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return exhausted or isinstance(error, MemoryError)
+
+
+def _out_of_memory(error: BaseException) -> str:
+    text = (str(error).splitlines() or [""])[0]
+    return text if text.startswith("out of memory") else f"out of memory: {text}".rstrip(": ")
+
+
+@contextlib.contextmanager
+def knobs_named(knobs: Mapping[str, object], hint: str = "") -> Iterator[None]:
+    """Within the context, an error for want of memory says what would need less, and its value."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        listed = ", ".join(f"{name} (now {value!r})" for name, value in knobs.items())
+        raise MemoryError(f"{_out_of_memory(error)}; what needs less: {listed}{hint}") from error
+
+
+def training_knobs_named(config: ExperimentConfig) -> contextlib.AbstractContextManager[None]:
+    """`knobs_named` for what trains or evaluates a model."""
+    knobs = {
+        "data.batch_size": config.data.batch_size,
+        "data.segment_length": config.data.segment_length,
+        "model.remat = 'layer'": config.model.remat,
+        "model.dtype = 'bfloat16'": config.model.dtype,
+    }
+    return knobs_named(knobs, "; train.py --dry_run shows an estimate")

@@ -1,0 +1,290 @@
+"""One checked `ExperimentConfig` from gin files and the command line.
+
+A gin file binds the parameters of the sections `model`, `data`, `optimizer` and `training`:
+
+    include "sizes/paper.gin"         # relative to the folder gin/; includes come first
+    WINDOW = 512                      # a macro, read as %WINDOW
+    model.window = %WINDOW
+
+The command line takes `--gin_file=FILE`, relative to the current directory or else to the folder
+gin/, and `--gin.NAME=VALUE`, NAME a parameter or a macro; both may be repeated. A file wins over
+what it includes, a later file over an earlier one, and `--gin.NAME=VALUE` over every file.
+
+VALUE is read as in a gin file. A VALUE that gin cannot read and that starts with none of
+`" ' ( [ { % @` is a string as it stands: `--gin.data.path=/my/books`.
+
+Only gin's parser is used, never its global registry, so a call leaves no trace for the next.
+"""
+
+import dataclasses
+import re
+import tokenize
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gin import config_parser
+
+from block_recurrent.config import ExperimentConfig, did_you_mean
+
+TO_BE_GIVEN = "(to be given)"
+GIN_FOLDER = Path(__file__).resolve().parents[1] / "gin"
+SECTIONS: dict[str, Any] = typing.get_type_hints(ExperimentConfig)
+PARAMETERS = {
+    f"{section}.{field.name}": field
+    for section, kind in SECTIONS.items()
+    for field in dataclasses.fields(kind)
+}
+
+
+class ConfigError(ValueError):
+    """A gin file, a flag or the configuration they make is wrong; the message says where."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Macro:
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reference:
+    name: str
+
+
+class _Binding(NamedTuple):
+    value: Any
+    where: str
+
+
+class _Delegate(config_parser.ParserDelegate):
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Any:
+        return _Reference(scoped_configurable_name)
+
+    def macro(self, macro_name: str) -> Any:
+        return _Macro(macro_name)
+
+
+def _read(text: str, where: Callable[[int], str]) -> list[Any]:
+    """The statements of gin text; raises ConfigError at `where(line)`."""
+    try:
+        return list(config_parser.ConfigParser(text, _Delegate()))
+    except tokenize.TokenError as error:
+        message, (line, _) = error.args
+        raise ConfigError(f"{where(line)}: {message}") from error
+    except SyntaxError as error:
+        message = error.msg.splitlines()[-1].strip().rstrip(".")
+        if message.startswith("Failed to parse token"):
+            message += "; a string needs quotes"
+        raise ConfigError(f"{where(error.lineno or 1)}: {message}") from error
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{_shown(path)}: cannot be read as UTF-8 text: {error}") from error
+
+
+def _read_flag(name: str, text: str) -> config_parser.BindingStatement:
+    try:
+        statements = _read(f"{name} = {text}", lambda line: f"--gin.{name}")
+        if len(statements) == 1:
+            return statements[0]
+    except ConfigError:
+        if text[0] in "\"'([{%@":
+            raise
+    return _read(f"{name} = {text!r}", lambda line: f"--gin.{name}")[0]
+
+
+def _find(name: str, folders: Sequence[Path], where: str) -> Path:
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    known = [str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.rglob("*.gin")]
+    known += [str(path) for path in Path(name).parent.glob("*.gin")]
+    raise ConfigError(f"{where}: there is no file {name!r}{did_you_mean(name, known)}")
+
+
+def _shown(path: Path) -> str:
+    root = GIN_FOLDER.parent
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def _macros_in(value: Any) -> Iterator[str]:
+    if isinstance(value, _Macro):
+        yield value.name
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _macros_in(item)
+
+
+def _parameters_called(name: str) -> list[str]:
+    """Those of any section."""
+    return [known for known in PARAMETERS if known.partition(".")[2] == name]
+
+
+def _nearest_parameter(name: str) -> str:
+    same = _parameters_called(name.rpartition(".")[2])
+    return did_you_mean(name, same) or did_you_mean(name, PARAMETERS)
+
+
+class _Bindings:
+    """Everything bound so far: a later binding replaces an earlier one."""
+
+    def __init__(self) -> None:
+        self.parameters: dict[str, _Binding] = {}
+        self.macros: dict[str, _Binding] = {}
+        self.macro_uses: dict[str, str] = {}
+
+    def add_file(self, path: Path, parents: tuple[Path, ...] = ()) -> None:
+        def where(line: int) -> str:
+            return f"{_shown(path)}:{line}"
+
+        parents, seen = (*parents, path.resolve()), {}
+        for statement in _read(_read_file(path), where):
+            place = where(statement.location.line_num)
+            if isinstance(statement, config_parser.IncludeStatement):
+                self._include(statement.filename, place, parents, bool(seen))
+            elif isinstance(statement, config_parser.ImportStatement):
+                raise ConfigError(f"{place}: imports have no meaning here")
+            elif isinstance(statement, config_parser.BindingStatement):
+                self._add(statement, place, seen)
+
+    def _include(self, name: str, where: str, parents: tuple[Path, ...], late: bool) -> None:
+        if late:
+            raise ConfigError(
+                f"{where}: includes come before bindings, or they would override them"
+            )
+        path = _find(name, [GIN_FOLDER], where)
+        if path.resolve() in parents:
+            raise ConfigError(f"{where}: {name!r} includes itself")
+        self.add_file(path, parents)
+
+    def add_flags(self, flags: Sequence[str]) -> None:
+        seen: dict[str, str] = {}
+        for flag in flags:
+            match = re.fullmatch(r"([A-Za-z_][\w.]*)=(.+)", flag, re.DOTALL)
+            if match is None:
+                raise ConfigError(
+                    f"--gin.{flag}: write --gin.NAME=VALUE, for example --gin.model.window=128"
+                )
+            name, text = match.groups()
+            self._add(_read_flag(name, text), f"--gin.{name}", seen)
+
+    def _add(
+        self, statement: config_parser.BindingStatement, where: str, seen: dict[str, str]
+    ) -> None:
+        name = ".".join(filter(None, (statement.selector, statement.arg_name)))
+        if statement.scope:
+            raise ConfigError(f"{where}: scopes have no meaning here; write {name!r}")
+        if isinstance(statement.value, _Reference):
+            raise ConfigError(f"{where}: references (@{statement.value.name}) have no meaning here")
+        if "." in name and name not in PARAMETERS:
+            raise ConfigError(f"{where}: unknown parameter {name!r}{_nearest_parameter(name)}")
+        if name in seen:
+            raise ConfigError(f"{where}: {name} is bound twice, first at {seen[name]}")
+        seen[name] = where
+        target = self.parameters if name in PARAMETERS else self.macros
+        target[name] = _Binding(statement.value, where)
+        for macro in _macros_in(statement.value):
+            self.macro_uses.setdefault(macro, where)
+
+    def check(self) -> None:
+        """Raises ConfigError for undefined and unused macros and missing parameters."""
+        for name, where in self.macro_uses.items():
+            if name not in self.macros:
+                nearest = did_you_mean(name, self.macros)
+                raise ConfigError(f"{where}: macro %{name} is not defined{nearest}")
+        for name, binding in self.macros.items():
+            if name not in self.macro_uses:
+                raise ConfigError(f"{binding.where}: {self._unused(name)}")
+        for name, field in PARAMETERS.items():
+            if field.default is dataclasses.MISSING and name not in self.parameters:
+                raise ConfigError(f"{name} is not set: give a --gin_file or --gin.{name}=VALUE")
+
+    def _unused(self, macro: str) -> str:
+        """Why a name without a point has no effect, and the nearest one that would have some."""
+        if same := _parameters_called(macro):
+            meant = " or ".join(map(repr, same))
+            return f"there is no parameter or macro {macro!r} in use (did you mean {meant}?)"
+        nearest = did_you_mean(macro, self.macro_uses) or _nearest_parameter(macro)
+        return f"nothing uses the macro {macro!r}{nearest}"
+
+    def values(self, section: str) -> dict[str, Any]:
+        """The values bound in a section, by field, macros replaced."""
+        return {
+            name.removeprefix(f"{section}."): self._replace_macros(binding.value)
+            for name, binding in self.parameters.items()
+            if name.startswith(f"{section}.")
+        }
+
+    def _replace_macros(self, value: Any, within: tuple[str, ...] = ()) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._replace_macros(item, within) for item in value)
+        if not isinstance(value, _Macro):
+            return value
+        if value.name in within:
+            raise ConfigError(f"{self.macros[value.name].where}: {value.name} refers to itself")
+        return self._replace_macros(self.macros[value.name].value, (*within, value.name))
+
+    def build(self, kind: Any, values: dict[str, Any], section: str = "") -> Any:
+        """A configuration of these values; raises ConfigError saying where they were bound."""
+        try:
+            return kind(**values)
+        except (TypeError, ValueError) as error:
+            sentence = str(error).removeprefix("ExperimentConfig: ")
+            sentence = sentence.replace(kind.__name__, section)
+            places = ", ".join(self._places(sentence, f"{section}." if section else ""))
+            raise ConfigError(f"{places}: {sentence}" if places else sentence) from error
+
+    def _places(self, sentence: str, prefix: str) -> dict[str, None]:
+        """Where the parameters that a sentence mentions, also as `recurrent layer`, were bound."""
+        places = {}
+        for name, (value, where) in self.parameters.items():
+            words = name.removeprefix(prefix).removesuffix("s").replace("_", "[_ ]")
+            if name.startswith(prefix) and re.search(rf"\b{words}s?\b", sentence):
+                places[where] = None
+                places.update((self.macros[macro].where, None) for macro in _macros_in(value))
+        return places
+
+
+def load(
+    files: Sequence[str | Path], bindings: Sequence[str] = (), *, needs_data: bool = True
+) -> ExperimentConfig:
+    """The experiment that gin files, in order, and then bindings `NAME=VALUE` describe.
+
+    Args:
+      files: relative to the current directory, or else to the folder gin/.
+      bindings: as in `--gin.NAME=VALUE`.
+      needs_data: if not, paths that nothing binds are `TO_BE_GIVEN`.
+
+    Raises:
+      ConfigError: for whatever is wrong with them, in a sentence or two with file and line or flag
+        and the nearest valid name.
+    """
+    bound = _Bindings()
+    for file in files:
+        bound.add_file(_find(str(file), [Path(), GIN_FOLDER], f"--gin_file={file}"))
+    bound.add_flags(bindings)
+    bound.check()
+    values = {name: bound.values(name) for name in SECTIONS}
+    if not needs_data:
+        values["data"] = _missing_paths(values["data"]) | values["data"]
+    sections = {name: bound.build(kind, values[name], name) for name, kind in SECTIONS.items()}
+    return bound.build(ExperimentConfig, sections)
+
+
+def _missing_paths(data: dict[str, Any]) -> dict[str, str]:
+    """The paths that the data of these values are read from, to be given."""
+    names = ["path"] if data.get("source") in ("jsonl", "text", "tfds") else []
+    names += ["vocab_path"] if data.get("tokenizer") == "sentencepiece" else []
+    return dict.fromkeys(names, TO_BE_GIVEN)
+
+
+def to_gin(experiment: ExperimentConfig) -> str:
+    """Every value, defaults included, as gin text from which `load` makes an equal object."""
+    return "\n".join(
+        "".join(f"{section}.{name} = {value!r}\n" for name, value in vars(config).items())
+        for section, config in vars(experiment).items()
+    )

@@ -1,0 +1,1 @@
+"""What is measured of the code itself: speed, memory, and whether a run survives being killed."""

@@ -1,0 +1,183 @@
+"""Rows of the table, measured in turn: steps, compilation, depth, generation, checkpoints."""
+
+import dataclasses
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import block_recurrent as br
+from block_recurrent import gin_files
+from block_recurrent.config import ExperimentConfig
+from block_recurrent.measure.timing import TimedStep, matmul_rate, ratio, time_in_turn, timed
+from block_recurrent.runs.array_files import load_arrays
+from block_recurrent.runs.checkpoint_folder import parts_of
+from block_recurrent.runs.checkpoints import Checkpoints
+from block_recurrent.training.build import make_model, make_train_state
+from block_recurrent.training.rows import Row, recurrent, reference, slide, table_rows
+
+DEFAULT_ROWS = "XL:2048,Slide:12L,Rec:fixed:skip,Rec:lstm:dual,Feedback:fixed:skip"
+DEPTHS = (12, 48)
+POSITIONS = (400, 4000)
+
+
+def choose_rows(base: ExperimentConfig, names: str) -> list[Row]:
+    """The reference row and those with the paper's names, comma-separated.
+
+    Raises:
+      ConfigError: a name that is not in the table.
+    """
+    known = {row.paper: row for row in table_rows(base)}
+    wanted = [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name not in known:
+            hint = gin_files.did_you_mean(name, known)
+            raise gin_files.ConfigError(f"--rows: there is no row {name!r}{hint}")
+    first = reference(base)
+    return [first] + [known[name] for name in wanted if name != first.paper]
+
+
+def measure_steps(rows: Sequence[Row], rounds: int) -> list[dict[str, Any]]:
+    """Compiles every row, times them in turn, and returns a dictionary a row."""
+    steps = {}
+    for row in rows:
+        print(f"compiling {row.name} ...", file=sys.stderr, flush=True)
+        steps[row.name] = TimedStep(row.config)
+    seconds = time_in_turn({name: step.run for name, step in steps.items()}, rounds)
+    results = []
+    for row in rows:
+        median = statistics.median(seconds[row.name])
+        data = row.config.data
+        results.append(
+            {
+                "row": row.name,
+                "milliseconds": median * 1e3,
+                "tokens_per_second": data.batch_size * data.segment_length / median,
+                "ratio": ratio(seconds[row.name], seconds[rows[0].name]),
+                **steps[row.name].build._asdict(),
+            }
+        )
+    return results
+
+
+def measure_depth(base: ExperimentConfig) -> dict[str, float]:
+    """Compile seconds of plain models by depth, and the last relative to the first."""
+    seconds = {}
+    for layers in DEPTHS:
+        config = dataclasses.replace(
+            base, model=dataclasses.replace(base.model, num_layers=layers, recurrent_layers=())
+        )
+        samples = [TimedStep(config).build.compile_seconds for _ in range(3)]
+        seconds[layers] = statistics.median(samples)
+    named = {f"compile_seconds_{layers}_layers": value for layers, value in seconds.items()}
+    return named | {"compile_ratio": seconds[DEPTHS[1]] / seconds[DEPTHS[0]]}
+
+
+def measure_generation(config: ExperimentConfig, tokens: int = 256) -> dict[str, float]:
+    """Tokens a second of one row after two lengths of prompt, and their ratio."""
+    model = make_model(config)
+    state = model.initial_state(1)
+    prompts = [jnp.ones((1, position), jnp.int32) for position in POSITIONS]
+    points = [br.prefill(model, state, prompt)[1] for prompt in prompts]
+    last = jnp.ones((1, 1), jnp.int32)
+
+    def run(point: br.GenerationState) -> float:
+        return timed(lambda: br.generate(model, point, last, max_new_tokens=tokens))
+
+    runs = {
+        str(position): (lambda point=point: run(point))
+        for position, point in zip(POSITIONS, points, strict=True)
+    }
+    seconds = time_in_turn(runs, rounds=9)
+    rates = {name: tokens / statistics.median(times) for name, times in seconds.items()}
+    early, late = (str(position) for position in POSITIONS)
+    return {
+        f"tokens_per_second_at_{early}": rates[early],
+        f"tokens_per_second_at_{late}": rates[late],
+        "late_to_early_time": ratio(seconds[late], seconds[early]),
+    }
+
+
+def measure_checkpoints(config: ExperimentConfig, rounds: int = 25) -> dict[str, float]:
+    """Seconds to save and restore the initial state of a row, and what checking it costs.
+
+    It is read while the system holds it in memory; from a disk, checking costs relatively less.
+    """
+    state = make_train_state(config)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Checkpoints(folder)
+
+        def save() -> None:
+            store.save(state, {})
+            store.close()
+
+        save_seconds = timed(save)
+        checkpoint = store.directory / "0"
+        size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+
+        def unchecked() -> list[Any]:
+            return [load_arrays(checkpoint / name, part) for name, part in parts_of(state).items()]
+
+        runs = {
+            "checked": lambda: timed(lambda: store.restore(state)[0]),
+            "unchecked": lambda: timed(unchecked),
+        }
+        seconds = time_in_turn(runs, rounds)
+    return {
+        "megabytes": size / 1e6,
+        "save_seconds": save_seconds,
+        "restore_seconds": statistics.median(seconds["checked"]),
+        "checked_to_unchecked_time": ratio(seconds["checked"], seconds["unchecked"]),
+    }
+
+
+def print_steps(results: Sequence[dict[str, Any]], peak: float) -> None:
+    """The table of `measure_steps`; `peak` is the rate of a matrix product in FLOP/s."""
+    print(f"matrix product 2048 x 2048: {peak / 1e9:,.1f} GFLOP/s\n")
+    columns = ("step ms", "tokens/s", "ratio", "lower s", "compile s", "temp MB")
+    print(f"{'row':22}" + "".join(f"{column:>11}" for column in columns))
+    for result in results:
+        print(
+            f"{result['row']:22}{result['milliseconds']:11,.1f}"
+            f"{result['tokens_per_second']:11,.0f}{result['ratio']:11.3f}"
+            f"{result['lowering_seconds']:11.2f}{result['compile_seconds']:11.2f}"
+            f"{result['temporary_bytes'] / 1e6:11,.0f}"
+        )
+
+
+def describe(figures: dict[str, float]) -> str:
+    """Names and values, for people."""
+    return ", ".join(f"{name} {value:,.3f}" for name, value in figures.items())
+
+
+def benchmark(base: ExperimentConfig, rows: Sequence[Row], rounds: int) -> dict[str, Any]:
+    """Measures everything and prints it as it comes; returns all figures, for JSON.
+
+    Args:
+      base: of the recurrent rows.
+      rows: whose steps are timed, from `choose_rows`.
+      rounds: steps of each row.
+    """
+    peak = matmul_rate(dtype=base.model.dtype)
+    steps = measure_steps(rows, rounds)
+    print(f"{jax.devices()[0].device_kind}, {jax.device_count()} device(s), jax {jax.__version__}")
+    print_steps(steps, peak)
+    depth = measure_depth(slide(base).config)
+    print(f"\n{describe(depth)}")
+    recurrent_row, generation = recurrent(base, "fixed", "skip"), {}
+    for row in (reference(base), recurrent_row):
+        generation[row.name] = measure_generation(row.config)
+        print(f"generation, {row.name}: {describe(generation[row.name])}")
+    checkpoints = measure_checkpoints(recurrent_row.config)
+    print(f"checkpoints, {recurrent_row.name}: {describe(checkpoints)}")
+    return {
+        "matmul_flops": peak,
+        "steps": steps,
+        "depth": depth,
+        "generation": generation,
+        "checkpoints": checkpoints,
+    }

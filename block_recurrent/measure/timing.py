@@ -1,0 +1,98 @@
+"""Timing training steps in turn, so that a machine whose speed drifts treats all of them alike."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from block_recurrent.config import ExperimentConfig
+from block_recurrent.data import Batch
+from block_recurrent.training import TrainState, make_train_step
+from block_recurrent.training.build import make_run_optimizer, make_train_state
+from block_recurrent.training.step import StepMetrics
+
+
+class Build(NamedTuple):
+    """What it took to compile a step.
+
+    Attributes:
+      lowering_seconds: from Python to StableHLO.
+      compile_seconds: from there to machine code.
+      temporary_bytes: peak memory beside arguments and results, by XLA's own analysis.
+      flops: of one step, by XLA's own count, in which a loop's body counts once.
+    """
+
+    lowering_seconds: float
+    compile_seconds: float
+    temporary_bytes: int
+    flops: float
+
+
+def timed(function: Callable[[], Any]) -> float:
+    """Seconds until what a function returns is there."""
+    begin = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - begin
+
+
+class TimedStep:
+    """A compiled training step on random tokens, and the state it moves on."""
+
+    def __init__(self, config: ExperimentConfig):
+        data = config.data
+        step = make_train_step(make_run_optimizer(config), jax.random.key(0))
+        shape = (data.batch_size, data.segment_length)
+        tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, np.int32)
+        starts = np.zeros(data.batch_size, np.bool_)
+        batch = Batch(tokens, tokens, np.ones(shape, np.bool_), starts)
+        self._batch = jax.device_put(batch)
+        self._state: TrainState = make_train_state(config)
+        self._compiled, self.build = compile_timed(step, self._state, self._batch)
+
+    def run(self) -> float:
+        """Takes one step; returns its seconds."""
+        return timed(self._step)
+
+    def _step(self) -> tuple[TrainState, StepMetrics]:
+        self._state, metrics = self._compiled(self._state, self._batch)
+        return self._state, metrics
+
+
+def compile_timed(function, *arguments) -> tuple[Callable, Build]:
+    """Compiles a jitted function for `arguments`, measuring what that takes."""
+    begin = time.perf_counter()
+    lowered = function.lower(*arguments)
+    middle = time.perf_counter()
+    compiled = lowered.compile()
+    end = time.perf_counter()
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    temporary = memory.temp_size_in_bytes if memory is not None else 0
+    return compiled, Build(middle - begin, end - middle, temporary, cost.get("flops", 0.0))
+
+
+def time_in_turn(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each run in each round, one after the other within a round; one warm-up round."""
+    for run in runs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            seconds[name].append(run())
+    return seconds
+
+
+def ratio(seconds: list[float], reference: list[float]) -> float:
+    """The median over rounds of one run's time relative to another's in the same round."""
+    return statistics.median(a / b for a, b in zip(seconds, reference, strict=True))
+
+
+def matmul_rate(size: int = 2048, rounds: int = 5, dtype: str = "float32") -> float:
+    """Floating-point operations a second of a large matrix product in this process, the median."""
+    x = jnp.ones((size, size), dtype)
+    multiply = jax.jit(lambda a: a @ a)
+    jax.block_until_ready(multiply(x))
+    return statistics.median(2 * size**3 / timed(lambda: multiply(x)) for _ in range(rounds))

@@ -1,0 +1,5 @@
+"""The model, bottom up: each file uses only those before it.
+
+state, checks, positions, attention, gates, sliding_window, cell, recurrent, layer_stack, feedback,
+stack, language_model, generation; and parameters, which names what a module learns.
+"""

@@ -1,0 +1,111 @@
+"""The language model: embedding, stack of layers, final norm and tied output."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from block_recurrent.config import ModelConfig
+from block_recurrent.model.arguments import check_rngs
+from block_recurrent.model.attention import RMSNorm, dropout
+from block_recurrent.model.checks import check_config, check_model_input
+from block_recurrent.model.sliding_window import split_key
+from block_recurrent.model.stack import Stack
+from block_recurrent.model.state import ModelState, reset
+
+
+class LanguageModel(nnx.Module):
+    """Block-Recurrent Transformer, or, without recurrent layers, Transformer-XL or Slide.
+
+    The module holds parameters and its configuration and nothing else; it is a pytree, so that
+    `jax.jit`, `jax.grad` and the rest apply to it directly.
+
+    Args:
+      config: sizes and kinds of the layers.
+      rngs: of the initial parameters.
+
+    Example:
+      >>> model = LanguageModel(config, rngs=nnx.Rngs(0))
+      >>> state = model.initial_state(batch_size=2)
+      >>> logits, state = model(tokens, state)
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        check_config(config, ModelConfig)
+        check_rngs(rngs)
+        shape = (config.vocab_size, config.model_size)
+        self.config = config
+        self.embedding = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
+        self.stack = Stack(config, rngs=rngs)
+        self.norm = RMSNorm(config.model_size)
+
+    def initial_state(self, batch_size: int) -> ModelState:
+        """The state at a document's start: empty caches and the learned recurrent states."""
+        return self.stack.initial_state(batch_size)
+
+    def __call__(
+        self,
+        tokens: Array | np.ndarray,
+        state: ModelState,
+        *,
+        start_of_document: Array | np.ndarray | None = None,
+        dropout_key: Array | None = None,
+    ) -> tuple[Array, ModelState]:
+        """Reads a segment of every row's document.
+
+        Args:
+          tokens: [B, N] integers in [0, V), N any multiple of W. Splitting a document into calls
+            in any such way gives the same logits.
+          state: from `initial_state`, or from the call before.
+          start_of_document: [B] bool, rows that begin a document with this segment: their state is
+            replaced by the initial one. None for no row.
+          dropout_key: dropout is on when given.
+
+        Returns:
+          Logits [B, N, V] float32, those at position p for the token at p + 1; and the state for
+          the next segment.
+
+        Raises:
+          TypeError: tokens that are no integers.
+          ValueError: shapes that do not fit one another or the configuration.
+        """
+        features, state = self.features(
+            tokens, state, start_of_document=start_of_document, dropout_key=dropout_key
+        )
+        return self.logits(features), state
+
+    def features(
+        self,
+        tokens: Array | np.ndarray,
+        state: ModelState,
+        *,
+        start_of_document: Array | np.ndarray | None = None,
+        dropout_key: Array | None = None,
+    ) -> tuple[Array, ModelState]:
+        """All but the last product: [B, N, E], which `logits` takes whole or in pieces.
+
+        Arguments, second result and errors are those of a call.
+        """
+        check_model_input(self.config, tokens, state, start_of_document)
+        if start_of_document is not None:
+            initial = self.initial_state(tokens.shape[0])
+            state = reset(state, initial, start_of_document, batch_axis=1)
+        stack_key, logits_key = split_key(dropout_key, 2)
+        x, state = self.stack(self.embed(tokens), state, dropout_key=stack_key)
+        return self.normalize(x, logits_key), state
+
+    def embed(self, tokens: Array | np.ndarray) -> Array:
+        """[B, N] integers -> [B, N, E]."""
+        return self.embedding[...][tokens].astype(self.config.dtype)
+
+    def normalize(self, x: Array, dropout_key: Array | None = None) -> Array:
+        """Output of the last layer [B, N, E] -> features [B, N, E]."""
+        config = self.config
+        x = dropout(self.norm(x).astype(config.dtype), config.dropout, dropout_key)
+        return x * config.model_size**-0.5
+
+    def logits(self, features: Array) -> Array:
+        """[B, N, E] -> [B, N, V] float32."""
+        embedding = self.embedding[...].astype(self.config.dtype)
+        return jnp.einsum("bne,ve->bnv", features, embedding, preferred_element_type=jnp.float32)

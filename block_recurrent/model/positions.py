@@ -1,0 +1,114 @@
+"""Relative positions of token self-attention: T5 bias or rotary embedding.
+
+Both answer the same two questions, so that a layer never asks which one it holds: `bias(window)`,
+what is added to a logit at each distance, and `rotate(x, positions)`, what happens to queries and
+keys before their product.
+"""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from block_recurrent.model.arguments import check_array, check_floats, check_rngs, check_size
+
+NUM_BUCKETS = 32
+MAX_DISTANCE = 128
+MAX_WAVELENGTH = 10_000
+
+
+def t5_bucket(distance: np.ndarray) -> np.ndarray:
+    """Bucket of a token `distance` >= 0 positions back (T5, causal; Raffel et al. 2020).
+
+    Distances below 16 have a bucket each, the next 16 buckets grow logarithmically up to 128.
+    """
+    exact = NUM_BUCKETS // 2
+    growth = np.log(np.maximum(distance, exact) / exact) / math.log(MAX_DISTANCE / exact)
+    logarithmic = exact + (growth * (NUM_BUCKETS - exact)).astype(np.int32)
+    return np.where(distance < exact, distance, np.minimum(logarithmic, NUM_BUCKETS - 1))
+
+
+def distances(window: int) -> np.ndarray:
+    """[W] int: the distances a token sees, W to 1, in the order of the keys."""
+    return np.arange(window, 0, -1)
+
+
+class T5Bias(nnx.Module):
+    """A learned bias per head and distance bucket (paper, section 3.1; T5).
+
+    Attributes:
+      table: [H, 32] float32, initially N(0, 1/32).
+    """
+
+    def __init__(self, num_heads: int, *, rngs: nnx.Rngs):
+        check_size("num_heads", num_heads)
+        check_rngs(rngs)
+        initializer = nnx.initializers.normal(NUM_BUCKETS**-0.5)
+        self.table = nnx.Param(initializer(rngs.params(), (num_heads, NUM_BUCKETS), jnp.float32))
+
+    def bias(self, window: int) -> Array:
+        """[H, W] float32: the bias at distances W to 1."""
+        check_size("window", window)
+        one_hot = np.eye(NUM_BUCKETS, dtype=np.float32)[t5_bucket(distances(window))]
+        # A product with constants: the gradient of a gather is a slow scatter.
+        return jnp.einsum("hn,wn->hw", self.table[...], one_hot, precision="highest")
+
+    def rotate(self, x: Array, positions: Array | np.ndarray) -> Array:
+        """`x` unchanged: this scheme lives in the bias alone."""
+        del positions
+        return x
+
+
+class Rotary(nnx.Module):
+    """Rotary position embedding (Su et al. 2021), maximum wavelength 10,000."""
+
+    def __init__(self, num_heads: int):
+        check_size("num_heads", num_heads)
+        self.num_heads = num_heads
+
+    def bias(self, window: int) -> Array:
+        """[H, W] float32 zeros: this scheme lives in the rotation alone."""
+        check_size("window", window)
+        return jnp.zeros((self.num_heads, window), jnp.float32)
+
+    def rotate(self, x: Array, positions: Array | np.ndarray) -> Array:
+        """Turns pairs (j, j + D/2) of `x` [..., T, H, D] by `pi * p / 10000^(2j/D)` radians.
+
+        `positions` [T] are the p; only their differences matter.
+
+        Raises:
+          ValueError: positions of another number, or an odd D.
+        """
+        check_floats("x", x)
+        if x.ndim < 3 or x.shape[-1] % 2:
+            raise ValueError(f"x has shape {x.shape}, but [..., T, H, an even D] is needed")
+        check_array("positions", positions, (x.shape[-3],))
+        half = x.shape[-1] // 2
+        wavelengths = MAX_WAVELENGTH ** (np.arange(half, dtype=np.float32) / half)
+        angles = jnp.pi * jnp.asarray(positions, jnp.float32)[:, None, None] / wavelengths
+        sin, cos = jnp.sin(angles), jnp.cos(angles)
+        first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+        turned = (first * cos - second * sin, second * cos + first * sin)
+        return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def make_positions(kind: str, num_heads: int, *, rngs: nnx.Rngs) -> T5Bias | Rotary:
+    """The scheme called `kind`, "t5" or "rotary"."""
+    return {"t5": lambda: T5Bias(num_heads, rngs=rngs), "rotary": lambda: Rotary(num_heads)}[kind]()
+
+
+def window_bias(bias: Array) -> Array:
+    """Lays `bias` [H, W], distances W to 1, along the diagonals of a tile, [H, W, 2W].
+
+    Row q of the tile is query q of a block, column k a key of the previous and the current block;
+    their distance is `W + q - k`. What lies outside 1..W is masked with minus infinity.
+    """
+    num_heads, window = bias.shape
+    masked = jnp.full((num_heads, window + 1), -jnp.inf, bias.dtype)
+    row = jnp.concatenate([bias, masked], axis=1)
+    # Rows of 2W+1 read as rows of 2W: each starts one earlier than the last. No gather, and so
+    # no scatter in the gradient.
+    rows = jnp.broadcast_to(row[:, None], (num_heads, window, 2 * window + 1))
+    return rows.reshape(num_heads, -1)[:, : 2 * window**2].reshape(num_heads, window, 2 * window)

@@ -1,0 +1,1 @@
+"""Tables, curves and pictures from work directories, beside the figures of the paper."""

@@ -1,0 +1,255 @@
+"""Validation bits per byte against training tokens seen, over seeds, and paired differences."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from block_recurrent.reports.groups import Group, Summary, common_steps, group_runs, summarize
+from block_recurrent.reports.layout import (
+    FAMILIES,
+    MISSING,
+    Page,
+    Table,
+    count_cell,
+    present,
+    short_count,
+)
+from block_recurrent.runs.reading import Point, Run, SelectionError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FIGURE = "bits_per_byte"
+STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
+DESCRIPTION = (
+    "Validation bits per byte at the end of training. Deviation is the sample standard deviation "
+    "over seeds (n - 1). A difference is a row's figure minus that of the reference with the same "
+    "seeds, for finished runs, or runs at the same step; its 95 % interval is the t-interval over "
+    "n pairs of seeds: it is wide for small n, and says nothing of other corpora or sizes. @STEP: "
+    "not finished, the figures are from that step. In the picture a thin line is a seed, a thick "
+    "line the mean of all seeds, a band their range from least to greatest."
+)
+COLUMNS = (
+    "row",
+    "parameters",
+    "steps",
+    "tokens seen",
+    "mean",
+    "deviation",
+    "n",
+    "by seed",
+    "difference",
+    "its deviation",
+    "95 % interval",
+    "n pairs",
+)
+
+
+class Section(NamedTuple):
+    """The rows of one corpus.
+
+    Attributes:
+      groups: of runs, a row each.
+      reference: what differences are taken to, if a row has that name.
+    """
+
+    groups: list[Group]
+    reference: Group | None
+
+    def style(self, group: Group) -> dict[str, Any]:
+        """A family's colour, and line and marker by the row's place in the family."""
+        alike = [other for other in self.groups if other.family == group.family]
+        line, marker = STYLES[alike.index(group) % len(STYLES)]
+        return {"color": FAMILIES[group.family], "linestyle": line, "marker": marker}
+
+    def differences(self, group: Group) -> dict[tuple[int, int], float]:
+        """By seeds; empty for the reference itself."""
+        if self.reference is None or group is self.reference:
+            return {}
+        theirs = {run.seeds: (run, point) for run, point in self.reference.final()}
+        return {
+            run.seeds: _figure(point) - _figure(theirs[run.seeds][1])
+            for run, point in group.final()
+            if run.seeds in theirs and _comparable((run, point), theirs[run.seeds])
+        }
+
+
+def _figure(point: Point) -> float:
+    return getattr(point.evaluation, FIGURE)
+
+
+def _comparable(one: tuple[Run, Point], other: tuple[Run, Point]) -> bool:
+    return (one[0].finished and other[0].finished) or one[1].step == other[1].step
+
+
+def arrange(groups: Sequence[Group], against: str) -> dict[str, Section]:
+    """The rows of every corpus, and the one whose name is or begins with `against`.
+
+    Raises:
+      SelectionError: several rows of a corpus begin so, or there is none at all.
+    """
+    corpora: dict[str, list[Group]] = {}
+    for group in groups:
+        corpora.setdefault(group.config.data.corpus_name, []).append(group)
+    sections = {
+        name: Section(found, _reference(name, found, against)) for name, found in corpora.items()
+    }
+    if not any(section.reference for section in sections.values()):
+        names = ", ".join(dict.fromkeys(group.name for group in groups))
+        raise SelectionError(f"--against={against}: no row has this name; there are {names}")
+    return sections
+
+
+def _reference(name: str, groups: Sequence[Group], against: str) -> Group | None:
+    exact = [group for group in groups if group.name == against]
+    found = exact or [group for group in groups if group.name.startswith(against)]
+    if len(found) > 1:
+        names = "; ".join(group.name for group in found)
+        raise SelectionError(
+            f"--against={against}: on {name} these rows are meant: {names}; write more of the name "
+            "of one, or give fewer work directories"
+        )
+    return found[0] if found else None
+
+
+def make_page(sections: dict[str, Section]) -> Page:
+    """A table a corpus."""
+    tables = {_title(name, section): _table(section) for name, section in sections.items()}
+    data = {
+        "figure": FIGURE,
+        "corpora": {name: _section_data(section) for name, section in sections.items()},
+        "description": DESCRIPTION,
+    }
+    return Page(tables, DESCRIPTION, data)
+
+
+def _title(name: str, section: Section) -> str:
+    return f"{name}: differences to {section.reference.name}" if section.reference else name
+
+
+def _table(section: Section) -> Table:
+    rows = [[*_row(group), *_difference_cells(section, group)] for group in section.groups]
+    return Table(COLUMNS, rows, ("row", "by seed"))
+
+
+def _row(group: Group) -> list[str]:
+    summary, final = group.summary(FIGURE), group.final()
+    mark = "" if group.finished or not final else f" @{final[0][1].step:,}"
+    seeds = ", ".join(f"{_seeds(run.seeds)}: {_figure(point):.4f}" for run, point in final)
+    sizes = [f"{group.parameters:,}", group.progress(), count_cell(group.tokens_seen())]
+    mean = [_signed(summary.mean).lstrip("+") + mark, _signed(summary.deviation).lstrip("+")]
+    return [group.name, *sizes, *mean, str(summary.n), seeds or MISSING]
+
+
+def _seeds(seeds: tuple[int, int]) -> str:
+    """Of parameters and of data, once if they are equal."""
+    return "/".join(map(str, dict.fromkeys(seeds)))
+
+
+def _difference_cells(section: Section, group: Group) -> list[str]:
+    if group is section.reference:
+        return ["reference", "", "", ""]
+    summary = summarize(list(section.differences(group).values()))
+    bounds = _bounds(summary)
+    interval = f"[{bounds[0]:+.4f}, {bounds[1]:+.4f}]" if bounds else MISSING
+    deviation = _signed(summary.deviation).lstrip("+")
+    return [_signed(summary.mean), deviation, interval, str(summary.n)]
+
+
+def _signed(value: float | None) -> str:
+    return MISSING if value is None else f"{value:+.4f}"
+
+
+def _bounds(summary: Summary) -> tuple[float, float] | None:
+    if summary.mean is None or summary.interval is None:
+        return None
+    return summary.mean - summary.interval, summary.mean + summary.interval
+
+
+def _section_data(section: Section) -> dict[str, Any]:
+    return {
+        "reference": section.reference.name if section.reference else None,
+        "rows": [
+            {**group.data(), "difference": _difference_data(section, group)}
+            for group in section.groups
+        ],
+    }
+
+
+def _difference_data(section: Section, group: Group) -> dict[str, Any]:
+    differences = section.differences(group)
+    summary = summarize(list(differences.values()))
+    pairs = [
+        {"training_seed": training, "data_seed": data, "difference": difference}
+        for (training, data), difference in differences.items()
+    ]
+    return {**summary._asdict(), "bounds": _bounds(summary), "pairs": pairs}
+
+
+def draw(sections: dict[str, Section], figure: "Figure") -> None:
+    """A column a corpus: the curves, and below them the paired differences."""
+    figure.set_size_inches(1 + 5.5 * len(sections), 7.5)
+    panels = figure.subplots(2, len(sections), squeeze=False, sharex="col", height_ratios=(2, 1))
+    for above, below, (name, section) in zip(*panels, sections.items(), strict=True):
+        for group in section.groups:
+            _draw_curves(above, section, group)
+            _draw_differences(below, section, group)
+        above.set_title(name)
+        above.set_ylabel("validation bits per byte")
+        above.legend(frameon=False)
+        below.axhline(0.0, color="black", linewidth=0.8)
+        if section.reference:
+            below.set_ylabel(f"minus {section.reference.name}, same seed")
+        below.set_xlabel("training tokens seen")
+        below.xaxis.set_major_formatter(lambda value, _: short_count(value) if value else "0")
+        for panel in (above, below):
+            panel.grid(alpha=0.3)
+
+
+def _draw_curves(panel: "Axes", section: Section, group: Group) -> None:
+    style, color = section.style(group), FAMILIES[group.family]
+    for run in group.runs:
+        tokens = [point.tokens_seen for point in run.points]
+        panel.plot(tokens, list(map(_figure, run.points)), color=color, linewidth=0.6, alpha=0.6)
+    evaluated = [run for run in group.runs if run.points]
+    if steps := common_steps(evaluated):
+        tokens, bits = _at(steps, evaluated)
+        label = f"{group.name}, {short_count(group.parameters)}, n = {len(evaluated)}"
+        panel.plot(tokens, bits.mean(0), **style, markersize=4, label=label)
+        panel.fill_between(tokens, bits.min(0), bits.max(0), color=color, alpha=0.2, linewidth=0)
+
+
+def _draw_differences(panel: "Axes", section: Section, group: Group) -> None:
+    """At steps at which all pairs were evaluated."""
+    if section.reference is None or group is section.reference:
+        return
+    theirs = {run.seeds: run for run in section.reference.runs if run.points}
+    own = [run for run in group.runs if run.points and run.seeds in theirs]
+    paired = [theirs[run.seeds] for run in own]
+    if steps := common_steps([*own, *paired]):
+        style = section.style(group)
+        tokens, bits = _at(steps, own)
+        differences = bits - _at(steps, paired)[1]
+        panel.plot(tokens, differences.T, color=style["color"], linewidth=0.6, alpha=0.6)
+        panel.plot(tokens, differences.mean(0), **style, markersize=4)
+
+
+def _at(steps: Sequence[int], found: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens seen, the mean over runs, and figures by run and step: [steps], [runs, steps]."""
+    points = [[point for point in run.points if point.step in steps] for run in found]
+    tokens = np.array([[point.tokens_seen for point in line] for line in points])
+    return tokens.mean(0), np.array([list(map(_figure, line)) for line in points])
+
+
+def report(found: Sequence[Run], against: str, folder: Path) -> None:
+    """Prints the tables and writes them, with the picture, into `folder`.
+
+    Raises:
+      SelectionError: as `group_runs` and `arrange` do.
+    """
+    sections = arrange(group_runs(found), against)
+    present(make_page(sections), partial(draw, sections), folder, "curves")

@@ -1,0 +1,98 @@
+"""What tables call a run: the paper's names of rows and columns, from its configuration."""
+
+import functools
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from block_recurrent.config import ExperimentConfig, ModelConfig
+from block_recurrent.training.rows import Row, table_rows
+
+# The paper's columns by the corpus's name, without regard to case, and the tokenizer.
+COLUMNS = {
+    ("pg19", "bytes"): "PG19 bytes",
+    ("pg19", "sentencepiece"): "PG19 tokens",
+    ("arxiv", "sentencepiece"): "arXiv",
+    ("github", "sentencepiece"): "GitHub",
+}
+
+# Where files lie sets no run apart.
+PATHS = ("path", "cache_path", "vocab_path")
+SIZES = ("num_layers", "model_size", "num_heads", "head_size", "mlp_size")
+
+
+def row_name(config: ExperimentConfig) -> str:
+    """As in the paper's Table 1, with the sizes of this configuration."""
+    model = config.model
+    if model.recurrent_layers:
+        return f"{'Feedback' if model.feedback else 'Rec'}:{model.gate}:{model.wiring}"
+    if config.data.segment_length == model.window:
+        return f"XL:{model.window}"
+    return f"Slide:{model.num_layers}L"
+
+
+def paper_row(config: ExperimentConfig) -> Row | None:
+    """The row of the paper's Table 1 that has this architecture at this size, if there is one."""
+    return next((row for row in paper_rows() if _shape(row.config) == _shape(config)), None)
+
+
+@functools.cache
+def paper_rows() -> tuple[Row, ...]:
+    """All rows at the paper's size."""
+    # The defaults of the configurations are the paper's sizes.
+    model = ModelConfig(vocab_size=256, recurrent_layers=(-3,))
+    return tuple(table_rows(ExperimentConfig(model=model)))
+
+
+def _shape(config: ExperimentConfig) -> Hashable:
+    """What makes a row: everything but vocabulary, precision, dropout, batch and optimizer."""
+    model = config.model
+    sizes = tuple(getattr(model, name) for name in SIZES)
+    reach = (model.window, config.data.segment_length, model.positions)
+    if not model.recurrent_layers:
+        return sizes, reach
+    update = (model.num_states, model.gate, model.wiring, model.feedback)
+    return sizes, reach, model.recurrent_indices, update, config.training.clear_states
+
+
+def column(config: ExperimentConfig) -> str:
+    """The paper's column, or corpus and tokenizer where the paper has none for them."""
+    name, tokenizer = config.data.corpus_name, config.data.tokenizer
+    return COLUMNS.get((name.casefold(), tokenizer), f"{name}, {tokenizer}")
+
+
+def distinct_names(configs: Sequence[ExperimentConfig]) -> list[str]:
+    """Row names; those of one column that would be equal tell what sets them apart.
+
+    These are the values that are not those of most of them. Sizes are left to the number of
+    parameters.
+    """
+    names = []
+    for config in configs:
+        place = row_name(config), column(config)
+        alike = [_fields(c) for c in configs if (row_name(c), column(c)) == place]
+        own = [
+            f"{name.partition('.')[2]} = {value!r}"
+            for name, value in _fields(config).items()
+            if value != _usual([other[name] for other in alike])
+        ]
+        names.append(f"{place[0]} ({', '.join(own)})" if own else place[0])
+    return names
+
+
+_NONE_IS_USUAL = object()
+
+
+def _usual(values: Sequence[Hashable]) -> Hashable:
+    """The commonest value, unless another is as common."""
+    (value, count), *others = Counter(values).most_common(2)
+    return value if not others or others[0][1] < count else _NONE_IS_USUAL
+
+
+def _fields(config: ExperimentConfig) -> dict[str, Any]:
+    return {
+        f"{section}.{name}": value[:8] if name == "vocab_sha256" and value else value
+        for section, part in vars(config).items()
+        for name, value in vars(part).items()
+        if name not in (*SIZES, *PATHS)
+    }

@@ -1,0 +1,323 @@
+"""Checkpoints: parameters, optimizer, carried state, data position, as they were or not at all.
+
+A checkpoint is a folder named after its step, see `checkpoint_folder`. It is written under another
+name, in the background, and renamed when it is whole and on disk. Restoring checks every file and
+every array; what is damaged is left aside, and the newest whole checkpoint is taken.
+"""
+
+import contextlib
+import math
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from block_recurrent.model.language_model import LanguageModel
+from block_recurrent.runs.checkpoint_folder import (
+    PARAMETERS,
+    Reading,
+    parts_of,
+    read_checked,
+    remove,
+    write_folder,
+)
+from block_recurrent.runs.digests import CheckpointError, Damaged, reason, seal, unseal
+from block_recurrent.system.files import PARTIAL, flush_to_disk, write_whole
+from block_recurrent.training.step import TrainState
+
+T = TypeVar("T")
+SAVING, REMOVING, DAMAGED, BEST = ".saving-", ".removing-", "damaged-", "best.json"
+
+
+class SaveFailed(OSError):
+    """A checkpoint could not be written; those before it are as they were."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `directory`/<step>.
+
+    Args:
+      directory: created when the first checkpoint is saved, in a directory that exists.
+      keep: how many of the newest checkpoints stay; the best one stays besides.
+      warn: takes a sentence about a checkpoint that is damaged or gone, or could not be written.
+
+    Attributes:
+      failures: of the saves since the last that succeeded.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep: int = 3,
+        warn: Callable[[str], None] = lambda sentence: None,
+    ):
+        self.directory = Path(directory).absolute()
+        self._keep = keep
+        self._warn = warn
+        self._worker = ThreadPoolExecutor(1, "checkpoints")
+        self._saving: Future[None] | None = None
+        self._newest: int | None = None
+        self.failures: list[SaveFailed] = []
+        self._damaged: list[int] = []
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints that were finished, oldest first."""
+        if not self.directory.is_dir():
+            return []
+        folders = [path.name for path in self.directory.iterdir() if path.is_dir()]
+        return sorted(int(name) for name in folders if re.fullmatch("0|[1-9][0-9]*", name))
+
+    def latest_step(self) -> int | None:
+        """The newest checkpoint's step, or None."""
+        return max(self.steps(), default=None)
+
+    def best_step(self) -> int | None:
+        """The step of the checkpoint with the lowest validation loss, or None."""
+        with contextlib.suppress(OSError, Damaged):
+            return self._best()[0]
+        return None
+
+    def _best(self) -> tuple[int | None, float]:
+        """The best checkpoint's step and loss, None and infinity if there is none.
+
+        Raises:
+          OSError: it cannot be known at present.
+          Damaged: it is no longer known.
+        """
+        path = self.directory / BEST
+        try:
+            step, loss = unseal(path.read_bytes())
+        except FileNotFoundError:
+            return None, math.inf
+        except (ValueError, TypeError) as error:
+            raise Damaged(f"{path} is damaged ({reason(error)})") from error
+        return (step, loss) if step in self.steps() else (None, math.inf)
+
+    def _lowest_loss(self) -> float:
+        with contextlib.suppress(Damaged):
+            return self._best()[1]
+        return math.inf
+
+    def save(
+        self, state: TrainState, progress: Mapping[str, Any], *, loss: float | None = None
+    ) -> None:
+        """Writes a checkpoint in the background; `wait` returns when it is on disk.
+
+        Args:
+          state: copied before this returns.
+          progress: JSON values.
+          loss: validation loss at this step; the checkpoint with the lowest is kept.
+
+        Raises:
+          SaveFailed: the save before this one failed. Nothing is written by this call.
+        """
+        self.wait()
+        step = int(state.step)
+        self._set_damaged_aside()
+        self._look_for_newest()
+        if step in self.steps():
+            self._submit(self._finish, step, loss)
+            return
+        copies = jax.tree.map(lambda array: np.array(array, copy=True), parts_of(state))
+        self._submit(self._write, step, copies, dict(progress), loss)
+
+    def _submit(self, save: Callable[..., None], *arguments: Any) -> None:
+        def attempt() -> None:
+            try:
+                save(*arguments)
+            except SaveFailed as error:
+                self.failures.append(error)
+                raise
+            self.failures = []
+
+        self._saving = self._worker.submit(attempt)
+
+    def _look_for_newest(self) -> None:
+        if self._newest is not None and self._newest not in self.steps():
+            self._warn(f"checkpoint {self._newest:,} is no longer in {self.directory}")
+            self._newest = None
+
+    def wait(self) -> None:
+        """Waits for the save in progress, if there is one.
+
+        Raises:
+          SaveFailed: it failed.
+        """
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def settle(self) -> None:
+        """Waits for the save in progress; that it has failed is a warning here."""
+        try:
+            self.wait()
+        except SaveFailed as error:
+            self._warn(str(error))
+
+    def close(self) -> None:
+        """Waits for the save in progress and ends the thread; errors as of `wait`."""
+        try:
+            self.wait()
+        finally:
+            self._worker.shutdown()
+
+    def _write(
+        self, step: int, parts: dict[str, Any], progress: dict[str, Any], loss: float | None
+    ) -> None:
+        saving = self.directory / f"{SAVING}{step}"
+        try:
+            self.directory.mkdir(exist_ok=True)
+            self._remove_leftovers()
+            write_folder(saving, str(step), parts, progress)
+            saving.rename(self.directory / str(step))
+        except Exception as error:  # of Orbax and what is below it, of any kind
+            remove(saving)
+            kept = self.latest_step()
+            newest = "there is none yet" if kept is None else f"the newest is that of step {kept:,}"
+            raise SaveFailed(
+                f"the checkpoint of step {step:,} could not be written to {self.directory} "
+                f"({reason(error)}); {newest}"
+            ) from error
+        self._newest = step
+        self._finish(step, loss)
+
+    def _finish(self, step: int, loss: float | None) -> None:
+        """Notes the best checkpoint, and removes all but it and the newest."""
+        try:
+            flush_to_disk(self.directory)
+            try:
+                if loss is not None and loss < self._lowest_loss():
+                    write_whole(self.directory / BEST, seal([step, loss]))
+            finally:
+                self._remove_old()
+        except OSError as error:
+            raise SaveFailed(
+                f"the checkpoint of step {step:,} was written to {self.directory}, but not what "
+                f"follows: {BEST}, and the removal of old checkpoints ({reason(error)})"
+            ) from error
+
+    def _remove_old(self) -> None:
+        try:
+            best, _ = self._best()
+        except Damaged as error:
+            self._warn(f"{error}: no checkpoint is removed before the next evaluation")
+            return
+        for step in self.steps()[: -self._keep]:
+            if step != best:
+                # A folder that is half removed must not look like a checkpoint.
+                old = self.directory / f"{REMOVING}{step}"
+                (self.directory / str(step)).rename(old)
+                remove(old)
+
+    def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The newest whole checkpoint, in the structure of `state`: a state, and `progress`.
+
+        `state` may hold `jax.ShapeDtypeStruct`s in place of arrays. No file is changed; `tidy` sets
+        damaged checkpoints aside.
+
+        Raises:
+          CheckpointError: there is none, or it is of another model.
+        """
+        self._newest, restored = self._newest_whole(lambda reading: reading.state(state))
+        return restored
+
+    def restore_parameters(
+        self, model: LanguageModel, step: int | None = None
+    ) -> tuple[int, LanguageModel]:
+        """A checkpoint's step and `model` with its parameters; changes no file.
+
+        Args:
+          model: of the same configuration; may hold `jax.ShapeDtypeStruct`s in place of arrays.
+          step: of the checkpoint; the newest whole one unless given.
+
+        Raises:
+          CheckpointError: there is none, it is damaged, or it is of another model.
+        """
+        return self.read(lambda reading: reading.model(model), step)
+
+    def read(self, read: Callable[[Reading], T], step: int | None = None) -> tuple[int, T]:
+        """A checkpoint's step, and what `read` makes of it; arguments and errors as above."""
+        if step is None:
+            return self._newest_whole(read)
+        if step not in self.steps():
+            found = ", ".join(map(str, self.steps())) or "none"
+            raise CheckpointError(
+                f"there is no checkpoint {step} in {self.directory}: found {found}"
+            )
+        return step, read_checked(self.directory / str(step), read)
+
+    def tidy(self) -> None:
+        """Renames the damaged checkpoints that `restore` found, and removes what is half-written.
+
+        Only one process at a time may save or tidy in a directory.
+        """
+        self._set_damaged_aside()
+        self._remove_leftovers()
+
+    def _set_damaged_aside(self) -> None:
+        for step in self._damaged:
+            aside = self.directory / f"{DAMAGED}{step}"
+            remove(aside)
+            (self.directory / str(step)).rename(aside)
+        self._damaged = []
+
+    def _remove_leftovers(self) -> None:
+        for leftover in self.leftovers():
+            remove(leftover)
+
+    def leftovers(self) -> list[Path]:
+        """What a killed process left half-written or half-removed."""
+        names = (f"{SAVING}*", f"{REMOVING}*", f"{BEST}{PARTIAL}")
+        return sorted(path for name in names for path in self.directory.glob(name))
+
+    def _newest_whole(self, read: Callable[[Reading], T]) -> tuple[int, T]:
+        """The newest whole checkpoint's step, and what `read` makes of it."""
+        damaged: dict[int, Damaged] = {}
+        while left := [step for step in self.steps() if step not in damaged]:
+            folder = self.directory / str(left[-1])
+            try:
+                result = read_checked(folder, read)
+            except Damaged as error:
+                if folder.is_dir():  # else another process has removed it meanwhile
+                    damaged[left[-1]] = error
+                continue
+            for step, error in damaged.items():
+                self._warn(f"checkpoint {step:,} is damaged, {error}; using {left[-1]:,} instead")
+            self._damaged = list(damaged)
+            return left[-1], result
+        raise CheckpointError(self._why_none(damaged))
+
+    def _why_none(self, damaged: Mapping[int, Damaged]) -> str:
+        if damaged:
+            listed = "".join(f"\n  {step:,}: {error}" for step, error in damaged.items())
+            return (
+                f"all checkpoints in {self.directory} are damaged. Nothing was changed. To start "
+                f"afresh, choose another directory or remove this one:{listed}"
+            )
+        found = sorted(path.name for path in self.directory.glob("*"))
+        others = f", only {', '.join(found[:5])}" if found else ""
+        return f"there is no checkpoint in {self.directory}{others}"
+
+
+def read_parameters(
+    directory: str | os.PathLike[str], step: int | None = None
+) -> dict[str, np.ndarray]:
+    """The parameters in a run's checkpoints, by path, without a model; changes no file.
+
+    Args:
+      directory: that of the checkpoints.
+      step: of the checkpoint; the newest whole one unless given, with a Python warning for every
+        damaged one after it.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    store = Checkpoints(directory, warn=lambda sentence: warnings.warn(sentence, stacklevel=2))
+    return store.read(lambda reading: reading.part(PARAMETERS), step)[1]

@@ -1,0 +1,97 @@
+"""Text from a trained model: a prompt in, characters out as soon as they are whole."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from block_recurrent.config import ExperimentConfig
+from block_recurrent.data import Tokenizer
+from block_recurrent.model.generation import generate
+from block_recurrent.runs.workdir import NEWEST, restore_model
+from block_recurrent.training.build import make_run_tokenizer
+
+# Tokens before a piece of text that may decide how it is written: the space before a word.
+CONTEXT = 8
+
+
+def text_after(tokenizer: Tokenizer, before: np.ndarray, tokens: np.ndarray) -> str:
+    """The text of `tokens`, [n], where they follow the tokens `before`, [m]."""
+    context = before[-CONTEXT:]
+    return tokenizer.decode(np.concatenate([context, tokens]))[len(tokenizer.decode(context)) :]
+
+
+class Stream:
+    """Writes tokens as text as they come, a character as soon as it is whole."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: np.ndarray):
+        self._tokenizer = tokenizer
+        self._written = prompt
+        self._tokens = prompt[:0]
+
+    def __call__(self, tokens: np.ndarray) -> None:
+        """Takes the next token, [1] int32."""
+        self._tokens = np.concatenate([self._tokens, tokens])
+        if not self._text().endswith("\N{REPLACEMENT CHARACTER}"):
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is left, whole or not."""
+        sys.stdout.write(self._text())
+        sys.stdout.flush()
+        self._written = np.concatenate([self._written, self._tokens])[-CONTEXT:]
+        self._tokens = self._tokens[:0]
+
+    def _text(self) -> str:
+        return text_after(self._tokenizer, self._written, self._tokens)
+
+
+def read_prompt(path: str, tokenizer: Tokenizer) -> np.ndarray:
+    """The beginning of a document and the text of a file or, for "-", of standard input: [P]."""
+    text = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    tokens = tokenizer.encode(text.decode("utf-8", errors="replace"))
+    return np.concatenate([[tokenizer.beginning_of_document], tokens]).astype(np.int32)
+
+
+def continue_text(
+    workdir: Path,
+    config: ExperimentConfig,
+    prompt: str,
+    *,
+    samples: int = 1,
+    checkpoint: str | int = NEWEST,
+    **sampling: Any,
+) -> None:
+    """Prints continuations of a text; a single one as it is drawn.
+
+    Args:
+      workdir: of the run.
+      config: of the run.
+      prompt: as `read_prompt` takes it.
+      samples: how many continuations.
+      checkpoint: as `restore_model` takes it.
+      sampling: as `generate` takes it.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it does not fit the configuration.
+      DataError: the vocabulary cannot be used.
+    """
+    _, model = restore_model(workdir, config, checkpoint)
+    tokenizer = make_run_tokenizer(config)
+    tokens = read_prompt(prompt, tokenizer)
+    stream = Stream(tokenizer, tokens)
+    new_tokens = generate(
+        model,
+        model.initial_state(samples),
+        jnp.tile(tokens, (samples, 1)),
+        callback=stream if samples == 1 else None,
+        **sampling,
+    )
+    if samples == 1:
+        stream.flush()
+        print()
+        return
+    for number, row in enumerate(np.asarray(new_tokens), 1):
+        print(f"--- {number} ---\n{text_after(tokenizer, tokens, row)}")

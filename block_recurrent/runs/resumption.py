@@ -1,0 +1,80 @@
+"""Whether a run may begin or go on in a work directory."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from block_recurrent.data import DataError
+from block_recurrent.runs.checkpoints import SAVING, CheckpointError, Checkpoints
+from block_recurrent.runs.metrics import METRICS
+
+FIRST = f"{SAVING}0"  # what a run leaves that was killed before its first checkpoint was whole
+WHAT = {
+    "seed": "seed of the order",
+    "documents": "number of training documents",
+    "corpus": "training documents",
+    "tokenizer": "tokenizer",
+    "batch_size": "number of lanes",
+    "validation": "validation documents",
+}
+
+
+def check_unused(workdir: Path, checkpoints: Checkpoints) -> None:
+    """Sees to it that a run without checkpoints is a new one, and not one that lost them.
+
+    Fast, so that it can be called before anything is read or built.
+
+    Raises:
+      CheckpointError: there are signs of an earlier run; they are named.
+    """
+    if checkpoints.steps():
+        return
+    folder = checkpoints.directory
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    signs = [str(folder / name) for name in sorted(found - {FIRST})]
+    signs += [f"{folder}, a file"] if folder.exists() and not folder.is_dir() else []
+    metrics = workdir / METRICS
+    if FIRST not in found and metrics.exists() and metrics.stat().st_size:
+        signs.append(str(metrics))
+    if signs:
+        more = f" and {len(signs) - 4} more" if len(signs) > 4 else ""
+        raise CheckpointError(
+            f"{workdir} has no checkpoint to continue from, but it is not new: there is "
+            f"{', '.join(signs[:4])}{more}. Nothing was changed. To start afresh, choose another "
+            "work directory or remove this one."
+        )
+
+
+def check_same_data(workdir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Sees to it that a run goes on with the data it began with.
+
+    Args:
+      workdir: of the run.
+      before: the progress in its checkpoint.
+      now: the progress of a run that begins.
+
+    Raises:
+      DataError: something is different; all of it is named.
+    """
+    old, new = _identity(before), _identity(now)
+    differences = [
+        f"{what}: {_shown(old[name])}, now {_shown(new[name])}"
+        for name, what in WHAT.items()
+        if old[name] != new[name]
+    ]
+    if differences:
+        listed = "\n  ".join(differences)
+        raise DataError(
+            f"the run in {workdir} began with other data. Nothing was changed. Give it what it "
+            f"began with, or choose another work directory:\n  {listed}"
+        )
+
+
+def _identity(progress: Mapping[str, Any]) -> dict[str, Any]:
+    lanes = progress["lanes"]
+    return lanes | {"batch_size": len(lanes["lanes"]), "validation": progress["validation"]}
+
+
+def _shown(value: Any) -> str:
+    """A value, of a fingerprint its beginning."""
+    return repr(value) if not isinstance(value, str) or len(value) < 64 else value[:16]

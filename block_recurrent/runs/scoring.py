@@ -1,0 +1,77 @@
+"""Scores a run's model on the documents of a split, and keeps the run's own figures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from block_recurrent.config import ExperimentConfig
+from block_recurrent.runs.workdir import NEWEST, other_settings, restore_model
+from block_recurrent.system.files import write_whole
+from block_recurrent.system.progress import ProgressLine
+from block_recurrent.training.build import evaluate_run, load_split
+
+
+def evaluation_file(workdir: Path, split: str) -> Path:
+    """Where a work directory keeps the figures of a split."""
+    return workdir / f"evaluation_{split}.json"
+
+
+def score(
+    workdir: Path,
+    config: ExperimentConfig,
+    split: str,
+    *,
+    checkpoint: str | int = NEWEST,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """Prints which documents were read and the figures, and writes them.
+
+    Figures that are not the run's, because a setting that they depend on or the checkpoint is
+    another, are written only where `output` says.
+
+    Args:
+      workdir: of the run.
+      config: of the run, or with other settings.
+      split: "train", "validation" or "test".
+      checkpoint: as `restore_model` takes it.
+      output: the file to write; one in the work directory unless given.
+
+    Returns:
+      What was written, or would have been.
+
+    Raises:
+      ConfigError: the work directory holds no run.
+      CheckpointError: there is no such checkpoint, or it does not fit the configuration.
+      DataError: the documents cannot be read.
+    """
+    others = other_settings(workdir, config)
+    if checkpoint != NEWEST:
+        others.append(f"checkpoint: {checkpoint}")
+    line = ProgressLine()
+    step, model = restore_model(workdir, config, checkpoint)
+    corpus = load_split(config, split, line)
+    print(corpus.summary(), flush=True)
+    figures = evaluate_run(config, model, corpus, line).figures()
+    line.end()
+    for name, value in figures.items():
+        print(f"{name:>16} {value:,.6g}" if isinstance(value, float) else f"{name:>16} {value:,}")
+    result = {
+        "step": step,
+        "split": split,
+        "corpus": config.data.corpus_name,
+        "origin": corpus.origin,
+        "documents": len(corpus),
+        **figures,
+    }
+    if output or not others:
+        _write(output or evaluation_file(workdir, split), result)
+    else:
+        listed = "; ".join(others)
+        print(f"not written, for it differs from the run in: {listed}; --output=FILE writes it")
+    return result
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(result, indent=2) + "\n")
+    print(f"written to {path}")

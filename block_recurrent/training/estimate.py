@@ -1,0 +1,205 @@
+"""What a run would be: its configuration, parameters and memory, without data or computation."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from block_recurrent import LanguageModel, gin_files
+from block_recurrent.config import ExperimentConfig, ModelConfig
+from block_recurrent.data import Batch
+from block_recurrent.model.groups import Span
+from block_recurrent.model.parameters import count_parameters, named_parameters
+from block_recurrent.model.stack import Stack
+from block_recurrent.training import TrainState
+from block_recurrent.training.build import make_train_state
+from block_recurrent.training.loss import logits_by_window
+from block_recurrent.training.step import segment_loss
+
+Shape: Any = jax.ShapeDtypeStruct
+
+
+class Memory(NamedTuple):
+    """Bytes of a training step on one device.
+
+    Activations, logits and what is computed again are what JAX keeps for the backward pass; not all
+    of it is alive at once, and XLA may do with less. Its own temporaries come on top.
+
+    Attributes:
+      parameters: of the model.
+      optimizer_state: beside the parameters.
+      gradients: of the parameters.
+      carried_state: keys, values and recurrent states of every lane.
+      activations: kept from the forward pass, without those of the size of the logits.
+      logits: kept arrays of the size of the logits; those of one window and their gradient, where
+        logits are computed a window at a time.
+      computed_again: activations of one layer, where `model.remat` has them computed again.
+    """
+
+    parameters: int
+    optimizer_state: int
+    gradients: int
+    carried_state: int
+    activations: int
+    logits: int
+    computed_again: int
+
+
+def abstract_train_state(config: ExperimentConfig) -> TrainState:
+    """Shapes and dtypes of the state before the first step."""
+    return jax.eval_shape(partial(make_train_state, config))
+
+
+def count_components(model: LanguageModel) -> dict[str, int]:
+    """Parameters by component, bottom up; layers are counted from 1."""
+    named = named_parameters(model)
+    counts = {"embedding": named["embedding"].size}
+    feedback = 0
+    for index, span in enumerate(model.stack.spans):
+        prefix = f"stack.groups.{index}."
+        sizes = {
+            name.removeprefix(prefix): array.size
+            for name, array in named.items()
+            if name.startswith(prefix)
+        }
+        if span.recurrent:
+            tokens = sum(sizes[name] for name in sizes if name.startswith("cell.tokens."))
+            counts[f"{_layers(span)}, recurrent: tokens"] = tokens
+            counts[f"{_layers(span)}, recurrent: states"] = sum(sizes.values()) - tokens
+        else:
+            extra = _attention_to_states(sizes) if model.config.feedback else 0
+            counts[_layers(span)] = sum(sizes.values()) - extra
+            feedback += extra
+    return counts | {"feedback": feedback, "final norm": named["norm.scale"].size}
+
+
+def _layers(span: Span) -> str:
+    first, last = span.start + 1, span.stop
+    return f"layer {first}" if first == last else f"layers {first}-{last}"
+
+
+def _attention_to_states(sizes: Mapping[str, int]) -> int:
+    """What feedback adds to plain layers: queries, their scale, half of the output projection."""
+    queries = sum(size for name, size in sizes.items() if name.startswith("state_"))
+    return queries + sizes["output.kernel"] // 2
+
+
+def estimate_memory(config: ExperimentConfig, state: TrainState) -> Memory:
+    """The memory of a step from `state`, as of `abstract_train_state`."""
+    data, model = config.data, config.model
+    kept = kept_for_backward(config, state)
+    size = data.batch_size * data.segment_length * model.vocab_size
+    logits = [x for x in kept if x.size == size and x.shape[-1] == model.vocab_size]
+    if logits_by_window(model):
+        window = Shape((data.batch_size, model.window, model.vocab_size), jnp.float32)
+        logits = [window, window]
+    again = (
+        []
+        if model.remat == "none"
+        else kept_in_a_layer(model, data.batch_size, data.segment_length)
+    )
+    return Memory(
+        parameters=count_bytes(state.model),
+        optimizer_state=count_bytes(state.optimizer),
+        gradients=count_bytes(state.model),
+        carried_state=count_bytes(state.carried),
+        activations=count_bytes([x for x in kept if x not in logits]),
+        logits=count_bytes(logits),
+        computed_again=count_bytes(again),
+    )
+
+
+def count_bytes(tree: Any) -> int:
+    """Bytes of the arrays of a tree; those of random keys are too few to count."""
+    return sum(
+        leaf.size * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    )
+
+
+def kept_for_backward(config: ExperimentConfig, state: TrainState) -> list[Any]:
+    """Shapes of what the forward pass of a step keeps for the backward pass."""
+    shape = (config.data.batch_size, config.data.segment_length)
+    tokens, mask = Shape(shape, jnp.int32), Shape(shape, jnp.bool_)
+    batch = Batch(tokens, tokens, mask, Shape(shape[:1], jnp.bool_))
+    clear = config.training.clear_states
+
+    def loss(model, carried, batch, key):
+        return segment_loss(model, carried, batch, dropout_key=key, clear_states=clear)[0]
+
+    return _residuals(loss, state.model, state.carried, batch, _dropout_key(config.model))
+
+
+def kept_in_a_layer(config: ModelConfig, batch_size: int, length: int) -> list[Any]:
+    """The same for one layer, recurrent if the model has one, when nothing is computed again."""
+    recurrent = (0,) if config.recurrent_layers else ()
+    config = dataclasses.replace(
+        config, num_layers=1, recurrent_layers=recurrent, feedback=False, remat="none"
+    )
+
+    def build():
+        stack = Stack(config, rngs=nnx.Rngs(0))
+        return stack, stack.initial_state(batch_size)
+
+    stack, state = jax.eval_shape(build)
+    x = Shape((batch_size, length, config.model_size), jnp.dtype(config.dtype))
+
+    def run(stack_and_x, state, key):
+        stack, x = stack_and_x
+        return stack(x, state, dropout_key=key)[0]
+
+    return _residuals(run, (stack, x), state, _dropout_key(config))
+
+
+def _dropout_key(config: ModelConfig) -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0)) if config.dropout > 0 else None
+
+
+def _residuals(function: Callable, first: Any, *rest: Any) -> list[Any]:
+    """Shapes that the gradient of `function` for its first argument keeps, arguments left out."""
+
+    def keep(first, *rest):
+        _, backward = jax.vjp(lambda first: function(first, *rest), first)
+        given = {id(leaf) for leaf in jax.tree.leaves((first, rest))}
+        kept = {id(leaf): leaf for leaf in jax.tree.leaves(backward)}
+        return [leaf for name, leaf in kept.items() if name not in given]
+
+    return jax.eval_shape(keep, first, *rest)
+
+
+def describe(config: ExperimentConfig) -> str:
+    """Configuration, parameters, memory and tokens of a run, as text for a screen."""
+    state = abstract_train_state(config)
+    counts = count_components(state.model)
+    sizes = {name: f"{count:,}" for name, count in counts.items() if count}
+    for name, embedding in (("total", True), ("total without embedding", False)):
+        sizes[name] = f"{count_parameters(state.model, embedding=embedding):,}"
+    memory = estimate_memory(config, state)
+    gigabytes = {
+        name.replace("_", " "): f"{size / 1e9:,.3f}" for name, size in memory._asdict().items()
+    }
+    gigabytes["total"] = f"{sum(memory) / 1e9:,.3f}"
+    step = config.data.batch_size * config.data.segment_length
+    tokens = {
+        "a step": f"{step:,}",
+        "the whole run": f"{step * config.training.num_steps:,}",
+    }
+    tables = {
+        "parameters": sizes,
+        "memory on one device, estimated, in GB": gigabytes,
+        "tokens": tokens,
+    }
+    return "\n".join(
+        [gin_files.to_gin(config), *(_table(title, rows) for title, rows in tables.items())]
+    )
+
+
+def _table(title: str, rows: Mapping[str, str]) -> str:
+    names, values = (max(map(len, column)) for column in (rows, rows.values()))
+    lines = (f"  {name:{names}}  {value:>{values}}\n" for name, value in rows.items())
+    return f"{title}\n{''.join(lines)}"

@@ -1,0 +1,117 @@
+"""Laws of the recurrent layer: a scan of the cell, with only the state update inside."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import block_recurrent as br
+from tests.helpers import MODELS, assert_close, layer_config, random_like, random_model, randomize
+
+LENGTH, WINDOW = 12, 4
+
+
+def make(**changes):
+    config = layer_config(**changes)
+    layer = randomize(lambda rngs: br.BlockRecurrentLayer(config, rngs=rngs))
+    x, state = random_like((jnp.zeros((2, LENGTH, 12)), layer.initial_state(2)))
+    return layer, x, state
+
+
+def loop(layer, x, state):
+    """The layer as a Python loop over its cell."""
+    outputs = []
+    for block in jnp.split(x, LENGTH // WINDOW, axis=1):
+        y, state = layer.cell(block, state)
+        outputs.append(y)
+    return jnp.concatenate(outputs, axis=1), state
+
+
+def test_scan_over_blocks_is_a_python_loop_over_the_cell():
+    layer, x, state = make(gate="lstm")
+    weights = random_like((x, state), seed=1)
+
+    def run(read):
+        def weigh(layer, x, state):
+            outputs = read(layer, x, state)
+            products = jax.tree.map(lambda a, b: jnp.sum(a * b), outputs, weights)
+            return sum(jax.tree.leaves(products)), outputs
+
+        return jax.jit(jax.grad(weigh, (0, 1, 2), has_aux=True))(layer, x, state)
+
+    gradients, outputs = run(lambda layer, x, state: layer(x, state))
+    loop_gradients, loop_outputs = run(loop)
+    assert_close(outputs, loop_outputs)
+    assert_close(gradients, loop_gradients)
+
+
+def test_gradient_flows_through_the_state_over_blocks():
+    """The last block's output reaches the first block's tokens by way of the state alone."""
+    layer, x, state = make()
+
+    def last(x, recurrent):
+        return jnp.sum(layer(x, state._replace(recurrent=recurrent))[0][:, 2 * WINDOW :])
+
+    by_x, by_state = jax.jit(jax.grad(last, (0, 1)))(x, state.recurrent)
+    assert np.all(np.any(by_x != 0, axis=-1)) and np.all(np.any(by_state != 0, axis=-1))
+
+
+def equations(jaxpr):
+    """All equations of a jaxpr and of those inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns")):
+            yield from equations(inner) if hasattr(inner, "eqns") else ()
+
+
+def products_in_loops(function, *arguments):
+    """How many matrix products the bodies of the outermost loops over blocks hold."""
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    loops = [equation for equation in jaxpr.eqns if equation.primitive.name == "scan"]
+    count = []
+    for equation in loops:
+        body = equations(equation.params["jaxpr"].jaxpr)
+        count.append(sum(inner.primitive.name == "dot_general" for inner in body))
+    return count
+
+
+# Projections as one, twice two of attention, and those of the wiring; a gate is one product.
+UPDATE = {"skip": 1 + 4 + 1, "single": 1 + 4 + 2, "dual": 1 + 4 + 3}
+
+
+@pytest.mark.parametrize("gate", ["fixed", "lstm"])
+@pytest.mark.parametrize("wiring", UPDATE)
+def test_the_loop_over_blocks_holds_the_state_update_alone(gate, wiring):
+    layer, x, state = make(gate=gate, wiring=wiring)
+    assert products_in_loops(layer, x, state) == [UPDATE[wiring]]
+
+
+def test_a_feedback_loop_holds_the_layers_below_and_no_more():
+    """Of five layers with states in 1 and 3: what comes before and after stays outside."""
+    model = random_model(MODELS["feedback_lstm_skip"])
+    x, state = jnp.zeros((2, LENGTH, 12)), model.initial_state(2)
+    loops = products_in_loops(model.stack, x, state)
+    second_half = 2 + 1 + 2  # attention to states, output, MLP
+    layer = 1 + 1 + 2 + second_half  # projections, T5 bias, self-attention
+    in_the_loop = [second_half, UPDATE["skip"] + layer, layer, UPDATE["skip"] + 1]
+    assert loops == [sum(in_the_loop), layer]  # the second loop is over the layers above
+
+
+WRONG = {
+    "size of x": ({"x": (2, 12, 8)}, r"x has shape \(2, 12, 8\)"),
+    "segment": ({"x": (2, 7, 12)}, "7 tokens is no multiple of the window 4"),
+    "window of keys": ({"keys": (2, 3, 2, 4)}, "keys of the .*cache"),
+    "batch of values": ({"values": (3, 4, 2, 4)}, "values of the .*cache"),
+    "batch of states": ({"recurrent": (1, 3, 12)}, r"recurrent state .*\(1, 3, 12\)"),
+    "number of states": ({"recurrent": (2, 4, 12)}, "recurrent state"),
+    "size of states": ({"recurrent": (2, 3, 8)}, "recurrent state"),
+}
+
+
+@pytest.mark.parametrize("shapes, words", WRONG.values(), ids=WRONG)
+def test_wrong_shapes_are_refused(shapes, words):
+    cache = (2, 4, 2, 4)
+    shapes = {"x": (2, 12, 12), "keys": cache, "values": cache, "recurrent": (2, 3, 12)} | shapes
+    x, keys, values, recurrent = (jnp.zeros(shape) for shape in shapes.values())
+    with pytest.raises(ValueError, match=words):
+        make()[0](x, br.LayerState(br.KeysValues(keys, values), recurrent))

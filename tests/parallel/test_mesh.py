@@ -1,0 +1,83 @@
+"""Laws of data parallelism: as many devices as there are, and the same figures."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from block_recurrent.parallel.mesh import make_mesh
+
+RUN = """
+import json, pathlib, sys
+import jax
+from block_recurrent.config import *
+from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
+from block_recurrent.training.build import Corpora
+from block_recurrent.runs.loop import Run
+from block_recurrent.system.progress import ProgressLine
+
+sizes = dict(model_size=8, num_heads=2, head_size=4, mlp_size=8, window=4, num_states=4)
+config = ExperimentConfig(
+    model=ModelConfig(**sizes, vocab_size=256, num_layers=2, recurrent_layers=(1,)),
+    data=DataConfig(batch_size=int(sys.argv[2]), segment_length=8),
+    optimizer=OptimizerConfig(warmup_steps=3),
+    training=TrainingConfig(num_steps=int(sys.argv[3]), log_every=1),
+)
+texts = ["0123456789" * 3, "abcdefg", "to be or not to be, that is", "xy", ".,;" * 11]
+documents = tuple(Document(f"d{i}", "", text) for i, text in enumerate(texts))
+tokens = tokenize(Corpus(documents), ByteTokenizer())
+workdir, line = pathlib.Path(sys.argv[1]), ProgressLine(quiet=True)
+run = Run(config, workdir, Corpora(tokens, tokens), line)
+begun = run.step
+model, evaluation = run.finish()
+run.close()
+weights = jax.tree.leaves(model)
+carried = run.state.carried
+print(json.dumps({
+    "begun": begun,
+    "nats": evaluation.nats,
+    "parameters": [float(abs(x).sum()) for x in weights],
+    "devices": len(jax.devices()),
+    "copies": sorted({len(x.sharding.device_set) for x in weights}),
+    "lanes": [x.addressable_shards[0].data.shape[1] for x in jax.tree.leaves(carried)],
+}))
+"""
+
+
+def run(workdir, devices: int, batch_size: int = 8, steps: int = 4) -> dict:
+    """A short training run on so many devices of the CPU."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    arguments = [sys.executable, "-c", RUN, str(workdir), str(batch_size), str(steps)]
+    output = subprocess.run(
+        arguments, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return json.loads(output.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("one"), devices=1)
+
+
+def test_devices_share_the_lanes_and_change_no_figure(one, tmp_path):
+    four = run(tmp_path, devices=4)
+    assert (one["devices"], one["copies"], set(one["lanes"])) == (1, [1], {8})
+    assert (four["devices"], four["copies"], set(four["lanes"])) == (4, [4], {2})
+    assert four["nats"] == pytest.approx(one["nats"], rel=1e-6)
+    assert four["parameters"] == pytest.approx(one["parameters"], rel=1e-5)
+
+
+def test_a_run_goes_on_with_another_number_of_devices(one, tmp_path):
+    assert run(tmp_path, devices=4, steps=2)["begun"] == 0
+    rest = run(tmp_path, devices=2)
+    assert rest["begun"] == 2 and set(rest["lanes"]) == {4}
+    assert rest["nats"] == pytest.approx(one["nats"], rel=1e-6)
+
+
+def test_only_as_many_devices_as_share_evenly():
+    assert make_mesh(1).size == 1
+    assert make_mesh(6).size == max(n for n in (1, 2, 3, 6) if n <= len(jax.devices()))

@@ -1,0 +1,202 @@
+"""Laws of the program that prepares corpora, as it is called from a shell."""
+
+import gzip
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from block_recurrent.data.tfds_reader import TfdsDirectory
+from experiments import prepare_data
+
+PROGRAM = Path(prepare_data.__file__)
+
+
+def texts(path: Path) -> dict[str, str]:
+    directory = TfdsDirectory(path)
+    return {d.id: d.text for split in directory.splits for d in directory.documents(split)}
+
+
+def jsonl(path: Path, count: int = 20) -> Path:
+    lines = (json.dumps({"id": f"d{n}", "text": f"text {n} " * 50}) + "\n" for n in range(count))
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def run(*arguments: object) -> int:
+    return prepare_data.main([str(argument) for argument in arguments])
+
+
+def test_text_becomes_a_corpus_with_a_summary(tmp_path, capsys):
+    data, output = jsonl(tmp_path / "d.jsonl"), tmp_path / "out"
+    assert run("text", data, f"--output={output}", "--validation_percent=30", "--name=mine") == 0
+    said = capsys.readouterr().out
+    assert len(texts(output)) == 20 and TfdsDirectory(output).name == "mine"
+    assert f"written to {output}" in said and f"--gin.data.path={output}" in said
+    counts = [line.split()[1] for line in said.splitlines()[:3]]
+    assert sum(map(int, counts)) == 20
+
+
+def test_the_columns_can_be_named(tmp_path):
+    (tmp_path / "d.jsonl").write_text('{"n": "a", "body": "x"}\n', encoding="utf-8")
+    names = ("--id_column=n", "--text_column=body")
+    assert run("text", tmp_path / "d.jsonl", f"--output={tmp_path / 'out'}", *names) == 0
+    assert texts(tmp_path / "out") == {"a": "x"}
+
+
+def test_papers_become_a_corpus(tmp_path):
+    paper = b"\\documentclass{article}\n\\begin{document}\nProof.\n\\end{document}\n"
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "0704.0001.gz").write_bytes(gzip.compress(paper))
+    with tarfile.open(tmp_path / "raw" / "0704.0002.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("main.tex")
+        member.size = len(paper)
+        archive.addfile(member, io.BytesIO(paper))
+    records = [
+        {"id": "0704.0001", "title": "T", "categories": "math.GT", "update_date": "2007-01-01"},
+        {"id": "0704.0002", "title": "U", "categories": "cs.LG", "update_date": "2007-01-01"},
+    ]
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (tmp_path / "metadata.jsonl").write_text(lines, encoding="utf-8")
+    options = (f"--metadata={tmp_path / 'metadata.jsonl'}", "--categories=math.,physics")
+    assert run("latex", tmp_path / "raw", f"--output={tmp_path / 'out'}", *options) == 0
+    assert list(texts(tmp_path / "out")) == ["0704.0001"]
+    assert TfdsDirectory(tmp_path / "out").name == "arxiv"
+
+
+def test_source_code_becomes_a_corpus(tmp_path):
+    for name, content in {"a/x.py": "x", "a/y.go": "y", "b/z.py": "z" * 100}.items():
+        (tmp_path / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "raw" / name).write_text(content, encoding="utf-8")
+    options = ("--extensions=.py,.c", "--each_child", "--max_file_bytes=50")
+    assert run("git", tmp_path / "raw", f"--output={tmp_path / 'out'}", *options) == 0
+    assert texts(tmp_path / "out") == {"a": "x"}
+
+
+def test_a_part_of_pg19_must_be_called_one(tmp_path, capsys):
+    (tmp_path / "raw" / "train").mkdir(parents=True)
+    (tmp_path / "raw" / "train" / "7.txt").write_text("seven", encoding="utf-8")
+    (tmp_path / "raw" / "metadata.csv").write_text("7,T,1900,u\n", encoding="utf-8")
+    arguments = ("pg19", tmp_path / "raw", f"--output={tmp_path / 'out'}")
+    assert run(*arguments) == 3
+    assert "train has 1 books, not 28,602" in capsys.readouterr().err
+    assert run(*arguments, "--partial") == 0
+    assert texts(tmp_path / "out") == {"7": "seven"}
+    assert "WARNING: no documents for validation and test" in capsys.readouterr().out
+
+
+def test_pg19_is_downloaded_first_if_asked(tmp_path, monkeypatch, capsys):
+    def download(path, *, report, stop):
+        (path / "train").mkdir(parents=True)
+        (path / "train" / "7.txt").write_text("seven", encoding="utf-8")
+        (path / "metadata.csv").write_text("7,T,1900,u\n", encoding="utf-8")
+        report(2, 2)
+        return not stop()
+
+    monkeypatch.setattr(prepare_data, "download", download)
+    arguments = ("pg19", f"--download={tmp_path / 'raw'}", "--partial")
+    assert run(*arguments, f"--output={tmp_path / 'out'}") == 0
+    assert texts(tmp_path / "out") == {"7": "seven"}
+    assert "downloading: 2 of 2 files" in capsys.readouterr().err
+    monkeypatch.setattr(prepare_data, "download", lambda path, report, stop: False)
+    assert run(*arguments, f"--output={tmp_path / 'out2'}") == 130
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "required: KIND"),
+        (("pdf",), "invalid choice: 'pdf'"),
+        (("text", "x"), "required: --output"),
+        (("pg19", "--output=o"), "one of the arguments PATH --download is required"),
+        (("pg19", "x", "--download=y", "--output=o"), "not allowed with argument"),
+        (("text", "x", "--output=o", "--limit=0"), "limit = 0 must be at least 1"),
+        (("text", "x", "--output=o", "--limit=many"), "invalid int value: 'many'"),
+        (("text", "x", "--output=o", "--test_percent=101"), "test_percent = 101 must be"),
+        (("text", "x", "--output=o", "--name=A-B"), "name = 'A-B' must be of small letters"),
+        (
+            ("text", "x", "--output=o", "--over"),
+            "unknown argument '--over' (did you mean '--overwrite'?)",
+        ),
+    ],
+)
+def test_wrong_usage_is_status_2_and_a_sentence(arguments, message, capsys):
+    with pytest.raises(SystemExit) as left:
+        run(*arguments)
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_data_that_cannot_be_used_is_status_3_and_a_sentence(tmp_path, capsys):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"id": "a", "text": "x"}\nno json\n', encoding="utf-8")
+    for path, message in [(bad, "bad.jsonl, line 2: not JSON"), (tmp_path / "none", "not exist")]:
+        assert run("text", path, f"--output={tmp_path / 'out'}") == 3
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert ": error: " in last and message in last
+    assert run("text", bad, f"--output={tmp_path}") == 3
+    assert "exists and is no corpus" in capsys.readouterr().err
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_an_existing_corpus_is_replaced_only_if_asked(tmp_path, capsys):
+    first, second, output = (tmp_path / name for name in ("a.jsonl", "b.jsonl", "out"))
+    assert run("text", jsonl(first), f"--output={output}") == 0
+    assert run("text", jsonl(second, 3), f"--output={output}") == 3
+    assert "--overwrite to replace it" in capsys.readouterr().err
+    assert len(texts(output)) == 20
+    assert run("text", second, f"--output={output}", "--overwrite", "--limit=2") == 0
+    assert len(texts(output)) == 2
+
+
+def test_an_error_that_a_signal_caused_in_a_source_is_a_stop(tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise prepare_data.DataError("git was stopped")
+
+    monkeypatch.setattr(prepare_data, "prepare", stopped)
+    assert run("text", jsonl(tmp_path / "d.jsonl"), f"--output={tmp_path / 'out'}") == 143
+
+
+SLOW = """
+import sys, time
+sys.path[:0] = {path!r}
+from experiments import prepare_data
+from block_recurrent.preparation import text
+
+def slow(*arguments, read=text._read_text):
+    time.sleep(0.02)
+    return read(*arguments)
+
+text._read_text = slow
+sys.exit(prepare_data.main({arguments!r}))
+"""
+
+
+def test_a_signal_stops_at_once_and_the_same_command_goes_on(tmp_path):
+    (tmp_path / "raw").mkdir()
+    for name in range(400):
+        (tmp_path / "raw" / f"{name}.txt").write_text(f"text {name}", encoding="utf-8")
+    output = tmp_path / "out"
+    arguments = ["text", str(tmp_path / "raw"), f"--output={output}"]
+    program = SLOW.format(path=[str(PROGRAM.parent), *sys.path], arguments=arguments)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.glob("out.partial/corpus/*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=10)[1]
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "stopped by SIGINT; the same command goes on from here"
+    assert not output.exists()
+    assert run(*arguments) == 0
+    assert len(texts(output)) == 400

@@ -1,0 +1,386 @@
+"""Laws of the programs: train, evaluate and generate as they are called from a shell."""
+
+import json
+import os
+import pkgutil
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import block_recurrent
+from block_recurrent import gin_files
+from block_recurrent.data import ByteTokenizer
+from block_recurrent.measure import processes
+from block_recurrent.runs import workdir
+from block_recurrent.runs.checkpoints import Checkpoints
+from block_recurrent.runs.metrics import read_metrics
+from experiments import evaluate, generate, train
+
+pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
+
+PROGRAMS = Path(gin_files.__file__).parent
+TEXT = "the quick brown fox jumps over the lazy dog, und dann schläft er wieder ein. "
+STEPS = 300
+TINY = processes.BINDINGS | {
+    "training.num_steps": STEPS,
+    "training.evaluate_every": STEPS // 2,
+    "training.checkpoint_every": STEPS,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A corpus `books`, a configuration `tiny.gin`, and a cache of compiled programs."""
+    folder = tmp_path_factory.mktemp("programs")
+    (folder / "books").mkdir()
+    for split, count in {"train": 5, "validation": 2}.items():
+        records = [{"id": f"{split}{n}", "text": TEXT[n:] * (n + 1)} for n in range(count)]
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / "books" / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+    values = TINY | {"data.path": str(folder / "books")}
+    gin = "".join(f"{name} = {value!r}\n" for name, value in values.items())
+    (folder / "tiny.gin").write_text(gin, encoding="utf-8")
+    return folder
+
+
+def start(folder: Path, program: str, *arguments: str) -> subprocess.Popen:
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    command = [sys.executable, str(PROGRAMS / program), *arguments]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, env=environment, **pipes)
+
+
+def finish(process: subprocess.Popen, text: str = "") -> str:
+    """What the program prints; it must end well."""
+    output, errors = process.communicate(text.encode(), timeout=300)
+    assert process.returncode == 0, errors.decode()
+    return output.decode()
+
+
+def train_arguments(folder: Path, name: str) -> list[str]:
+    return [f"--gin_file={folder / 'tiny.gin'}", f"--workdir={folder / name}"]
+
+
+def figures_of(workdir: Path) -> list[dict]:
+    """The lines of metrics, without what the clock says."""
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return [{name: line[name] for name in line if name != "tokens_per_second"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def trained(folder) -> Path:
+    """The work directory of a run without interruption."""
+    output = finish(start(folder, "train.py", *train_arguments(folder, "trained")))
+    assert "train" in output and "documents" in output and "parameters:" in output
+    return folder / "trained"
+
+
+def test_a_training_that_was_stopped_goes_on_to_the_same_figures(folder, trained):
+    process = start(folder, "train.py", *train_arguments(folder, "stopped"))
+    while process.poll() is None and len(figures_of(folder / "stopped")) < 20:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert b"stopped by SIGINT: step " in errors and b"Traceback" not in errors
+    reached = figures_of(folder / "stopped")[-1]["step"]
+    assert 20 <= reached < STEPS
+    again = start(folder, "train.py", *train_arguments(folder, "stopped"))
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode == 0
+    assert f"continuing from step {reached}" in errors.decode()
+    assert figures_of(folder / "stopped") == figures_of(trained)
+
+
+def test_training_learns(trained):
+    bits = [line["bits_per_token"] for line in figures_of(trained) if "bits_per_token" in line]
+    assert len(bits) == STEPS
+    assert bits[0] > 7.5 and max(bits[-10:]) < 4.5
+
+
+def test_the_configuration_in_the_work_directory_is_that_of_the_run(folder, trained):
+    assert gin_files.load([trained / "config.gin"]) == gin_files.load([folder / "tiny.gin"])
+
+
+def test_evaluation_finds_the_figures_of_training(folder, trained):
+    output = finish(start(folder, "evaluate.py", f"--workdir={trained}"))
+    figures = json.loads((trained / "evaluation_validation.json").read_text())
+    expected = figures_of(trained)[-1]
+    for name, value in expected.items():
+        assert figures[name.removeprefix("validation/")] == value
+    assert (figures["split"], figures["corpus"], figures["documents"]) == ("validation", "books", 2)
+    assert figures["origin"].startswith("jsonl validation (")
+    for name in ("bits_per_token", "bits_per_byte"):
+        assert f"{name} {figures[name]:.6g}" in output
+    assert f"tokens {figures['tokens']}" in output
+
+
+@pytest.fixture
+def scored(trained) -> Path:
+    """The run's own evaluation, written as if by an earlier call."""
+    path = trained / "evaluation_validation.json"
+    path.write_text("the run's own\n")
+    return path
+
+
+OTHER_SETTINGS = {
+    "states": (["training.clear_states=True"], "training.clear_states = False, now True"),
+    "two": (
+        ["data.seed=1", "optimizer.warmup_steps=7"],
+        "data.seed = 0, now 1; optimizer.warmup_steps = 50, now 7",
+    ),
+    "corpus": (["data.path={folder}/tales"], "data.name = 'books', now 'tales'"),
+}
+
+
+@pytest.mark.parametrize("bindings, words", OTHER_SETTINGS.values(), ids=OTHER_SETTINGS)
+def test_figures_of_other_settings_do_not_replace_the_runs(
+    bindings, words, folder, trained, scored, tmp_path, capsys
+):
+    shutil.copytree(folder / "books", folder / "tales", dirs_exist_ok=True)
+    options = [f"--gin.{binding}".format(folder=folder) for binding in bindings]
+    call = [f"--workdir={trained}", *options]
+    assert evaluate.main(call) == 0
+    output = capsys.readouterr().out
+    said = f"not written, for it differs from the run in: {words}; --output=FILE writes it\n"
+    assert "bits_per_token" in output and output.endswith(said)
+    assert scored.read_text() == "the run's own\n"
+    path = tmp_path / "new" / "other.json"
+    assert evaluate.main([*call, f"--output={path}"]) == 0
+    output = capsys.readouterr().out
+    assert f"written to {path}" in output and "not written" not in output
+    assert f"bits_per_token {json.loads(path.read_text())['bits_per_token']:.6g}" in output
+    assert scored.read_text() == "the run's own\n"
+
+
+def test_another_checkpoint_does_not_replace_the_newest_ones_figures(trained, scored, capsys):
+    assert evaluate.main([f"--workdir={trained}", "--checkpoint=best"]) == 0
+    assert (
+        "not written, for it differs from the run in: checkpoint: best;" in capsys.readouterr().out
+    )
+    assert scored.read_text() == "the run's own\n"
+
+
+def test_the_segment_length_matters_where_states_are_cleared(folder, tmp_path):
+    for clear in (False, True):
+        bindings = [f"training.clear_states={clear}"]
+        config = gin_files.load([folder / "tiny.gin"], bindings)
+        (tmp_path / "config.gin").write_text(gin_files.to_gin(config))
+        longer = gin_files.load([folder / "tiny.gin"], [*bindings, "data.segment_length=32"])
+        assert bool(workdir.other_settings(tmp_path, longer)) == clear
+
+
+def test_how_batches_are_cut_and_where_files_lie_is_no_other_setting(
+    folder, trained, scored, tmp_path, capsys
+):
+    shutil.copytree(folder / "books", tmp_path / "books")
+    sizes = ["--gin.data.batch_size=1", "--gin.data.segment_length=8"]
+    options = [f"--workdir={trained}", *sizes, f"--gin.data.path={tmp_path / 'books'}"]
+    assert evaluate.main(options) == 0
+    assert f"written to {scored}" in capsys.readouterr().out
+    assert json.loads(scored.read_text())["corpus"] == "books"
+
+
+def test_an_evaluation_that_could_not_be_written_is_refused_first(trained, tmp_path, capsys):
+    message = refusal(evaluate.main, capsys, f"--workdir={trained}", f"--output={tmp_path}")
+    assert f"--output: {tmp_path} is a directory; name a file in it" in message
+
+
+def test_a_checkpoint_is_chosen(trained, tmp_path, capsys):
+    store, output = Checkpoints(trained / "checkpoints"), tmp_path / "scored.json"
+    oldest = store.steps()[0]
+    assert oldest != store.latest_step()
+    chosen = {"newest": store.latest_step(), "best": store.best_step(), str(oldest): oldest}
+    for which, step in chosen.items():
+        options = [f"--workdir={trained}", f"--checkpoint={which}", f"--output={output}"]
+        assert evaluate.main(options) == 0
+        assert json.loads(output.read_text())["step"] == step
+    assert evaluate.main([f"--workdir={trained}", "--checkpoint=7"]) == 4
+    assert f"no checkpoint 7 in {store.directory}: found {oldest}, " in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main([f"--workdir={trained}", "--checkpoint=bset"])
+    assert "must be newest, best or a step, not 'bset'" in capsys.readouterr().err
+
+
+def test_the_best_checkpoint_is_there_after_an_evaluation_only(trained, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    (workdir / "checkpoints/best.json").unlink()
+    assert evaluate.main([f"--workdir={workdir}", "--checkpoint=best"]) == 4
+    assert f"there is no best checkpoint in {workdir} yet" in capsys.readouterr().err
+
+
+def test_generation_continues_the_prompt_on_standard_input(folder, trained):
+    options = [f"--workdir={trained}", "--max_new_tokens=40"]
+    assert finish(start(folder, "generate.py", *options), "the quick ").startswith("brown fox")
+
+
+def test_the_prompt_begins_a_document(tmp_path):
+    (tmp_path / "prompt").write_bytes("é\n".encode() + b"\xff")
+    prompt = generate.read_prompt(str(tmp_path / "prompt"), ByteTokenizer())
+    assert prompt.tolist() == [0, *"é\n\ufffd".encode()]
+
+
+@pytest.mark.parametrize(
+    "text", ["aé書\U0001f600z".encode(), b"a\xffb", b"\xff\xff\xff\xe2\x82\xac"]
+)
+def test_text_is_written_as_it_comes_and_never_a_part_of_a_character(text, capsys):
+    stream, written = generate.Stream(ByteTokenizer(), np.zeros(1, np.int32)), ""
+    for end, byte in enumerate(text, start=1):
+        stream(np.array([byte], np.int32))
+        written += capsys.readouterr().out
+        assert text[:end].decode(errors="replace").startswith(written)
+    assert written == text.decode(errors="replace")
+
+
+def test_the_space_between_words_is_written_whatever_a_tokenizer_does_with_the_first():
+    class Words(ByteTokenizer):
+        words = ("in", "the", "state")
+
+        def decode(self, tokens):
+            return " ".join(self.words[token] for token in tokens)
+
+    prompt, rest = np.array([0, 1], np.int32), np.array([2, 0, 2], np.int32)
+    assert generate.text_after(Words(), prompt, rest) == " state in state"
+    assert generate.text_after(Words(), prompt[:0], rest) == "state in state"
+
+
+def test_samples_differ_and_follow_from_prompt_and_seed(trained, tmp_path, capsys, monkeypatch):
+    (tmp_path / "prompt").write_text("the quick ")
+
+    def samples(prompt: str, seed: int) -> str:
+        options = ["--samples=2", "--temperature=2", "--max_new_tokens=40"]
+        assert generate.main([f"--workdir={trained}", prompt, f"--seed={seed}", *options]) == 0
+        return capsys.readouterr().out
+
+    output = samples(f"--prompt={tmp_path / 'prompt'}", seed=3)
+    first, second = output.removeprefix("--- 1 ---\n").split("--- 2 ---\n")
+    assert first != second and min(len(first), len(second)) > 20
+    with (tmp_path / "prompt").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert samples("--prompt=-", seed=3) == output
+    assert samples(f"--prompt={tmp_path / 'prompt'}", seed=4) != output
+
+
+# Wrong calls, within this process: a sentence, and a status that says of which kind.
+WRONG_CALL, WRONG_DATA, WRONG_CHECKPOINT = 2, 3, 4
+
+
+def refusal(main, capsys, *arguments: str, status: int = WRONG_CALL) -> str:
+    """The message of a call that ends in this status."""
+    try:
+        ended = main(list(map(str, arguments)))
+    except SystemExit as caught:
+        ended = caught.code
+    output, errors = capsys.readouterr()
+    assert ended == status
+    assert "Traceback" not in errors and output == ""
+    return errors.partition(": error: ")[2]
+
+
+WRONG_TRAINING = {
+    "a name": (["--gin.model.num_layer=3"], ["'model.num_layer'", "'model.num_layers'"]),
+    "a path": (["--gin.data.path=/no/such/books"], ["/no/such/books", "does not exist"]),
+    "a source": (["--gin.data.source=jsnol"], ["'jsonl'"]),
+    "a size": (["--gin.data.segment_length=20"], ["segment_length 20", "window 8"]),
+    "no work directory": ([], ["--workdir"]),
+    "no file": (["--gin_file=tinny.gin"], ["'tinny.gin'", "did you mean"]),
+}
+
+
+@pytest.mark.parametrize("arguments, words", WRONG_TRAINING.values(), ids=WRONG_TRAINING)
+def test_training_refuses_what_is_wrong(arguments, words, folder, tmp_path, capsys):
+    workdir = [f"--workdir={tmp_path / 'run'}"] if arguments else []
+    status = WRONG_DATA if "--gin.data.path=/no/such/books" in arguments else WRONG_CALL
+    arguments = [f"--gin_file={folder}/tiny.gin", *workdir, *arguments]
+    message = refusal(train.main, capsys, *arguments, status=status)
+    assert all(word in message for word in words), message
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_refuses_a_split_without_documents(folder, tmp_path, capsys):
+    (tmp_path / "train.jsonl").write_text((folder / "books/train.jsonl").read_text())
+    (tmp_path / "validation.jsonl").write_text('{"id": "empty", "text": " "}\n')
+    arguments = [*train_arguments(folder, "empty"), f"--gin.data.path={tmp_path}"]
+    message = refusal(train.main, capsys, *arguments, status=WRONG_DATA)
+    assert "jsonl validation" in message and "1 empty" in message
+    assert not (folder / "empty").exists()
+
+
+def test_training_refuses_the_work_directory_of_another_configuration(folder, trained, capsys):
+    before = (trained / "config.gin").read_text()
+    options = ["--gin.model.mlp_size=24", "--gin.training.seed=1", "--gin.training.num_steps=500"]
+    message = refusal(train.main, capsys, *train_arguments(folder, "trained"), *options)
+    assert "holds a run with another configuration" in message
+    assert "model.mlp_size = 16, now 24" in message and "training.seed = 0, now 1" in message
+    assert "num_steps" not in message
+    assert (trained / "config.gin").read_text() == before
+
+
+@pytest.mark.parametrize("main", [evaluate.main, generate.main])
+def test_a_work_directory_without_a_run_is_refused(main, folder, tmp_path, capsys):
+    assert "holds no run" in refusal(main, capsys, f"--workdir={tmp_path / 'none'}")
+    assert "--workdir" in refusal(main, capsys)
+    config = gin_files.to_gin(gin_files.load([folder / "tiny.gin"]))
+    (tmp_path / "config.gin").write_text(config)
+    message = refusal(main, capsys, f"--workdir={tmp_path}", status=WRONG_CHECKPOINT)
+    assert "there is no checkpoint in" in message
+    assert not (tmp_path / "none").exists()
+
+
+WRONG_EVALUATION = {
+    "a split": (["--split=tset"], ["--split", "'validation'"], WRONG_CALL),
+    "a path": (["--gin.data.path=/no/books"], ["/no/books", "does not exist"], WRONG_DATA),
+    "a name": (["--gin.data.pat=x"], ["'data.path'"], WRONG_CALL),
+    "an option": (["--splt=train"], ["'--splt=train'", "did you mean '--split'"], WRONG_CALL),
+    "another model": (["--gin.model.mlp_size=24"], ["mlp"], WRONG_CHECKPOINT),
+}
+
+
+@pytest.mark.parametrize(
+    "arguments, words, status", WRONG_EVALUATION.values(), ids=WRONG_EVALUATION
+)
+def test_evaluation_refuses_what_is_wrong(arguments, words, status, trained, capsys):
+    message = refusal(evaluate.main, capsys, f"--workdir={trained}", *arguments, status=status)
+    assert all(word in message for word in words), message
+
+
+WRONG_GENERATION = {
+    "top_p": (["--top_p=2"], ["top_p must be above 0 and at most 1, not 2"]),
+    "top_k": (["--top_k=0"], ["--top_k: must be a whole number of at least 1"]),
+    "temperature": (["--temperature=-1"], ["temperature must be at least 0"]),
+    "no tokens": (["--max_new_tokens=0"], ["--max_new_tokens: must be a whole number"]),
+    "no number": (["--seed=x"], ["--seed", "'x'"]),
+    "no prompt": (["--prompt=/no/such/prompt"], ["/no/such/prompt: No such file"]),
+    "a prompt that is a folder": (["--prompt=/"], ["--prompt=/: Is a directory"]),
+    "an option": (["--promt=x"], ["'--promt=x'", "did you mean '--prompt'"]),
+    "no samples": (["--samples=0"], ["samples"]),
+}
+
+
+@pytest.mark.parametrize("arguments, words", WRONG_GENERATION.values(), ids=WRONG_GENERATION)
+def test_generation_refuses_what_is_wrong(arguments, words, trained, capsys):
+    (trained.parent / "prompt").write_text("x")
+    prompt = f"--prompt={trained.parent / 'prompt'}"
+    message = refusal(generate.main, capsys, f"--workdir={trained}", prompt, *arguments)
+    assert all(word in message for word in words), message
+
+
+def test_no_module_imports_tensorflow(tmp_path):
+    """With a TensorFlow to be found, in case one is imported only where it is installed."""
+    (tmp_path / "tensorflow.py").write_text("")
+    found = pkgutil.walk_packages(block_recurrent.__path__, "block_recurrent.")
+    modules = [module.name for module in found] + [path.stem for path in PROGRAMS.glob("*.py")]
+    assert "block_recurrent.runs.checkpoints" in modules and "train" in modules
+    code = f"import sys, {', '.join(modules)}; sys.exit('tensorflow' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{PROGRAMS.parent}:{PROGRAMS}"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)

@@ -1,0 +1,132 @@
+"""The small Table 1: its rows, its yardsticks, its files."""
+
+import dataclasses
+import json
+import lzma
+import sys
+
+import pytest
+
+from block_recurrent import gin_files
+from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
+from block_recurrent.measure.timing import ratio, time_in_turn
+from block_recurrent.reports.paper import TABLE_1, row_figures
+from block_recurrent.reports.report import COLUMNS, Report, write_report
+from block_recurrent.reports.small_table import count_tokens, shorten, with_tokens
+from block_recurrent.reports.yardsticks import lzma_bits_per_byte, order_2_bits_per_byte
+from block_recurrent.training.rows import recurrent, reference, table_rows
+
+
+@pytest.fixture(scope="module")
+def base():
+    return gin_files.load(["table.gin"])
+
+
+def documents(*texts):
+    return tuple(Document(f"d{i}", "", text) for i, text in enumerate(texts))
+
+
+def test_the_rows_are_those_of_the_paper(base):
+    names = [row.paper for row in table_rows(base)]
+    assert len(names) == len(set(names)) == 13
+    assert set(TABLE_1) <= set(names)
+
+
+def test_rows_differ_from_the_base_only_where_they_must(base):
+    for row in table_rows(base):
+        assert row.config.optimizer == base.optimizer
+        assert row.config.training == base.training
+        data = row.config.data
+        assert data.batch_size * data.segment_length == (
+            base.data.batch_size * base.data.segment_length
+        )
+    assert reference(base).config.model.num_layers == base.model.num_layers + 1
+    feedback = recurrent(base, "lstm", "single", feedback=True).config.model
+    assert (feedback.gate, feedback.wiring, feedback.feedback) == ("lstm", "single", True)
+
+
+def test_all_rows_see_as_many_tokens(base):
+    texts = ("x" * length for length in (3000, 700, 5000, 90))
+    corpus = tokenize(Corpus(documents(*texts)), ByteTokenizer())
+    training = dataclasses.replace(base.training, num_steps=20)
+    tokens = count_tokens(dataclasses.replace(base, training=training), corpus)
+    step = base.data.batch_size * base.data.segment_length
+    for row in table_rows(base):
+        config = with_tokens(row.config, corpus, tokens)
+        assert tokens <= count_tokens(config, corpus) < tokens + step
+
+
+def test_lzma_is_that_of_the_standard_library():
+    text = "def f(x):\n    return x\n" * 20
+    size = len(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
+    assert lzma_bits_per_byte(documents(text, text)) == 8 * size / len(text)
+
+
+def test_order_2_model_is_a_distribution_and_learns_contexts():
+    train = documents("abcabcabc" * 50)
+    assert order_2_bits_per_byte(train, documents("abcabc")) < 0.3
+    assert order_2_bits_per_byte(train, documents("cbacba")) > 3
+    two_bytes = [documents("ab" + chr(byte)) for byte in range(128)]
+    prefix = order_2_bits_per_byte(train, documents("ab")) * 2
+    bits = [order_2_bits_per_byte(train, d) * 3 - prefix for d in two_bytes]
+    assert 0.9 < sum(2.0**-b for b in bits) <= 1 + 1e-9
+
+
+def test_ratio_is_a_median_of_pairs():
+    assert ratio([1.0, 2.0, 30.0], [1.0, 1.0, 10.0]) == 2.0
+
+
+def test_runs_take_turns():
+    order = []
+    runs = {name: (lambda name=name: order.append(name) or 1.0) for name in "ab"}
+    assert time_in_turn(runs, rounds=2) == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
+    assert order == ["a", "b"] * 3
+
+
+def fake_report(base):
+    results = [
+        {
+            "row": row.name,
+            "paper_row": row.paper,
+            "parameters": 1000,
+            "segment": 512,
+            "window": 64,
+            "step_time": 1.0,
+            "bits_per_byte": 2.0 + index / 100,
+            "paper": row_figures(row.paper)._asdict(),
+        }
+        for index, row in enumerate(table_rows(base))
+    ]
+    return Report(results, {"lzma": 2.2, "order 2": 2.9}, "Small models.")
+
+
+def test_report_files_hold_every_row_and_invent_nothing(base, tmp_path):
+    report = fake_report(base)
+    markdown, data, picture = write_report(report, tmp_path)
+    lines = markdown.read_text().splitlines()
+    cells = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in lines if "|" in line}
+    for row in table_rows(base):
+        shown = [cell.strip() for cell in cells[row.name]][-5:]
+        assert [float(x) if x else None for x in shown] == list(row_figures(row.paper))
+    assert len(json.loads(data.read_text())["results"]) == 13
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert all(len(row) == len(COLUMNS) for row in report.cells())
+
+
+def test_without_matplotlib_the_report_has_no_picture(base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    markdown, data = write_report(fake_report(base), tmp_path)
+    assert "Small models." in markdown.read_text() and ".png" not in markdown.read_text()
+    assert len(json.loads(data.read_text())["results"]) == 13
+    assert capsys.readouterr().out == "no picture: pip install '.[plots]'\n"
+
+
+def test_text_has_the_yardsticks_under_the_rows(base):
+    lines = fake_report(base).text().splitlines()
+    assert lines.index("") == 15
+    assert [line.split()[0] for line in lines[16:18]] == ["lzma", "order"]
+
+
+def test_shortened_documents_are_prefixes():
+    corpus = shorten(Corpus(documents("abcdef", "xy")), 3)
+    assert [d.text for d in corpus.documents] == ["abc", "xy"]

@@ -1,0 +1,318 @@
+"""Laws of checkpoints: what comes back is what was saved, to the last bit."""
+
+import functools
+import json
+import shutil
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from block_recurrent.config import OptimizerConfig
+from block_recurrent.model.parameters import named_parameters
+from block_recurrent.runs import checkpoint_folder, checkpoints
+from block_recurrent.runs.checkpoints import (
+    CheckpointError,
+    Checkpoints,
+    SaveFailed,
+    read_parameters,
+)
+from block_recurrent.runs.digests import seal
+from block_recurrent.training import TrainState, make_optimizer
+from block_recurrent.training.step import initial_train_state
+from tests.helpers import assert_equal, model_config, random_like, random_model
+
+CONFIGS = {
+    "slide": model_config(num_layers=2),
+    "recurrent": model_config(0, num_layers=2, gate="lstm", wiring="dual"),
+    "bfloat16": model_config(0, num_layers=1, dtype="bfloat16"),
+}
+OPTIMIZERS = {
+    "slide": OptimizerConfig(),
+    "recurrent": OptimizerConfig(clip_norm=1.0),
+    "bfloat16": OptimizerConfig(name="adamw", weight_decay=0.1),
+}
+POSITION = {"seed": 1, "epoch": 2, "lanes": [[3, 40], None], "corpus": "0123456789abcdef"}
+STEPS = (1, 2, 3, 10)
+
+
+@functools.cache
+def initial(name: str = "slide") -> TrainState:
+    model = random_model(CONFIGS[name])
+    optimizer = make_optimizer(OPTIMIZERS[name], 10, model.stack.spans)
+    return initial_train_state(model, optimizer, 2)
+
+
+def trained(name: str = "slide", step: int = 5) -> TrainState:
+    """A state no number of which is the initial one."""
+    return random_like(initial(name), seed=step)._replace(step=jnp.int32(step))
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Checkpoints(tmp_path / "checkpoints", keep=2)
+    yield store
+    store.close()
+
+
+def save(store, *steps, loss=None, name="slide"):
+    """Saves the states of steps, and waits."""
+    for step in steps:
+        store.save(trained(name, step), POSITION, loss=loss)
+        store.wait()
+
+
+def names(store) -> set[str]:
+    return {path.name for path in store.directory.iterdir()}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_everything_comes_back_bit_for_bit(name, store):
+    state = trained(name)
+    save(store, 5, name=name)
+    restored, position = store.restore(initial(name))
+    assert_equal(restored, state)
+    assert position == POSITION
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    dtypes = [[x.dtype for x in jax.tree.leaves(tree)] for tree in (restored, state)]
+    assert dtypes[0] == dtypes[1]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shapes_are_enough_to_restore(name, store):
+    save(store, 5, name=name)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), initial(name))
+    restored, _ = store.restore(shapes)
+    assert_equal(restored, trained(name))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(restored))
+    step, model = store.restore_parameters(shapes.model)
+    assert step == 5
+    assert_equal(model, trained(name).model)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parameters_are_read_with_a_model_and_without(name, store):
+    expected = named_parameters(trained(name).model)
+    save(store, 5, name=name)
+    step, model = store.restore_parameters(initial(name).model)
+    arrays = read_parameters(store.directory)
+    assert step == 5 and {type(array) for array in arrays.values()} == {np.ndarray}
+    for found in (named_parameters(model), arrays):
+        assert_equal(found, expected)
+        assert [x.dtype for x in found.values()] == [x.dtype for x in expected.values()]
+
+
+def test_parameters_of_any_step_are_read(store):
+    save(store, 1, 2)
+    assert_equal(read_parameters(store.directory, 1), named_parameters(trained(step=1).model))
+    step, model = store.restore_parameters(initial().model, 1)
+    assert step == 1
+    assert_equal(model, trained(step=1).model)
+    with pytest.raises(CheckpointError, match="no checkpoint 3 in .*: found 1, 2"):
+        read_parameters(store.directory, 3)
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        read_parameters(store.directory / "none")
+
+
+def test_what_becomes_of_a_state_while_it_is_saved_does_not_matter(store, monkeypatch):
+    begin, write, state = threading.Event(), checkpoints.write_folder, trained()
+    monkeypatch.setattr(checkpoints, "write_folder", lambda *all: begin.wait(20) and write(*all))
+    add = jax.jit(lambda tree: jax.tree.map(lambda x: x + x.dtype.type(1), tree), donate_argnums=0)
+    progress = {"position": 1}
+    store.save(state, progress)
+    following = add(state)
+    progress["position"] = 2
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state) if leaf.size)
+    for _ in range(3):
+        following = add(following)
+    begin.set()
+    store.wait()
+    restored, position = store.restore(initial())
+    assert_equal(restored, trained())
+    assert position == {"position": 1}
+
+
+def test_a_checkpoint_is_seen_when_it_is_whole_and_not_before(store, monkeypatch):
+    seen, write = [], checkpoints.write_folder
+
+    def writing(*arguments):
+        write(*arguments)
+        seen.append(store.steps())
+
+    monkeypatch.setattr(checkpoints, "write_folder", writing)
+    save(store, 5)
+    assert seen == [[]] and store.steps() == [5] and names(store) == {"5"}
+
+
+def test_another_store_in_the_directory_restores_the_newest(store, tmp_path):
+    other = Checkpoints(tmp_path / "checkpoints")
+    for step in (1, 2):
+        save(store, step)
+        state, _ = other.restore(initial())
+        assert other.latest_step() == step
+        assert_equal(state, trained(step=step))
+    other.close()
+
+
+def test_what_another_process_removes_meanwhile_is_not_damaged(store, tmp_path, monkeypatch):
+    warnings, read = [], checkpoints.read_checked
+    other = Checkpoints(tmp_path / "checkpoints", warn=warnings.append)
+    save(store, 1, 2)
+
+    def reading(folder, *arguments):
+        if folder.name == "2":
+            save(store, 3, 4)  # which removes 1 and 2
+        return read(folder, *arguments)
+
+    monkeypatch.setattr(checkpoints, "read_checked", reading)
+    step, model = other.restore_parameters(initial().model)
+    assert step == 4 and warnings == []
+    assert_equal(named_parameters(model), named_parameters(trained(step=4).model))
+
+
+def test_only_the_newest_are_kept(store):
+    save(store, *STEPS)
+    assert names(store) == {"3", "10"}
+    assert store.latest_step() == 10 and store.best_step() is None
+
+
+@pytest.mark.parametrize("best", STEPS)
+def test_the_best_is_kept_besides_the_newest(best, store):
+    for step in STEPS:
+        save(store, step)
+        save(store, step, loss=1.0 if step == best else 2.0 + step)
+    assert store.best_step() == best
+    assert names(store) == {str(best), "3", "10", "best.json"}
+    assert Checkpoints(store.directory).best_step() == best
+
+
+def test_a_loss_that_is_no_number_is_not_the_best(store):
+    save(store, 1, loss=float("nan"))
+    assert store.best_step() is None
+    save(store, 2, loss=3.0)
+    save(store, 3, loss=float("nan"))
+    assert store.best_step() == 2
+
+
+BEST = seal([1, 2.5]).encode()
+BAD_BEST = {
+    "empty": b"",
+    "cut": BEST[:-3],
+    "other digits": BEST.replace(b"2.5", b"0.5"),
+    "no pair": seal(7).encode(),
+    "other names": json.dumps({"step": 1, "loss": 0.5}).encode(),
+    "no text": b"\xff\x00\xff",
+    "a step that is gone": seal([77, 0.5]).encode(),
+}
+
+
+@pytest.mark.parametrize("content", BAD_BEST.values(), ids=BAD_BEST)
+def test_without_knowing_the_best_it_goes_on(content, store):
+    save(store, 1, loss=2.5)
+    (store.directory / "best.json").write_bytes(content)
+    assert store.best_step() is None
+    save(store, 2, loss=9.0)
+    assert store.best_step() == 2
+    save(store, 3, 4)
+    assert store.steps() == [2, 3, 4]
+
+
+def test_where_the_best_is_no_longer_known_none_is_removed_until_another_is(store):
+    warnings = []
+    store._warn = warnings.append
+    save(store, 1, loss=2.5)
+    (store.directory / "best.json").write_bytes(b"")
+    save(store, 2, 3, 4)
+    assert store.steps() == [1, 2, 3, 4]
+    assert all("best.json is damaged" in warning for warning in warnings) and len(warnings) == 3
+    save(store, 5, loss=9.0)
+    save(store, 6, 7)
+    assert store.steps() == [5, 6, 7] and store.best_step() == 5 and len(warnings) == 3
+
+
+def test_a_step_is_saved_once(store):
+    save(store, 5)
+    store.save(trained(), {"other": 1})
+    assert store.restore(initial())[1] == POSITION
+
+
+def test_a_damaged_step_is_saved_again(store):
+    save(store, 1, 2)
+    (store.directory / "2/progress.json").write_text("{}")
+    store.restore(initial())
+    store.save(trained(step=2), {"again": 1})
+    store.wait()
+    assert store.restore(initial())[1] == {"again": 1}
+    assert names(store) == {"1", "2", "damaged-2"}
+
+
+def test_other_names_are_no_steps(store):
+    save(store, 3)
+    for name in ("tmp", "007", "-1", "1.5", "9_9", "٣", "²", "3.bak", ".saving-4", "damaged-5"):
+        (store.directory / name).mkdir()
+    (store.directory / "8").write_text("a file")
+    assert store.steps() == [3] and store.latest_step() == 3
+
+
+def test_what_is_half_written_is_removed_by_tidying_only(store):
+    save(store, 3)
+    (store.directory / ".saving-4/parameters").mkdir(parents=True)
+    (store.directory / ".removing-1").mkdir()
+    (store.directory / "best.json.partial").write_text("{")
+    store.restore(initial())
+    store.restore_parameters(initial().model)
+    assert len(store.leftovers()) == 3
+    store.tidy()
+    assert store.leftovers() == [] and names(store) == {"3"}
+
+
+def test_where_nothing_is_saved_an_error_names_the_directory(store, tmp_path):
+    assert store.latest_step() is None
+    with pytest.raises(CheckpointError, match=f"no checkpoint in {tmp_path}/checkpoints"):
+        store.restore(initial())
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        store.restore_parameters(initial().model)
+
+
+def test_another_models_checkpoint_is_not_taken(store):
+    save(store, 5)
+    with pytest.raises(CheckpointError, match="of another model"):
+        store.restore(initial("recurrent"))
+    with pytest.raises(CheckpointError, match="of another model(.|\n)*nothing in the checkpoint"):
+        store.restore_parameters(initial("recurrent").model)
+    assert names(store) == {"5"}
+
+
+def test_a_checkpoint_under_another_steps_name_is_not_taken(store):
+    save(store, 1)
+    shutil.copytree(store.directory / "1", store.directory / "2")
+    with pytest.raises(CheckpointError, match="files.json is of checkpoint 1"):
+        read_parameters(store.directory, 2)
+    assert int(store.restore(initial())[0].step) == 1
+
+
+def test_want_of_memory_is_no_damage(store, monkeypatch):
+    def exhausted(*arguments, **options):
+        raise MemoryError("12 GB")
+
+    save(store, 1, 2)
+    monkeypatch.setattr(checkpoint_folder, "load_arrays", exhausted)
+    with pytest.raises(MemoryError):
+        store.restore(initial())
+    store.tidy()
+    assert store.steps() == [1, 2]
+
+
+def test_a_save_that_failed_is_reported_once_by_the_next_call(store, monkeypatch):
+    def refused(*arguments):
+        raise RuntimeError("no\nand more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "write_folder", refused)
+        store.save(trained(), POSITION)
+        with pytest.raises(SaveFailed, match=r"step 5 .*\(no\); there is none yet"):
+            store.save(trained(step=6), POSITION)
+    store.wait()
+    assert store.steps() == [] and names(store) == set()

@@ -1,0 +1,290 @@
+"""Laws of the loop: a run that was interrupted is the run that was not, bit for bit."""
+
+import dataclasses
+import functools
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from block_recurrent.config import (
+    DataConfig,
+    ExperimentConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainingConfig,
+)
+from block_recurrent.data import ByteTokenizer, Corpus, Document, TrainingLanes, tokenize
+from block_recurrent.runs import Stopped, loop, train
+from block_recurrent.runs.checkpoints import Checkpoints
+from block_recurrent.runs.loop import Run
+from block_recurrent.runs.metrics import read_metrics
+from block_recurrent.system.progress import ProgressLine
+from block_recurrent.system.signals import stop_on_signal
+from block_recurrent.training.build import Corpora, evaluate_run, make_model
+from block_recurrent.training.step import StepMetrics
+from tests.helpers import SIZES, assert_equal, steps_compiled_once
+
+pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
+
+STEPS = 9
+VALIDATION = "validation/bits_per_token"
+TEXTS = ["0123456789" * 3, "abcdefg", "to be or not to be, that is", "xy", ".,;" * 11]
+DOCUMENTS = tuple(Document(f"d{number}", "", text) for number, text in enumerate(TEXTS))
+CORPORA = Corpora(
+    tokenize(Corpus(DOCUMENTS, "train"), ByteTokenizer()),
+    tokenize(Corpus(DOCUMENTS[:2], "validation"), ByteTokenizer()),
+)
+MODEL = ModelConfig(**SIZES, vocab_size=256, num_layers=1, recurrent_layers=(0,), dropout=0.2)
+CONFIG = ExperimentConfig(
+    model=MODEL,
+    data=DataConfig(batch_size=2, segment_length=2 * MODEL.window),
+    optimizer=OptimizerConfig(warmup_steps=3, clip_norm=1.0),
+    training=TrainingConfig(
+        num_steps=STEPS, log_every=2, evaluate_every=4, checkpoint_every=3, keep_checkpoints=1
+    ),
+)
+# Stopped in the first interval, at a checkpoint, at an evaluation, right after, and between logs.
+LONG = dataclasses.replace(
+    CONFIG,
+    training=TrainingConfig(
+        num_steps=40, log_every=3, evaluate_every=16, checkpoint_every=10, keep_checkpoints=1
+    ),
+)
+STOPS = (2, 10, 16, 17, 31)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_once():
+    with steps_compiled_once():
+        yield
+
+
+def change(**training) -> ExperimentConfig:
+    return dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, **training))
+
+
+def run(config, workdir):
+    return train(config, workdir, CORPORA, line=ProgressLine(quiet=True))
+
+
+def result_of(workdir, config):
+    """All that the last checkpoint of a run holds."""
+    restored = Run(config, workdir, CORPORA, ProgressLine(quiet=True))
+    restored.close()
+    return jax.tree.leaves(restored.state), restored.lanes.position
+
+
+def bits(tree) -> list:
+    """All that there is to an array, leaf by leaf, so that 0.0 is not -0.0."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    return [(leaf.dtype, leaf.shape, leaf.tobytes()) for leaf in leaves]
+
+
+def figures_of(workdir) -> list[dict]:
+    """The lines of metrics, without what the clock says."""
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return [{name: line[name] for name in line if name != "tokens_per_second"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The work directory of the uninterrupted run of a configuration."""
+
+    @functools.cache
+    def workdir_of(config):
+        workdir = tmp_path_factory.mktemp("uninterrupted")
+        run(config, workdir)
+        return workdir
+
+    return workdir_of
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Sends this process SIGINT with the batches of the given numbers, from 1; returns a list of
+    all batches, to be filled."""
+
+    def unnoticed(*arguments):
+        raise AssertionError("the loop took no notice of a signal")
+
+    def at(*numbers):
+        read, batches = TrainingLanes.__next__, []
+
+        def reading(lanes):
+            batches.append(read(lanes))
+            if len(batches) in numbers:
+                os.kill(os.getpid(), signal.SIGINT)
+            return batches[-1]
+
+        monkeypatch.setattr(TrainingLanes, "__next__", reading)
+        # Before the first step a signal would end this process.
+        monkeypatch.setattr(loop, "stop_on_signal", lambda **_: stop_on_signal())
+        return batches
+
+    before = signal.signal(signal.SIGINT, unnoticed)
+    yield at
+    signal.signal(signal.SIGINT, before)
+
+
+def run_with_stops(config, workdir, stops: int) -> None:
+    for _ in range(stops):
+        with pytest.raises(Stopped, match="stopped by SIGINT"):
+            run(config, workdir)
+    run(config, workdir)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_stopped_run_is_the_uninterrupted_one(dtype, uninterrupted, tmp_path, interrupt):
+    config = dataclasses.replace(LONG, model=dataclasses.replace(MODEL, dtype=dtype))
+    expected = uninterrupted(config)
+    batches = interrupt(*STOPS)
+    run_with_stops(config, tmp_path, len(STOPS))
+    (state, position), (expected_state, expected_position) = (
+        result_of(workdir, config) for workdir in (tmp_path, expected)
+    )
+    assert bits(state) == bits(expected_state) and position == expected_position
+    assert figures_of(tmp_path) == figures_of(expected)
+    lanes = loop.make_lanes(config, CORPORA.train)
+    assert bits(batches) == bits([next(lanes) for _ in range(config.training.num_steps)])
+
+
+def test_a_stop_between_two_logs_changes_no_logged_figure(uninterrupted, tmp_path, interrupt):
+    interrupt(1, 5)
+    run_with_stops(CONFIG, tmp_path, 2)
+    assert figures_of(tmp_path) == figures_of(uninterrupted(CONFIG))
+
+
+def test_a_run_made_longer_is_the_long_run(uninterrupted, tmp_path):
+    for steps in (4, STEPS):
+        run(change(num_steps=steps), tmp_path)
+    assert_equal(result_of(tmp_path, CONFIG), result_of(uninterrupted(CONFIG), CONFIG))
+
+
+def test_a_run_cut_off_repeats_the_steps_after_its_checkpoint(uninterrupted, tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    def kill(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop, "evaluate_run", kill)  # after the line of step 4, saved at step 3
+        run(CONFIG, tmp_path)
+    assert figures_of(tmp_path)[-1]["step"] == 4
+    run(CONFIG, tmp_path)
+    assert_equal(result_of(tmp_path, CONFIG), result_of(uninterrupted(CONFIG), CONFIG))
+    assert [line["step"] for line in figures_of(tmp_path)] == [2, 4, 4, 6, 8, 8, 9, 9]
+
+
+@pytest.mark.parametrize("config, stops", [(CONFIG, (1, 5)), (LONG, STOPS)])
+def test_the_runs_above_are_interrupted_amid_documents_and_begin_others(config, stops):
+    lanes, steps = loop.make_lanes(config, CORPORA.train), config.training.num_steps
+    batches, positions = zip(*[(next(lanes), lanes.position) for _ in range(steps)], strict=True)
+    assert all(any(positions[step - 1]["lanes"]) for step in stops)
+    assert sum(batch.start_of_document.any() for batch in batches) > 3
+    assert positions[-1]["epoch"] > 0
+
+
+def test_a_run_killed_after_an_evaluation_still_knows_the_best_checkpoint(tmp_path, monkeypatch):
+    """Killed between the figures and the note of the best, at steps that are checkpoints."""
+
+    class Killed(Exception):
+        pass
+
+    def kill(run, save=Run.save, *, loss=None):
+        if loss is not None:
+            raise Killed
+        save(run)
+
+    monkeypatch.setattr(Run, "save", kill)
+    for step, best_before in ((3, None), (6, 3)):
+        with pytest.raises(Killed):
+            run(change(evaluate_every=3), tmp_path)
+        line = figures_of(tmp_path)[-1]
+        assert line["step"] == step and VALIDATION in line
+        assert Checkpoints(tmp_path / "checkpoints").best_step() == best_before
+
+
+def test_figures_come_at_their_steps_and_the_last_step_has_all(uninterrupted):
+    workdir = uninterrupted(CONFIG)
+    lines = figures_of(workdir)
+    assert [line["step"] for line in lines if "bits_per_token" in line] == [2, 4, 6, 8, 9]
+    assert [line["step"] for line in lines if "validation/nats" in line] == [4, 8, 9]
+    losses = {line["step"]: line[VALIDATION] for line in lines if VALIDATION in line}
+    best = min(losses, key=lambda step: losses[step])
+    names = {path.name for path in (workdir / "checkpoints").iterdir()}
+    assert names == {str(STEPS), str(best), "best.json"}
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_a_finished_run_trains_no_further(uninterrupted):
+    workdir = uninterrupted(CONFIG)
+    before, lines = result_of(workdir, CONFIG), figures_of(workdir)
+    _, evaluation = run(CONFIG, workdir)
+    assert_equal(result_of(workdir, CONFIG), before)
+    assert evaluation.nats == lines[-1]["validation/nats"]
+    assert figures_of(workdir) == lines
+
+
+def test_the_seed_decides_the_parameters():
+    def parameters(seed):
+        return jax.tree.leaves(make_model(change(seed=seed)))
+
+    assert_equal(parameters(1), parameters(1))
+    assert any(jnp.any(x != y) for x, y in zip(parameters(1), parameters(2), strict=True))
+
+
+def test_progress_goes_to_standard_error_unless_told_otherwise(tmp_path, capsys):
+    run(change(num_steps=1), tmp_path)
+    assert capsys.readouterr() == ("", "")
+    train(change(num_steps=2), tmp_path, CORPORA)
+    output, progress = capsys.readouterr()
+    assert output == ""
+    assert "continuing from step 1" in progress and "step 2: validation" in progress
+
+
+def test_cleared_states_change_training_and_evaluation(tmp_path):
+    kept, cleared = change(num_steps=2), change(num_steps=2, clear_states=True)
+    model, evaluation = run(kept, tmp_path / "kept")
+    run(cleared, tmp_path / "cleared")
+    first, other = (figures_of(tmp_path / name)[0] for name in ("kept", "cleared"))
+    assert first["step"] == other["step"] == 2
+    assert first["bits_per_token"] != other["bits_per_token"]
+    assert evaluate_run(kept, model, CORPORA.validation).nats == evaluation.nats
+    assert evaluate_run(cleared, model, CORPORA.validation).nats != evaluation.nats
+
+
+@pytest.fixture
+def break_from(monkeypatch):
+    """A step without computation whose loss is not a number from a given step on."""
+
+    def at(first):
+        def step(state, batch):
+            nats = jnp.float32("nan" if state.step + 1 >= first else 1.0)
+            metrics = StepMetrics(nats, jnp.float32(1.0), jnp.float32(0.0))
+            return state._replace(step=state.step + 1), metrics
+
+        monkeypatch.setattr(loop, "make_train_step", lambda *_, **__: step)
+
+    return at
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(break_from, tmp_path):
+    break_from(5)
+    with pytest.raises(
+        FloatingPointError,
+        match="not finite by step 6.*lower optimizer.learning_rate.*that of step 4",
+    ):
+        run(CONFIG, tmp_path)
+    assert [line["step"] for line in figures_of(tmp_path)] == [2, 4, 4]
+
+
+def test_no_checkpoint_is_saved_after_the_loss_was_not_finite(break_from, tmp_path):
+    break_from(5)
+    with pytest.raises(FloatingPointError):
+        run(change(log_every=7, checkpoint_every=2), tmp_path)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [4]

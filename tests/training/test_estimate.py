@@ -1,0 +1,106 @@
+"""Laws of the dry run: it counts what is there, and it needs no data."""
+
+import dataclasses
+
+import jax
+import pytest
+from flax import nnx
+
+from block_recurrent import LanguageModel
+from block_recurrent.config import DataConfig, ExperimentConfig, OptimizerConfig
+from block_recurrent.gin_files import TO_BE_GIVEN, load
+from block_recurrent.model.parameters import count_parameters
+from block_recurrent.training import estimate, make_optimizer
+from block_recurrent.training.step import initial_train_state
+from experiments import train
+from tests.helpers import MODELS, model_config
+
+pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
+
+DATA = DataConfig(batch_size=2, segment_length=16)
+BYTES = {"vocab_size": 256}
+
+
+def experiment(optimizer: str = "adafactor", **changes) -> ExperimentConfig:
+    model = model_config(1, **(BYTES | changes))
+    return ExperimentConfig(model=model, data=DATA, optimizer=OptimizerConfig(name=optimizer))
+
+
+def memory(**changes) -> estimate.Memory:
+    config = experiment(**changes)
+    return estimate.estimate_memory(config, estimate.abstract_train_state(config))
+
+
+def nbytes(tree) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("optimizer", ["adafactor", "adamw"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_parameters_optimizer_and_carried_state_are_those_of_the_arrays(optimizer, dtype):
+    config = experiment(optimizer, dtype=dtype)
+    model = LanguageModel(config.model, rngs=nnx.Rngs(0))
+    rule = make_optimizer(config.optimizer, 1, model.stack.spans)
+    state = initial_train_state(model, rule, DATA.batch_size)
+    estimate = memory(optimizer=optimizer, dtype=dtype)
+    assert estimate.parameters == estimate.gradients == nbytes(state.model)
+    assert estimate.optimizer_state == nbytes(state.optimizer)
+    assert estimate.carried_state == nbytes(state.carried)
+
+
+@pytest.mark.parametrize("name", ["slide", "fixed_dual", "lstm_skip", "feedback_lstm_skip"])
+def test_components_add_up_to_all_parameters(name):
+    model = jax.eval_shape(lambda: LanguageModel(MODELS[name], rngs=nnx.Rngs(0)))
+    counts = estimate.count_components(model)
+    assert sum(counts.values()) == count_parameters(model)
+    assert counts["embedding"] == model.embedding.size
+    assert sum("recurrent" in label for label in counts) == 2 * len(MODELS[name].recurrent_layers)
+
+
+def test_feedback_is_what_a_model_with_it_has_more():
+    def build(feedback):
+        config = model_config(1, feedback=feedback)
+        return jax.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0)))
+
+    more = count_parameters(build(True)) - count_parameters(build(False))
+    assert estimate.count_components(build(True))["feedback"] == more
+    assert estimate.count_components(build(False))["feedback"] == 0
+
+
+def test_remat_keeps_less():
+    kept = {remat: memory(remat=remat, num_layers=6) for remat in ("none", "dots", "layer")}
+    assert kept["none"].activations > kept["dots"].activations > 2 * kept["layer"].activations
+    assert kept["none"].logits > kept["layer"].logits > 0
+    assert kept["none"].computed_again == 0 < kept["layer"].computed_again
+    assert kept["layer"].computed_again < kept["none"].activations
+
+
+def test_every_further_layer_keeps_as_much_again():
+    three, four, five = (memory(num_layers=layers).activations for layers in (3, 4, 5))
+    assert five - four == four - three > 0
+
+
+def test_activations_grow_with_the_batch_and_shrink_with_the_dtype():
+    config = experiment(num_layers=6)
+    state = estimate.abstract_train_state(config)
+    double = dataclasses.replace(config, data=dataclasses.replace(DATA, batch_size=4))
+    doubled = estimate.estimate_memory(double, estimate.abstract_train_state(double))
+    once = estimate.estimate_memory(config, state)
+    assert 1.7 < doubled.activations / once.activations < 2
+    assert doubled.logits == 2 * once.logits
+    half = memory(num_layers=6, dtype="bfloat16")
+    assert 0.5 < half.activations / once.activations < 0.9
+
+
+def test_a_run_is_described_without_data_and_without_a_work_directory(capsys, tmp_path):
+    run = "table1/pg19_tokens/rec_fixed_skip.gin"
+    assert train.main([f"--gin_file={run}", "--dry_run"]) == 0
+    output = capsys.readouterr().out
+    shown, _, rest = output.partition("\nparameters\n")
+    (tmp_path / "config.gin").write_text(shown, encoding="utf-8")
+    assert load([tmp_path / "config.gin"]) == load([run], needs_data=False)
+    assert shown.count(TO_BE_GIVEN) == 2
+    words = [line.split() for line in rest.splitlines()]
+    assert ["total", "without", "embedding", "160,462,968"] in words
+    assert ["final", "norm", "1,024"] in words
+    assert ["a", "step", "131,072"] in words and words[-1][-1] == f"{2**17 * 500_000:,}"
