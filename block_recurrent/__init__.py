@@ -8,7 +8,6 @@ R recurrent layers.
 from block_recurrent import interop as interop
 from block_recurrent.config import LayerConfig as LayerConfig
 from block_recurrent.config import ModelConfig as ModelConfig
-from block_recurrent.model.attention import KeysValues as KeysValues
 from block_recurrent.model.attention import RMSNorm as RMSNorm
 from block_recurrent.model.cell import RecurrentCell as RecurrentCell
 from block_recurrent.model.gates import FixedGate as FixedGate
@@ -20,9 +19,10 @@ from block_recurrent.model.language_model import LanguageModel as LanguageModel
 from block_recurrent.model.positions import Rotary as Rotary
 from block_recurrent.model.positions import T5Bias as T5Bias
 from block_recurrent.model.recurrent import BlockRecurrentLayer as BlockRecurrentLayer
+from block_recurrent.model.reset import reset as reset
 from block_recurrent.model.sliding_window import SlidingWindowLayer as SlidingWindowLayer
+from block_recurrent.model.state import KeysValues as KeysValues
 from block_recurrent.model.state import LayerState as LayerState
 from block_recurrent.model.state import ModelState as ModelState
-from block_recurrent.model.state import reset as reset
 
 __version__ = "0.1.0"

@@ -127,6 +127,8 @@ class ModelConfig(LayerConfig):
       scan_layers: run stacked plain layers as one compiled loop; False unrolls the loop.
       remat: what the backward pass computes again: "none", "layer" (everything inside a layer) or
         "dots" (everything but the results of projections).
+      logits_by_window: compute loss and logits of one window of a segment after the other, which
+        saves memory where the vocabulary is large.
       state_unroll: blocks per iteration of the state scan.
     """
 
@@ -136,6 +138,7 @@ class ModelConfig(LayerConfig):
     feedback: bool = False
     scan_layers: bool = True
     remat: Literal["none", "layer", "dots"] = "none"
+    logits_by_window: bool = False
     state_unroll: int = 1
 
     def _validate(self) -> None:

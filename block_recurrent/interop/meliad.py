@@ -6,7 +6,6 @@ gradients as well, since those have the structure of the model.
 
 from collections.abc import Iterator, Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -17,6 +16,7 @@ from block_recurrent.config import ModelConfig
 from block_recurrent.model.cell import DualWiring, RecurrentCell, SkipWiring
 from block_recurrent.model.gates import FixedGate, LSTMGate
 from block_recurrent.model.language_model import LanguageModel
+from block_recurrent.model.layer_stack import part_ranges
 from block_recurrent.model.positions import T5Bias
 from block_recurrent.model.sliding_window import SlidingWindowLayer
 
@@ -68,7 +68,7 @@ def _wiring(cell: RecurrentCell, prefix: str) -> Named:
 
 def _cell(cell: RecurrentCell, prefix: str) -> Named:
     kvq = f"{prefix}/recurrent_tbase/_kvq"
-    yield from _tokens(cell.tokens, prefix)
+    yield from _tokens(cell.token_layer, prefix)
     yield f"{prefix}/recurrent_initial_state", cell.initial
     yield f"{kvq}/position_embeddings", cell.ids
     yield f"{kvq}/pre_attn_layernorm/scale", cell.norm.scale
@@ -83,14 +83,7 @@ def _cell(cell: RecurrentCell, prefix: str) -> Named:
 
 def _layers(model: LanguageModel) -> list[SlidingWindowLayer | RecurrentCell]:
     """Every layer on its own, bottom up; copies, where the model holds them stacked."""
-    layers: list[SlidingWindowLayer | RecurrentCell] = []
-    for group, span in zip(model.stack.groups, model.stack.spans, strict=True):
-        if isinstance(group, SlidingWindowLayer):
-            for index in range(span.stop - span.start):
-                layers.append(jax.tree.map(lambda x, index=index: x[index], group))
-        else:
-            layers.append(group.cell)
-    return layers
+    return [layer for part in model.stack.parts for layer in part.single_layers()]
 
 
 def _named(model: LanguageModel, layers: list[SlidingWindowLayer | RecurrentCell]) -> Named:
@@ -125,10 +118,8 @@ def load_parameters(parameters: Mapping[str, ArrayLike], config: ModelConfig) ->
     _check(parameters, {name: param[...].shape for name, param in named.items()})
     for name, param in named.items():
         param[...] = jnp.asarray(parameters[name], jnp.float32)
-    for index, span in enumerate(model.stack.spans):
-        if not span.recurrent:
-            members = layers[span.start : span.stop]
-            model.stack.groups[index] = jax.tree.map(lambda *xs: jnp.stack(xs), *members)
+    for part, indices in zip(model.stack.parts, part_ranges(config), strict=True):
+        part.replace_layers(layers[indices.start : indices.stop])
     return model
 
 

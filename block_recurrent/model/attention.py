@@ -6,23 +6,16 @@ size. Heads stand second to last, `[..., H, D]`, wherever queries, keys and valu
 
 import itertools
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from block_recurrent.model.arguments import check_size, check_vectors
+from block_recurrent.model.checks import check_norm, check_norm_call, checked
+from block_recurrent.model.state import KeysValues, concatenate
 
 EPSILON = 1e-6
-
-
-class KeysValues(NamedTuple):
-    """Keys (normalised per head, not rotated) and values, each [..., T, H, D]."""
-
-    keys: Array
-    values: Array
 
 
 class RMSNorm(nnx.Module):
@@ -32,13 +25,13 @@ class RMSNorm(nnx.Module):
       scale: [E] float32, initially 1.
     """
 
+    @checked(check_norm)
     def __init__(self, size: int):
-        check_size("size", size)
         self.scale = nnx.Param(jnp.ones((size,), jnp.float32))
 
+    @checked(check_norm_call)
     def __call__(self, x: Array) -> Array:
         """[..., E] of any float dtype -> [..., E] float32."""
-        check_vectors("x", x, self.scale.shape[-1])
         x = x.astype(jnp.float32)
         return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + EPSILON) * self.scale
 
@@ -163,6 +156,11 @@ def window_tiles(current: KeysValues, previous: KeysValues) -> KeysValues:
         return jnp.concatenate([shifted, blocks], axis=2)
 
     return jax.tree.map(tile, current, previous)
+
+
+def concatenate_windows(previous: KeysValues, current: KeysValues) -> KeysValues:
+    """Two windows [B, W, H, D] -> [B, 2W, H, D]."""
+    return concatenate([previous, current], axis=1)
 
 
 def last_window(current: KeysValues, window: int) -> KeysValues:

@@ -9,22 +9,29 @@ from jax import Array
 
 from block_recurrent.config import LayerConfig
 from block_recurrent.model.attention import (
-    KeysValues,
     RMSNorm,
     apply_dense,
     attend,
+    concatenate_windows,
     dense,
     l2_normalize,
 )
 from block_recurrent.model.checks import (
-    check_config,
-    check_keys_values,
-    check_layer_state,
-    check_recurrent,
+    check_cell_call,
+    check_horizontal,
+    check_initial_state,
+    check_layer,
+    check_project,
+    checked,
 )
 from block_recurrent.model.gates import GATES
-from block_recurrent.model.sliding_window import SlidingWindowLayer, scaled_queries, split_heads
-from block_recurrent.model.state import LayerState
+from block_recurrent.model.sliding_window import (
+    SlidingWindowLayer,
+    make_scale,
+    scaled_queries,
+    split_heads,
+)
+from block_recurrent.model.state import KeysValues, LayerState, add_axis
 
 
 class SkipWiring(nnx.Module):
@@ -34,9 +41,9 @@ class SkipWiring(nnx.Module):
         heads_size = 2 * config.num_heads * config.head_size
         self.gate = GATES[config.gate](heads_size, config.model_size, rngs=rngs)
 
-    def __call__(self, state: Array, attended: Array) -> Array:
-        """State [B, S, E] float32 and heads [B, S, 2HD] -> next state."""
-        return self.gate(state, attended)
+    def __call__(self, states: Array, attended: Array) -> Array:
+        """States [B, S, E] float32 and heads [B, S, 2HD] -> next states."""
+        return self.gate(states, attended)
 
 
 class SingleWiring(nnx.Module):
@@ -48,10 +55,10 @@ class SingleWiring(nnx.Module):
         self.hidden = dense(heads_size, config.mlp_size, rngs=rngs)
         self.gate = gate(config.mlp_size, config.model_size, activation=jnp.tanh, rngs=rngs)
 
-    def __call__(self, state: Array, attended: Array) -> Array:
-        """State [B, S, E] float32 and heads [B, S, 2HD] -> next state."""
+    def __call__(self, states: Array, attended: Array) -> Array:
+        """States [B, S, E] float32 and heads [B, S, 2HD] -> next states."""
         (hidden,) = apply_dense(attended, self.hidden)
-        return self.gate(state, jax.nn.relu(hidden))
+        return self.gate(states, jax.nn.relu(hidden))
 
 
 class DualWiring(nnx.Module):
@@ -65,21 +72,21 @@ class DualWiring(nnx.Module):
         self.hidden = dense(config.model_size, config.mlp_size, rngs=rngs)
         self.mlp_gate = gate(config.mlp_size, config.model_size, rngs=rngs)
 
-    def __call__(self, state: Array, attended: Array) -> Array:
-        """State [B, S, E] float32 and heads [B, S, 2HD] -> next state."""
-        state = self.attention_gate(state, attended)
-        (hidden,) = apply_dense(self.norm(state).astype(attended.dtype), self.hidden)
-        return self.mlp_gate(state, jax.nn.relu(hidden))
+    def __call__(self, states: Array, attended: Array) -> Array:
+        """States [B, S, E] float32 and heads [B, S, 2HD] -> next states."""
+        states = self.attention_gate(states, attended)
+        (hidden,) = apply_dense(self.norm(states).astype(attended.dtype), self.hidden)
+        return self.mlp_gate(states, jax.nn.relu(hidden))
 
 
 WIRINGS = {"skip": SkipWiring, "single": SingleWiring, "dual": DualWiring}
 
 
 class StateProjections(NamedTuple):
-    """What the states entering a block are read and updated with, each [B, S, H, D].
+    """What the states that enter a block are read and updated with, each [B, S, H, D].
 
     Attributes:
-      context: keys and values, for the tokens of the block and for the states themselves.
+      context: keys and values, for the tokens of the block and the states to attend to.
       queries: on the states, normalised and scaled.
       token_queries: on the tokens, normalised and scaled.
     """
@@ -96,17 +103,17 @@ class RecurrentCell(nnx.Module):
     blocks of a segment.
 
     Attributes:
-      tokens: the token side, a sliding-window layer that also attends to the states.
-      initial: [S, E] float32, the state at a document's start, initially N(0, 0.1²).
+      token_layer: the token side, a sliding-window layer that also attends to the states.
+      initial: [S, E] float32, the states at a document's start, initially N(0, 0.1²).
       ids: [S, E] float32, added to the normed states to tell them apart, initially N(0, 1).
     """
 
+    @checked(check_layer)
     def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs):
-        check_config(config, LayerConfig)
         size, heads_size = config.model_size, config.num_heads * config.head_size
         shape = (config.num_states, size)
         self.config = config
-        self.tokens = SlidingWindowLayer(config, attends_to_states=True, rngs=rngs)
+        self.token_layer = SlidingWindowLayer(config, attends_to_states=True, rngs=rngs)
         self.initial = nnx.Param(0.1 * jax.random.normal(rngs.params(), shape, jnp.float32))
         self.ids = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
         self.norm = RMSNorm(size)
@@ -114,20 +121,21 @@ class RecurrentCell(nnx.Module):
         self.values = dense(size, heads_size, rngs=rngs)
         self.queries = dense(size, heads_size, rngs=rngs)
         self.token_queries = dense(size, heads_size, rngs=rngs)
-        self.scale = nnx.Param(jnp.ones((config.num_heads,), jnp.float32))
-        self.token_scale = nnx.Param(jnp.ones((config.num_heads,), jnp.float32))
+        self.scale = make_scale(config)
+        self.token_scale = make_scale(config)
         self.wiring = WIRINGS[config.wiring](config, rngs=rngs)
 
+    @checked(check_initial_state)
     def initial_state(self, batch_size: int) -> LayerState:
         """The state at a document's start: an empty cache and the learned states [B, S, E]."""
-        cache = self.tokens.initial_state(batch_size)
-        recurrent = jnp.broadcast_to(self.initial[...], (batch_size, *self.initial.shape))
-        return LayerState(cache, recurrent)
+        cache = self.token_layer.initial_state(batch_size)
+        states = jnp.broadcast_to(self.initial[...], (batch_size, *self.initial.shape))
+        return LayerState(cache, states)
 
-    def project(self, state: Array) -> StateProjections:
+    @checked(check_project)
+    def project(self, states: Array) -> StateProjections:
         """Norm, ids, and keys, values and queries of the states [B, S, E] as one product."""
-        check_recurrent(self.config, state)
-        normed = (self.norm(state) + self.ids).astype(self.config.dtype)
+        normed = (self.norm(states) + self.ids).astype(self.config.dtype)
         layers = (self.keys, self.values, self.queries, self.token_queries)
         keys, values, queries, token_queries = (
             split_heads(y, self.config) for y in apply_dense(normed, *layers)
@@ -138,32 +146,33 @@ class RecurrentCell(nnx.Module):
             scaled_queries(token_queries, self.token_scale),
         )
 
-    def update(self, state: Array, projections: StateProjections, tokens: KeysValues) -> Array:
-        """The next state, given the projections of the present one; otherwise as `horizontal`."""
+    def update(
+        self, states: Array, projections: StateProjections, token_context: KeysValues
+    ) -> Array:
+        """`horizontal`, given the projections of the states."""
         own = attend(projections.queries, projections.context)
-        read = attend(projections.token_queries, tokens)
+        read = attend(projections.token_queries, token_context)
         heads = jnp.concatenate([own, read], axis=-2)
-        return self.wiring(state, heads.reshape(*heads.shape[:-2], -1))
+        return self.wiring(states, heads.reshape(*heads.shape[:-2], -1))
 
-    def horizontal(self, state: Array, tokens: KeysValues) -> Array:
+    @checked(check_horizontal)
+    def horizontal(self, states: Array, token_context: KeysValues) -> Array:
         """States to next states.
 
         Args:
-          state: [B, S, E] float32, as it enters the block.
-          tokens: keys and values of the previous and the current block, [B, 2W, H, D].
+          states: [B, S, E] float32, as they enter the block.
+          token_context: keys and values of the previous and the current block, [B, 2W, H, D].
 
         Returns:
-          [B, S, E] float32, the state that enters the next block.
+          [B, S, E] float32, the states that enter the next block.
 
         Raises:
+          TypeError: an argument of another kind.
           ValueError: shapes that do not fit one another or the configuration.
         """
-        config = self.config
-        check_recurrent(config, state)
-        shape = (state.shape[0], 2 * config.window, config.num_heads, config.head_size)
-        check_keys_values("tokens", tokens, shape)
-        return self.update(state, self.project(state), tokens)
+        return self.update(states, self.project(states), token_context)
 
+    @checked(check_cell_call)
     def vertical(
         self, x: Array, state: LayerState, *, dropout_key: Array | None = None
     ) -> tuple[Array, KeysValues]:
@@ -178,26 +187,23 @@ class RecurrentCell(nnx.Module):
           Output [B, W, E], and the keys and values of the block, [B, W, H, D].
 
         Raises:
+          TypeError: an argument of another kind.
           ValueError: more than one block, or shapes that do not fit the configuration.
         """
-        check_layer_state(self.config, x, state)
-        if x.shape[1] != self.config.window:
-            raise ValueError(
-                f"a cell reads one block of {self.config.window} tokens, not {x.shape[1]}; "
-                "BlockRecurrentLayer reads whole segments"
-            )
-        states = jax.tree.map(lambda y: y[:, None], self.project(state.recurrent).context)
-        return self.tokens(x, state.cache, states, dropout_key=dropout_key)
+        state_context = add_axis(self.project(state.recurrent).context, 1)
+        return self.token_layer(x, state.cache, state_context, dropout_key=dropout_key)
 
+    @checked(check_cell_call)
     def __call__(
         self, x: Array, state: LayerState, *, dropout_key: Array | None = None
     ) -> tuple[Array, LayerState]:
-        """One block in both directions: x [B, W, E] -> output [B, W, E] and the next state."""
-        y, current = self.vertical(x, state, dropout_key=dropout_key)
-        tokens = concatenate_windows(state.cache, current)
-        return y, LayerState(current, self.horizontal(state.recurrent, tokens))
+        """One block in both directions: x [B, W, E] -> output [B, W, E] and the next state.
 
-
-def concatenate_windows(previous: KeysValues, current: KeysValues) -> KeysValues:
-    """Two windows [B, W, H, D] -> [B, 2W, H, D]."""
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), previous, current)
+        Arguments and errors are those of `vertical`.
+        """
+        projections = self.project(state.recurrent)
+        state_context = add_axis(projections.context, 1)
+        y, context = self.token_layer(x, state.cache, state_context, dropout_key=dropout_key)
+        token_context = concatenate_windows(state.cache, context)
+        states = self.update(state.recurrent, projections, token_context)
+        return y, LayerState(context, states)

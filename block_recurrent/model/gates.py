@@ -1,7 +1,7 @@
-"""Gates of the state update (paper, section 3.2): new state from old state and an input.
+"""Gates of the state update (paper, section 3.2): new states from old ones and an input.
 
 A gate holds the projection that leads to it, because the LSTM gate looks at the projection's input.
-Shapes: state [..., S, E] float32, input [..., S, R] -> state [..., S, E] float32.
+Shapes: states [..., S, E] float32, input [..., S, R] -> states [..., S, E] float32.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from block_recurrent.model.arguments import check_rngs, check_size, check_vectors
 from block_recurrent.model.attention import apply_dense, dense
+from block_recurrent.model.checks import check_gate, check_gate_call, checked
 
 Activation = Callable[[Array], Array]
 
@@ -20,25 +20,6 @@ Activation = Callable[[Array], Array]
 def identity(x: Array) -> Array:
     """`x`."""
     return x
-
-
-def _check_built(input_size: int, model_size: int, activation: Activation, rngs: nnx.Rngs) -> None:
-    check_size("input_size", input_size)
-    check_size("model_size", model_size)
-    if not callable(activation):
-        raise TypeError(f"activation must be a function, not {activation!r}")
-    check_rngs(rngs)
-
-
-def _check_called(state: Array, inputs: Array, output: nnx.Linear) -> None:
-    input_size, model_size = output.kernel.shape
-    check_vectors("state", state, model_size)
-    check_vectors("inputs", inputs, input_size)
-    if state.shape[:-1] != inputs.shape[:-1]:
-        raise ValueError(
-            f"inputs has shape {inputs.shape} and state {state.shape}: all axes but the last must "
-            "be equal"
-        )
 
 
 def _gate_bias(size: int, rngs: nnx.Rngs) -> nnx.Param:
@@ -54,6 +35,7 @@ class FixedGate(nnx.Module):
       activation: of the projected input; the identity unless given.
     """
 
+    @checked(check_gate)
     def __init__(
         self,
         input_size: int,
@@ -62,17 +44,16 @@ class FixedGate(nnx.Module):
         activation: Activation = identity,
         rngs: nnx.Rngs,
     ):
-        _check_built(input_size, model_size, activation, rngs)
         self.activation = activation
         self.output = dense(input_size, model_size, rngs=rngs)
         self.bias = _gate_bias(model_size, rngs)
 
-    def __call__(self, state: Array, inputs: Array) -> Array:
-        """The next state; `inputs` decide the dtype of the projection."""
-        _check_called(state, inputs, self.output)
+    @checked(check_gate_call)
+    def __call__(self, states: Array, inputs: Array) -> Array:
+        """The next states, [..., S, E] float32; `inputs` decide the dtype of the projection."""
         (update,) = apply_dense(inputs, self.output)
         gate = jax.nn.sigmoid(self.bias[...])
-        return state * gate + self.activation(update.astype(jnp.float32)) * (1.0 - gate)
+        return states * gate + self.activation(update.astype(jnp.float32)) * (1.0 - gate)
 
 
 class LSTMGate(nnx.Module):
@@ -82,6 +63,7 @@ class LSTMGate(nnx.Module):
     remembers. Arguments as of `FixedGate`.
     """
 
+    @checked(check_gate)
     def __init__(
         self,
         input_size: int,
@@ -90,7 +72,6 @@ class LSTMGate(nnx.Module):
         activation: Activation = identity,
         rngs: nnx.Rngs,
     ):
-        _check_built(input_size, model_size, activation, rngs)
         self.activation = activation
         self.output = dense(input_size, model_size, rngs=rngs)
         self.forget = dense(input_size, model_size, rngs=rngs, scale=0.1)
@@ -98,14 +79,14 @@ class LSTMGate(nnx.Module):
         self.forget_bias = _gate_bias(model_size, rngs)
         self.input_bias = _gate_bias(model_size, rngs)
 
-    def __call__(self, state: Array, inputs: Array) -> Array:
-        """The next state; `inputs` decide the dtype of the projections."""
-        _check_called(state, inputs, self.output)
+    @checked(check_gate_call)
+    def __call__(self, states: Array, inputs: Array) -> Array:
+        """The next states, [..., S, E] float32; `inputs` decide the dtype of the projections."""
         projected = apply_dense(inputs, self.output, self.forget, self.input)
         update, forget, keep = (x.astype(jnp.float32) for x in projected)
         forget = jax.nn.sigmoid(forget + self.forget_bias + 1.0)
         keep = jax.nn.sigmoid(keep + self.input_bias - 1.0)
-        return state * forget + self.activation(update) * keep
+        return states * forget + self.activation(update) * keep
 
 
 GATES: dict[str, type[FixedGate] | type[LSTMGate]] = {"fixed": FixedGate, "lstm": LSTMGate}

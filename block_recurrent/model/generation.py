@@ -5,7 +5,7 @@ so far wait beside those of the block before; a token's W visible positions are 
 contiguous slice of the two, so that every token costs the same however long the text is.
 """
 
-import math
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,12 +15,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from block_recurrent.config import ModelConfig
-from block_recurrent.model.arguments import check_array, check_size
-from block_recurrent.model.attention import KeysValues
-from block_recurrent.model.checks import check_model_state, check_token_ids
+from block_recurrent.model.checks import check_point, check_sampling, check_token_ids
 from block_recurrent.model.language_model import LanguageModel
-from block_recurrent.model.state import ModelState
+from block_recurrent.model.state import KeysValues, ModelState, add_axis, concatenate, take
 
 
 class GenerationState(NamedTuple):
@@ -57,15 +54,15 @@ class Decoding(NamedTuple):
     """Carried from one token to the next.
 
     Attributes:
-      window: keys and values of the block before and of the present one, [L, B, 2W, H, D].
-      recurrent: states as they entered the block, [R, B, S, E] float32.
-      states: of each recurrent layer, keys and values of these, [B, 1, S, H, D].
+      token_context: keys and values of the block before and of the present one, [L, B, 2W, H, D].
+      states: as they entered the block, [R, B, S, E] float32.
+      state_contexts: of each recurrent layer, keys and values of its states, [B, 1, S, H, D].
       offset: int32 scalar, tokens of the block read so far, 0 to W - 1.
     """
 
-    window: KeysValues
-    recurrent: Array
-    states: list[KeysValues]
+    token_context: KeysValues
+    states: Array
+    state_contexts: list[KeysValues]
     offset: Array
 
 
@@ -146,25 +143,6 @@ def generate(
     return progress[1][:, :max_new_tokens]
 
 
-def check_sampling(
-    max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
-) -> None:
-    """Raises TypeError or ValueError for an argument of `generate` that is out of range."""
-    check_size("max_new_tokens", max_new_tokens)
-    check_size("top_k", 1 if top_k is None else top_k)
-    numbers = {"temperature": temperature, "top_p": 1 if top_p is None else top_p, "seed": seed}
-    for name, value in numbers.items():
-        kinds = (int, np.integer) if name == "seed" else (int, float, np.number)
-        if not isinstance(value, kinds):
-            raise TypeError(f"{name} must be a number, not {value!r}")
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature must be at least 0 and finite, not {temperature}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be between 0 and 2**32 - 1, not {seed}")
-
-
 @jax.jit
 def _read_block(
     model: LanguageModel, tokens: Array, state: ModelState, last: Array
@@ -182,7 +160,7 @@ def _read(
     window = model.config.window
     point = as_generation_state(model, state)
     tokens = check_token_ids(name, tokens, model.config.vocab_size)
-    _check_point(model.config, point, tokens.shape[0])
+    check_point(model.config, point, tokens.shape[0])
     tokens = jnp.concatenate([point.tokens[:, : point.length], tokens], axis=1)
     block_start = point.block_start
     whole, length = divmod(tokens.shape[1], window)
@@ -205,15 +183,6 @@ def _check_model(model: LanguageModel) -> None:
         raise TypeError(f"model must be a LanguageModel, not {type(model).__name__}")
 
 
-def _check_point(config: ModelConfig, point: GenerationState, batch: int) -> None:
-    check_model_state(config, point.block_start, batch)
-    check_array("tokens of the state", point.tokens, (batch, config.window), "int32")
-    if point.length not in range(config.window):
-        raise ValueError(
-            f"length of the state must be from 0 to {config.window - 1}, not {point.length!r}"
-        )
-
-
 def as_generation_state(
     model: LanguageModel, state: ModelState | GenerationState
 ) -> GenerationState:
@@ -230,18 +199,17 @@ def as_generation_state(
 def start_decoding(model: LanguageModel, point: GenerationState, current: KeysValues) -> Decoding:
     """Prepares decoding at `point`, `current` being its block's keys and values [L, B, W, H, D]."""
     start = point.block_start
-    window = jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=2), start.cache, current)
+    token_context = concatenate([start.cache, current], axis=2)
     # A copy: the decoding loop takes over the memory of what it is given.
-    recurrent = jnp.copy(start.recurrent)
-    return Decoding(window, recurrent, _project_states(model, recurrent), jnp.int32(point.length))
+    states = jnp.copy(start.recurrent)
+    contexts = _project_states(model, states)
+    return Decoding(token_context, states, contexts, jnp.int32(point.length))
 
 
-def _project_states(model: LanguageModel, recurrent: Array) -> list[KeysValues]:
-    contexts = [
-        cell.project(state).context
-        for cell, state in zip(model.stack.cells, recurrent, strict=True)
-    ]
-    return jax.tree.map(lambda x: x[:, None], contexts)
+def _project_states(model: LanguageModel, states: Array) -> list[KeysValues]:
+    """Of each recurrent layer, keys and values of its states, [B, 1, S, H, D]."""
+    pairs = zip(model.stack.cells, states, strict=True)
+    return [add_axis(cell.project(own).context, 1) for cell, own in pairs]
 
 
 def decode_token(model: LanguageModel, token: Array, decoding: Decoding) -> tuple[Array, Decoding]:
@@ -249,15 +217,16 @@ def decode_token(model: LanguageModel, token: Array, decoding: Decoding) -> tupl
     window = model.config.window
     offset = decoding.offset
     visible = jax.tree.map(
-        lambda x: jax.lax.dynamic_slice_in_dim(x, offset, window, axis=2), decoding.window
+        lambda x: jax.lax.dynamic_slice_in_dim(x, offset, window, axis=2), decoding.token_context
     )
-    x, current = model.stack.step(model.embed(token[:, None]), visible, decoding.states)
-    buffers = jax.tree.map(
+    x = model.embed(token[:, None])
+    x, own = model.stack.read_token(x, visible, decoding.state_contexts)
+    token_context = jax.tree.map(
         lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, window + offset, axis=2),
-        decoding.window,
-        current,
+        decoding.token_context,
+        own,
     )
-    decoding = decoding._replace(window=buffers, offset=offset + 1)
+    decoding = decoding._replace(token_context=token_context, offset=offset + 1)
     decoding = jax.lax.cond(
         offset + 1 == window, lambda d: _next_block(model, d), lambda d: d, decoding
     )
@@ -265,19 +234,15 @@ def decode_token(model: LanguageModel, token: Array, decoding: Decoding) -> tupl
 
 
 def _next_block(model: LanguageModel, decoding: Decoding) -> Decoding:
-    """At a block's end: the states advance, and the present window becomes the previous one."""
-    states = [
-        cell.horizontal(state, jax.tree.map(lambda x, layer=layer: x[layer], decoding.window))
-        for cell, state, layer in zip(
-            model.stack.cells,
-            decoding.recurrent,
-            model.config.recurrent_indices,
-            strict=True,
-        )
+    """At a block's end: the states advance, and the present block becomes the previous one."""
+    layers = zip(model.stack.cells, decoding.states, model.config.recurrent_indices, strict=True)
+    updated = [
+        cell.horizontal(own, take(decoding.token_context, layer)) for cell, own, layer in layers
     ]
-    recurrent = jnp.stack(states) if states else decoding.recurrent
-    window = jax.tree.map(lambda x: jnp.roll(x, -model.config.window, axis=2), decoding.window)
-    return Decoding(window, recurrent, _project_states(model, recurrent), jnp.int32(0))
+    states = jnp.stack(updated) if updated else decoding.states
+    roll = functools.partial(jnp.roll, shift=-model.config.window, axis=2)
+    token_context = jax.tree.map(roll, decoding.token_context)
+    return Decoding(token_context, states, _project_states(model, states), jnp.int32(0))
 
 
 @jax.jit(donate_argnums=2)

@@ -7,12 +7,17 @@ from flax import nnx
 from jax import Array
 
 from block_recurrent.config import ModelConfig
-from block_recurrent.model.arguments import check_rngs
 from block_recurrent.model.attention import RMSNorm, dropout
-from block_recurrent.model.checks import check_config, check_model_input
+from block_recurrent.model.checks import (
+    check_initial_state,
+    check_model,
+    check_model_call,
+    checked,
+)
+from block_recurrent.model.reset import reset
 from block_recurrent.model.sliding_window import split_key
 from block_recurrent.model.stack import Stack
-from block_recurrent.model.state import ModelState, reset
+from block_recurrent.model.state import ModelState
 
 
 class LanguageModel(nnx.Module):
@@ -31,15 +36,15 @@ class LanguageModel(nnx.Module):
       >>> logits, state = model(tokens, state)
     """
 
+    @checked(check_model)
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        check_config(config, ModelConfig)
-        check_rngs(rngs)
         shape = (config.vocab_size, config.model_size)
         self.config = config
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
         self.stack = Stack(config, rngs=rngs)
         self.norm = RMSNorm(config.model_size)
 
+    @checked(check_initial_state)
     def initial_state(self, batch_size: int) -> ModelState:
         """The state at a document's start: empty caches and the learned recurrent states."""
         return self.stack.initial_state(batch_size)
@@ -67,7 +72,7 @@ class LanguageModel(nnx.Module):
           the next segment.
 
         Raises:
-          TypeError: tokens that are no integers.
+          TypeError: tokens that are no integers, or another argument of another kind.
           ValueError: shapes that do not fit one another or the configuration.
         """
         features, state = self.features(
@@ -75,6 +80,7 @@ class LanguageModel(nnx.Module):
         )
         return self.logits(features), state
 
+    @checked(check_model_call)
     def features(
         self,
         tokens: Array | np.ndarray,
@@ -85,9 +91,8 @@ class LanguageModel(nnx.Module):
     ) -> tuple[Array, ModelState]:
         """All but the last product: [B, N, E], which `logits` takes whole or in pieces.
 
-        Arguments, second result and errors are those of a call.
+        Takes the arguments of a call, returns the same state, and raises the same errors.
         """
-        check_model_input(self.config, tokens, state, start_of_document)
         if start_of_document is not None:
             initial = self.initial_state(tokens.shape[0])
             state = reset(state, initial, start_of_document, batch_axis=1)

@@ -1,5 +1,6 @@
-"""A module's parameters as a flat dictionary, by paths such as "stack.groups.0.keys.kernel"."""
+"""A module's parameters by paths such as "stack.parts.0.layers.keys.kernel"."""
 
+import re
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -8,6 +9,14 @@ from flax import nnx
 from jax import Array
 
 M = TypeVar("M", bound=nnx.Module)
+
+# Paths of parameters that have a leading axis of layers begin so.
+STACKED = re.compile(r"stack\.parts\.\d+\.layers(?=\.)")
+
+
+def stacked_layers(part: int) -> str:
+    """How the paths of stacked parameters of a part begin."""
+    return f"stack.parts.{part}.layers"
 
 
 def _name(path: tuple) -> str:

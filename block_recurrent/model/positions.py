@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from block_recurrent.model.arguments import check_array, check_floats, check_rngs, check_size
+from block_recurrent.model.checks import check_positions, check_rotate, check_window, checked
 
 NUM_BUCKETS = 32
 MAX_DISTANCE = 128
@@ -42,15 +42,14 @@ class T5Bias(nnx.Module):
       table: [H, 32] float32, initially N(0, 1/32).
     """
 
+    @checked(check_positions)
     def __init__(self, num_heads: int, *, rngs: nnx.Rngs):
-        check_size("num_heads", num_heads)
-        check_rngs(rngs)
         initializer = nnx.initializers.normal(NUM_BUCKETS**-0.5)
         self.table = nnx.Param(initializer(rngs.params(), (num_heads, NUM_BUCKETS), jnp.float32))
 
+    @checked(check_window)
     def bias(self, window: int) -> Array:
         """[H, W] float32: the bias at distances W to 1."""
-        check_size("window", window)
         one_hot = np.eye(NUM_BUCKETS, dtype=np.float32)[t5_bucket(distances(window))]
         # A product with constants: the gradient of a gather is a slow scatter.
         return jnp.einsum("hn,wn->hw", self.table[...], one_hot, precision="highest")
@@ -64,15 +63,16 @@ class T5Bias(nnx.Module):
 class Rotary(nnx.Module):
     """Rotary position embedding (Su et al. 2021), maximum wavelength 10,000."""
 
+    @checked(check_positions)
     def __init__(self, num_heads: int):
-        check_size("num_heads", num_heads)
         self.num_heads = num_heads
 
+    @checked(check_window)
     def bias(self, window: int) -> Array:
         """[H, W] float32 zeros: this scheme lives in the rotation alone."""
-        check_size("window", window)
         return jnp.zeros((self.num_heads, window), jnp.float32)
 
+    @checked(check_rotate)
     def rotate(self, x: Array, positions: Array | np.ndarray) -> Array:
         """Turns pairs (j, j + D/2) of `x` [..., T, H, D] by `pi * p / 10000^(2j/D)` radians.
 
@@ -81,10 +81,6 @@ class Rotary(nnx.Module):
         Raises:
           ValueError: positions of another number, or an odd D.
         """
-        check_floats("x", x)
-        if x.ndim < 3 or x.shape[-1] % 2:
-            raise ValueError(f"x has shape {x.shape}, but [..., T, H, an even D] is needed")
-        check_array("positions", positions, (x.shape[-3],))
         half = x.shape[-1] // 2
         wavelengths = MAX_WAVELENGTH ** (np.arange(half, dtype=np.float32) / half)
         angles = jnp.pi * jnp.asarray(positions, jnp.float32)[:, None, None] / wavelengths

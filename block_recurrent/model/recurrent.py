@@ -6,12 +6,16 @@ from flax import nnx
 from jax import Array
 
 from block_recurrent.config import LayerConfig
-from block_recurrent.model.arguments import check_size
-from block_recurrent.model.attention import KeysValues, last_window, window_tiles
+from block_recurrent.model.attention import last_window, window_tiles
 from block_recurrent.model.cell import RecurrentCell
-from block_recurrent.model.checks import check_layer_state
+from block_recurrent.model.checks import (
+    check_initial_state,
+    check_layer,
+    check_recurrent_call,
+    checked,
+)
 from block_recurrent.model.sliding_window import split_key
-from block_recurrent.model.state import LayerState
+from block_recurrent.model.state import KeysValues, LayerState, Tree
 
 
 class BlockRecurrentLayer(nnx.Module):
@@ -27,16 +31,18 @@ class BlockRecurrentLayer(nnx.Module):
       rngs: of the initial parameters.
     """
 
+    @checked(check_layer)
     def __init__(self, config: LayerConfig, *, unroll: int = 1, rngs: nnx.Rngs):
-        check_size("unroll", unroll)
         self.config = config
         self.unroll = unroll
         self.cell = RecurrentCell(config, rngs=rngs)
 
+    @checked(check_initial_state)
     def initial_state(self, batch_size: int) -> LayerState:
         """The state at a document's start: an empty cache and the learned states [B, S, E]."""
         return self.cell.initial_state(batch_size)
 
+    @checked(check_recurrent_call)
     def __call__(
         self, x: Array, state: LayerState, *, dropout_key: Array | None = None
     ) -> tuple[Array, LayerState]:
@@ -51,34 +57,39 @@ class BlockRecurrentLayer(nnx.Module):
           Output [B, N, E], and the state for the next segment.
 
         Raises:
+          TypeError: an argument of another kind.
           ValueError: shapes that do not fit the configuration.
         """
-        check_layer_state(self.config, x, state)
-        tokens = self.cell.tokens
-        project_key, begin_key, end_key = split_key(dropout_key, 3)
-        projections = tokens.project(x, project_key)
-        tiles = window_tiles(projections.current, state.cache)
-        recurrent, states = self.scan_states(state.recurrent, tiles)
-        begun = tokens.begin(x, projections, tiles, begin_key)
-        cache = last_window(projections.current, self.config.window)
-        return tokens.end(begun, states, end_key), LayerState(cache, recurrent)
+        layer = self.cell.token_layer
+        project_key, attend_key, finish_key = split_key(dropout_key, 3)
+        projections = layer.project(x, project_key)
+        tiles = window_tiles(projections.context, state.cache)
+        states, state_context = self.scan_states(state.recurrent, tiles)
+        attended = layer.self_attend(x, projections, state.cache, attend_key)
+        cache = last_window(projections.context, self.config.window)
+        return layer.finish(attended, state_context, finish_key), LayerState(cache, states)
 
-    def scan_states(self, state: Array, tiles: KeysValues) -> tuple[Array, KeysValues]:
+    def scan_states(self, states: Array, tiles: KeysValues) -> tuple[Array, KeysValues]:
         """Moves the states over the blocks.
 
         Args:
-          state: [B, S, E] float32, as it enters the first block.
+          states: [B, S, E] float32, as they enter the first block.
           tiles: keys and values of each block and the one before, [B, K, 2W, H, D].
 
         Returns:
-          The state after the last block, and the keys and values [B, K, S, H, D] of the states as
+          The states after the last block, and the keys and values [B, K, S, H, D] of the states as
           they entered each block.
         """
 
-        def step(state: Array, tokens: KeysValues) -> tuple[Array, KeysValues]:
-            projections = self.cell.project(state)
-            return self.cell.update(state, projections, tokens), projections.context
+        def step(states: Array, token_context: KeysValues) -> tuple[Array, KeysValues]:
+            projections = self.cell.project(states)
+            return self.cell.update(states, projections, token_context), projections.context
 
-        by_block = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), tiles)
-        state, states = jax.lax.scan(step, state, by_block, unroll=self.unroll)
-        return state, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), states)
+        by_block = swap_blocks_and_batch(tiles)
+        states, context = jax.lax.scan(step, states, by_block, unroll=self.unroll)
+        return states, swap_blocks_and_batch(context)
+
+
+def swap_blocks_and_batch(tree: Tree) -> Tree:
+    """Arrays [B, K, ...] as [K, B, ...] for a scan over blocks, and back again."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)

@@ -1,4 +1,8 @@
-"""The sliding-window layer: the token side of every layer, recurrent or not."""
+"""The sliding-window layer: the token side of every layer, recurrent or not.
+
+A layer reads a segment in three parts: `project`, `self_attend`, and, when the states that a token
+may see are known, `finish`.
+"""
 
 from typing import NamedTuple
 
@@ -9,9 +13,7 @@ from flax import nnx
 from jax import Array
 
 from block_recurrent.config import LayerConfig
-from block_recurrent.model.arguments import check_key, check_rngs
 from block_recurrent.model.attention import (
-    KeysValues,
     RMSNorm,
     apply_dense,
     attend,
@@ -24,31 +26,31 @@ from block_recurrent.model.attention import (
     window_tiles,
 )
 from block_recurrent.model.checks import (
-    check_batch_size,
-    check_config,
-    check_keys_values,
-    check_layer_input,
+    check_initial_state,
+    check_layer,
+    check_sliding_window_call,
+    checked,
 )
 from block_recurrent.model.positions import make_positions, window_bias
-from block_recurrent.model.state import empty_cache
+from block_recurrent.model.state import KeysValues, empty_cache
 
 
 class Projections(NamedTuple):
     """What a layer makes of its tokens, each [B, N, H, D].
 
     Attributes:
-      current: keys (normalised) and values.
+      context: keys (normalised) and values, for tokens and states to attend to.
       queries: for self-attention, normalised and scaled.
-      state_queries: for attention to states, normalised and scaled; None in a plain layer.
+      state_queries: for attention to states, normalised and scaled; None where there is none.
     """
 
-    current: KeysValues
+    context: KeysValues
     queries: Array
     state_queries: Array | None
 
 
-class Begun(NamedTuple):
-    """Tokens halfway through a layer: self-attention done, states not yet met.
+class SelfAttended(NamedTuple):
+    """Tokens halfway through a layer: self-attention is done, the states are not yet seen.
 
     Attributes:
       x: the layer's input, [B, N, E].
@@ -68,43 +70,42 @@ class SlidingWindowLayer(nnx.Module):
     the keys and values of the last window, so that a document may be read in any number of calls.
 
     Args:
-      config: sizes and positions; the fields of the state update are not looked at.
+      config: sizes and positions; the fields of the state update have no effect.
       attends_to_states: also attend to the states of a recurrent layer, given in each call.
       rngs: of the initial parameters.
     """
 
+    @checked(check_layer)
     def __init__(self, config: LayerConfig, *, attends_to_states: bool = False, rngs: nnx.Rngs):
-        check_config(config, LayerConfig)
-        check_rngs(rngs)
         size, heads_size = config.model_size, config.num_heads * config.head_size
         self.config = config
+        self.attends_to_states = attends_to_states
         self.norm = RMSNorm(size)
         self.keys = dense(size, heads_size, rngs=rngs)
         self.values = dense(size, heads_size, rngs=rngs)
         self.queries = dense(size, heads_size, rngs=rngs)
-        self.scale = nnx.Param(jnp.ones((config.num_heads,), jnp.float32))
+        self.scale = make_scale(config)
         self.positions = make_positions(config.positions, config.num_heads, rngs=rngs)
         self.state_queries = dense(size, heads_size, rngs=rngs) if attends_to_states else None
-        self.state_scale = (
-            nnx.Param(jnp.ones((config.num_heads,), jnp.float32)) if attends_to_states else None
-        )
+        self.state_scale = make_scale(config) if attends_to_states else None
         self.output = dense(heads_size * (1 + attends_to_states), size, rngs=rngs)
         self.mlp_norm = RMSNorm(size)
         self.mlp_hidden = dense(size, config.mlp_size, rngs=rngs)
         self.mlp_output = dense(config.mlp_size, size, rngs=rngs)
 
+    @checked(check_initial_state)
     def initial_state(self, batch_size: int) -> KeysValues:
         """The cache of a fresh document: zeros [B, W, H, D], which tokens do attend to."""
-        check_batch_size(batch_size)
         config = self.config
         shape = (batch_size, config.window, config.num_heads, config.head_size)
         return empty_cache(shape, config.dtype)
 
+    @checked(check_sliding_window_call)
     def __call__(
         self,
         x: Array,
         cache: KeysValues,
-        states: KeysValues | None = None,
+        state_context: KeysValues | None = None,
         *,
         dropout_key: Array | None = None,
     ) -> tuple[Array, KeysValues]:
@@ -113,31 +114,26 @@ class SlidingWindowLayer(nnx.Module):
         Args:
           x: [B, N, E], N a multiple of W.
           cache: keys and values of the window before the segment, [B, W, H, D].
-          states: keys and values of the states for each block, [B, K, S, H, D]; given exactly when
-            the layer attends to states.
+          state_context: keys and values of the states for each block, [B, K, S, H, D]; given
+            exactly when the layer attends to states.
           dropout_key: dropout is on when given.
 
         Returns:
           Output [B, N, E], and the cache for the next segment.
 
         Raises:
-          ValueError: shapes that do not fit the configuration, or states given or left out wrongly.
+          TypeError: an argument of another kind.
+          ValueError: shapes that do not fit the configuration, or `state_context` given or left
+            out wrongly.
         """
-        config = self.config
-        check_layer_input(config, x, cache)
-        if states is not None:
-            blocks = x.shape[1] // config.window
-            shape = (x.shape[0], blocks, None, config.num_heads, config.head_size)
-            check_keys_values("states", states, shape)
-        project_key, begin_key, end_key = split_key(dropout_key, 3)
+        project_key, attend_key, finish_key = split_key(dropout_key, 3)
         projections = self.project(x, project_key)
-        tiles = window_tiles(projections.current, cache)
-        begun = self.begin(x, projections, tiles, begin_key)
-        cache = last_window(projections.current, config.window)
-        return self.end(begun, states, end_key), cache
+        attended = self.self_attend(x, projections, cache, attend_key)
+        cache = last_window(projections.context, self.config.window)
+        return self.finish(attended, state_context, finish_key), cache
 
     def project(self, x: Array, dropout_key: Array | None = None) -> Projections:
-        """Norm, dropout, and keys, values and queries as one product; `x` is [B, T, E]."""
+        """Norm, dropout, and keys, values and queries as one product; `x` is [B, N, E]."""
         normed = self.norm(x).astype(self.config.dtype)
         normed = dropout(normed, self.config.dropout, dropout_key)
         layers = [self.keys, self.values, self.queries]
@@ -151,76 +147,73 @@ class SlidingWindowLayer(nnx.Module):
             scaled_queries(state_queries[0], self.state_scale) if state_queries else None,
         )
 
-    def begin(
+    def self_attend(
         self,
         x: Array,
         projections: Projections,
-        tiles: KeysValues,
+        cache: KeysValues,
         dropout_key: Array | None = None,
-    ) -> Begun:
-        """The first half of the layer: windowed self-attention.
+    ) -> SelfAttended:
+        """Self-attention of every block to itself and the block before it.
 
         Args:
           x: [B, N, E].
           projections: of `x`.
-          tiles: keys and values of each block and the one before, [B, K, 2W, H, D].
+          cache: keys and values of the window before the segment, [B, W, H, D].
           dropout_key: dropout is on when given.
         """
         window = self.config.window
+        tiles = window_tiles(projections.context, cache)
         bias = window_bias(self._scaled_bias())
-        positions = np.arange(2 * window)
+        places = np.arange(2 * window)
         queries = split_blocks(projections.queries, window)
-        queries = self.positions.rotate(queries, positions[window:])
-        tiles = tiles._replace(keys=self.positions.rotate(tiles.keys, positions))
+        queries = self.positions.rotate(queries, places[window:])
+        tiles = tiles._replace(keys=self.positions.rotate(tiles.keys, places))
         rate = self.config.dropout
         heads = attend(queries, tiles, bias, dropout_rate=rate, dropout_key=dropout_key)
-        return Begun(x, join_blocks(heads), projections.state_queries)
+        return SelfAttended(x, join_blocks(heads), projections.state_queries)
 
-    def end(
-        self, begun: Begun, states: KeysValues | None = None, dropout_key: Array | None = None
+    def finish(
+        self,
+        attended: SelfAttended,
+        state_context: KeysValues | None = None,
+        dropout_key: Array | None = None,
     ) -> Array:
-        """The second half: attention to the states, if any, output projection and MLP.
+        """Attention to the states, if any, then output projection and MLP.
 
         Args:
-          begun: from `begin`.
-          states: keys and values for each block, [B, K, S, H, D]; given exactly when the layer
-            attends to states. Neither mask nor bias: every token of a block sees all of them.
+          attended: the tokens after self-attention.
+          state_context: keys and values of the states for each block, [B, K, S, H, D], where the
+            layer attends to states. Every token of a block sees all of them, without mask or bias.
           dropout_key: dropout is on when given.
 
         Returns:
           The layer's output, [B, N, E].
-
-        Raises:
-          ValueError: states given or left out wrongly.
         """
-        x, heads, state_queries = begun
-        if (states is None) != (state_queries is None):
-            raise ValueError("states must be given exactly when the layer attends to states")
+        x, heads, state_queries = attended
         state_key, mlp_key = split_key(dropout_key, 2)
-        if states is not None and state_queries is not None:
-            window = heads.shape[1] // states.keys.shape[1]
+        if state_context is not None and state_queries is not None:
+            window = heads.shape[1] // state_context.keys.shape[1]
             queries = split_blocks(state_queries, window)
             rate = self.config.dropout
-            seen = attend(queries, states, dropout_rate=rate, dropout_key=state_key)
+            seen = attend(queries, state_context, dropout_rate=rate, dropout_key=state_key)
             heads = jnp.concatenate([heads, join_blocks(seen)], axis=-2)
-        (attended,) = apply_dense(heads.reshape(*heads.shape[:-2], -1), self.output)
-        x = x + attended
+        (update,) = apply_dense(heads.reshape(*heads.shape[:-2], -1), self.output)
+        x = x + update
         (hidden,) = apply_dense(self.mlp_norm(x).astype(x.dtype), self.mlp_hidden)
         (update,) = apply_dense(jax.nn.relu(hidden), self.mlp_output)
         return x + dropout(update, self.config.dropout, mlp_key)
 
-    def _scaled_bias(self) -> Array:
-        return self.positions.bias(self.config.window) * jnp.abs(self.scale[...])[:, None]
-
-    def step(
-        self, x: Array, visible: KeysValues, states: KeysValues | None = None
+    def read_token(
+        self, x: Array, visible: KeysValues, state_context: KeysValues | None = None
     ) -> tuple[Array, KeysValues]:
-        """Reads one token, as `__call__` would.
+        """Reads one token, as a call would.
 
         Args:
           x: [B, 1, E].
           visible: keys and values of the W tokens before it, [B, W, H, D].
-          states: keys and values of the states that entered its block, [B, 1, S, H, D], or None.
+          state_context: keys and values of the states that entered its block, [B, 1, S, H, D],
+            where the layer attends to states.
 
         Returns:
           Output [B, 1, E], and the token's own keys and values, [B, 1, H, D].
@@ -230,7 +223,16 @@ class SlidingWindowLayer(nnx.Module):
         query = self.positions.rotate(projections.queries, np.array([window]))
         visible = visible._replace(keys=self.positions.rotate(visible.keys, np.arange(window)))
         heads = attend(query, visible, self._scaled_bias()[:, None])
-        return self.end(Begun(x, heads, projections.state_queries), states), projections.current
+        attended = SelfAttended(x, heads, projections.state_queries)
+        return self.finish(attended, state_context), projections.context
+
+    def _scaled_bias(self) -> Array:
+        return self.positions.bias(self.config.window) * jnp.abs(self.scale[...])[:, None]
+
+
+def make_scale(config: LayerConfig) -> nnx.Param:
+    """The learned logit scale of each head, [H] float32, initially 1."""
+    return nnx.Param(jnp.ones((config.num_heads,), jnp.float32))
 
 
 def split_heads(x: Array, config: LayerConfig) -> Array:
@@ -245,6 +247,5 @@ def scaled_queries(queries: Array, scale: nnx.Param | None) -> Array:
 
 
 def split_key(key: Array | None, parts: int) -> list[Array | None]:
-    """Independent keys, or as many Nones; raises TypeError for what is no key."""
-    check_key("dropout_key", key)
+    """Independent keys, or as many Nones."""
     return [None] * parts if key is None else list(jax.random.split(key, parts))

@@ -1,20 +1,24 @@
-"""What is carried from one segment of a document to the next.
+"""What is carried from one segment of a document to the next, and what tokens attend to.
 
 Modules hold parameters only; memory goes in and comes out as these NamedTuples. Training treats the
 incoming state as a constant, which is what truncates back-propagation.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from block_recurrent.model.arguments import check_array
-from block_recurrent.model.attention import KeysValues
+Tree = TypeVar("Tree")
 
-State = TypeVar("State")
+
+class KeysValues(NamedTuple):
+    """Keys (normalised per head, not rotated) and values, each [..., T, H, D]."""
+
+    keys: Array
+    values: Array
 
 
 class LayerState(NamedTuple):
@@ -30,7 +34,7 @@ class LayerState(NamedTuple):
 
 
 class ModelState(NamedTuple):
-    """Carried by the language model.
+    """Carried by the language model, or by some of its layers.
 
     Attributes:
       cache: keys and values of every layer's last window, [L, B, W, H, D].
@@ -51,33 +55,21 @@ def empty_cache(shape: tuple[int, ...], dtype: str) -> KeysValues:
     return KeysValues(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
-def clear_recurrent(state: ModelState, initial: ModelState) -> ModelState:
-    """`state` with the recurrent states of `initial`; keys and values stay."""
-    return state._replace(recurrent=initial.recurrent)
+def take(tree: Tree, index: int | slice) -> Tree:
+    """The entries `index` along the first axis of every array."""
+    return jax.tree.map(lambda x: x[index], tree)
 
 
-def reset(state: State, initial: State, start: Array | np.ndarray, *, batch_axis: int = 0) -> State:
-    """Replaces the rows of `state` where `start` [B] is true by those of `initial`.
+def add_axis(tree: Tree, axis: int = 0) -> Tree:
+    """A new axis of size one in every array."""
+    return jax.tree.map(lambda x: jnp.expand_dims(x, axis), tree)
 
-    `batch_axis` is 0 for the state of a layer and 1 for that of the model.
 
-    Raises:
-      TypeError: `initial` is of another kind than `state`.
-      ValueError: shapes that do not fit one another, or a `start` that is no bool array.
-    """
-    check_array("start", start, (None,), "bool")
-    if jax.tree.structure(initial) != jax.tree.structure(state):
-        raise TypeError(f"initial must be a {type(state).__name__} as state is, not {initial!r}")
+def stack(trees: Sequence[Tree]) -> Tree:
+    """Trees of the same structure, joined array by array along a new first axis."""
+    return jax.tree.map(lambda *arrays: jnp.stack(arrays), *trees)
 
-    def select(old: Array, new: Array) -> Array:
-        if not 0 <= batch_axis < old.ndim or old.shape[batch_axis] != len(start):
-            raise ValueError(
-                f"start has {len(start)} rows, but in the state, whose rows lie along batch_axis = "
-                f"{batch_axis}, is an array of shape {old.shape}"
-            )
-        check_array("an array of initial", new, old.shape)
-        shape = [1] * old.ndim
-        shape[batch_axis] = -1
-        return jnp.where(start.reshape(shape), new, old)
 
-    return jax.tree.map(select, state, initial)
+def concatenate(trees: Sequence[Tree], axis: int = 0) -> Tree:
+    """Trees of the same structure, joined array by array."""
+    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis), *trees)

@@ -21,7 +21,6 @@ from block_recurrent.data import (
     make_tokenizer,
     tokenize,
 )
-from block_recurrent.model.groups import group_layers
 from block_recurrent.model.language_model import LanguageModel
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import StopRequest
@@ -102,7 +101,7 @@ def abstract_model(config: ModelConfig) -> LanguageModel:
 
 def make_run_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
     """The optimizer of the run's model."""
-    return make_optimizer(config.optimizer, config.training.num_steps, group_layers(config.model))
+    return make_optimizer(config)
 
 
 def make_train_state(config: ExperimentConfig) -> TrainState:

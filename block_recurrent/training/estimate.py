@@ -12,12 +12,11 @@ from flax import nnx
 from block_recurrent import LanguageModel, gin_files
 from block_recurrent.config import ExperimentConfig, ModelConfig
 from block_recurrent.data import Batch
-from block_recurrent.model.groups import Span
+from block_recurrent.model.layer_stack import part_ranges
 from block_recurrent.model.parameters import count_parameters, named_parameters
 from block_recurrent.model.stack import Stack
 from block_recurrent.training import TrainState
 from block_recurrent.training.build import make_train_state
-from block_recurrent.training.loss import logits_by_window
 from block_recurrent.training.step import segment_loss
 
 Shape: Any = jax.ShapeDtypeStruct
@@ -59,33 +58,35 @@ def count_components(model: LanguageModel) -> dict[str, int]:
     named = named_parameters(model)
     counts = {"embedding": named["embedding"].size}
     feedback = 0
-    for index, span in enumerate(model.stack.spans):
-        prefix = f"stack.groups.{index}."
+    for index, layers in enumerate(part_ranges(model.config)):
+        prefix = f"stack.parts.{index}."
         sizes = {
             name.removeprefix(prefix): array.size
             for name, array in named.items()
             if name.startswith(prefix)
         }
-        if span.recurrent:
-            tokens = sum(sizes[name] for name in sizes if name.startswith("cell.tokens."))
-            counts[f"{_layers(span)}, recurrent: tokens"] = tokens
-            counts[f"{_layers(span)}, recurrent: states"] = sum(sizes.values()) - tokens
+        if layers.start in model.config.recurrent_indices:
+            tokens = sum(
+                sizes[name] for name in sizes if name.startswith("layer.cell.token_layer.")
+            )
+            counts[f"{_layers(layers)}, recurrent: tokens"] = tokens
+            counts[f"{_layers(layers)}, recurrent: states"] = sum(sizes.values()) - tokens
         else:
             extra = _attention_to_states(sizes) if model.config.feedback else 0
-            counts[_layers(span)] = sum(sizes.values()) - extra
+            counts[_layers(layers)] = sum(sizes.values()) - extra
             feedback += extra
     return counts | {"feedback": feedback, "final norm": named["norm.scale"].size}
 
 
-def _layers(span: Span) -> str:
-    first, last = span.start + 1, span.stop
+def _layers(layers: range) -> str:
+    first, last = layers.start + 1, layers.stop
     return f"layer {first}" if first == last else f"layers {first}-{last}"
 
 
 def _attention_to_states(sizes: Mapping[str, int]) -> int:
     """What feedback adds to plain layers: queries, their scale, half of the output projection."""
-    queries = sum(size for name, size in sizes.items() if name.startswith("state_"))
-    return queries + sizes["output.kernel"] // 2
+    queries = sum(size for name, size in sizes.items() if name.startswith("layers.state_"))
+    return queries + sizes["layers.output.kernel"] // 2
 
 
 def estimate_memory(config: ExperimentConfig, state: TrainState) -> Memory:
@@ -94,7 +95,7 @@ def estimate_memory(config: ExperimentConfig, state: TrainState) -> Memory:
     kept = kept_for_backward(config, state)
     size = data.batch_size * data.segment_length * model.vocab_size
     logits = [x for x in kept if x.size == size and x.shape[-1] == model.vocab_size]
-    if logits_by_window(model):
+    if model.logits_by_window:
         window = Shape((data.batch_size, model.window, model.vocab_size), jnp.float32)
         logits = [window, window]
     again = (

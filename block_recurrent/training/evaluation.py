@@ -9,7 +9,8 @@ from jax import Array
 
 from block_recurrent.data import Batch, TokenizedCorpus
 from block_recurrent.model.language_model import LanguageModel
-from block_recurrent.model.state import ModelState, clear_recurrent
+from block_recurrent.model.reset import clear_recurrent
+from block_recurrent.model.state import ModelState
 from block_recurrent.parallel.mesh import batch_sharding, carried_sharding, make_mesh, replicated
 from block_recurrent.training.loss import model_cross_entropy
 

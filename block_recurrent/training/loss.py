@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from block_recurrent.config import ModelConfig
 from block_recurrent.model.language_model import LanguageModel
 
 Targets = Array | np.ndarray
@@ -31,18 +30,13 @@ def cross_entropy(logits: Array, targets: Targets, mask: Targets) -> tuple[Array
     return jnp.sum(jnp.where(mask, nats, 0.0)), jnp.sum(mask, dtype=jnp.int32)
 
 
-def logits_by_window(config: ModelConfig) -> bool:
-    """Whether `model_cross_entropy` computes the logits of one window after the other."""
-    return config.remat != "none" and config.vocab_size > config.mlp_size
-
-
 def model_cross_entropy(
     model: LanguageModel, features: Array, targets: Targets, mask: Targets
 ) -> tuple[Array, Array]:
     """`cross_entropy` of a model's logits, from the features that they are computed from.
 
-    Where the model computes activations again and its logits are the largest of them, they exist
-    for one window of the segment at a time, in the forward and in the backward pass.
+    With `logits_by_window` the logits exist for one window of the segment at a time, in the forward
+    and in the backward pass.
 
     Args:
       model: the language model.
@@ -50,7 +44,7 @@ def model_cross_entropy(
       targets: [B, N] integers.
       mask: [B, N] bool.
     """
-    if not logits_by_window(model.config):
+    if not model.config.logits_by_window:
         return cross_entropy(model.logits(features), targets, mask)
 
     @partial(jax.checkpoint, prevent_cse=False)

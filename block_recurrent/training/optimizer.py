@@ -8,13 +8,16 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from block_recurrent.config import OptimizerConfig
-from block_recurrent.model.groups import Span
+from block_recurrent.config import ExperimentConfig, OptimizerConfig
+from block_recurrent.model.layer_stack import part_ranges
+from block_recurrent.model.parameters import STACKED, stacked_layers
 
 # Adafactor as in the paper (section 4); AdamW with the usual values for language models.
 ADAFACTOR_DECAY = 0.8
 ADAFACTOR_MOMENTUM = 0.9
 ADAMW_BETAS = (0.9, 0.95)
+# The rule of parameters that are not stacked.
+ALONE = "alone"
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -37,25 +40,21 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     return rsqrt
 
 
-def make_optimizer(
-    config: OptimizerConfig, num_steps: int, spans: tuple[Span, ...]
-) -> optax.GradientTransformation:
-    """The optimizer for a model with groups of layers `spans`.
+def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
+    """The optimizer of a run.
 
     Stacked layers are updated as if each were on its own: Adafactor's scales and clipping are per
-    layer, whatever the grouping.
+    layer, whatever it is stacked with.
     """
-    rule = _make_rule(config, make_schedule(config, num_steps))
-    rules = {"alone": rule} | {
-        f"group {index}": _each_layer(rule)
-        for index, span in enumerate(spans)
-        if not span.recurrent
-    }
-    labels = cast(Any, lambda named: {name: _group(name, rules) for name in named})
-    by_group = optax.partition(cast(Any, rules), labels)
-    if config.clip_norm is None:
-        return by_group
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), by_group)
+    optimizer = config.optimizer
+    rule = _make_rule(optimizer, make_schedule(optimizer, config.training.num_steps))
+    parts = range(len(part_ranges(config.model)))
+    rules = {ALONE: rule} | {stacked_layers(part): _each_layer(rule) for part in parts}
+    labels = cast(Any, lambda named: {name: _label(name) for name in named})
+    by_label = optax.partition(cast(Any, rules), labels)
+    if optimizer.clip_norm is None:
+        return by_label
+    return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), by_label)
 
 
 def _make_rule(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -69,11 +68,10 @@ def _make_rule(config: OptimizerConfig, schedule: optax.Schedule) -> optax.Gradi
     )
 
 
-def _group(name: str, rules: dict[str, optax.GradientTransformation]) -> str:
+def _label(name: str) -> str:
     """The rule of the parameter at path `name`."""
-    parts = name.split(".")
-    label = f"group {parts[2]}" if parts[:2] == ["stack", "groups"] else "alone"
-    return label if label in rules else "alone"
+    stacked = STACKED.match(name)
+    return stacked[0] if stacked else ALONE
 
 
 def _each_layer(rule: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from block_recurrent.data import Batch
 from block_recurrent.model.language_model import LanguageModel
 from block_recurrent.model.parameters import named_parameters, replace_parameters
-from block_recurrent.model.state import ModelState, clear_recurrent, reset
+from block_recurrent.model.reset import clear_recurrent, reset
+from block_recurrent.model.state import ModelState
 from block_recurrent.parallel.mesh import carried_sharding, replicated
 from block_recurrent.training.loss import model_cross_entropy
 

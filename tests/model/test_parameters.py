@@ -18,7 +18,7 @@ def test_every_array_has_a_name_of_its_own():
     leaves = jax.tree.leaves(MODEL)
     assert len(named) == len(leaves)
     assert {id(array) for array in named.values()} == {id(array) for array in leaves}
-    assert {"embedding", "norm.scale", "stack.groups.0.keys.kernel"} <= set(named)
+    assert {"embedding", "norm.scale", "stack.parts.0.layers.keys.kernel"} <= set(named)
 
 
 def test_replacing_puts_every_array_in_its_place():
@@ -27,7 +27,7 @@ def test_replacing_puts_every_array_in_its_place():
     replaced = replace_parameters(MODEL, numbers)
     assert_equal(named_parameters(replaced), numbers)
     assert_equal(replaced.embedding[...], numbers["embedding"])
-    assert_equal(replaced.stack.cells[0].initial[...], numbers["stack.groups.1.cell.initial"])
+    assert_equal(replaced.stack.cells[0].initial[...], numbers["stack.parts.1.layer.cell.initial"])
     assert_equal(named_parameters(replace_parameters(replaced, named)), named)
 
 

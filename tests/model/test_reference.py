@@ -9,7 +9,7 @@ import pytest
 
 from tests import reference
 
-GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
+GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.npz"))
 TOLERANCE = 1e-5
 
 

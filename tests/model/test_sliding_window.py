@@ -73,11 +73,11 @@ def test_wrong_shapes_are_refused(shapes, words):
 @pytest.mark.parametrize("attends", [False, True])
 def test_states_are_given_exactly_when_the_layer_attends_to_them(attends):
     x, cache, states = inputs(states=3)
-    with pytest.raises(ValueError, match="states must be given exactly when"):
+    with pytest.raises(ValueError, match="state_context must be given exactly when"):
         make(attends)(x, cache, None if attends else states)
 
 
 def test_states_of_another_number_of_blocks_are_refused():
     x, cache, states = inputs(states=2)
-    with pytest.raises(ValueError, match="states"):
+    with pytest.raises(ValueError, match="state_context"):
         jax.eval_shape(make(attends_to_states=True), x, cache, states)

@@ -141,7 +141,9 @@ def spoil(monkeypatch):
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", ["embedding", "norm.scale", "stack.groups.0.cell.values.kernel"])
+@pytest.mark.parametrize(
+    "name", ["embedding", "norm.scale", "stack.parts.0.layer.cell.values.kernel"]
+)
 def test_a_parameter_that_is_not_finite_stops_the_run_within_one_step(
     name, number, tmp_path, spoil
 ):
@@ -160,7 +162,7 @@ def test_a_parameter_no_loss_depends_on_yet_is_noticed_before_it_is_used(
 ):
     """The initial recurrent state matters where a document starts only."""
     monkeypatch.setattr(loop, "evaluate_run", lambda *_: pytest.fail("evaluated"))
-    spoil(3, "stack.groups.0.cell.initial", np.nan)
+    spoil(3, "stack.parts.0.layer.cell.initial", np.nan)
     run = start(
         tmp_path, corpora(TEXT), **{"checkpoint_every": 100, "evaluate_every": 100} | {every: 4}
     )

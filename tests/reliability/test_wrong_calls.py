@@ -171,14 +171,14 @@ WRONG = {
         "values of the cache must be an array",
     ),
     "SlidingWindowLayer, states of other blocks": (
-        lambda r: r.recurrent.cell.tokens(r.x, r.cache, states_of(r, blocks=3)),
+        lambda r: r.recurrent.cell.token_layer(r.x, r.cache, states_of(r, blocks=3)),
         ValueError,
-        "keys of states has shape",
+        "keys of state_context has shape",
     ),
     "SlidingWindowLayer, fewer values than keys": (
-        lambda r: r.recurrent.cell.tokens(r.x, r.cache, states_of(r, blocks=2, values=2)),
+        lambda r: r.recurrent.cell.token_layer(r.x, r.cache, states_of(r, blocks=2, values=2)),
         ValueError,
-        "values of states has shape",
+        "values of state_context has shape",
     ),
     "RecurrentCell, a segment": (
         lambda r: r.recurrent.cell(r.x, r.carried),
@@ -193,7 +193,7 @@ WRONG = {
     "RecurrentCell, one window": (
         lambda r: r.recurrent.cell.horizontal(r.states, r.cache),
         ValueError,
-        "keys of tokens has shape",
+        "keys of token_context has shape",
     ),
     "FixedGate, no input": (
         lambda r: br.FixedGate(0, 12, rngs=r.rngs),
@@ -213,7 +213,7 @@ WRONG = {
     "LSTMGate, other rows": (
         lambda r: r.lstm(r.states[:1], r.inputs),
         ValueError,
-        r"inputs has shape .* state \(1, 3, 12\)",
+        r"inputs has shape .* states \(1, 3, 12\)",
     ),
     "T5Bias, heads": (
         lambda r: br.T5Bias("2", rngs=r.rngs),

@@ -40,7 +40,7 @@ def nbytes(tree) -> int:
 def test_parameters_optimizer_and_carried_state_are_those_of_the_arrays(optimizer, dtype):
     config = experiment(optimizer, dtype=dtype)
     model = LanguageModel(config.model, rngs=nnx.Rngs(0))
-    rule = make_optimizer(config.optimizer, 1, model.stack.spans)
+    rule = make_optimizer(config)
     state = initial_train_state(model, rule, DATA.batch_size)
     estimate = memory(optimizer=optimizer, dtype=dtype)
     assert estimate.parameters == estimate.gradients == nbytes(state.model)

@@ -8,11 +8,15 @@ import numpy as np
 import optax
 import pytest
 
-from block_recurrent.config import OptimizerConfig
-from block_recurrent.model.groups import Span
+from block_recurrent.config import (
+    DataConfig,
+    ExperimentConfig,
+    OptimizerConfig,
+    TrainingConfig,
+)
 from block_recurrent.model.parameters import named_parameters
 from block_recurrent.training import make_optimizer, make_schedule
-from tests.helpers import assert_close, assert_equal, model_config, random_model
+from tests.helpers import SIZES, assert_close, assert_equal, model_config, random_model
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
@@ -55,13 +59,12 @@ def test_a_cosine_run_shorter_than_its_ramp_is_all_ramp():
 
 
 LAYERS = 3
-SPANS = (Span(0, LAYERS, False), Span(LAYERS, LAYERS + 1, True))
 # Adafactor factors what has 128 rows and columns; every layer has another size of numbers.
 SHAPES = {"keys.kernel": (130, 140), "mlp.kernel": (6, 5), "norm.scale": (5,)}
 ALONE = {
     "embedding": (150, 130),
-    "stack.groups.1.cell.keys.kernel": (3, 130, 128),
-    "stack.groups.1.cell.forget_bias": (4,),
+    "stack.parts.1.layer.cell.keys.kernel": (3, 130, 128),
+    "stack.parts.1.layer.cell.forget_bias": (4,),
 }
 
 
@@ -70,12 +73,22 @@ def draw(seed: int) -> dict[str, jax.Array]:
     rng = np.random.default_rng(seed)
     sizes = np.array([0.01, 1.0, 100.0])
     named = {
-        f"stack.groups.0.{name}": sizes.reshape(-1, *[1] * len(shape))
+        f"stack.parts.0.layers.{name}": sizes.reshape(-1, *[1] * len(shape))
         * rng.normal(size=(LAYERS, *shape))
         for name, shape in SHAPES.items()
     }
     named |= {name: rng.normal(size=shape) for name, shape in ALONE.items()}
     return {name: jnp.asarray(value, jnp.float32) for name, value in named.items()}
+
+
+def experiment(optimizer: OptimizerConfig) -> ExperimentConfig:
+    """A run of ten steps of a model of three plain layers and a recurrent one."""
+    return ExperimentConfig(
+        model=model_config(LAYERS, num_layers=LAYERS + 1, vocab_size=256),
+        data=DataConfig(segment_length=SIZES["window"]),
+        optimizer=optimizer,
+        training=TrainingConfig(num_steps=10),
+    )
 
 
 compiled = functools.cache(jax.jit)
@@ -92,7 +105,7 @@ def run(optimizer, parameters, gradients):
 
 def layer_of(named, index: int):
     """One layer's parameters, without the leading axis."""
-    prefix = "stack.groups.0."
+    prefix = "stack.parts.0.layers."
     return {
         name.removeprefix(prefix): x[index] for name, x in named.items() if name.startswith(prefix)
     }
@@ -123,7 +136,7 @@ def plain(name: str) -> optax.GradientTransformation:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_stacked_layers_are_updated_as_each_alone_would_be(name):
     parameters, gradients = draw(0), [draw(seed) for seed in range(1, 4)]
-    result = run(make_optimizer(CONFIGS[name], 10, SPANS), parameters, gradients)
+    result = run(make_optimizer(experiment(CONFIGS[name])), parameters, gradients)
     parts = [lambda named, index=index: layer_of(named, index) for index in range(LAYERS)]
     optimizer = plain(name)
     for part in (*parts, rest_of):
@@ -140,8 +153,8 @@ def test_gradients_are_scaled_down_to_the_global_norm():
     assert norm > clip
     small = jax.tree.map(lambda x: x / 1e5, small)
     clipped = jax.tree.map(lambda x: x * np.float32(clip / norm), large)
-    clipping = make_optimizer(OptimizerConfig(**ADAMW, clip_norm=clip), 10, SPANS)
-    plainly = make_optimizer(OptimizerConfig(**ADAMW), 10, SPANS)
+    clipping = make_optimizer(experiment(OptimizerConfig(**ADAMW, clip_norm=clip)))
+    plainly = make_optimizer(experiment(OptimizerConfig(**ADAMW)))
     found = run(clipping, parameters, [small, large, small])
     assert_close(found, run(plainly, parameters, [small, clipped, small]), 1e-6)
     unclipped = run(plainly, parameters, [small, large, small])
@@ -149,11 +162,11 @@ def test_gradients_are_scaled_down_to_the_global_norm():
 
 
 def test_only_kernels_decay():
-    model = random_model(model_config(1, gate="lstm", wiring="dual"))
+    config = experiment(OptimizerConfig(**ADAMW, weight_decay=0.3))
+    model = random_model(config.model)
     parameters = named_parameters(model)
     zeros = jax.tree.map(jnp.zeros_like, parameters)
-    optimizer = make_optimizer(OptimizerConfig(**ADAMW, weight_decay=0.3), 10, model.stack.spans)
-    result = run(optimizer, parameters, [zeros, zeros])
+    result = run(make_optimizer(config), parameters, [zeros, zeros])
     for name, value in parameters.items():
         kept = 1 - 0.3 * 0.05 if name.endswith(".kernel") else 1.0  # the first step's rate is 0
         assert_close(result[name], kept * np.asarray(value), 1e-6)

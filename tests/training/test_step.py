@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 BATCH, LENGTH = 2, 2 * SIZES["window"]
 CONFIG = model_config(0, num_layers=1)
 DROPOUT = model_config(num_layers=1, dropout=0.3)
-INITIAL = "stack.groups.0.cell.initial"
+INITIAL = "stack.parts.0.layer.cell.initial"
 RATE = 0.25
 PLAIN = optax.sgd(RATE)
 
