@@ -18,6 +18,7 @@ from block_recurrent.model.attention import (
     join_blocks,
     last_window,
     split_blocks,
+    window_tiles,
 )
 from block_recurrent.model.cell import RecurrentCell
 from block_recurrent.model.layer_stack import Part
@@ -113,7 +114,8 @@ def begin_first_layer(
     """The first layer up to its self-attention, for all blocks at once, and its next cache."""
     project_key, attend_key = split_key(dropout_key, 2)
     projections = layer.project(x, project_key)
-    attended = layer.self_attend(x, projections, cache, attend_key)
+    tiles = window_tiles(projections.context, cache)
+    attended = layer.self_attend(x, projections, tiles, attend_key)
     return attended, last_window(projections.context, layer.config.window)
 
 
@@ -122,7 +124,8 @@ def finish_recurrent_layer(
 ) -> Array:
     """The recurrent layer's attention and MLP for all blocks at once; its output, [B, N, E]."""
     attend_key, finish_key = split_key(dropout_key, 2)
-    attended = layer.self_attend(arrived.x, arrived.projections, cache, attend_key)
+    tiles = window_tiles(arrived.projections.context, cache)
+    attended = layer.self_attend(arrived.x, arrived.projections, tiles, attend_key)
     return layer.finish(attended, arrived.state_context, finish_key)
 
 

@@ -65,7 +65,7 @@ class BlockRecurrentLayer(nnx.Module):
         projections = layer.project(x, project_key)
         tiles = window_tiles(projections.context, state.cache)
         states, state_context = self.scan_states(state.recurrent, tiles)
-        attended = layer.self_attend(x, projections, state.cache, attend_key)
+        attended = layer.self_attend(x, projections, tiles, attend_key)
         cache = last_window(projections.context, self.config.window)
         return layer.finish(attended, state_context, finish_key), LayerState(cache, states)
 

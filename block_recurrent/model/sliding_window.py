@@ -128,7 +128,8 @@ class SlidingWindowLayer(nnx.Module):
         """
         project_key, attend_key, finish_key = split_key(dropout_key, 3)
         projections = self.project(x, project_key)
-        attended = self.self_attend(x, projections, cache, attend_key)
+        tiles = window_tiles(projections.context, cache)
+        attended = self.self_attend(x, projections, tiles, attend_key)
         cache = last_window(projections.context, self.config.window)
         return self.finish(attended, state_context, finish_key), cache
 
@@ -151,7 +152,7 @@ class SlidingWindowLayer(nnx.Module):
         self,
         x: Array,
         projections: Projections,
-        cache: KeysValues,
+        tiles: KeysValues,
         dropout_key: Array | None = None,
     ) -> SelfAttended:
         """Self-attention of every block to itself and the block before it.
@@ -159,11 +160,10 @@ class SlidingWindowLayer(nnx.Module):
         Args:
           x: [B, N, E].
           projections: of `x`.
-          cache: keys and values of the window before the segment, [B, W, H, D].
+          tiles: keys and values of each block and the one before, [B, K, 2W, H, D].
           dropout_key: dropout is on when given.
         """
         window = self.config.window
-        tiles = window_tiles(projections.context, cache)
         bias = window_bias(self._scaled_bias())
         places = np.arange(2 * window)
         queries = split_blocks(projections.queries, window)

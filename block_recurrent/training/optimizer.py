@@ -48,8 +48,11 @@ def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
     """
     optimizer = config.optimizer
     rule = _make_rule(optimizer, make_schedule(optimizer, config.training.num_steps))
-    parts = range(len(part_ranges(config.model)))
-    rules = {ALONE: rule} | {stacked_layers(part): _each_layer(rule) for part in parts}
+    rules = {ALONE: rule} | {
+        stacked_layers(part): _each_layer(rule)
+        for part, layers in enumerate(part_ranges(config.model))
+        if layers.start not in config.model.recurrent_indices
+    }
     labels = cast(Any, lambda named: {name: _label(name) for name in named})
     by_label = optax.partition(cast(Any, rules), labels)
     if optimizer.clip_norm is None:
