@@ -3,11 +3,11 @@
 import json
 import math
 
-from block_recurrent.reports.layout import Page, Table, short_count, write_files
+from block_recurrent.reports.layout import Page, TextTable, short_count, write_files
 
 
 def test_tables_say_the_same_in_every_form(tmp_path):
-    table = Table(["row", "figure"], [["a", "1"], ["long", "23"]], ("row",))
+    table = TextTable(["row", "figure"], [["a", "1"], ["long", "23"]], ("row",))
     assert table.text().splitlines() == [
         "row   figure",
         "----  ------",

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from block_recurrent.reports.groups import group_runs, summarize
+from block_recurrent.reports.seed_groups import group_runs, summarize
 from block_recurrent.runs import reading
 from tests.synthetic_runs import small, write_run
 
