@@ -7,7 +7,7 @@ from pathlib import Path
 
 from block_recurrent.data.documents import SPLITS, Document
 from block_recurrent.data.errors import DataError, unknown_name
-from block_recurrent.data.sources import SOURCES, Reading
+from block_recurrent.data.sources import SOURCES, SplitReader
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,13 @@ def load_corpus(
         raise DataError(
             f"validation_percent = {validation_percent} must be a whole number from 0 to 99."
         )
-    reading = Reading(split, validation_percent)
-    read = SOURCES[source](_existing(path), reading)
-    kept = tuple(sorted(document for document in read if _keep(document, reading)))
+    reader = SplitReader(split, validation_percent)
+    read = SOURCES[source](_existing(path), reader)
+    kept = tuple(sorted(document for document in read if _keep(document, reader)))
     origin = f"{source} {split}" if path is None else f"{source} {split} ({os.fspath(path)})"
     if not kept:
-        raise DataError(_why_empty(origin, reading))
-    return Corpus(kept, origin, dict(reading.dropped), reading.repaired)
+        raise DataError(_why_empty(origin, reader))
+    return Corpus(kept, origin, dict(reader.dropped), reader.repaired)
 
 
 def _existing(path: str | os.PathLike[str] | None) -> Path | None:
@@ -96,21 +96,21 @@ def _existing(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _keep(document: Document, reading: Reading) -> bool:
+def _keep(document: Document, reader: SplitReader) -> bool:
     """Says whether a document stays, and counts it as dropped if not."""
     if not document.text or document.text.isspace():
-        reading.dropped["empty"] += 1
+        reader.dropped["empty"] += 1
         return False
     return True
 
 
-def _why_empty(origin: str, reading: Reading) -> str:
-    if not reading.found:
-        dropped = _counts(reading.dropped)
+def _why_empty(origin: str, reader: SplitReader) -> str:
+    if not reader.found:
+        dropped = _counts(reader.dropped)
         return f"{origin} holds no documents (dropped: {dropped}): point path at a corpus."
     return (
-        f"{origin} holds none of the {reading.found:,} documents found (dropped: "
-        f"{_counts(reading.dropped)}): change validation_percent = {reading.validation_percent} "
+        f"{origin} holds none of the {reader.found:,} documents found (dropped: "
+        f"{_counts(reader.dropped)}): change validation_percent = {reader.validation_percent} "
         "or add documents."
     )
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from block_recurrent.data.documents import Document
 from block_recurrent.data.errors import DataError, unknown_name
-from block_recurrent.data.sources import decode
+from block_recurrent.data.utf8 import decode
 
 INFO, FEATURES, MANIFEST = "dataset_info.json", "features.json", "manifest.json"
 _TEXT_FEATURES = ("book_text", "text")

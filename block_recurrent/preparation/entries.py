@@ -54,12 +54,14 @@ class Source(Protocol):
     """Raw data of one kind.
 
     Attributes:
-      name: of the corpus, for instance "pg19".
+      name: what its corpus is called, for instance "pg19".
+      wanted: what it looks for, for the message where there is nothing of that kind.
       options: all that decides what is read, as JSON values, without paths of this machine.
       left_out: what was found and not listed, as reason -> number; complete after `entries`.
     """
 
     name: str
+    wanted: str
 
     @property
     def options(self) -> Mapping[str, object]: ...

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from block_recurrent.data.documents import split_of
 from block_recurrent.data.errors import DataError
+from block_recurrent.data.utf8 import replace_lone_surrogates
 from block_recurrent.preparation.batches import Batch, OpenBatch
 from block_recurrent.preparation.entries import Content, Entry, Source, Unusable
 from block_recurrent.preparation.journal import Partial
@@ -18,7 +18,6 @@ from block_recurrent.preparation.shards import Examples, shard_name, writing
 
 # Of documents that are in several splits, those for evaluation stay where they are.
 ORDER = ("test", "validation", "train")
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Interrupted(Exception):
@@ -96,7 +95,7 @@ class Pass:
             raise DataError(
                 f"source {self._source.name!r} gives no usable document (dropped: "
                 f"{dict(dropped) or 'none'}; left out: {dict(self.left_out) or 'none'}): give "
-                "other data."
+                f"{self._source.wanted}."
             )
 
     def needed(self) -> int:
@@ -112,7 +111,7 @@ class Pass:
                     f"source {self._source.name!r}: the documents {first:,} and {number:,} that it "
                     f"lists share the id {entry.id!r}: remove or rename one."
                 )
-            if _LONE_SURROGATE.search(entry.id):
+            if replace_lone_surrogates(entry.id)[1]:
                 raise DataError(f"document id {entry.id!r} cannot be written as UTF-8: rename it.")
             self._listing[self._split_of(entry)].append(entry.id)
             self._report(Progress("", number, 0))
@@ -185,7 +184,7 @@ class Pass:
             "book_id": self._kept if content.number is None else content.number,
             "book_link": content.link,
             "book_text": data,
-            "book_title": _LONE_SURROGATE.sub("\ufffd", content.title),
+            "book_title": replace_lone_surrogates(content.title)[0],
             "publication_date": content.year,
             "source": document_id,
         }

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from block_recurrent.data.documents import SPLITS
 from block_recurrent.data.errors import DataError
-from block_recurrent.data.sources import decode
 from block_recurrent.data.tfds_reader import INFO, Record, TfdsDirectory
+from block_recurrent.data.utf8 import decode
 from block_recurrent.preparation.entries import Content, Entry
 from block_recurrent.preparation.pg19_download import download as download
 
@@ -45,6 +45,7 @@ class PG19:
     """
 
     name = "pg19"
+    wanted = "the books of PG-19"
 
     def __init__(self, path: str | os.PathLike[str], *, expect_counts: bool = True):
         self._path = Path(path)

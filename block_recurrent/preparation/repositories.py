@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, NamedTuple
 
 from block_recurrent.data.errors import DataError
-from block_recurrent.data.sources import decode
+from block_recurrent.data.utf8 import decode
 from block_recurrent.preparation.archives import children, files_below
 from block_recurrent.preparation.entries import Content, Entry, Unusable
 
@@ -82,6 +82,7 @@ class Repositories:
     """
 
     name = "github"
+    wanted = "git repositories or folders with source code that has one of the extensions"
 
     def __init__(
         self,

@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 
 from block_recurrent.data.documents import Document
 from block_recurrent.data.errors import DataError
-from block_recurrent.data.sources import (
-    decode,
+from block_recurrent.data.json_lines import (
     json_lines,
     optional_package,
     parse_json,
-    replace_lone_surrogates,
     to_document,
 )
+from block_recurrent.data.utf8 import decode, replace_lone_surrogates
 from block_recurrent.preparation.entries import Content, Entry, Unusable
 
 _JSON = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -63,6 +62,8 @@ class TextFiles:
       DataError: for a path that does not exist or ends otherwise; `entries` also for damaged
         files, records without id or text, and an id that occurs twice.
     """
+
+    wanted = f"text that is not only white space, in files {_KINDS}"
 
     def __init__(
         self,

@@ -65,7 +65,10 @@ class Split(NamedTuple):
     words: int
 
 
-PG19_SPLITS = {"validation": Split(COUNTS["validation"], 3_007_061), "test": Split(COUNTS["test"], 6_966_499)}
+PG19_SPLITS = {
+    "validation": Split(COUNTS["validation"], 3_007_061),
+    "test": Split(COUNTS["test"], 6_966_499),
+}
 
 # Table 2: test perplexity, as printed, by model and size.
 TABLE_2 = {

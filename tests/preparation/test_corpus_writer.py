@@ -23,6 +23,7 @@ class Listed:
     """A source of given documents: id -> text, content, or reason to leave it out."""
 
     name = "listed"
+    wanted = "other documents"
     options: Mapping[str, object] = {"kind": "test"}
 
     def __init__(self, documents: Mapping[str, str | Content | Unusable], splits=None):

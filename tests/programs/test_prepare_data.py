@@ -71,6 +71,27 @@ def test_papers_become_a_corpus(tmp_path):
     assert TfdsDirectory(tmp_path / "out").name == "arxiv"
 
 
+def test_papers_without_latex_are_left_out_and_a_folder_of_nothing_else_is_refused(
+    tmp_path, capsys
+):
+    files = {"notes/a.tex": "What was said.", "code/main.py": 'print("a\\n")', "mail/1.txt": "Hi."}
+    for name, content in files.items():
+        (tmp_path / "raw" / name).parent.mkdir(parents=True)
+        (tmp_path / "raw" / name).write_text(content, encoding="utf-8")
+    output = tmp_path / "out"
+    assert run("latex", tmp_path / "raw", f"--output={output}") == 3
+    said = capsys.readouterr().err
+    assert "error: source 'arxiv' gives no usable document" in said
+    assert "'no LaTeX': 1" in said and "'no TeX file': 2" in said
+    assert said.endswith("folders with TeX files in them.\n") and "papers in LaTeX" in said
+    assert not list(tmp_path.glob("out*"))
+    (tmp_path / "raw" / "paper").mkdir()
+    (tmp_path / "raw" / "paper" / "a.tex").write_text("\\section{One}", encoding="utf-8")
+    assert run("latex", tmp_path / "raw", f"--output={output}") == 0
+    assert texts(output) == {"paper": "\\section{One}"}
+    assert "dropped documents: 1 no LaTeX; 2 no TeX file\n" in capsys.readouterr().out
+
+
 def test_source_code_becomes_a_corpus(tmp_path):
     for name, content in {"a/x.py": "x", "a/y.go": "y", "b/z.py": "z" * 100}.items():
         (tmp_path / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
