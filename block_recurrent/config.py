@@ -5,20 +5,14 @@ W `window`, S `num_states`, V `vocab_size`, L `num_layers`, B `batch_size`, N `s
 """
 
 import dataclasses
-import difflib
 import math
 import re
 import types
 import typing
-from collections.abc import Collection
 from pathlib import PurePath
 from typing import Any, Literal
 
-
-def did_you_mean(name: str, known: Collection[str]) -> str:
-    """` (did you mean 'x'?)` for the known name nearest to `name`, or an empty string."""
-    nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f" (did you mean {nearest[0]!r}?)" if nearest else ""
+from block_recurrent.system.text import did_you_mean
 
 
 def _has_type(value: Any, hint: Any) -> bool:

@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 
 from gin import config_parser
 
-from block_recurrent.config import ExperimentConfig, did_you_mean
+from block_recurrent.config import ExperimentConfig
+from block_recurrent.system.text import did_you_mean
 
 TO_BE_GIVEN = "(to be given)"
 GIN_FOLDER = Path(__file__).resolve().parents[1] / "gin"

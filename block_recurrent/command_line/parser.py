@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from block_recurrent.config import did_you_mean
+from block_recurrent.system.text import did_you_mean
 
 DEBUG = "--debug"
 

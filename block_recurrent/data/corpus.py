@@ -8,6 +8,7 @@ from pathlib import Path
 from block_recurrent.data.documents import SPLITS, Document
 from block_recurrent.data.errors import DataError, unknown_name
 from block_recurrent.data.sources import SOURCES, SplitReader
+from block_recurrent.system.text import count_reasons
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Corpus:
 
     def account(self) -> str:
         """Returns a line for people: what was dropped or repaired."""
-        dropped = _counts(self.dropped)
+        dropped = count_reasons(self.dropped)
         return f"dropped: {dropped}; repaired, with invalid UTF-8: {self.repaired:,}"
 
 
@@ -106,14 +107,10 @@ def _keep(document: Document, reader: SplitReader) -> bool:
 
 def _why_empty(origin: str, reader: SplitReader) -> str:
     if not reader.found:
-        dropped = _counts(reader.dropped)
+        dropped = count_reasons(reader.dropped)
         return f"{origin} holds no documents (dropped: {dropped}): point path at a corpus."
     return (
         f"{origin} holds none of the {reader.found:,} documents found (dropped: "
-        f"{_counts(reader.dropped)}): change validation_percent = {reader.validation_percent} "
-        "or add documents."
+        f"{count_reasons(reader.dropped)}): change validation_percent = "
+        f"{reader.validation_percent} or add documents."
     )
-
-
-def _counts(dropped: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(dropped.items())) or "none"

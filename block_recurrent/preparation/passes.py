@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from block_recurrent.data.documents import split_of
 from block_recurrent.data.errors import DataError
 from block_recurrent.data.utf8 import replace_lone_surrogates
-from block_recurrent.preparation.batches import Batch, OpenBatch
 from block_recurrent.preparation.entries import Content, Entry, Source, Unusable
 from block_recurrent.preparation.journal import Partial
+from block_recurrent.preparation.portions import OpenPortion, Portion
 from block_recurrent.preparation.shards import Examples, shard_name, writing
 
 # Of documents that are in several splits, those for evaluation stay where they are.
@@ -78,8 +78,8 @@ class Pass:
         self.examples = Examples()
         self._split_of_text: dict[str, str] = {}
         self._read = self._kept = self._bytes = 0
-        for batch in partial.batches:
-            self._count(batch.split, batch.read)
+        for portion in partial.portions:
+            self._count(portion.split, portion.read)
         self._before = self._read, self._bytes
         self._started = time.monotonic()
 
@@ -90,7 +90,7 @@ class Pass:
         for split in ORDER:
             self._write_split(split)
         if not self._kept:
-            read = (document for batch in self._partial.batches for document in batch.read)
+            read = (document for portion in self._partial.portions for document in portion.read)
             dropped = Counter(document["reason"] for document in read)
             raise DataError(
                 f"source {self._source.name!r} gives no usable document (dropped: "
@@ -125,61 +125,61 @@ class Pass:
         return entry.split or split_of(entry.id, *percent)
 
     def _write_split(self, split: str) -> None:
-        batches = [batch for batch in self._partial.batches if batch.split == split]
-        if any(batch.listing != self._digests[split] for batch in batches):
+        portions = [portion for portion in self._partial.portions if portion.split == split]
+        if any(portion.listing != self._digests[split] for portion in portions):
             raise DataError(
                 f"the documents of {split} are not those that an earlier call found: bring the raw "
                 "data back, or start afresh with --restart."
             )
         entries = (entry for entry in self._source.entries() if self._split_of(entry) == split)
-        rest = itertools.islice(entries, sum(len(batch.read) for batch in batches), None)
-        while not (batches and batches[-1].last):
-            batches.append(self._write_shard(split, batches, rest))
+        rest = itertools.islice(entries, sum(len(portion.read) for portion in portions), None)
+        while not (portions and portions[-1].last):
+            portions.append(self._write_shard(split, portions, rest))
 
-    def _write_shard(self, split: str, before: list[Batch], entries: Iterator[Entry]) -> Batch:
+    def _write_shard(self, split: str, before: list[Portion], entries: Iterator[Entry]) -> Portion:
         """Writes the next shard of a split."""
-        index = sum(batch.shard is not None for batch in before)
+        index = sum(portion.shard is not None for portion in before)
         room = self._room(before)
-        batch = OpenBatch(split, self._partial.corpus / shard_name(self._name, split, index))
+        portion = OpenPortion(split, self._partial.corpus / shard_name(self._name, split, index))
         try:
-            while batch.record_bytes < self._options["shard_bytes"] and batch.kept < room:
+            while portion.record_bytes < self._options["shard_bytes"] and portion.kept < room:
                 if (entry := next(entries, None)) is None:
                     break
-                self._add(batch, entry)
-            full = batch.record_bytes >= self._options["shard_bytes"]
-            closed = batch.close(self._digests[split], last=not full)
+                self._add(portion, entry)
+            full = portion.record_bytes >= self._options["shard_bytes"]
+            closed = portion.close(self._digests[split], last=not full)
         except BaseException:
-            batch.discard()
+            portion.discard()
             raise
         with writing(self._partial.corpus.parent):
             self._partial.append(closed)
         return closed
 
-    def _room(self, before: list[Batch]) -> float:
+    def _room(self, before: list[Portion]) -> float:
         """How many more documents the limit lets into a split."""
-        kept = sum(len(batch.kept()) for batch in before)
+        kept = sum(len(portion.kept()) for portion in before)
         limit = self._options["limit"]
         return float("inf") if limit is None else limit - kept
 
-    def _add(self, batch: OpenBatch, entry: Entry) -> None:
+    def _add(self, portion: OpenPortion, entry: Entry) -> None:
         try:
             content = entry.read()
         except Unusable as error:
-            document = batch.drop(entry.id, error.reason, error.skipped)
+            document = portion.drop(entry.id, error.reason, error.skipped)
         else:
-            document = self._keep_or_drop(batch, entry.id, content)
-        self._count(batch.split, [document])
-        self._report(self._progress(batch.split))
+            document = self._keep_or_drop(portion, entry.id, content)
+        self._count(portion.split, [document])
+        self._report(self._progress(portion.split))
         self._check_stop()
 
-    def _keep_or_drop(self, batch: OpenBatch, document_id: str, content: Content) -> Any:
+    def _keep_or_drop(self, portion: OpenPortion, document_id: str, content: Content) -> Any:
         if not content.text or content.text.isspace():
-            return batch.drop(document_id, "no text", content.skipped)
+            return portion.drop(document_id, "no text", content.skipped)
         data = content.text.encode()
         sha256 = hashlib.sha256(data).hexdigest()
-        if self._split_of_text.get(sha256, batch.split) != batch.split:
+        if self._split_of_text.get(sha256, portion.split) != portion.split:
             reason = "duplicate of a document in another split"
-            return batch.drop(document_id, reason, content.skipped)
+            return portion.drop(document_id, reason, content.skipped)
         values = {
             "book_id": self._kept if content.number is None else content.number,
             "book_link": content.link,
@@ -188,8 +188,8 @@ class Pass:
             "publication_date": content.year,
             "source": document_id,
         }
-        batch.write(self.examples.serialize(values))
-        return batch.keep({"id": document_id, "bytes": len(data), "sha256": sha256}, content)
+        portion.write(self.examples.serialize(values))
+        return portion.keep({"id": document_id, "bytes": len(data), "sha256": sha256}, content)
 
     def _count(self, split: str, documents: Any) -> None:
         for document in documents:

@@ -14,7 +14,6 @@ from block_recurrent.data.errors import DataError
 from block_recurrent.data.tfds_reader import INFO, Record, TfdsDirectory
 from block_recurrent.data.utf8 import decode
 from block_recurrent.preparation.entries import Content, Entry
-from block_recurrent.preparation.pg19_download import download as download
 
 COUNTS = {"train": 28_602, "validation": 50, "test": 100}
 METADATA = "metadata.csv"
@@ -22,7 +21,7 @@ _COLUMNS = "id,title,year,url"
 _MAX_ID = 2**31 - 1
 
 
-class Row(NamedTuple):
+class BookMetadata(NamedTuple):
     """What `metadata.csv` says of a book."""
 
     title: str
@@ -93,7 +92,7 @@ class _Files:
             )
         self._path = path
         self._files: dict[str, list[Path]] = {}
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, BookMetadata] = {}
         self.left_out: dict[str, int] = {}
 
     def count(self) -> dict[str, int]:
@@ -143,9 +142,9 @@ def _is_id(text: str) -> bool:
     return text.isascii() and text.isdecimal() and str(int(text)) == text and int(text) <= _MAX_ID
 
 
-def read_metadata(file: Path) -> dict[str, Row]:
+def read_metadata(file: Path) -> dict[str, BookMetadata]:
     """Returns the rows by id; raises DataError, with the line, for one that is not in order."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, BookMetadata] = {}
     lines: dict[str, int] = {}
     try:
         with file.open(encoding="utf-8", errors="replace", newline="") as text:
@@ -157,7 +156,7 @@ def read_metadata(file: Path) -> dict[str, Row]:
                 book, title, year, link = fields
                 if book in rows:
                     raise DataError(f"{where}: book {book} is in line {lines[book]} already.")
-                rows[book], lines[book] = Row(title, int(year), link), reader.line_num
+                rows[book], lines[book] = BookMetadata(title, int(year), link), reader.line_num
     except (OSError, csv.Error) as error:
         raise DataError(f"{file} cannot be read ({error}): fetch it again.") from error
     return rows

@@ -31,7 +31,7 @@ class _File(NamedTuple):
     id: str
 
 
-class _Row(NamedTuple):
+class _RawRecord(NamedTuple):
     values: Mapping[str, Any]
     where: str
     repaired: bool
@@ -164,15 +164,15 @@ def _read_text(file: Path) -> Content:
     return Content(_printable(file.stem), text, repaired=repaired)
 
 
-def _json_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_Row]:
+def _json_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_RawRecord]:
     del columns
     for number, line in json_lines(file):
         content, invalid = decode(line)
         where = f"{file}, line {number}"
-        yield _Row(parse_json(content, where), where, invalid)
+        yield _RawRecord(parse_json(content, where), where, invalid)
 
 
-def _parquet_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_Row]:
+def _parquet_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_RawRecord]:
     """Yields the rows, a few at a time in memory."""
     parquet, arrow = optional_package("pyarrow.parquet", file), optional_package("pyarrow", file)
     number = 0
@@ -180,8 +180,8 @@ def _parquet_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_Row]:
         with parquet.ParquetFile(file) as table:
             names = table.schema_arrow.names
             wanted = [name for name in names if name in columns.values()] or names[:1]
-            for batch in table.iter_batches(batch_size=_ROWS, columns=wanted):
-                for row in _with_bytes(batch, arrow).to_pylist():
+            for rows in table.iter_batches(batch_size=_ROWS, columns=wanted):
+                for row in _with_bytes(rows, arrow).to_pylist():
                     number += 1
                     yield _decoded(row, f"{file}, row {number}")
     except (arrow.ArrowException, OSError) as error:
@@ -190,14 +190,14 @@ def _parquet_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_Row]:
         ) from error
 
 
-def _with_bytes(batch: Any, arrow: Any) -> Any:
+def _with_bytes(rows: Any, arrow: Any) -> Any:
     """The rows with bytes for strings, since Parquet does not see to it that they are UTF-8."""
     binary = {arrow.string(): arrow.binary(), arrow.large_string(): arrow.large_binary()}
-    fields = [field.with_type(binary.get(field.type, field.type)) for field in batch.schema]
-    return batch.cast(arrow.schema(fields))
+    fields = [field.with_type(binary.get(field.type, field.type)) for field in rows.schema]
+    return rows.cast(arrow.schema(fields))
 
 
-def _decoded(row: Mapping[str, Any], where: str) -> _Row:
+def _decoded(row: Mapping[str, Any], where: str) -> _RawRecord:
     texts = {name: decode(value) for name, value in row.items() if isinstance(value, bytes)}
     values = {name: texts[name][0] if name in texts else row[name] for name in row}
-    return _Row(values, where, any(invalid for _, invalid in texts.values()))
+    return _RawRecord(values, where, any(invalid for _, invalid in texts.values()))
