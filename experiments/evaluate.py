@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--output",
         type=file_to_write,
         metavar="FILE",
-        help="the result, in place of WORKDIR",
+        help="where the result goes, in place of WORKDIR",
     )
     arguments, config = parse(parser, argv, lambda found: [config_file(found.workdir)])
     with stop_on_signal(nothing_to_save=True), training_knobs_named(config):

@@ -28,13 +28,13 @@ class Summary(NamedTuple):
     interval: float | None
     n: int
 
-    def cell(self, digits: int = 3) -> str:
+    def cell(self) -> str:
         """The mean as text, with spread and number where there are several figures."""
         if self.mean is None:
             return MISSING
         if self.deviation is None:
-            return f"{self.mean:.{digits}f}"
-        return f"{self.mean:.{digits}f} ± {self.deviation:.{digits}f} ({self.n})"
+            return f"{self.mean:.3f}"
+        return f"{self.mean:.3f} ± {self.deviation:.3f} ({self.n})"
 
 
 def summarize(values: Sequence[float]) -> Summary:
@@ -99,9 +99,9 @@ class SeedGroup(NamedTuple):
         """Mean and spread at the end of a figure of `Evaluation`, such as "bits_per_token"."""
         return summarize([getattr(point.evaluation, figure) for _, point in self.final()])
 
-    def cell(self, figure: str, digits: int = 3) -> str:
+    def cell(self, figure: str) -> str:
         """A figure at the end as text, with the step if no run is finished."""
-        final, cell = self.final(), self.summary(figure).cell(digits)
+        final, cell = self.final(), self.summary(figure).cell()
         return cell if self.finished or not final else f"{cell} @{final[0][1].step:,}"
 
     def tokens_seen(self) -> int | None:

@@ -19,6 +19,7 @@ from block_recurrent.command_line import failures
 from block_recurrent.command_line.failures import reported
 from block_recurrent.data import DataError
 from block_recurrent.gin_files import ConfigError
+from block_recurrent.runs import continuation
 from block_recurrent.runs.checkpoints import CheckpointError, SaveFailed
 from block_recurrent.runs.reading import RunError, SelectionError
 from block_recurrent.system.devices import DeviceMissing, check_device
@@ -108,7 +109,13 @@ def test_every_help_tells_of_debug(name, capsys):
 
 
 def test_an_unknown_failure_of_a_process_is_status_1():
-    code = "import sys\nfrom block_recurrent.command_line.failures import reported\n@reported\ndef main(argv): return {}['x']\nsys.exit(main())"
+    code = (
+        "import sys\n"
+        "from block_recurrent.command_line.failures import reported\n"
+        "@reported\n"
+        "def main(argv): return {}['x']\n"
+        "sys.exit(main())"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
     )
@@ -210,7 +217,7 @@ def test_generation_that_needs_too_much_names_the_samples(tmp_path, capsys, monk
     config = gin_files.load(["sizes/tiny.gin"], flags)
     (tmp_path / "config.gin").write_text(gin_files.to_gin(config))
     model = LanguageModel(config.model, rngs=nnx.Rngs(0))
-    monkeypatch.setattr(generate.workdir, "restore_model", lambda *_: (1, model))
+    monkeypatch.setattr(continuation, "restore_model", lambda *_: (1, model))
     (tmp_path / "prompt").write_text("x")
     words = [f"--workdir={tmp_path}", f"--prompt={tmp_path / 'prompt'}", f"--samples={10**13}"]
     assert generate.main(words) == 6
