@@ -56,7 +56,7 @@ class _Checked:
         self._validate()
 
     def _validate(self) -> None:
-        """Raises ValueError where values of the right type do not fit together."""
+        """Raises ValueError if values of the right type do not fit together."""
 
     def _require(self, holds: bool, sentence: str) -> None:
         if not holds:
@@ -114,7 +114,7 @@ class ModelConfig(LayerConfig):
 
     Attributes:
       vocab_size: V, token ids are in [0, V).
-      num_layers: L.
+      num_layers: L, number of layers.
       recurrent_layers: indices of the recurrent layers, negative ones counted from the end. Without
         any the model is Transformer-XL (segments of one window) or Slide (of several).
       feedback: every other layer also attends to the state of the last recurrent layer.
@@ -165,12 +165,12 @@ class DataConfig(_Checked):
         (a file, or a directory with train and validation files), "text" (a directory of *.txt) or
         "tfds" (a directory that `experiments/prepare_data.py` or tensorflow-datasets wrote).
       path: file or directory of "jsonl", "text" and "tfds".
-      name: of the corpus, by which tables find their column; unless given the last part of `path`,
-        or the source.
+      name: name of the corpus, by which tables find their column; unless given, it is the last
+        part of `path`, or the source.
       tokenizer: "bytes", or "sentencepiece" with the vocabulary in `vocab_path`.
       vocab_path: SentencePiece model file.
       vocab_sha256: hexadecimal SHA-256 of that file, so that a run says which one it means.
-      cache_path: where tokens of a "tfds" corpus are kept; `token_cache` in it unless given.
+      cache_path: folder for the tokens of a "tfds" corpus; unless given, `token_cache` in `path`.
       batch_size: B, number of lanes.
       segment_length: N, tokens of a lane per step, a multiple of the model's window.
       validation_percent: share of documents held out, where the source has no split of its own.

@@ -17,7 +17,7 @@ class Corpus:
 
     Attributes:
       documents: the documents; `load_corpus` sorts them by id.
-      origin: where they come from, for messages.
+      origin: the source, split and path of the documents, for messages.
       dropped: what was left out, as reason -> number of files or documents.
       repaired: number of files or records read whose text was not valid UTF-8.
     """
@@ -70,9 +70,9 @@ def load_corpus(
       validation_percent: share of the documents for validation, 0 to 99.
 
     Raises:
-      DataError: for an unknown source or split, a missing or unsuitable path, a line of `jsonl`
-        that is not such a record, a repeated id, a damaged file, a percentage out of range, or a
-        split without documents.
+      DataError: the source or split is unknown, the path is missing or unsuitable, a line of
+        `jsonl` is not such a record, an id occurs twice, a file is damaged, the percentage is out
+        of range, or the split has no documents.
     """
     if source not in SOURCES:
         raise unknown_name("source", source, SOURCES)

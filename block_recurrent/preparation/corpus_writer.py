@@ -50,8 +50,8 @@ def prepare(
 
     Args:
       source: gives the documents, and the splits if it has its own.
-      directory: where the corpus is to be.
-      name: of the data set, by default the source's.
+      directory: the directory that the corpus is to be.
+      name: the name of the data set, by default the source's.
       validation_percent, test_percent: shares of the documents, where the source has no splits.
       limit: at most so many documents of each split, for trying out.
       shard_bytes: a shard is finished when its records have so many bytes.

@@ -85,7 +85,7 @@ class LatexBundles:
     ends in one, possibly after "arXiv-"; otherwise its relative path without extensions.
 
     Args:
-      directory: where the bundles are.
+      directory: the directory that holds the bundles.
       metadata: JSON-lines file, possibly `.gz`, of records with "id", "title", "categories" (a
         string separated by spaces) and "update_date", whose year is taken: arXiv's snapshot format.
       categories: if any, keeps a paper only if one of its categories starts with one of these
@@ -94,7 +94,8 @@ class LatexBundles:
       limits: bounds on one bundle.
 
     Raises:
-      DataError: if the directory or the metadata does not exist, or for categories alone.
+      DataError: the directory or the metadata does not exist, or there are categories without
+        metadata.
     """
 
     name = "arxiv"
@@ -139,7 +140,8 @@ class LatexBundles:
     def entries(self) -> Iterator[Entry]:
         """Lists the papers by path: files, folders that are papers, then what is in the others.
 
-        Raises DataError for two papers with one id and for metadata that cannot be read.
+        Raises:
+          DataError: two papers have one id, or the metadata cannot be read.
         """
         self._left_out = Counter()
         papers = self._papers()

@@ -25,16 +25,16 @@ class Interrupted(Exception):
 
 
 class Progress(NamedTuple):
-    """How far it is.
+    """How far a preparation is.
 
     Attributes:
-      split: being written; "" while the source is listed.
-      documents: read or listed, by earlier calls too.
+      split: the split that is being written; "" while the source is listed.
+      documents: documents read or listed, by earlier calls too.
       total: documents to read; 0 while the source is listed.
-      bytes: of text written, by earlier calls too.
-      new_documents: read by this call.
-      new_bytes: of text written by this call.
-      seconds: that this call has been writing.
+      bytes: bytes of text written, by earlier calls too.
+      new_documents: documents read by this call.
+      new_bytes: bytes of text written by this call.
+      seconds: how long this call has been writing.
     """
 
     split: str
@@ -50,8 +50,8 @@ class Pass:
     """Writes what is missing in `partial`.
 
     Attributes:
-      examples: makes the records.
-      left_out: by the source, as reason -> number, when it has been listed.
+      examples: serializes the records.
+      left_out: what the source left out when it was listed, as reason -> number.
 
     Args:
       source: gives the documents.
@@ -84,7 +84,12 @@ class Pass:
         self._started = time.monotonic()
 
     def run(self) -> None:
-        """Lists the source and writes what is missing of every split."""
+        """Lists the source and writes what is missing of every split.
+
+        Raises:
+          DataError: documents share an id, the raw data changed, or no document is usable.
+          Interrupted: `stop` says so.
+        """
         self._list()
         self._started = time.monotonic()
         for split in ORDER:

@@ -39,8 +39,8 @@ class PG19:
       expect_counts: whether the numbers of books must be the published ones.
 
     Raises:
-      DataError: if the path is neither; `entries` also for other numbers of books, an id that
-        occurs twice or is no number, and a book without a row or with a bad row.
+      DataError: the path is neither. `entries` also raises it for other numbers of books, an id
+        that occurs twice or is no number, and a book without a row or with a bad row.
     """
 
     name = "pg19"
@@ -143,7 +143,11 @@ def _is_id(text: str) -> bool:
 
 
 def read_metadata(file: Path) -> dict[str, BookMetadata]:
-    """Returns the rows by id; raises DataError, with the line, for one that is not in order."""
+    """Returns the rows by id.
+
+    Raises:
+      DataError: a row is not in order or has an id for the second time; the message has the line.
+    """
     rows: dict[str, BookMetadata] = {}
     lines: dict[str, int] = {}
     try:

@@ -55,26 +55,24 @@ class TextFiles:
     Args:
       paths: directories, read with all below, and files; `*.txt`, `*.jsonl`, `*.jsonl.gz`,
         `*.jsonl.zst` and `*.parquet`.
-      name: of the corpus.
       id_column, text_column, title_column: what the fields of a record are called.
 
     Raises:
-      DataError: for a path that does not exist or ends otherwise; `entries` also for damaged
+      DataError: a path does not exist or ends otherwise. `entries` also raises it for damaged
         files, records without id or text, and an id that occurs twice.
     """
 
+    name = "text"
     wanted = f"text that is not only white space, in files {_KINDS}"
 
     def __init__(
         self,
         paths: Sequence[str | os.PathLike[str]],
-        name: str = "text",
         *,
         id_column: str = "id",
         text_column: str = "text",
         title_column: str = "title",
     ):
-        self.name = name
         self.left_out: dict[str, int] = {}
         self._columns = {"id": id_column, "title": title_column, "text": text_column}
         self._paths = [Path(path) for path in paths]
