@@ -111,7 +111,7 @@ def knobs_named(knobs: Mapping[str, object], hint: str = "") -> Iterator[None]:
 
 
 def training_knobs_named(config: ExperimentConfig) -> contextlib.AbstractContextManager[None]:
-    """`knobs_named` for what trains or evaluates a model."""
+    """`knobs_named` with the settings of what trains or evaluates a model."""
     knobs = {
         "data.batch_size": config.data.batch_size,
         "data.segment_length": config.data.segment_length,

@@ -58,7 +58,7 @@ def _add_pg19(parser: argparse.ArgumentParser) -> None:
 
 
 def _pg19(arguments: argparse.Namespace) -> Source:
-    """PG-19 as the command line says; what was to be downloaded is there by now."""
+    """The books that the command line describes; a download of them is complete by now."""
     return PG19(arguments.path or arguments.download, expect_counts=not arguments.partial)
 
 
@@ -85,7 +85,7 @@ def _add_latex(parser: argparse.ArgumentParser) -> None:
 
 
 def _latex(arguments: argparse.Namespace) -> Source:
-    """Papers as the command line says."""
+    """The papers that the command line describes."""
     return LatexBundles(
         arguments.path,
         metadata=arguments.metadata,
@@ -127,7 +127,7 @@ def _add_git(parser: argparse.ArgumentParser) -> None:
 
 
 def _git(arguments: argparse.Namespace) -> Source:
-    """Source code as the command line says."""
+    """The source code that the command line describes."""
     return Repositories(
         arguments.paths,
         extensions=arguments.extensions,
@@ -156,7 +156,7 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
 
 
 def _text(arguments: argparse.Namespace) -> Source:
-    """Text as the command line says."""
+    """The text that the command line describes."""
     return TextFiles(
         arguments.paths,
         id_column=arguments.id_column,

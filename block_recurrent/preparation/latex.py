@@ -251,7 +251,7 @@ def _is_no_figure(name: str) -> bool:
 
 
 def _tex_files(bundle: "_Bundle", *, is_single: bool) -> list[str]:
-    """Returns the names of the TeX files of a bundle, which may be of a single file.
+    """Returns the names of the TeX files of a bundle; `is_single` says that it has one file.
 
     Raises:
       Unusable: there is no TeX file, or no command in any of them.

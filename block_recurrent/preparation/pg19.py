@@ -55,12 +55,12 @@ class PG19:
 
     @property
     def options(self) -> Mapping[str, object]:
-        """Which books are read."""
+        """What decides which books are read."""
         return {**self._books.options, "expect_counts": self._expect_counts}
 
     @property
     def left_out(self) -> Mapping[str, int]:
-        """Files that are no books."""
+        """The number of files that are no books, by reason."""
         return self._books.left_out
 
     def entries(self) -> Iterator[Entry]:

@@ -189,7 +189,7 @@ def _parquet_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_RawRecord
 
 
 def _with_bytes(rows: Any, arrow: Any) -> Any:
-    """The rows with bytes for strings, since Parquet does not see to it that they are UTF-8."""
+    """The rows with bytes for strings, since Parquet does not ensure that they are UTF-8."""
     binary = {arrow.string(): arrow.binary(), arrow.large_string(): arrow.large_binary()}
     fields = [field.with_type(binary.get(field.type, field.type)) for field in rows.schema]
     return rows.cast(arrow.schema(fields))

@@ -96,7 +96,7 @@ def arrange(groups: Sequence[SeedGroup], against: str) -> dict[str, Section]:
     """The rows of every corpus, and the one whose name is or begins with `against`.
 
     Raises:
-      SelectionError: several rows of a corpus begin so, or there is none at all.
+      SelectionError: several rows of a corpus have a name that begins so, or no row has.
     """
     corpora: dict[str, list[SeedGroup]] = {}
     for group in groups:

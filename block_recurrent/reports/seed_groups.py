@@ -70,7 +70,7 @@ class SeedGroup(NamedTuple):
 
     @property
     def parameters(self) -> int:
-        """Numbers learned besides the embedding."""
+        """How many parameters the model has without the embedding."""
         return parameters_without_embedding(self.config.model)
 
     @property

@@ -54,7 +54,7 @@ class Placement(NamedTuple):
     others: dict[str, list[SeedGroup]]
 
     def step_time(self, row: str) -> float | None:
-        """Relative to the reference's, the median over columns that have both."""
+        """A row's step time relative to the reference's, the median over columns that have both."""
         ratios = [
             theirs / own
             for title in CORPORA
@@ -155,7 +155,7 @@ def _row_data(placement: Placement, row: TableRow) -> dict[str, Any]:
 
 
 def draw(placement: Placement, picture: "Figure") -> None:
-    """The paper's columns, and below them a panel for each other table."""
+    """Draws the paper's columns, and below them a panel for each other table."""
     above, *below = [len(paper_rows()), *(len(found) for found in placement.others.values())]
     heights = [above + 4, *(size + 4 for size in below)]
     picture.set_size_inches(13, 0.27 * sum(heights) + 0.4)
@@ -200,7 +200,7 @@ def _draw_others(panel: "Axes", title: str, groups: Sequence[SeedGroup]) -> None
 
 
 def _draw_group(panel: "Axes", group: SeedGroup, index: int) -> None:
-    """Mean and standard deviation; hollow if unfinished."""
+    """Draws the mean and standard deviation of a group; hollow if it is unfinished."""
     bits = group.summary("bits_per_token")
     if bits.mean is not None:
         color = FAMILIES[group.family]

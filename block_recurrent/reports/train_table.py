@@ -39,13 +39,13 @@ def shorten(corpus: Corpus, characters: int) -> Corpus:
     return dataclasses.replace(corpus, documents=documents)
 
 
-def count_bytes(corpus: Corpus) -> int:
-    """UTF-8 bytes of all documents."""
+def text_bytes(corpus: Corpus) -> int:
+    """The number of UTF-8 bytes of all documents."""
     return sum(map(byte_count, corpus.documents))
 
 
 def count_tokens(config: ExperimentConfig, corpus: TokenizedCorpus) -> int:
-    """Targets in all steps of a run."""
+    """The number of targets in all steps of a run."""
     lanes = make_lanes(config, corpus)
     return sum(int(next(lanes).mask.sum()) for _ in range(config.training.num_steps))
 
@@ -159,7 +159,7 @@ class TableTrainer:
         )
 
     def describe(self) -> str:
-        """What was trained, on what, and for how long."""
+        """Sentences that say what was trained, on what, and for how long."""
         base, model = self.base, self.base.model
         train, validation = self.train_text, self.validation_text
         python = ".".join(map(str, sys.version_info[:3]))
@@ -169,9 +169,9 @@ class TableTrainer:
             f"trained once, with seed {base.training.seed}, on {self.tokens:,} bytes (the paper: "
             f"{LENGTH}) of the source code of Python {python}'s standard library: the first "
             f"{TRAIN_CHARACTERS:,} characters of {len(train.documents)} modules and packages, "
-            f"{count_bytes(train):,} bytes in all. Validation: the first "
+            f"{text_bytes(train):,} bytes in all. Validation: the first "
             f"{VALIDATION_CHARACTERS:,} characters of {len(validation.documents)} others, "
-            f"{count_bytes(validation):,} bytes. All rows saw the same number of tokens to within "
+            f"{text_bytes(validation):,} bytes. All rows saw the same number of tokens to within "
             "a step, with the same seed, order of documents and optimizer "
             f"({base.optimizer.name}, {base.optimizer.schedule} schedule). Every step has "
             f"{base.data.batch_size * base.data.segment_length:,} tokens, so rows with shorter "

@@ -106,17 +106,17 @@ def estimate_memory(config: ExperimentConfig, state: TrainState) -> Memory:
         else kept_in_a_layer(model, data.batch_size, data.segment_length)
     )
     return Memory(
-        parameters=count_bytes(state.model),
-        optimizer_state=count_bytes(state.optimizer),
-        gradients=count_bytes(state.model),
-        carried_state=count_bytes(state.carried),
-        activations=count_bytes([x for x in kept if x not in logits]),
-        logits=count_bytes(logits),
-        computed_again=count_bytes(again),
+        parameters=array_bytes(state.model),
+        optimizer_state=array_bytes(state.optimizer),
+        gradients=array_bytes(state.model),
+        carried_state=array_bytes(state.carried),
+        activations=array_bytes([x for x in kept if x not in logits]),
+        logits=array_bytes(logits),
+        computed_again=array_bytes(again),
     )
 
 
-def count_bytes(tree: Any) -> int:
+def array_bytes(tree: Any) -> int:
     """How many bytes the arrays of a tree have, random keys not counted."""
     return sum(
         leaf.size * leaf.dtype.itemsize
