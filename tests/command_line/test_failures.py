@@ -184,7 +184,7 @@ def exhaust():
     return jnp.zeros((2**23, 2**23), jnp.float32)
 
 
-def test_what_jax_raises_for_want_of_memory_is_known(capsys):
+def test_what_jax_raises_without_enough_memory_is_known(capsys):
     @reported
     def main(argv):
         exhaust()
