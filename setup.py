@@ -34,6 +34,7 @@ setup(
         "tensorflow-datasets>=4.9.10",
         "array_record>=0.8.6",
         "pyarrow>=26",
+        "scipy>=1.17",
         "sentencepiece>=0.2.3",
         "xxhash>=4.1",
         "zstandard>=0.25",

@@ -5,20 +5,14 @@ W `window`, S `num_states`, V `vocab_size`, L `num_layers`, B `batch_size`, N `s
 """
 
 import dataclasses
-import difflib
 import math
 import re
 import types
 import typing
-from collections.abc import Collection
 from pathlib import PurePath
 from typing import Any, Literal
 
-
-def did_you_mean(name: str, known: Collection[str]) -> str:
-    """` (did you mean 'x'?)` for the known name nearest to `name`, or an empty string."""
-    nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f" (did you mean {nearest[0]!r}?)" if nearest else ""
+from block_recurrent.system.text import did_you_mean
 
 
 def _has_type(value: Any, hint: Any) -> bool:
@@ -62,7 +56,7 @@ class _Checked:
         self._validate()
 
     def _validate(self) -> None:
-        """Raises ValueError where values of the right type do not fit together."""
+        """Raises ValueError if values of the right type do not fit together."""
 
     def _require(self, holds: bool, sentence: str) -> None:
         if not holds:
@@ -120,7 +114,7 @@ class ModelConfig(LayerConfig):
 
     Attributes:
       vocab_size: V, token ids are in [0, V).
-      num_layers: L.
+      num_layers: L, number of layers.
       recurrent_layers: indices of the recurrent layers, negative ones counted from the end. Without
         any the model is Transformer-XL (segments of one window) or Slide (of several).
       feedback: every other layer also attends to the state of the last recurrent layer.
@@ -174,12 +168,12 @@ class DataConfig(_Checked):
         (a file, or a directory with train and validation files), "text" (a directory of *.txt) or
         "tfds" (a directory that `experiments/prepare_data.py` or tensorflow-datasets wrote).
       path: file or directory of "jsonl", "text" and "tfds".
-      name: of the corpus, by which tables find their column; unless given the last part of `path`,
-        or the source.
+      name: name of the corpus, by which tables find their column; unless given, it is the last
+        part of `path`, or the source.
       tokenizer: "bytes", or "sentencepiece" with the vocabulary in `vocab_path`.
       vocab_path: SentencePiece model file.
       vocab_sha256: hexadecimal SHA-256 of that file, so that a run says which one it means.
-      cache_path: where tokens of a "tfds" corpus are kept; `token_cache` in it unless given.
+      cache_path: folder for the tokens of a "tfds" corpus; unless given, `token_cache` in `path`.
       batch_size: B, number of lanes.
       segment_length: N, tokens of a lane per step, a multiple of the model's window.
       validation_percent: share of documents held out, where the source has no split of its own.

@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 
 from gin import config_parser
 
-from block_recurrent.config import ExperimentConfig, did_you_mean
+from block_recurrent.config import ExperimentConfig
+from block_recurrent.system.text import did_you_mean
 
 TO_BE_GIVEN = "(to be given)"
 GIN_FOLDER = Path(__file__).resolve().parents[1] / "gin"
@@ -120,7 +121,7 @@ def _macros_in(value: Any) -> Iterator[str]:
 
 
 def _parameters_called(name: str) -> list[str]:
-    """Those of any section."""
+    """The parameters of this name, in any section."""
     return [known for known in PARAMETERS if known.partition(".")[2] == name]
 
 
@@ -204,7 +205,7 @@ class _Bindings:
                 raise ConfigError(f"{name} is not set: give a --gin_file or --gin.{name}=VALUE")
 
     def _unused(self, macro: str) -> str:
-        """Why a name without a point has no effect, and the nearest one that would have some."""
+        """A sentence: why a name without a point has no effect, and the nearest that would have."""
         if same := _parameters_called(macro):
             meant = " or ".join(map(repr, same))
             return f"there is no parameter or macro {macro!r} in use (did you mean {meant}?)"
@@ -255,13 +256,13 @@ def load(
     """The experiment that gin files, in order, and then bindings `NAME=VALUE` describe.
 
     Args:
-      files: relative to the current directory, or else to the folder gin/.
-      bindings: as in `--gin.NAME=VALUE`.
-      needs_data: if not, paths that nothing binds are `TO_BE_GIVEN`.
+      files: paths relative to the current directory, or else to the folder gin/.
+      bindings: `NAME=VALUE`, as they follow `--gin.` on the command line.
+      needs_data: whether the paths of data must be bound; else those missing are `TO_BE_GIVEN`.
 
     Raises:
-      ConfigError: for whatever is wrong with them, in a sentence or two with file and line or flag
-        and the nearest valid name.
+      ConfigError: a file or a binding is wrong; the message has file and line, or the flag, and the
+        nearest valid name.
     """
     bound = _Bindings()
     for file in files:

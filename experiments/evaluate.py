@@ -11,25 +11,19 @@ length. With any other setting, another corpus or not the newest checkpoint, the
 they are printed, and written only where `--output` says.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from block_recurrent.command_line.failures import reported, training_knobs_named
 from block_recurrent.command_line.flags import make_parser, parse
+from block_recurrent.command_line.values import file_to_write
 from block_recurrent.command_line.workdirs import add_checkpoint_option
 from block_recurrent.data.documents import SPLITS
 from block_recurrent.runs.scoring import score
 from block_recurrent.runs.workdir import config_file
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.signals import stop_on_signal
-
-
-def _file(text: str) -> Path:
-    if Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a directory; name a file in it")
-    return Path(text)
 
 
 @reported
@@ -40,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_checkpoint_option(parser)
     parser.add_argument("--split", default="validation", choices=SPLITS)
     parser.add_argument(
-        "--output", type=_file, metavar="FILE", help="where the result goes, in place of WORKDIR"
+        "--output",
+        type=file_to_write,
+        metavar="FILE",
+        help="where the result goes, in place of WORKDIR",
     )
     arguments, config = parse(parser, argv, lambda found: [config_file(found.workdir)])
     with stop_on_signal(nothing_to_save=True), training_knobs_named(config):

@@ -3,13 +3,13 @@
 echo "import os" | python experiments/generate.py --workdir=runs/rec --top_p=0.95
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from block_recurrent.command_line.failures import knobs_named, reported
 from block_recurrent.command_line.flags import make_parser, parse
+from block_recurrent.command_line.values import check_prompt, positive
 from block_recurrent.command_line.workdirs import add_checkpoint_option
 from block_recurrent.model.generation import check_sampling
 from block_recurrent.runs.continuation import continue_text
@@ -18,22 +18,6 @@ from block_recurrent.system.devices import check_device
 from block_recurrent.system.signals import stop_on_signal
 
 SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
-
-
-def positive(text: str) -> int:
-    """An option's value, a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text}")
-    return int(text)
-
-
-def check_prompt(path: str) -> None:
-    """Raises ValueError unless a prompt can be read there."""
-    try:
-        if path != "-":
-            Path(path).open("rb").close()
-    except OSError as error:
-        raise ValueError(f"--prompt={path}: {error.strerror}") from error
 
 
 @reported

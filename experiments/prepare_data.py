@@ -11,45 +11,21 @@ SIGTERM, a crash or a full disk, the same command goes on where it was, to the s
 `prepare_data.py KIND --help` tells the options of a kind of data.
 """
 
-import signal
 import sys
 from collections.abc import Sequence
 
 from block_recurrent.command_line.failures import reported
-from block_recurrent.command_line.raw_data import make_corpus, make_parser
-from block_recurrent.data import DataError
-from block_recurrent.preparation.corpus_writer import Interrupted, check_options
-from block_recurrent.preparation.display import Display
-from block_recurrent.preparation.manifest import summary
+from block_recurrent.command_line.prepare_corpus import prepare_corpus
+from block_recurrent.command_line.raw_data import parse
 from block_recurrent.system.signals import stop_on_signal
 
 
 @reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
-    arguments = make_parser(__doc__).parse_args(argv)
-    parser, display = arguments.parser, Display()
-    try:
-        check_options(
-            arguments.name, arguments.validation_percent, arguments.test_percent, arguments.limit
-        )
-    except DataError as error:
-        parser.error(str(error))
-    with stop_on_signal() as request:
-        try:
-            manifest = make_corpus(arguments, display, request)
-        except (Interrupted, KeyboardInterrupt):
-            name = request.signal or "SIGINT"
-            display.end()
-            print(f"stopped by {name}; the same command goes on from here", file=sys.stderr)
-            return 128 + signal.Signals[name]
-        finally:
-            display.end()
-    print(f"{summary(manifest)}\nwritten to {arguments.output}; to train on it:")
-    print(
-        f"  python experiments/train.py --gin_file=FILE --gin.data.source=tfds "
-        f"--gin.data.path={arguments.output} --workdir=DIR"
-    )
+    arguments = parse(__doc__, argv)
+    with stop_on_signal() as stop:
+        prepare_corpus(arguments, stop)
     return 0
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from block_recurrent.command_line.failures import reported, training_knobs_named
 from block_recurrent.command_line.flags import make_parser, parse
-from block_recurrent.reports.small_table import train_table
+from block_recurrent.reports.train_table import train_table
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.progress import duration
 from block_recurrent.system.signals import stop_on_signal

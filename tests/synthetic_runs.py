@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from block_recurrent import gin_files
+from block_recurrent.config import ExperimentConfig
 
 BYTES = 1000
 TOKENS = {"bytes": 1000, "sentencepiece": 250}
@@ -50,6 +51,12 @@ def _points(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace("__", "."): value for name, value in values.items()}
 
 
+def load(made: Mapping[str, Any]) -> ExperimentConfig:
+    """The configuration of `small` or `paper`."""
+    bindings = [f"{name}={value!r}" for name, value in made["values"].items()]
+    return gin_files.load(made["files"], bindings)
+
+
 def write_run(
     folder: Path, made: Mapping[str, Any], bits: Sequence[float], *, speed: float = 100.0
 ) -> Path:
@@ -61,8 +68,7 @@ def write_run(
       bits: validation bits per token of each step.
       speed: tokens per second.
     """
-    bindings = [f"{name}={value!r}" for name, value in made["values"].items()]
-    config = gin_files.load(made["files"], bindings)
+    config = load(made)
     folder.mkdir(parents=True)
     (folder / "config.gin").write_text(gin_files.to_gin(config), encoding="utf-8")
     lines = []

@@ -6,8 +6,8 @@
     3   data                             129, 130, 143   stopped by SIGHUP, SIGINT, SIGTERM
     4   checkpoints or work directory
 
-`--debug`, anywhere on the command line, shows the traceback instead of the sentence. Of what is
-unknown the traceback is always shown.
+`--debug`, anywhere on the command line, shows the traceback instead of the sentence. The traceback
+of an unknown failure is always shown.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ Program = Callable[..., int]
 
 
 def reported(program: Program) -> Program:
-    """Makes a program's known failures sentences; unknown ones keep their traceback."""
+    """Decorates a program: known failures become sentences, unknown ones keep their traceback."""
 
     @functools.wraps(program)
     def main(argv: Sequence[str] | None = None) -> int:
@@ -92,7 +92,15 @@ def _out_of_memory(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def knobs_named(knobs: Mapping[str, object], hint: str = "") -> Iterator[None]:
-    """Within the context, an error for want of memory says what would need less, and its value."""
+    """Within the context, MemoryError says which settings would need less memory.
+
+    Args:
+      knobs: what needs less memory if it is lowered or set so -> its present value.
+      hint: the end of the message.
+
+    Raises:
+      MemoryError: the machine or the accelerator has not enough memory.
+    """
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -103,7 +111,7 @@ def knobs_named(knobs: Mapping[str, object], hint: str = "") -> Iterator[None]:
 
 
 def training_knobs_named(config: ExperimentConfig) -> contextlib.AbstractContextManager[None]:
-    """`knobs_named` for what trains or evaluates a model."""
+    """`knobs_named` with the settings of what trains or evaluates a model."""
     knobs = {
         "data.batch_size": config.data.batch_size,
         "data.segment_length": config.data.segment_length,

@@ -37,9 +37,9 @@ def parse(
 
     Args:
       parser: the program's parser, from `make_parser`.
-      argv: the command line, `sys.argv[1:]` by default.
-      base_files: gin files to read before those of `--gin_file`, given the program's arguments.
-      needs_data: as of `load`, given the program's arguments.
+      argv: the command line; `sys.argv[1:]` if None.
+      base_files: given the program's arguments, returns gin files to read before `--gin_file`'s.
+      needs_data: given the program's arguments, returns whether the paths of data must be set.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     bindings = [word.removeprefix("--gin.") for word in words if word.startswith("--gin.")]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from block_recurrent.config import did_you_mean
+from block_recurrent.system.text import did_you_mean
 
 DEBUG = "--debug"
 
@@ -17,7 +17,7 @@ class Parser(argparse.ArgumentParser):
     An unknown option is an error that names the nearest known one, also where others are missing.
 
     Attributes:
-      others: options that are known elsewhere, for that error.
+      others: options that the program takes elsewhere, which that error may name too.
     """
 
     def __init__(self, **options: Any):
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(DEBUG, action="store_true", help="show the traceback of an error")
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
-        """As of the base class; exits with status 2 for an unknown option."""
+        """Parses as the base class does, and exits with status 2 for an unknown option."""
         words = list(sys.argv[1:] if args is None else args)
         options = words[: words.index("--")] if "--" in words else words
         for word in [] if self._subparsers else options:

@@ -1,33 +1,28 @@
 """The kinds of raw data that `prepare_data.py` reads: their options and their sources."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from block_recurrent.command_line.parser import Parser
 from block_recurrent.data import DataError
-from block_recurrent.preparation.corpus_writer import (
-    Interrupted,
-    check_target,
-    prepare,
-)
-from block_recurrent.preparation.display import Display
+from block_recurrent.preparation.corpus_writer import check_options
 from block_recurrent.preparation.entries import Source
 from block_recurrent.preparation.latex import LatexBundles
-from block_recurrent.preparation.pg19 import PG19, download
+from block_recurrent.preparation.pg19 import PG19
 from block_recurrent.preparation.repositories import EXTENSIONS, Repositories
 from block_recurrent.preparation.text import TextFiles
-from block_recurrent.system.signals import StopRequest
 
 
 class Kind(NamedTuple):
     """One kind of raw data.
 
     Attributes:
-      help: what it is.
+      help: what it is, for the help of the program.
       add_options: adds its options to a parser.
-      make_source: returns the source that the parsed options describe; raises DataError.
+      make_source: returns the source that the parsed options describe. Raises DataError where
+        there is no such data.
     """
 
     help: str
@@ -63,8 +58,8 @@ def _add_pg19(parser: argparse.ArgumentParser) -> None:
 
 
 def _pg19(arguments: argparse.Namespace) -> Source:
-    """PG-19 as the command line says; what is to be downloaded is there by now."""
-    return PG19(arguments.path, expect_counts=not arguments.partial)
+    """The books that the command line describes; a download of them is complete by now."""
+    return PG19(arguments.path or arguments.download, expect_counts=not arguments.partial)
 
 
 def _add_latex(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +85,7 @@ def _add_latex(parser: argparse.ArgumentParser) -> None:
 
 
 def _latex(arguments: argparse.Namespace) -> Source:
-    """Papers as the command line says."""
+    """The papers that the command line describes."""
     return LatexBundles(
         arguments.path,
         metadata=arguments.metadata,
@@ -132,7 +127,7 @@ def _add_git(parser: argparse.ArgumentParser) -> None:
 
 
 def _git(arguments: argparse.Namespace) -> Source:
-    """Source code as the command line says."""
+    """The source code that the command line describes."""
     return Repositories(
         arguments.paths,
         extensions=arguments.extensions,
@@ -161,7 +156,7 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
 
 
 def _text(arguments: argparse.Namespace) -> Source:
-    """Text as the command line says."""
+    """The text that the command line describes."""
     return TextFiles(
         arguments.paths,
         id_column=arguments.id_column,
@@ -178,8 +173,15 @@ KINDS = {
 }
 
 
-def make_parser(documentation: str | None) -> argparse.ArgumentParser:
-    """The program's command line; the documentation is shown by `--help` as it stands."""
+def parse(documentation: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of `prepare_data.py`; exits with status 2 where they are wrong.
+
+    `arguments.make_source(arguments)` is the source that they describe.
+
+    Args:
+      documentation: the program's docstring, shown by `--help` as it stands.
+      argv: the command line; `sys.argv[1:]` if None.
+    """
     parser = Parser(description=documentation)
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     for name, kind in KINDS.items():
@@ -187,7 +189,14 @@ def make_parser(documentation: str | None) -> argparse.ArgumentParser:
         kind.add_options(options)
         _add_common(options)
         options.set_defaults(make_source=kind.make_source, parser=options, download=None)
-    return parser
+    arguments = parser.parse_args(argv)
+    try:
+        check_options(
+            arguments.name, arguments.validation_percent, arguments.test_percent, arguments.limit
+        )
+    except DataError as error:
+        arguments.parser.error(str(error))
+    return arguments
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -213,39 +222,3 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--overwrite", action="store_true", help="replace the corpus that is at DIR already"
     )
-
-
-def make_corpus(
-    arguments: argparse.Namespace, display: Display, request: StopRequest
-) -> dict[str, Any]:
-    """Makes the corpus and returns its manifest.
-
-    Raises:
-      DataError: for data or a directory that cannot be used.
-      Interrupted: if a signal asked for it.
-    """
-    check_target(arguments.output, overwrite=arguments.overwrite)
-    if arguments.download is not None:
-        arguments.path = arguments.download
-        report, stop = display.downloading, lambda: request.signal
-        if not download(arguments.path, report=report, stop=stop):
-            raise Interrupted
-        display.end()
-    source = arguments.make_source(arguments)
-    try:
-        return prepare(
-            source,
-            arguments.output,
-            name=arguments.name,
-            validation_percent=arguments.validation_percent,
-            test_percent=arguments.test_percent,
-            limit=arguments.limit,
-            restart=arguments.restart,
-            overwrite=arguments.overwrite,
-            report=display.writing,
-            stop=lambda: request.signal,
-        )
-    except DataError as error:
-        if request.signal:  # Ctrl-C also reaches the programs that a source has started
-            raise Interrupted from error
-        raise

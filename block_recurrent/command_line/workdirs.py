@@ -1,11 +1,11 @@
 """Options that name work directories and checkpoints."""
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from block_recurrent.command_line.values import checkpoint
 from block_recurrent.runs import workdir
 from block_recurrent.runs.reading import Run, SelectionError, read_runs
 from block_recurrent.runs.workdir import BEST, NEWEST
@@ -14,17 +14,19 @@ from block_recurrent.runs.workdir import BEST, NEWEST
 def parse_runs(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, output: str
 ) -> tuple[argparse.Namespace, list[Run]]:
-    """A program's arguments, exits with status 2 where they are wrong, and the runs they name.
+    """The arguments of a program over work directories, and the runs that they name.
+
+    Exits with status 2 where the arguments are wrong. A directory that holds no run, such as one
+    with earlier results, is left out with a note.
 
     Args:
-      parser: with the program's own options.
-      argv: the command line, `sys.argv[1:]` by default.
+      parser: the program's parser, with its own options.
+      argv: the command line; `sys.argv[1:]` if None.
       output: where the results go unless `--output` is given.
 
-    A directory that holds no run, such as one with earlier results, is left out with a note.
-
     Raises:
-      ConfigError, RunError: as of `read_runs`; also if no run is left.
+      ConfigError: no run is left, or a directory is given twice.
+      RunError: a file of a run is damaged.
     """
     parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="of a run")
     parser.add_argument(
@@ -48,19 +50,11 @@ def _with_runs(directories: Sequence[Path]) -> list[Path]:
 
 
 def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
-    """The option `--checkpoint`, for `restore_model`."""
+    """Adds the option `--checkpoint`, which says what `restore_model` restores."""
     parser.add_argument(
         "--checkpoint",
-        type=_checkpoint,
+        type=checkpoint,
         default=NEWEST,
         metavar="WHICH",
         help=f"{NEWEST} (unless given), {BEST} on the validation documents, or a step",
     )
-
-
-def _checkpoint(text: str) -> str | int:
-    if text in (NEWEST, BEST):
-        return text
-    if not re.fullmatch("[0-9]+", text):
-        raise argparse.ArgumentTypeError(f"must be {NEWEST}, {BEST} or a step, not {text!r}")
-    return int(text)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from block_recurrent.data.documents import SPLITS, Document
 from block_recurrent.data.errors import DataError, unknown_name
-from block_recurrent.data.sources import SOURCES, Reading
+from block_recurrent.data.sources import SOURCES, SplitReader
+from block_recurrent.system.text import count_reasons
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Corpus:
 
     Attributes:
       documents: the documents; `load_corpus` sorts them by id.
-      origin: where they come from, for messages.
+      origin: the source, split and path of the documents, for messages.
       dropped: what was left out, as reason -> number of files or documents.
       repaired: number of files or records read whose text was not valid UTF-8.
     """
@@ -28,7 +29,7 @@ class Corpus:
 
     def account(self) -> str:
         """Returns a line for people: what was dropped or repaired."""
-        dropped = _counts(self.dropped)
+        dropped = count_reasons(self.dropped)
         return f"dropped: {dropped}; repaired, with invalid UTF-8: {self.repaired:,}"
 
 
@@ -69,9 +70,9 @@ def load_corpus(
       validation_percent: share of the documents for validation, 0 to 99.
 
     Raises:
-      DataError: for an unknown source or split, a missing or unsuitable path, a line of `jsonl`
-        that is not such a record, a repeated id, a damaged file, a percentage out of range, or a
-        split without documents.
+      DataError: the source or split is unknown, the path is missing or unsuitable, a line of
+        `jsonl` is not such a record, an id occurs twice, a file is damaged, the percentage is out
+        of range, or the split has no documents.
     """
     if source not in SOURCES:
         raise unknown_name("source", source, SOURCES)
@@ -81,13 +82,13 @@ def load_corpus(
         raise DataError(
             f"validation_percent = {validation_percent} must be a whole number from 0 to 99."
         )
-    reading = Reading(split, validation_percent)
-    read = SOURCES[source](_existing(path), reading)
-    kept = tuple(sorted(document for document in read if _keep(document, reading)))
+    reader = SplitReader(split, validation_percent)
+    read = SOURCES[source](_existing(path), reader)
+    kept = tuple(sorted(document for document in read if _keep(document, reader)))
     origin = f"{source} {split}" if path is None else f"{source} {split} ({os.fspath(path)})"
     if not kept:
-        raise DataError(_why_empty(origin, reading))
-    return Corpus(kept, origin, dict(reading.dropped), reading.repaired)
+        raise DataError(_why_empty(origin, reader))
+    return Corpus(kept, origin, dict(reader.dropped), reader.repaired)
 
 
 def _existing(path: str | os.PathLike[str] | None) -> Path | None:
@@ -96,24 +97,20 @@ def _existing(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _keep(document: Document, reading: Reading) -> bool:
+def _keep(document: Document, reader: SplitReader) -> bool:
     """Says whether a document stays, and counts it as dropped if not."""
     if not document.text or document.text.isspace():
-        reading.dropped["empty"] += 1
+        reader.dropped["empty"] += 1
         return False
     return True
 
 
-def _why_empty(origin: str, reading: Reading) -> str:
-    if not reading.found:
-        dropped = _counts(reading.dropped)
+def _why_empty(origin: str, reader: SplitReader) -> str:
+    if not reader.found:
+        dropped = count_reasons(reader.dropped)
         return f"{origin} holds no documents (dropped: {dropped}): point path at a corpus."
     return (
-        f"{origin} holds none of the {reading.found:,} documents found (dropped: "
-        f"{_counts(reading.dropped)}): change validation_percent = {reading.validation_percent} "
-        "or add documents."
+        f"{origin} holds none of the {reader.found:,} documents found (dropped: "
+        f"{count_reasons(reader.dropped)}): change validation_percent = "
+        f"{reader.validation_percent} or add documents."
     )
-
-
-def _counts(dropped: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(dropped.items())) or "none"

@@ -10,8 +10,8 @@ class Document(NamedTuple):
     """One text that is read from its start to its end.
 
     Attributes:
-      id: unique within its corpus; alone decides the split.
-      title: for people; may be empty.
+      id: the id, unique within the corpus, which alone decides the split.
+      title: a title for people; may be empty.
       text: the text, which UTF-8 can encode.
     """
 

@@ -26,7 +26,7 @@ def host_rows(batch_size: int, host: int, hosts: int) -> slice:
     """Returns which of the lanes belong to one of several hosts; all have the same number.
 
     Raises:
-      DataError: if the lanes cannot be shared out evenly.
+      DataError: the lanes cannot be shared out evenly.
     """
     if batch_size % hosts:
         raise DataError(
@@ -53,12 +53,12 @@ class TrainingLanes:
       batch_size: B, the number of lanes of all hosts.
       segment_length: N, in tokens.
       vocab_size: V, the vocabulary of the model.
-      seed: of the order, at least 0.
+      seed: seed of the order, at least 0.
       rows: the lanes whose batches are wanted, see `host_rows`.
 
     Raises:
-      DataError: if the arguments do not fit together, when built; if a token is outside the
-        vocabulary, when a lane reaches it.
+      DataError: the arguments do not fit together. Iterating also raises it, when a lane reaches
+        a token outside the vocabulary or a damaged document.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class TrainingLanes:
         With another segment length the lanes go on at the same tokens, cut differently.
 
         Raises:
-          DataError: if the position belongs to another seed, corpus, tokenizer or number of lanes.
+          DataError: the position belongs to another seed, corpus, tokenizer or number of lanes.
         """
         expected = self._identity | {"batch_size": self._reader.batch_size}
         saved = position | {"batch_size": len(position["lanes"])}
@@ -158,8 +158,8 @@ def evaluation_batches(
       rows: the lanes whose batches are wanted, see `host_rows`.
 
     Raises:
-      DataError: if the arguments do not fit together, at once; if a token is outside the
-        vocabulary, when a lane reaches it.
+      DataError: the arguments do not fit together. Iterating also raises it, when a lane reaches
+        a token outside the vocabulary or a damaged document.
     """
     return _until_empty(LaneReader(corpus, batch_size, segment_length, vocab_size), rows)
 

@@ -55,8 +55,8 @@ class LaneReader:
       vocab_size: V, the vocabulary of the model that will read the batches.
 
     Raises:
-      DataError: if there are no documents, a size is not positive, or the tokenizer's ids do not
-        fit the vocabulary.
+      DataError: there are no documents, a size is not positive, or the tokenizer's ids do not fit
+        the vocabulary.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class LaneReader:
         """Returns the segment at which each of the B lanes stands; None is an idle lane.
 
         Raises:
-          DataError: if a document's tokens are damaged, or one is outside the vocabulary.
+          DataError: a document's tokens are damaged, or one is outside the vocabulary.
         """
         shape = (len(lanes), self.segment_length)
         inputs, targets = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
@@ -106,7 +106,7 @@ class LaneReader:
         return Batch(inputs, targets, mask, starts)
 
     def _stream(self, lane: Lane) -> np.ndarray:
-        """The lane's next targets, at most N, after the token before them."""
+        """The token before the lane's next targets and these targets, [n + 1], n at most N."""
         if lane.document not in self._verified:
             self.corpus.verify(lane.document)
             self._verified.add(lane.document)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from block_recurrent.data.documents import Document
 from block_recurrent.data.errors import DataError, unknown_name
-from block_recurrent.data.sources import decode
+from block_recurrent.data.utf8 import decode
 
 INFO, FEATURES, MANIFEST = "dataset_info.json", "features.json", "manifest.json"
 _TEXT_FEATURES = ("book_text", "text")
@@ -26,8 +26,8 @@ class Record(NamedTuple):
 
     Attributes:
       document: id, title and text.
-      link: where it was published; may be empty.
-      year: of publication, 0 where unknown.
+      link: the address where it was published; may be empty.
+      year: the year of publication, 0 where unknown.
       repaired: whether the text was not valid UTF-8.
     """
 
@@ -44,12 +44,12 @@ class TfdsDirectory:
     as a string.
 
     Attributes:
-      name: of the data set.
+      name: the name of the data set.
       splits: split -> number of documents; splits without documents are not there.
 
     Raises:
-      DataError: if it is no such directory; `records`, `documents` and `fingerprint` also for
-        shards that are missing or damaged.
+      DataError: it is no such directory. `records`, `documents` and `fingerprint` also raise it
+        for shards that are missing or damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str]):

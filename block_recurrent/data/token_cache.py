@@ -46,8 +46,8 @@ class PreparedCorpus(Protocol):
     """A corpus on disk whose documents can be read in order.
 
     Attributes:
-      name: of the corpus.
-      path: where it lies.
+      name: what the corpus is called.
+      path: the directory that holds it.
       fingerprint: equal fingerprints mean equal documents, wherever they lie.
     """
 

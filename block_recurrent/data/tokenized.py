@@ -22,14 +22,14 @@ class TokenizedCorpus:
     """The tokens of one split.
 
     Attributes:
-      origin: where the documents come from, for messages.
+      origin: the source, split and path of the documents, for messages.
       ids: the documents' ids, D of them.
       tokens: all tokens, document after document, [sum n] of an unsigned type.
       ends: where each document ends in `tokens`, [D] int64.
       byte_counts: UTF-8 bytes of each document, [D] int64.
       word_counts: whitespace-separated words of each document, [D] int64.
       tokenizer: name of the tokenizer.
-      vocab_size: of the tokenizer; token ids are below it.
+      vocab_size: size of the tokenizer's vocabulary; token ids are below it.
       beginning_of_document: the id that is the input of a document's first target.
       unknown: how many tokens stand for text that the vocabulary cannot express.
       fingerprint: 64 hexadecimal digits that follow from the ids, tokens and tokenizer.
@@ -121,7 +121,7 @@ def encode_document(document: Document, tokenizer: Tokenizer, origin: str) -> np
     """The tokens of a document, [n], in the smallest type.
 
     Raises:
-      DataError: if there are none, or one is outside the tokenizer's vocabulary.
+      DataError: there are none, or one is outside the tokenizer's vocabulary.
     """
     tokens = np.asarray(tokenizer.encode(document.text))
     where = f"{origin}: document {document.id!r}"
@@ -145,7 +145,7 @@ def tokenize(corpus: Corpus, tokenizer: Tokenizer) -> TokenizedCorpus:
     """The tokens of a corpus, in memory.
 
     Raises:
-      DataError: if a document has no tokens, or one outside the tokenizer's vocabulary.
+      DataError: a document has no tokens, or one outside the tokenizer's vocabulary.
     """
     fingerprint, pieces = Fingerprint(tokenizer.name), []
     for document in corpus.documents:

@@ -1,4 +1,4 @@
-"""From text to token ids and back."""
+"""Tokenizers: they turn text into token ids and token ids into text."""
 
 import hashlib
 import re
@@ -62,7 +62,7 @@ class ByteTokenizer:
         """Returns the UTF-8 bytes of `text`, [n] int32.
 
         Raises:
-          UnicodeEncodeError: if the text has lone surrogates, which UTF-8 cannot encode.
+          UnicodeEncodeError: the text has lone surrogates, which UTF-8 cannot encode.
         """
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
@@ -70,7 +70,7 @@ class ByteTokenizer:
         """Returns the text of the bytes [n]; invalid UTF-8, as in a cut character, is U+FFFD.
 
         Raises:
-          DataError: if an id is not a byte.
+          DataError: an id is not a byte.
         """
         return _inside(tokens, 256, "a byte").astype(np.uint8).tobytes().decode("utf-8", "replace")
 
@@ -87,7 +87,7 @@ class SentencePieceTokenizer:
       sha256: hexadecimal SHA-256 that the file must have; None takes any.
 
     Raises:
-      DataError: for a file that cannot be read, is no vocabulary, or has another digest.
+      DataError: the file cannot be read, is no vocabulary, or has another digest.
     """
 
     def __init__(self, path: str | Path, sha256: str | None = None):
@@ -133,7 +133,7 @@ class SentencePieceTokenizer:
         """Returns the text of the pieces [n].
 
         Raises:
-          DataError: if an id is outside the vocabulary.
+          DataError: an id is outside the vocabulary.
         """
         return self._processor.decode(_inside(tokens, self.vocab_size, "a piece").tolist())
 
@@ -157,7 +157,7 @@ def make_tokenizer(
     """Returns the tokenizer called `name`: "bytes", or "sentencepiece" with a vocabulary file.
 
     Raises:
-      DataError: if there is no tokenizer of this name, or its vocabulary cannot be used.
+      DataError: there is no tokenizer of this name, or its vocabulary cannot be used.
     """
     if name not in TOKENIZERS:
         raise unknown_name("tokenizer", name, TOKENIZERS)

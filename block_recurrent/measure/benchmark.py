@@ -18,14 +18,14 @@ from block_recurrent.runs.array_files import load_arrays
 from block_recurrent.runs.checkpoint_folder import parts_of
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.training.build import make_model, make_train_state
-from block_recurrent.training.rows import Row, recurrent, reference, slide, table_rows
+from block_recurrent.training.rows import TableRow, recurrent, reference, slide, table_rows
 
 DEFAULT_ROWS = "XL:2048,Slide:12L,Rec:fixed:skip,Rec:lstm:dual,Feedback:fixed:skip"
 DEPTHS = (12, 48)
 POSITIONS = (400, 4000)
 
 
-def choose_rows(base: ExperimentConfig, names: str) -> list[Row]:
+def choose_rows(base: ExperimentConfig, names: str) -> list[TableRow]:
     """The reference row and those with the paper's names, comma-separated.
 
     Raises:
@@ -41,7 +41,7 @@ def choose_rows(base: ExperimentConfig, names: str) -> list[Row]:
     return [first] + [known[name] for name in wanted if name != first.paper]
 
 
-def measure_steps(rows: Sequence[Row], rounds: int) -> list[dict[str, Any]]:
+def measure_steps(rows: Sequence[TableRow], rounds: int) -> list[dict[str, Any]]:
     """Compiles every row, times them in turn, and returns a dictionary a row."""
     steps = {}
     for row in rows:
@@ -154,7 +154,7 @@ def describe(figures: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:,.3f}" for name, value in figures.items())
 
 
-def benchmark(base: ExperimentConfig, rows: Sequence[Row], rounds: int) -> dict[str, Any]:
+def benchmark(base: ExperimentConfig, rows: Sequence[TableRow], rounds: int) -> dict[str, Any]:
     """Measures everything and prints it as it comes; returns all figures, for JSON.
 
     Args:

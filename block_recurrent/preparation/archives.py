@@ -1,4 +1,4 @@
-"""Archives nobody vouches for, read into memory and within bounds; nothing is written to disk.
+"""Archives that may be hostile, read into memory and within bounds; nothing is written to disk.
 
 A tar file, a gzip file of a tar file or of one file, and a plain folder all become the same thing:
 relative POSIX paths and bytes. What a file is follows from its content, not from its name.
@@ -36,13 +36,13 @@ _DAMAGE += (zlib.error, RecursionError)
 
 
 class Limits(NamedTuple):
-    """Bounds on one archive; past any of them it is Unusable("archive too large").
+    """Bounds on one archive; an archive past any of them is Unusable("archive too large").
 
     Attributes:
-      member_bytes: of one file that is kept.
-      total_bytes: of all that is unpacked, and so of all that is held; in a folder, of the files
-        that are kept.
-      members: number of members, or of files in a folder.
+      member_bytes: the most bytes that a file may have that is kept.
+      total_bytes: the most bytes that all unpacked files may have, and so all that is held; in a
+        folder only the files count that are kept.
+      members: the greatest number of members, or of files in a folder.
     """
 
     member_bytes: int = 2**26
@@ -83,8 +83,9 @@ def read_archive(
       wanted: whether the file of this name is to be read; the others are listed in `unread`.
 
     Raises:
-      Unusable: past a limit, and "PDF only" for a PDF file, compressed or not.
-      DataError: for a damaged or truncated archive, naming it and the member where known.
+      Unusable: the archive is past a limit, or a PDF file, compressed or not ("PDF only").
+      DataError: the archive is damaged or cut short; the message names it and, where it is known,
+        the member.
     """
     if path.is_dir():
         return _read_folder(path, limits, wanted)
@@ -213,7 +214,9 @@ def children(folder: Path, skipped: Counter[str]) -> tuple[list[str], list[str]]
     """Returns the names of the files and of the folders in a folder, sorted by their bytes.
 
     Links, devices, pipes and names with a backslash or a drive letter are added to `skipped`.
-    Raises DataError for a folder that cannot be listed.
+
+    Raises:
+      DataError: the folder cannot be listed.
     """
     files, folders = [], []
     with _naming(folder), os.scandir(folder) as entries:

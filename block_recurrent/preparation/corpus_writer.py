@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from block_recurrent.data.errors import DataError
-from block_recurrent.preparation.batches import Batch
 from block_recurrent.preparation.entries import Source
 from block_recurrent.preparation.journal import Partial
 from block_recurrent.preparation.manifest import make_manifest, shard_files, write_manifest
 from block_recurrent.preparation.passes import ORDER, Interrupted, Pass, Progress
+from block_recurrent.preparation.portions import Portion
 from block_recurrent.preparation.shards import WriteError, describe, writing
 from block_recurrent.system.files import flush_to_disk
 
@@ -50,8 +50,8 @@ def prepare(
 
     Args:
       source: gives the documents, and the splits if it has its own.
-      directory: where the corpus is to be.
-      name: of the data set, by default the source's.
+      directory: the directory that the corpus is to be.
+      name: the name of the data set, by default the source's.
       validation_percent, test_percent: shares of the documents, where the source has no splits.
       limit: at most so many documents of each split, for trying out.
       shard_bytes: a shard is finished when its records have so many bytes.
@@ -134,13 +134,13 @@ def _complete(
     partial: Partial, settings: Mapping[str, Any], work: Pass, target: Path
 ) -> dict[str, Any]:
     """Adds the descriptions, and puts the corpus in its place."""
-    corpus, batches = partial.corpus, partial.batches
-    manifest = make_manifest(settings, batches, work.left_out)
+    corpus, portions = partial.corpus, partial.portions
+    manifest = make_manifest(settings, portions, work.left_out)
     with writing(corpus):
-        for batch, file in zip(batches, shard_files(batches), strict=True):
-            if batch.shard and (corpus / batch.shard.file).exists():
-                (corpus / batch.shard.file).rename(corpus / file)
-        describe(corpus, settings["name"], work.examples.features, _splits(batches))
+        for portion, file in zip(portions, shard_files(portions), strict=True):
+            if portion.shard and (corpus / portion.shard.file).exists():
+                (corpus / portion.shard.file).rename(corpus / file)
+        describe(corpus, settings["name"], work.examples.features, _splits(portions))
         write_manifest(manifest, corpus / "manifest.json")
         for file in ("dataset_info.json", "features.json", "manifest.json", "."):
             flush_to_disk(corpus / file)
@@ -149,12 +149,12 @@ def _complete(
     return manifest
 
 
-def _splits(batches: Sequence[Batch]) -> dict[str, tuple[list[int], int]]:
+def _splits(portions: Sequence[Portion]) -> dict[str, tuple[list[int], int]]:
     splits = {}
     for split in ORDER:
-        written = [(b, b.shard) for b in batches if b.split == split and b.shard]
+        written = [(b, b.shard) for b in portions if b.split == split and b.shard]
         if written:
-            lengths = [len(batch.kept()) for batch, _ in written]
+            lengths = [len(portion.kept()) for portion, _ in written]
             splits[split] = lengths, sum(shard.record_bytes for _, shard in written)
     return splits
 

@@ -9,7 +9,7 @@ _REPORT_SECONDS = 0.1
 
 
 class Display:
-    """Shows on one line how far it is."""
+    """Shows on one line how far a download or a preparation is."""
 
     def __init__(self) -> None:
         self._line = ProgressLine()

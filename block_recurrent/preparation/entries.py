@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 
 class Unusable(Exception):
-    """A document that is left out of the corpus; the message is the reason, the same for all."""
+    """A document that is left out of the corpus; documents are counted by the message."""
 
     def __init__(self, reason: str, skipped: Mapping[str, int] | None = None):
         super().__init__(reason)
@@ -17,13 +17,13 @@ class Content(NamedTuple):
     """One document as read from its source.
 
     Attributes:
-      title: for people; may be empty.
+      title: a title for people; may be empty.
       text: the text, which UTF-8 can encode.
-      link: where it was published; may be empty.
-      year: of publication, 0 where unknown.
+      link: the address where it was published; may be empty.
+      year: the year of publication, 0 where unknown.
       skipped: parts of the document that were left out, as reason -> number of files.
       repaired: whether some of its bytes were not valid in the expected encoding.
-      number: by which the document is known where it was published; None if it has none.
+      number: the number that the document has where it was published; None if it has none.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Entry(NamedTuple):
     """A document that can be read.
 
     Attributes:
-      id: unique in the corpus, for ever the same for the same document: it decides the split.
+      id: the document's id, unique in the corpus and always the same, since it decides the split.
       read: returns the content; raises Unusable to leave the document out, and DataError, naming
         file and record, if the raw data is damaged.
       split: "train", "validation" or "test" where the source has splits of its own, else None.
@@ -54,12 +54,14 @@ class Source(Protocol):
     """Raw data of one kind.
 
     Attributes:
-      name: of the corpus, for instance "pg19".
+      name: what its corpus is called, for instance "pg19".
+      wanted: what it looks for, for the message where there is nothing of that kind.
       options: all that decides what is read, as JSON values, without paths of this machine.
       left_out: what was found and not listed, as reason -> number; complete after `entries`.
     """
 
     name: str
+    wanted: str
 
     @property
     def options(self) -> Mapping[str, object]: ...
@@ -70,6 +72,9 @@ class Source(Protocol):
     def entries(self) -> Iterator[Entry]:
         """Lists the documents in an order that depends on the raw data alone.
 
-        May be called several times. Raises DataError for raw data that cannot be listed.
+        It may be called several times.
+
+        Raises:
+          DataError: the raw data cannot be listed.
         """
         ...

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from block_recurrent.data.errors import DataError
-from block_recurrent.preparation.batches import Batch, Shard
+from block_recurrent.preparation.portions import Portion, Shard
 
 _JOURNAL = "journal.jsonl"
 
@@ -24,7 +24,7 @@ class Partial:
 
     Attributes:
       corpus: the directory of the shards.
-      batches: what has been finished, now or by earlier calls.
+      portions: the portions that have been finished, now or by earlier calls.
 
     Args:
       path: the directory; made if it is not there.
@@ -37,7 +37,7 @@ class Partial:
 
     def __init__(self, path: Path, settings: Mapping[str, Any], *, restart: bool = False):
         self._path, self.corpus = path, path / "corpus"
-        self.batches: list[Batch] = []
+        self.portions: list[Portion] = []
         _check_ours(path)
         restart = restart or not self.corpus.exists()  # complete, and moved to its place
         self.corpus.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ class Partial:
             lines = [] if restart else self._lines()
             if len(lines) > 1:
                 _check_same(path, lines[0], json.loads(json.dumps(settings)))
-                self.batches = [_batch(line) for line in lines[1:]]
+                self.portions = [_portion(line) for line in lines[1:]]
             else:
                 self._file.truncate(0)
                 self._append(settings)
@@ -56,14 +56,14 @@ class Partial:
             self._file.close()
             raise
 
-    def append(self, batch: Batch) -> None:
+    def append(self, portion: Portion) -> None:
         """Notes what has been finished, for good."""
-        self._append(dataclasses.asdict(batch))
-        self.batches.append(batch)
+        self._append(dataclasses.asdict(portion))
+        self.portions.append(portion)
 
     def close(self) -> None:
         """Lets go of the directory, which stays if a shard is finished."""
-        if not any(batch.shard for batch in self.batches):
+        if not any(portion.shard for portion in self.portions):
             self.remove()
         self._file.close()
 
@@ -99,7 +99,7 @@ class Partial:
 
     def _clean(self) -> None:
         """Removes files that no journal line names, and sees that those named are there."""
-        shards = {batch.shard.file: batch.shard for batch in self.batches if batch.shard}
+        shards = {portion.shard.file: portion.shard for portion in self.portions if portion.shard}
         found = {}
         for file in self.corpus.iterdir():
             name = file.name.partition("-of-")[0]
@@ -115,9 +115,9 @@ class Partial:
                 )
 
 
-def _batch(line: dict[str, Any]) -> Batch:
+def _portion(line: dict[str, Any]) -> Portion:
     shard = line.pop("shard")
-    return Batch(**line, shard=Shard(**shard) if shard else None)
+    return Portion(**line, shard=Shard(**shard) if shard else None)
 
 
 def _check_ours(path: Path) -> None:

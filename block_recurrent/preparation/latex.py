@@ -11,21 +11,24 @@ The text of a paper is its main file, then every file it inputs, joined by newli
   folder of the main file, in the root and in the folder of the including file, never outside.
 * TeX files that are never input, binary and empty ones are skipped. A file that is not UTF-8 is
   read as Latin-1, and the paper counts as repaired.
+
+A TeX file is one called `*.tex`. Where a bundle has a single file, that is also TeX if it has a
+command of TeX's own (`_TEX_COMMAND`). A bundle is left out as "no TeX file" if it has none, and as
+"no LaTeX" if no TeX file in it has any command, such as a folder of plain text called `*.tex`.
 """
 
-import gzip
-import json
 import os
 import posixpath
 import re
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from block_recurrent.data.errors import DataError
+from block_recurrent.data.json_lines import json_lines, parse_json
+from block_recurrent.data.utf8 import replace_lone_surrogates
 from block_recurrent.preparation.archives import (
     LIMITS,
     PDF_ONLY,
@@ -49,6 +52,11 @@ _FIGURE = re.compile(
     re.I,
 )
 _CONTROL_WORD = re.compile(r"\\[A-Za-z]")
+# What a program's source code, with its \n and \t, does not have.
+_TEX_COMMAND = re.compile(
+    r"\\(documentclass|documentstyle|usepackage|begin|end|section|input|magnification|bye|def"
+    r"|centerline|[hv]s(?:ize|kip)|[hv]box|noindent|medskip|bigskip|proclaim)(?![A-Za-z])|%\s*!TEX"
+)
 _OTHER_LANGUAGE = re.compile(r"\s*(%!(PS|\s)|<)")  # PostScript and HTML, but not %!TEX
 _CLASS = re.compile(r"\\document(?:class|style)(?![A-Za-z])")
 _BEGIN = re.compile(r"\\begin\s*\{document\}")
@@ -57,17 +65,16 @@ _INPUT = re.compile(
     r"\\(?:input|include|subfile)(?![A-Za-z@])\s*\{([^{}]*)\}"
     r"|\\input(?![A-Za-z@])\s*(\"[^\"\r\n]+\"|[^\s\\{}%#\"]+)"
 )
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class _Record(NamedTuple):
+class _Metadata(NamedTuple):
     title: str
     year: int
     categories: tuple[str, ...]
 
 
 class LatexBundles:
-    """The papers in a directory of arXiv source bundles; see the module for what a text is.
+    """The papers in a directory of arXiv source bundles; the module says what their texts are.
 
     A paper is a `.tar.gz`, `.tgz`, `.tar` or `.gz` file at any depth, or a folder: one that holds a
     TeX file directly, one whose path is an arXiv id, or a direct child of the directory, unless
@@ -78,7 +85,7 @@ class LatexBundles:
     ends in one, possibly after "arXiv-"; otherwise its relative path without extensions.
 
     Args:
-      directory: where the bundles are.
+      directory: the directory that holds the bundles.
       metadata: JSON-lines file, possibly `.gz`, of records with "id", "title", "categories" (a
         string separated by spaces) and "update_date", whose year is taken: arXiv's snapshot format.
       categories: if any, keeps a paper only if one of its categories starts with one of these
@@ -87,10 +94,14 @@ class LatexBundles:
       limits: bounds on one bundle.
 
     Raises:
-      DataError: if the directory or the metadata does not exist, or for categories alone.
+      DataError: the directory or the metadata does not exist, or there are categories without
+        metadata.
     """
 
     name = "arxiv"
+    wanted = (
+        "papers in LaTeX: archives (.tar.gz, .tgz, .tar, .gz) and folders with TeX files in them"
+    )
 
     def __init__(
         self,
@@ -129,15 +140,16 @@ class LatexBundles:
     def entries(self) -> Iterator[Entry]:
         """Lists the papers by path: files, folders that are papers, then what is in the others.
 
-        Raises DataError for two papers with one id and for metadata that cannot be read.
+        Raises:
+          DataError: two papers have one id, or the metadata cannot be read.
         """
         self._left_out = Counter()
         papers = self._papers()
-        records = {} if self._metadata is None else _records(self._metadata, papers)
+        records = {} if self._metadata is None else _read_metadata(self._metadata, papers)
         for paper, path in papers.items():
             record = records.get(paper)
             if self._keeps(record):
-                yield Entry(paper, partial(self._read, paper, path, record or _Record("", 0, ())))
+                yield Entry(paper, partial(self._read, paper, path, record or _Metadata("", 0, ())))
 
     def _papers(self) -> dict[str, Path]:
         papers: dict[str, Path] = {}
@@ -158,7 +170,7 @@ class LatexBundles:
         file = self._metadata
         return file is not None and path.name == file.name and path.samefile(file)
 
-    def _keeps(self, record: _Record | None) -> bool:
+    def _keeps(self, record: _Metadata | None) -> bool:
         if not self._categories:
             return True
         if record and any(each.startswith(self._categories) for each in record.categories):
@@ -166,7 +178,7 @@ class LatexBundles:
         self._left_out["other category" if record else "no metadata"] += 1
         return False
 
-    def _read(self, paper: str, path: Path, record: _Record) -> Content:
+    def _read(self, paper: str, path: Path, record: _Metadata) -> Content:
         if path.suffix == ".pdf":
             raise Unusable(PDF_ONLY)
         try:
@@ -178,12 +190,10 @@ class LatexBundles:
         names = [*unpacked.files, *unpacked.unread]
         if names and all(name.lower().endswith(".pdf") for name in names):
             raise Unusable(PDF_ONLY, unpacked.skipped)
-        text, skipped, repaired = _paper(unpacked.files, len(names) == 1)
-        skipped.update(unpacked.skipped)
-        if text is None:
-            raise Unusable("no TeX file", skipped)
+        bundle = _Bundle(unpacked.files, unpacked.skipped)
+        text, repaired = _text_of(bundle, _tex_files(bundle, is_single=len(names) == 1))
         link = f"https://arxiv.org/abs/{paper}" if arxiv_id(paper) else ""
-        return Content(record.title, text, link, record.year, dict(skipped), repaired)
+        return Content(record.title, text, link, record.year, dict(bundle.skipped), repaired)
 
 
 def _bundles(root: Path, left_out: Counter[str]) -> Iterator[str]:
@@ -240,42 +250,57 @@ def _is_no_figure(name: str) -> bool:
     return _FIGURE.search(name) is None
 
 
-def _paper(files: Mapping[str, bytes], is_single: bool) -> tuple[str | None, Counter[str], bool]:
-    """Returns the text of a bundle, what was skipped, and whether any file was not UTF-8.
+def _tex_files(bundle: "_Bundle", *, is_single: bool) -> list[str]:
+    """Returns the names of the TeX files of a bundle; `is_single` says that it has one file.
 
-    The only file of a bundle is TeX whatever its name, if it has a control word and is neither
-    PostScript nor HTML.
+    Raises:
+      Unusable: there is no TeX file, or no command in any of them.
     """
-    bundle = _Bundle(files)
-    tex = [name for name in files if _is_tex(name) and bundle.text(name)]
+    tex = [name for name in bundle.names if _is_tex(name) and bundle.text(name)]
     if is_single and not tex:
-        tex = [name for name in files if _looks_like_tex(bundle.text(name))]
+        tex = [name for name in bundle.names if _looks_like_tex(bundle.text(name))]
     if not tex:
-        return None, bundle.skipped, False
-    order = bundle.order(bundle.main(tex))
-    bundle.skipped["never input"] += len(set(tex) - set(order))
-    text = "\n".join(map(bundle.text, order))
-    return text, +bundle.skipped, any(name in bundle.repaired for name in order)
+        raise Unusable("no TeX file", bundle.skipped)
+    if not any(_CONTROL_WORD.search(bundle.text(name)) for name in tex):
+        raise Unusable("no LaTeX", bundle.skipped)
+    return tex
 
 
 def _looks_like_tex(text: str) -> bool:
-    return bool(_CONTROL_WORD.search(text)) and not _OTHER_LANGUAGE.match(text)
+    return bool(_TEX_COMMAND.search(text)) and not _OTHER_LANGUAGE.match(text)
+
+
+def _text_of(bundle: "_Bundle", tex: Collection[str]) -> tuple[str, bool]:
+    """Returns the text of a bundle with these TeX files, and whether any of it was not UTF-8."""
+    order = bundle.order(bundle.main(tex))
+    if unused := len(set(tex) - set(order)):
+        bundle.skipped["never input"] += unused
+    return "\n".join(map(bundle.text, order)), any(name in bundle.repaired for name in order)
 
 
 class _Bundle:
     """The files of one paper; each is decoded and searched for inputs once, when needed.
 
+    Args:
+      files: path -> bytes.
+      skipped: files that the archive has and that were not read, as reason -> number.
+
     Attributes:
-      skipped: files without text, as reason -> number.
+      skipped: those, and files without text.
       repaired: names of the files that are not UTF-8.
     """
 
-    def __init__(self, files: Mapping[str, bytes]):
+    def __init__(self, files: Mapping[str, bytes], skipped: Mapping[str, int]):
         self._files = files
         self._texts: dict[str, str] = {}
         self._named: dict[str, list[str]] = {}
-        self.skipped: Counter[str] = Counter()
+        self.skipped = Counter(skipped)
         self.repaired: set[str] = set()
+
+    @property
+    def names(self) -> Iterable[str]:
+        """The paths of all files."""
+        return self._files
 
     def text(self, name: str) -> str:
         """Returns the text of a file, "" if it is binary or empty, which is counted once."""
@@ -340,42 +365,30 @@ class _Bundle:
         return self._named[name]
 
 
-def _records(file: Path, wanted: Mapping[str, object]) -> dict[str, _Record]:
+def _read_metadata(file: Path, wanted: Mapping[str, object]) -> dict[str, _Metadata]:
     """Returns the metadata of the wanted papers, from a file with a record for each paper."""
-    records: dict[str, _Record] = {}
-    for number, line in _lines(file):
+    records: dict[str, _Metadata] = {}
+    for number, line in json_lines(file):
         where = f"{file}, line {number}"
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: not JSON, {error}; write one object a line.") from error
-        paper = values.get("id") if isinstance(values, dict) else None
+        values = parse_json(line, where)
+        paper = values.get("id")
         if not isinstance(paper, str):
-            raise DataError(f"{where}: no object with an id; every record needs one.")
+            raise DataError(f"{where}: 'id' is {paper!r:.60}; write it as a string.")
         if paper in records:
             raise DataError(f"{where}: a second record for the id {paper!r}; keep one.")
         if paper in wanted:
-            records[paper] = _record(values, where)
+            records[paper] = _metadata_of(values, where)
     return records
 
 
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields the number, from 1, and the bytes of every line that is not blank."""
-    opened = gzip.open if file.suffix == ".gz" else open
-    try:
-        with opened(file, "rb") as lines:
-            yield from ((n, line) for n, line in enumerate(lines, start=1) if line.strip())
-    except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{file} cannot be read: {error}; fetch it again.") from error
-
-
-def _record(values: Mapping[str, object], where: str) -> _Record:
+def _metadata_of(values: Mapping[str, object], where: str) -> _Metadata:
     texts = {key: values.get(key) or "" for key in ("title", "categories", "update_date")}
     for key, text in texts.items():
         if not isinstance(text, str):
             raise DataError(f"{where}: {key!r} is {text!r:.60}; write it as a string.")
-    title, categories, date = (_LONE_SURROGATE.sub("\ufffd", str(text)) for text in texts.values())
+    title, categories, date = (replace_lone_surrogates(str(text))[0] for text in texts.values())
     year = re.fullmatch(r"(\d{4})-\d\d-\d\d", date)
     if date and not year:
         raise DataError(f"{where}: 'update_date' is {date!r:.60}; write it as 2007-05-23.")
-    return _Record(" ".join(title.split()), int(year[1]) if year else 0, tuple(categories.split()))
+    title = " ".join(title.split())
+    return _Metadata(title, int(year[1]) if year else 0, tuple(categories.split()))

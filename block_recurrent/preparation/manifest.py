@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from block_recurrent.data.documents import SPLITS
-from block_recurrent.preparation.batches import Batch
+from block_recurrent.preparation.portions import Portion
 from block_recurrent.preparation.shards import final_name
+from block_recurrent.system.text import count_reasons
 
 FORMAT = 1
 
 
 def make_manifest(
-    settings: Mapping[str, Any], batches: Sequence[Batch], left_out: Mapping[str, int]
+    settings: Mapping[str, Any], portions: Sequence[Portion], left_out: Mapping[str, int]
 ) -> dict[str, Any]:
     """Returns the manifest, which tells the same of the same input on every machine.
 
@@ -25,19 +26,19 @@ def make_manifest(
     """
     documents, shards, dropped = [], [], []
     skipped: Counter[str] = Counter()
-    for batch, file in zip(batches, shard_files(batches), strict=True):
-        skipped.update(batch.skipped)
-        kept = batch.kept()
-        documents += [{**document, "split": batch.split, "shard": file} for document in kept]
-        dropped += [{**d, "split": batch.split} for d in batch.read if "reason" in d]
-        if batch.shard:
+    for portion, file in zip(portions, shard_files(portions), strict=True):
+        skipped.update(portion.skipped)
+        kept = portion.kept()
+        documents += [{**document, "split": portion.split, "shard": file} for document in kept]
+        dropped += [{**d, "split": portion.split} for d in portion.read if "reason" in d]
+        if portion.shard:
             shards.append(
                 {
                     "file": file,
-                    "split": batch.split,
+                    "split": portion.split,
                     "documents": len(kept),
-                    "size": batch.shard.size,
-                    "sha256": batch.shard.sha256,
+                    "size": portion.shard.size,
+                    "sha256": portion.shard.sha256,
                 }
             )
     return {
@@ -46,18 +47,18 @@ def make_manifest(
         "splits": {split: _totals(split, documents, shards) for split in SPLITS},
         "skipped": dict(sorted(skipped.items())),
         "left_out": dict(sorted(left_out.items())),
-        "repaired": sum(batch.repaired for batch in batches),
+        "repaired": sum(portion.repaired for portion in portions),
         "shards": shards,
         "dropped": dropped,
         "documents": documents,
     }
 
 
-def shard_files(batches: Sequence[Batch]) -> Iterator[str]:
-    """Yields the final name of each batch's shard, "" where there is none."""
-    numbers = Counter(batch.split for batch in batches if batch.shard)
-    for batch in batches:
-        yield final_name(batch.shard.file, numbers[batch.split]) if batch.shard else ""
+def shard_files(portions: Sequence[Portion]) -> Iterator[str]:
+    """Yields the final name of each portion's shard, "" where there is none."""
+    numbers = Counter(portion.split for portion in portions if portion.shard)
+    for portion in portions:
+        yield final_name(portion.shard.file, numbers[portion.split]) if portion.shard else ""
 
 
 def _totals(split: str, documents: Sequence[Any], shards: Sequence[Any]) -> dict[str, int]:
@@ -86,9 +87,9 @@ def summary(manifest: Mapping[str, Any]) -> str:
         for split, total in manifest["splits"].items()
     ]
     reasons = Counter(document["reason"] for document in manifest["dropped"])
-    lines.append(f"dropped documents: {_counts(reasons)}")
-    lines.append(f"skipped parts of documents: {_counts(manifest['skipped'])}")
-    lines.append(f"left out by the source: {_counts(manifest['left_out'])}")
+    lines.append(f"dropped documents: {count_reasons(reasons)}")
+    lines.append(f"skipped parts of documents: {count_reasons(manifest['skipped'])}")
+    lines.append(f"left out by the source: {count_reasons(manifest['left_out'])}")
     lines.append(f"repaired, with invalid bytes: {manifest['repaired']:,} documents")
     empty = [split for split, total in manifest["splits"].items() if not total["documents"]]
     if empty:
@@ -97,7 +98,3 @@ def summary(manifest: Mapping[str, Any]) -> str:
             "--test_percent if they are to be there, or add documents."
         )
     return "\n".join(lines)
-
-
-def _counts(reasons: Mapping[str, int]) -> str:
-    return "; ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items())) or "none"

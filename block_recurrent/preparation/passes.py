@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -11,14 +10,14 @@ from typing import Any, NamedTuple
 
 from block_recurrent.data.documents import split_of
 from block_recurrent.data.errors import DataError
-from block_recurrent.preparation.batches import Batch, OpenBatch
+from block_recurrent.data.utf8 import replace_lone_surrogates
 from block_recurrent.preparation.entries import Content, Entry, Source, Unusable
 from block_recurrent.preparation.journal import Partial
+from block_recurrent.preparation.portions import OpenPortion, Portion
 from block_recurrent.preparation.shards import Examples, shard_name, writing
 
 # Of documents that are in several splits, those for evaluation stay where they are.
 ORDER = ("test", "validation", "train")
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Interrupted(Exception):
@@ -26,16 +25,16 @@ class Interrupted(Exception):
 
 
 class Progress(NamedTuple):
-    """How far it is.
+    """How far a preparation is.
 
     Attributes:
-      split: being written; "" while the source is listed.
-      documents: read or listed, by earlier calls too.
+      split: the split that is being written; "" while the source is listed.
+      documents: documents read or listed, by earlier calls too.
       total: documents to read; 0 while the source is listed.
-      bytes: of text written, by earlier calls too.
-      new_documents: read by this call.
-      new_bytes: of text written by this call.
-      seconds: that this call has been writing.
+      bytes: bytes of text written, by earlier calls too.
+      new_documents: documents read by this call.
+      new_bytes: bytes of text written by this call.
+      seconds: how long this call has been writing.
     """
 
     split: str
@@ -51,8 +50,8 @@ class Pass:
     """Writes what is missing in `partial`.
 
     Attributes:
-      examples: makes the records.
-      left_out: by the source, as reason -> number, when it has been listed.
+      examples: serializes the records.
+      left_out: what the source left out when it was listed, as reason -> number.
 
     Args:
       source: gives the documents.
@@ -79,24 +78,29 @@ class Pass:
         self.examples = Examples()
         self._split_of_text: dict[str, str] = {}
         self._read = self._kept = self._bytes = 0
-        for batch in partial.batches:
-            self._count(batch.split, batch.read)
+        for portion in partial.portions:
+            self._count(portion.split, portion.read)
         self._before = self._read, self._bytes
         self._started = time.monotonic()
 
     def run(self) -> None:
-        """Lists the source and writes what is missing of every split."""
+        """Lists the source and writes what is missing of every split.
+
+        Raises:
+          DataError: documents share an id, the raw data changed, or no document is usable.
+          Interrupted: `stop` says so.
+        """
         self._list()
         self._started = time.monotonic()
         for split in ORDER:
             self._write_split(split)
         if not self._kept:
-            read = (document for batch in self._partial.batches for document in batch.read)
+            read = (document for portion in self._partial.portions for document in portion.read)
             dropped = Counter(document["reason"] for document in read)
             raise DataError(
                 f"source {self._source.name!r} gives no usable document (dropped: "
                 f"{dict(dropped) or 'none'}; left out: {dict(self.left_out) or 'none'}): give "
-                "other data."
+                f"{self._source.wanted}."
             )
 
     def needed(self) -> int:
@@ -112,7 +116,7 @@ class Pass:
                     f"source {self._source.name!r}: the documents {first:,} and {number:,} that it "
                     f"lists share the id {entry.id!r}: remove or rename one."
                 )
-            if _LONE_SURROGATE.search(entry.id):
+            if replace_lone_surrogates(entry.id)[1]:
                 raise DataError(f"document id {entry.id!r} cannot be written as UTF-8: rename it.")
             self._listing[self._split_of(entry)].append(entry.id)
             self._report(Progress("", number, 0))
@@ -126,71 +130,71 @@ class Pass:
         return entry.split or split_of(entry.id, *percent)
 
     def _write_split(self, split: str) -> None:
-        batches = [batch for batch in self._partial.batches if batch.split == split]
-        if any(batch.listing != self._digests[split] for batch in batches):
+        portions = [portion for portion in self._partial.portions if portion.split == split]
+        if any(portion.listing != self._digests[split] for portion in portions):
             raise DataError(
                 f"the documents of {split} are not those that an earlier call found: bring the raw "
                 "data back, or start afresh with --restart."
             )
         entries = (entry for entry in self._source.entries() if self._split_of(entry) == split)
-        rest = itertools.islice(entries, sum(len(batch.read) for batch in batches), None)
-        while not (batches and batches[-1].last):
-            batches.append(self._write_shard(split, batches, rest))
+        rest = itertools.islice(entries, sum(len(portion.read) for portion in portions), None)
+        while not (portions and portions[-1].last):
+            portions.append(self._write_shard(split, portions, rest))
 
-    def _write_shard(self, split: str, before: list[Batch], entries: Iterator[Entry]) -> Batch:
+    def _write_shard(self, split: str, before: list[Portion], entries: Iterator[Entry]) -> Portion:
         """Writes the next shard of a split."""
-        index = sum(batch.shard is not None for batch in before)
+        index = sum(portion.shard is not None for portion in before)
         room = self._room(before)
-        batch = OpenBatch(split, self._partial.corpus / shard_name(self._name, split, index))
+        portion = OpenPortion(split, self._partial.corpus / shard_name(self._name, split, index))
         try:
-            while batch.record_bytes < self._options["shard_bytes"] and batch.kept < room:
+            while portion.record_bytes < self._options["shard_bytes"] and portion.kept < room:
                 if (entry := next(entries, None)) is None:
                     break
-                self._add(batch, entry)
-            full = batch.record_bytes >= self._options["shard_bytes"]
-            closed = batch.close(self._digests[split], last=not full)
+                self._add(portion, entry)
+            full = portion.record_bytes >= self._options["shard_bytes"]
+            closed = portion.close(self._digests[split], last=not full)
         except BaseException:
-            batch.discard()
+            portion.discard()
             raise
         with writing(self._partial.corpus.parent):
             self._partial.append(closed)
         return closed
 
-    def _room(self, before: list[Batch]) -> float:
+    def _room(self, before: list[Portion]) -> float:
         """How many more documents the limit lets into a split."""
-        kept = sum(len(batch.kept()) for batch in before)
+        kept = sum(len(portion.kept()) for portion in before)
         limit = self._options["limit"]
         return float("inf") if limit is None else limit - kept
 
-    def _add(self, batch: OpenBatch, entry: Entry) -> None:
+    def _add(self, portion: OpenPortion, entry: Entry) -> None:
         try:
             content = entry.read()
         except Unusable as error:
-            document = batch.drop(entry.id, error.reason, error.skipped)
+            document = portion.drop(entry.id, error.reason, error.skipped)
         else:
-            document = self._keep_or_drop(batch, entry.id, content)
-        self._count(batch.split, [document])
-        self._report(self._progress(batch.split))
+            document = self._keep_or_drop(portion, entry.id, content)
+        self._count(portion.split, [document])
+        self._report(self._progress(portion.split))
         self._check_stop()
 
-    def _keep_or_drop(self, batch: OpenBatch, document_id: str, content: Content) -> Any:
+    def _keep_or_drop(self, portion: OpenPortion, document_id: str, content: Content) -> Any:
         if not content.text or content.text.isspace():
-            return batch.drop(document_id, "no text", content.skipped)
+            return portion.drop(document_id, "no text", content.skipped)
         data = content.text.encode()
         sha256 = hashlib.sha256(data).hexdigest()
-        if self._split_of_text.get(sha256, batch.split) != batch.split:
+        if self._split_of_text.get(sha256, portion.split) != portion.split:
             reason = "duplicate of a document in another split"
-            return batch.drop(document_id, reason, content.skipped)
+            return portion.drop(document_id, reason, content.skipped)
         values = {
             "book_id": self._kept if content.number is None else content.number,
             "book_link": content.link,
             "book_text": data,
-            "book_title": _LONE_SURROGATE.sub("\ufffd", content.title),
+            "book_title": replace_lone_surrogates(content.title)[0],
             "publication_date": content.year,
             "source": document_id,
         }
-        batch.write(self.examples.serialize(values))
-        return batch.keep({"id": document_id, "bytes": len(data), "sha256": sha256}, content)
+        portion.write(self.examples.serialize(values))
+        return portion.keep({"id": document_id, "bytes": len(data), "sha256": sha256}, content)
 
     def _count(self, split: str, documents: Any) -> None:
         for document in documents:

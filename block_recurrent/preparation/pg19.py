@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 from block_recurrent.data.documents import SPLITS
 from block_recurrent.data.errors import DataError
-from block_recurrent.data.sources import decode
 from block_recurrent.data.tfds_reader import INFO, Record, TfdsDirectory
+from block_recurrent.data.utf8 import decode
 from block_recurrent.preparation.entries import Content, Entry
-from block_recurrent.preparation.pg19_download import download as download
 
 COUNTS = {"train": 28_602, "validation": 50, "test": 100}
 METADATA = "metadata.csv"
@@ -22,7 +21,7 @@ _COLUMNS = "id,title,year,url"
 _MAX_ID = 2**31 - 1
 
 
-class Row(NamedTuple):
+class BookMetadata(NamedTuple):
     """What `metadata.csv` says of a book."""
 
     title: str
@@ -40,11 +39,12 @@ class PG19:
       expect_counts: whether the numbers of books must be the published ones.
 
     Raises:
-      DataError: if the path is neither; `entries` also for other numbers of books, an id that
-        occurs twice or is no number, and a book without a row or with a bad row.
+      DataError: the path is neither. `entries` also raises it for other numbers of books, an id
+        that occurs twice or is no number, and a book without a row or with a bad row.
     """
 
     name = "pg19"
+    wanted = "the books of PG-19"
 
     def __init__(self, path: str | os.PathLike[str], *, expect_counts: bool = True):
         self._path = Path(path)
@@ -55,12 +55,12 @@ class PG19:
 
     @property
     def options(self) -> Mapping[str, object]:
-        """Which books are read."""
+        """What decides which books are read."""
         return {**self._books.options, "expect_counts": self._expect_counts}
 
     @property
     def left_out(self) -> Mapping[str, int]:
-        """Files that are no books."""
+        """The number of files that are no books, by reason."""
         return self._books.left_out
 
     def entries(self) -> Iterator[Entry]:
@@ -92,7 +92,7 @@ class _Files:
             )
         self._path = path
         self._files: dict[str, list[Path]] = {}
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, BookMetadata] = {}
         self.left_out: dict[str, int] = {}
 
     def count(self) -> dict[str, int]:
@@ -142,9 +142,13 @@ def _is_id(text: str) -> bool:
     return text.isascii() and text.isdecimal() and str(int(text)) == text and int(text) <= _MAX_ID
 
 
-def read_metadata(file: Path) -> dict[str, Row]:
-    """Returns the rows by id; raises DataError, with the line, for one that is not in order."""
-    rows: dict[str, Row] = {}
+def read_metadata(file: Path) -> dict[str, BookMetadata]:
+    """Returns the rows by id.
+
+    Raises:
+      DataError: a row is not in order or has an id for the second time; the message has the line.
+    """
+    rows: dict[str, BookMetadata] = {}
     lines: dict[str, int] = {}
     try:
         with file.open(encoding="utf-8", errors="replace", newline="") as text:
@@ -156,7 +160,7 @@ def read_metadata(file: Path) -> dict[str, Row]:
                 book, title, year, link = fields
                 if book in rows:
                     raise DataError(f"{where}: book {book} is in line {lines[book]} already.")
-                rows[book], lines[book] = Row(title, int(year), link), reader.line_num
+                rows[book], lines[book] = BookMetadata(title, int(year), link), reader.line_num
     except (OSError, csv.Error) as error:
         raise DataError(f"{file} cannot be read ({error}): fetch it again.") from error
     return rows

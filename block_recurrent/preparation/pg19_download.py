@@ -48,17 +48,17 @@ def download(
     A file has its name only when its size and MD5 are those of the bucket's listing.
 
     Args:
-      directory: where `train/`, `validation/`, `test/` and `metadata.csv` are to be.
-      server: of the bucket.
-      workers: files at a time.
-      report: called with the numbers of files that are there and in all.
+      directory: gets `train/`, `validation/`, `test/` and `metadata.csv`.
+      server: address of the server that has the bucket.
+      workers: how many files are downloaded at a time.
+      report: called with the number of files that are there and the number of all files.
       stop: asked after every file; if it says so, what is on its way is finished first.
 
     Returns:
-      whether all of it is there now.
+      Whether all files are there now.
 
     Raises:
-      DataError: if the server cannot be reached or a file cannot be written; the same call goes on.
+      DataError: the server cannot be reached or a file cannot be written; the same call goes on.
     """
     root = Path(directory)
     objects = [found for prefix in _PREFIXES for found in _list(server, prefix)]
@@ -125,7 +125,7 @@ def _fetch(server: str, found: _Object, root: Path) -> None:
 
 
 def _get(url: str, problem: Callable[[bytes], str] = lambda data: "") -> bytes:
-    """The content of an address; what may pass is tried again."""
+    """The content of an address; errors that may pass are tried again."""
     reason = ""
     for attempt in range(_ATTEMPTS):
         time.sleep(attempt * _PAUSE)

@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, NamedTuple
 
 from block_recurrent.data.errors import DataError
-from block_recurrent.data.sources import decode
+from block_recurrent.data.utf8 import decode
 from block_recurrent.preparation.archives import children, files_below
 from block_recurrent.preparation.entries import Content, Entry, Unusable
 
@@ -69,7 +69,7 @@ class Repositories:
     "name" or "owner/name", without ".git". The link of a git repository is "commit:" and the hash.
 
     Args:
-      directories: where the repositories are.
+      directories: the directories that hold the repositories.
       extensions: how the names of the files that are read end, in any case.
       max_file_bytes: larger files are skipped.
       max_bytes: a repository with more in its files is Unusable("repository too large").
@@ -78,10 +78,11 @@ class Repositories:
       vendored: names of folders whose files are skipped, in lower case.
 
     Raises:
-      DataError: for a directory that does not exist and for values that cannot be meant.
+      DataError: a directory does not exist, an extension has no dot, or the commit is no name.
     """
 
     name = "github"
+    wanted = "git repositories or folders with source code that has one of the extensions"
 
     def __init__(
         self,
@@ -271,7 +272,7 @@ def _is_file(path: Path) -> bool:
 
 @contextmanager
 def _database(folder: Path, repository: Path) -> Iterator["_Database"]:
-    """Opens the object database of a repository nobody vouches for.
+    """Opens the object database of a repository that may be hostile.
 
     What git can be made to run, from `core.fsmonitor` to the transport of a missing object, stands
     in the configuration, so git gets another folder, without one, that copies the references and
@@ -321,7 +322,7 @@ class _Database:
         }
 
     def commit(self, name: str) -> str:
-        """Returns the hash of a commit; Unusable if the repository has none at all."""
+        """Returns the hash of a commit; raises Unusable if the repository has no commit at all."""
         command = ["rev-parse", "--verify", f"{name}^{{commit}}"]
         try:
             with self._output(*command) as output:

@@ -146,9 +146,9 @@ def describe(
     """Writes `dataset_info.json` and `features.json`.
 
     Args:
-      directory: where the shards are.
-      name: of the data set.
-      features: of a record, from `Examples`.
+      directory: the directory of the shards.
+      name: the name of the data set.
+      features: the features of a record, from `Examples`.
       splits: split -> numbers of records of its shards, and bytes of its records.
     """
     import tensorflow_datasets as tfds

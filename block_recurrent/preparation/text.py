@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 
 from block_recurrent.data.documents import Document
 from block_recurrent.data.errors import DataError
-from block_recurrent.data.sources import (
-    decode,
+from block_recurrent.data.json_lines import (
     json_lines,
     optional_package,
     parse_json,
-    replace_lone_surrogates,
     to_document,
 )
+from block_recurrent.data.utf8 import decode, replace_lone_surrogates
 from block_recurrent.preparation.entries import Content, Entry, Unusable
 
 _JSON = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -32,7 +31,7 @@ class _File(NamedTuple):
     id: str
 
 
-class _Row(NamedTuple):
+class _RawRecord(NamedTuple):
     values: Mapping[str, Any]
     where: str
     repaired: bool
@@ -56,24 +55,24 @@ class TextFiles:
     Args:
       paths: directories, read with all below, and files; `*.txt`, `*.jsonl`, `*.jsonl.gz`,
         `*.jsonl.zst` and `*.parquet`.
-      name: of the corpus.
       id_column, text_column, title_column: what the fields of a record are called.
 
     Raises:
-      DataError: for a path that does not exist or ends otherwise; `entries` also for damaged
+      DataError: a path does not exist or ends otherwise. `entries` also raises it for damaged
         files, records without id or text, and an id that occurs twice.
     """
+
+    name = "text"
+    wanted = f"text that is not only white space, in files {_KINDS}"
 
     def __init__(
         self,
         paths: Sequence[str | os.PathLike[str]],
-        name: str = "text",
         *,
         id_column: str = "id",
         text_column: str = "text",
         title_column: str = "title",
     ):
-        self.name = name
         self.left_out: dict[str, int] = {}
         self._columns = {"id": id_column, "title": title_column, "text": text_column}
         self._paths = [Path(path) for path in paths]
@@ -163,15 +162,15 @@ def _read_text(file: Path) -> Content:
     return Content(_printable(file.stem), text, repaired=repaired)
 
 
-def _json_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_Row]:
+def _json_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_RawRecord]:
     del columns
     for number, line in json_lines(file):
         content, invalid = decode(line)
         where = f"{file}, line {number}"
-        yield _Row(parse_json(content, where), where, invalid)
+        yield _RawRecord(parse_json(content, where), where, invalid)
 
 
-def _parquet_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_Row]:
+def _parquet_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_RawRecord]:
     """Yields the rows, a few at a time in memory."""
     parquet, arrow = optional_package("pyarrow.parquet", file), optional_package("pyarrow", file)
     number = 0
@@ -179,8 +178,8 @@ def _parquet_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_Row]:
         with parquet.ParquetFile(file) as table:
             names = table.schema_arrow.names
             wanted = [name for name in names if name in columns.values()] or names[:1]
-            for batch in table.iter_batches(batch_size=_ROWS, columns=wanted):
-                for row in _with_bytes(batch, arrow).to_pylist():
+            for rows in table.iter_batches(batch_size=_ROWS, columns=wanted):
+                for row in _with_bytes(rows, arrow).to_pylist():
                     number += 1
                     yield _decoded(row, f"{file}, row {number}")
     except (arrow.ArrowException, OSError) as error:
@@ -189,14 +188,14 @@ def _parquet_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_Row]:
         ) from error
 
 
-def _with_bytes(batch: Any, arrow: Any) -> Any:
-    """The rows with bytes for strings, since Parquet does not see to it that they are UTF-8."""
+def _with_bytes(rows: Any, arrow: Any) -> Any:
+    """The rows with bytes for strings, since Parquet does not ensure that they are UTF-8."""
     binary = {arrow.string(): arrow.binary(), arrow.large_string(): arrow.large_binary()}
-    fields = [field.with_type(binary.get(field.type, field.type)) for field in batch.schema]
-    return batch.cast(arrow.schema(fields))
+    fields = [field.with_type(binary.get(field.type, field.type)) for field in rows.schema]
+    return rows.cast(arrow.schema(fields))
 
 
-def _decoded(row: Mapping[str, Any], where: str) -> _Row:
+def _decoded(row: Mapping[str, Any], where: str) -> _RawRecord:
     texts = {name: decode(value) for name, value in row.items() if isinstance(value, bytes)}
     values = {name: texts[name][0] if name in texts else row[name] for name in row}
-    return _Row(values, where, any(invalid for _, invalid in texts.values()))
+    return _RawRecord(values, where, any(invalid for _, invalid in texts.values()))

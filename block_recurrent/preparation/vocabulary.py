@@ -29,10 +29,10 @@ def train_vocabulary(
     Args:
       documents: the text to learn from.
       vocab_size: number of pieces, with the 256 bytes.
-      share: of the lines that are used, spread evenly over the documents, in (0, 1].
+      share: the share of the lines that is used, in (0, 1], spread evenly over the documents.
 
     Raises:
-      DataError: if there is not enough text for so many pieces, or the size is too small.
+      DataError: there is not enough text for so many pieces, or the size is too small.
     """
     import sentencepiece
 
@@ -85,11 +85,11 @@ def make_vocabulary(corpus_path: Path, path: Path, vocab_size: int, max_megabyte
     Args:
       corpus_path: folder of a prepared corpus.
       path: the model file to write.
-      vocab_size: pieces.
-      max_megabytes: of text to learn from, spread evenly over the documents.
+      vocab_size: number of pieces.
+      max_megabytes: megabytes of text to learn from, spread evenly over the documents.
 
     Raises:
-      DataError: a corpus that cannot be read or does not suffice, or an output that exists.
+      DataError: the corpus cannot be read or does not suffice, or the output exists.
     """
     if path.exists():
         raise DataError(f"{path} exists already: remove it or choose another --output.")

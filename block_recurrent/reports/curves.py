@@ -7,15 +7,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from block_recurrent.reports.groups import Group, Summary, common_steps, group_runs, summarize
 from block_recurrent.reports.layout import (
     FAMILIES,
     MISSING,
     Page,
-    Table,
+    TextTable,
     count_cell,
     present,
     short_count,
+)
+from block_recurrent.reports.seed_groups import (
+    SeedGroup,
+    Summary,
+    common_steps,
+    group_runs,
+    summarize,
 )
 from block_recurrent.runs.reading import Point, Run, SelectionError
 
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FIGURE = "bits_per_byte"
+FIGURE = "bits_per_byte"  # the figure of `Evaluation` that the curves show
 STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
 DESCRIPTION = (
     "Validation bits per byte at the end of training. Deviation is the sample standard deviation "
@@ -53,32 +59,32 @@ class Section(NamedTuple):
     """The rows of one corpus.
 
     Attributes:
-      groups: of runs, a row each.
-      reference: what differences are taken to, if a row has that name.
+      groups: the groups of runs, one for each row.
+      reference: the group that differences are taken to, if this corpus has it.
     """
 
-    groups: list[Group]
-    reference: Group | None
+    groups: list[SeedGroup]
+    reference: SeedGroup | None
 
-    def style(self, group: Group) -> dict[str, Any]:
+    def style(self, group: SeedGroup) -> dict[str, Any]:
         """A family's colour, and line and marker by the row's place in the family."""
         alike = [other for other in self.groups if other.family == group.family]
         line, marker = STYLES[alike.index(group) % len(STYLES)]
         return {"color": FAMILIES[group.family], "linestyle": line, "marker": marker}
 
-    def differences(self, group: Group) -> dict[tuple[int, int], float]:
-        """By seeds; empty for the reference itself."""
+    def differences(self, group: SeedGroup) -> dict[tuple[int, int], float]:
+        """Differences to the reference by seeds; none for the reference itself."""
         if self.reference is None or group is self.reference:
             return {}
         theirs = {run.seeds: (run, point) for run, point in self.reference.final()}
         return {
-            run.seeds: _figure(point) - _figure(theirs[run.seeds][1])
+            run.seeds: _bits(point) - _bits(theirs[run.seeds][1])
             for run, point in group.final()
             if run.seeds in theirs and _comparable((run, point), theirs[run.seeds])
         }
 
 
-def _figure(point: Point) -> float:
+def _bits(point: Point) -> float:
     return getattr(point.evaluation, FIGURE)
 
 
@@ -86,13 +92,13 @@ def _comparable(one: tuple[Run, Point], other: tuple[Run, Point]) -> bool:
     return (one[0].finished and other[0].finished) or one[1].step == other[1].step
 
 
-def arrange(groups: Sequence[Group], against: str) -> dict[str, Section]:
+def arrange(groups: Sequence[SeedGroup], against: str) -> dict[str, Section]:
     """The rows of every corpus, and the one whose name is or begins with `against`.
 
     Raises:
-      SelectionError: several rows of a corpus begin so, or there is none at all.
+      SelectionError: several rows of a corpus have a name that begins so, or no row has.
     """
-    corpora: dict[str, list[Group]] = {}
+    corpora: dict[str, list[SeedGroup]] = {}
     for group in groups:
         corpora.setdefault(group.config.data.corpus_name, []).append(group)
     sections = {
@@ -104,7 +110,7 @@ def arrange(groups: Sequence[Group], against: str) -> dict[str, Section]:
     return sections
 
 
-def _reference(name: str, groups: Sequence[Group], against: str) -> Group | None:
+def _reference(name: str, groups: Sequence[SeedGroup], against: str) -> SeedGroup | None:
     exact = [group for group in groups if group.name == against]
     found = exact or [group for group in groups if group.name.startswith(against)]
     if len(found) > 1:
@@ -117,7 +123,7 @@ def _reference(name: str, groups: Sequence[Group], against: str) -> Group | None
 
 
 def make_page(sections: dict[str, Section]) -> Page:
-    """A table a corpus."""
+    """A page with a table for each corpus."""
     tables = {_title(name, section): _table(section) for name, section in sections.items()}
     data = {
         "figure": FIGURE,
@@ -131,26 +137,26 @@ def _title(name: str, section: Section) -> str:
     return f"{name}: differences to {section.reference.name}" if section.reference else name
 
 
-def _table(section: Section) -> Table:
+def _table(section: Section) -> TextTable:
     rows = [[*_row(group), *_difference_cells(section, group)] for group in section.groups]
-    return Table(COLUMNS, rows, ("row", "by seed"))
+    return TextTable(COLUMNS, rows, ("row", "by seed"))
 
 
-def _row(group: Group) -> list[str]:
+def _row(group: SeedGroup) -> list[str]:
     summary, final = group.summary(FIGURE), group.final()
     mark = "" if group.finished or not final else f" @{final[0][1].step:,}"
-    seeds = ", ".join(f"{_seeds(run.seeds)}: {_figure(point):.4f}" for run, point in final)
+    seeds = ", ".join(f"{_seeds(run.seeds)}: {_bits(point):.4f}" for run, point in final)
     sizes = [f"{group.parameters:,}", group.progress(), count_cell(group.tokens_seen())]
     mean = [_signed(summary.mean).lstrip("+") + mark, _signed(summary.deviation).lstrip("+")]
     return [group.name, *sizes, *mean, str(summary.n), seeds or MISSING]
 
 
 def _seeds(seeds: tuple[int, int]) -> str:
-    """Of parameters and of data, once if they are equal."""
+    """The seeds of parameters and of data as text, one number if they are equal."""
     return "/".join(map(str, dict.fromkeys(seeds)))
 
 
-def _difference_cells(section: Section, group: Group) -> list[str]:
+def _difference_cells(section: Section, group: SeedGroup) -> list[str]:
     if group is section.reference:
         return ["reference", "", "", ""]
     summary = summarize(list(section.differences(group).values()))
@@ -180,7 +186,7 @@ def _section_data(section: Section) -> dict[str, Any]:
     }
 
 
-def _difference_data(section: Section, group: Group) -> dict[str, Any]:
+def _difference_data(section: Section, group: SeedGroup) -> dict[str, Any]:
     differences = section.differences(group)
     summary = summarize(list(differences.values()))
     pairs = [
@@ -190,10 +196,10 @@ def _difference_data(section: Section, group: Group) -> dict[str, Any]:
     return {**summary._asdict(), "bounds": _bounds(summary), "pairs": pairs}
 
 
-def draw(sections: dict[str, Section], figure: "Figure") -> None:
-    """A column a corpus: the curves, and below them the paired differences."""
-    figure.set_size_inches(1 + 5.5 * len(sections), 7.5)
-    panels = figure.subplots(2, len(sections), squeeze=False, sharex="col", height_ratios=(2, 1))
+def draw(sections: dict[str, Section], picture: "Figure") -> None:
+    """Draws a column for each corpus: the curves, and below them the paired differences."""
+    picture.set_size_inches(1 + 5.5 * len(sections), 7.5)
+    panels = picture.subplots(2, len(sections), squeeze=False, sharex="col", height_ratios=(2, 1))
     for above, below, (name, section) in zip(*panels, sections.items(), strict=True):
         for group in section.groups:
             _draw_curves(above, section, group)
@@ -210,11 +216,11 @@ def draw(sections: dict[str, Section], figure: "Figure") -> None:
             panel.grid(alpha=0.3)
 
 
-def _draw_curves(panel: "Axes", section: Section, group: Group) -> None:
+def _draw_curves(panel: "Axes", section: Section, group: SeedGroup) -> None:
     style, color = section.style(group), FAMILIES[group.family]
     for run in group.runs:
         tokens = [point.tokens_seen for point in run.points]
-        panel.plot(tokens, list(map(_figure, run.points)), color=color, linewidth=0.6, alpha=0.6)
+        panel.plot(tokens, list(map(_bits, run.points)), color=color, linewidth=0.6, alpha=0.6)
     evaluated = [run for run in group.runs if run.points]
     if steps := common_steps(evaluated):
         tokens, bits = _at(steps, evaluated)
@@ -223,8 +229,8 @@ def _draw_curves(panel: "Axes", section: Section, group: Group) -> None:
         panel.fill_between(tokens, bits.min(0), bits.max(0), color=color, alpha=0.2, linewidth=0)
 
 
-def _draw_differences(panel: "Axes", section: Section, group: Group) -> None:
-    """At steps at which all pairs were evaluated."""
+def _draw_differences(panel: "Axes", section: Section, group: SeedGroup) -> None:
+    """Draws paired differences at the steps at which all pairs were evaluated."""
     if section.reference is None or group is section.reference:
         return
     theirs = {run.seeds: run for run in section.reference.runs if run.points}
@@ -239,17 +245,17 @@ def _draw_differences(panel: "Axes", section: Section, group: Group) -> None:
 
 
 def _at(steps: Sequence[int], found: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens seen, the mean over runs, and figures by run and step: [steps], [runs, steps]."""
+    """Tokens seen, the mean over runs, [steps], and bits per byte, [runs, steps]."""
     points = [[point for point in run.points if point.step in steps] for run in found]
     tokens = np.array([[point.tokens_seen for point in line] for line in points])
-    return tokens.mean(0), np.array([list(map(_figure, line)) for line in points])
+    return tokens.mean(0), np.array([list(map(_bits, line)) for line in points])
 
 
 def report(found: Sequence[Run], against: str, folder: Path) -> None:
     """Prints the tables and writes them, with the picture, into `folder`.
 
     Raises:
-      SelectionError: as `group_runs` and `arrange` do.
+      SelectionError: what `group_runs` and `arrange` raise.
     """
     sections = arrange(group_runs(found), against)
     present(make_page(sections), partial(draw, sections), folder, "curves")

@@ -1,4 +1,4 @@
-"""What all tables share: text for the screen, Markdown for a page, JSON, and a picture."""
+"""The layout that all tables share: text for the screen, Markdown, JSON, and a picture."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Colours of the rows' families, the same in every picture.
 FAMILIES = {"XL": "tab:gray", "Slide": "tab:blue", "Rec": "tab:red", "Feedback": "tab:purple"}
 
-# In a cell that no run fills.
+# Stands in a cell that no run fills.
 MISSING = "-"
 
 
@@ -37,8 +37,8 @@ def short_count(number: float) -> str:
     return f"{number:.3g}"
 
 
-class Table(NamedTuple):
-    """Cells as text.
+class TextTable(NamedTuple):
+    """A table whose cells are text.
 
     Attributes:
       columns: the header.
@@ -51,7 +51,7 @@ class Table(NamedTuple):
     left: Collection[str] = ()
 
     def text(self) -> str:
-        """For the screen."""
+        """The table for the screen."""
         rows = [self.columns, *self.rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(self._aligned(row, widths)).rstrip() for row in rows]
@@ -59,7 +59,7 @@ class Table(NamedTuple):
         return "\n".join(lines)
 
     def markdown(self) -> str:
-        """For a page."""
+        """The table as Markdown."""
         rule = ["---" if column in self.left else "---:" for column in self.columns]
         lines = ["| " + " | ".join(row) + " |" for row in [self.columns, rule, *self.rows]]
         return "\n".join(lines)
@@ -72,20 +72,20 @@ class Table(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Tables with what they say and what they were made of.
+    """Tables, the description below them, and the data that they were made of.
 
     Attributes:
       tables: the tables by title; an empty title has no heading.
-      description: what the figures are.
-      data: all of it, for JSON.
+      description: what the figures mean.
+      data: everything on the page as JSON values.
     """
 
-    tables: Mapping[str, Table]
+    tables: Mapping[str, TextTable]
     description: str
     data: Mapping[str, Any]
 
     def text(self) -> str:
-        """For the screen."""
+        """The page for the screen."""
         parts = [f"{title}\n\n{table.text()}".lstrip() for title, table in self.tables.items()]
         description = textwrap.fill(
             self.description, 100, break_on_hyphens=False, break_long_words=False
@@ -93,7 +93,7 @@ class Page(NamedTuple):
         return "\n\n".join([*parts, description])
 
     def markdown(self, picture: str | None) -> str:
-        """For a page that shows a picture, or has none."""
+        """The page as Markdown, with the picture of this name, or none."""
         parts = [
             f"## {title}\n\n{table.markdown()}" if title else table.markdown()
             for title, table in self.tables.items()
@@ -108,7 +108,7 @@ def picture_lines(text: str, picture: str | None) -> list[str]:
 
 
 def present(page: Page, draw: Callable[["Figure"], None], folder: Path, name: str) -> None:
-    """Prints the page, and writes its files as of `write_files` into `folder`."""
+    """Prints the page and writes its files into `folder` by `write_files`."""
     print(page.text() + "\n")
     for path in write_files(folder, name, page.markdown, page.data, draw):
         print(f"written to {path}")
@@ -124,11 +124,11 @@ def write_files(
     """Writes `name`.md, `name`.json and, with matplotlib, `name`.png; returns their paths.
 
     Args:
-      folder: is made unless it is there.
-      name: of the files.
-      markdown: the page with the picture of this name, or without one.
-      data: for JSON.
-      draw: puts the picture on an empty figure.
+      folder: where the files go; it is made if it does not exist.
+      name: what the files are called, without their endings.
+      markdown: returns the page for a picture of the given name, or for none.
+      data: JSON values.
+      draw: draws on an empty matplotlib `Figure`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawn = importlib.util.find_spec("matplotlib") is not None
@@ -153,12 +153,12 @@ def _finite(data: Any) -> Any:
 
 
 def save_picture(draw: Callable[["Figure"], None], path: Path) -> None:
-    """Writes what `draw` puts on an empty figure."""
+    """Writes the picture that `draw` draws on an empty matplotlib `Figure`."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    draw(figure)
-    figure.savefig(path, dpi=120)
+    picture = Figure(figsize=(12, 5), layout="constrained")
+    draw(picture)
+    picture.savefig(path, dpi=120)
 
 
 def label_logarithmic(axis: "Axis") -> None:

@@ -6,9 +6,9 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 from block_recurrent.config import ExperimentConfig, ModelConfig
-from block_recurrent.training.rows import Row, table_rows
+from block_recurrent.training.rows import TableRow, recurrent_name, table_rows
 
-# The paper's columns by the corpus's name, without regard to case, and the tokenizer.
+# The paper's columns by the corpus's name in lower case and the tokenizer.
 COLUMNS = {
     ("pg19", "bytes"): "PG19 bytes",
     ("pg19", "sentencepiece"): "PG19 tokens",
@@ -22,23 +22,23 @@ SIZES = ("num_layers", "model_size", "num_heads", "head_size", "mlp_size")
 
 
 def row_name(config: ExperimentConfig) -> str:
-    """As in the paper's Table 1, with the sizes of this configuration."""
+    """The name that Table 1 would give a run, with the sizes of this configuration."""
     model = config.model
     if model.recurrent_layers:
-        return f"{'Feedback' if model.feedback else 'Rec'}:{model.gate}:{model.wiring}"
+        return recurrent_name(model)
     if config.data.segment_length == model.window:
         return f"XL:{model.window}"
     return f"Slide:{model.num_layers}L"
 
 
-def paper_row(config: ExperimentConfig) -> Row | None:
+def paper_row(config: ExperimentConfig) -> TableRow | None:
     """The row of the paper's Table 1 that has this architecture at this size, if there is one."""
     return next((row for row in paper_rows() if _shape(row.config) == _shape(config)), None)
 
 
 @functools.cache
-def paper_rows() -> tuple[Row, ...]:
-    """All rows at the paper's size."""
+def paper_rows() -> tuple[TableRow, ...]:
+    """All rows of Table 1 at the paper's size."""
     # The defaults of the configurations are the paper's sizes.
     model = ModelConfig(vocab_size=256, recurrent_layers=(-3,))
     return tuple(table_rows(ExperimentConfig(model=model)))

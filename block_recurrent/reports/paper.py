@@ -1,9 +1,11 @@
-"""The figures of the paper, each only if it could be verified.
+"""The figures that the paper publishes, each only if it could be verified.
 
 Hutchins et al. 2022, arXiv 2203.07852v3.
 """
 
 from typing import NamedTuple
+
+from block_recurrent.preparation.pg19 import COUNTS
 
 
 class RowFigures(NamedTuple):
@@ -21,7 +23,20 @@ class RowFigures(NamedTuple):
     github: float | None = None
 
 
-# Hutchins et al. 2022, arXiv 2203.07852v3, Table 1. The feedback rows' step time is a range,
+# Section 4: the models of Table 1, and how long each was trained.
+SIZE = "12 layers of size 1024"
+LENGTH = "500,000 steps of 131,072 tokens"
+
+# What tables call the figures of a row.
+TITLES = {
+    "step_time": "step time",
+    "pg19_bytes": "PG19 bytes",
+    "pg19_tokens": "PG19 tokens",
+    "arxiv": "arXiv",
+    "github": "GitHub",
+}
+
+# Table 1. The feedback rows' step time is a range,
 # 1.35 to 1.40, and so has no figure here.
 TABLE_1 = {
     "XL:512": RowFigures(0.88, None, 3.62, 1.45, 1.21),
@@ -36,16 +51,26 @@ def row_figures(paper_name: str) -> RowFigures:
     return TABLE_1.get(paper_name, RowFigures())
 
 
+def published_cell(name: str, value: float | None) -> str:
+    """The figure of this name as text, with the paper's digits; blank if there is none."""
+    if value is None:
+        return ""
+    return f"{value:.2f}" if name == "step_time" else f"{value:#.3g}"
+
+
 class Split(NamedTuple):
-    """A published split: its books, and its words separated by whitespace."""
+    """A split of PG19: how many books it has, and how many words separated by whitespace."""
 
     books: int
     words: int
 
 
-PG19_SPLITS = {"validation": Split(50, 3_007_061), "test": Split(100, 6_966_499)}
+PG19_SPLITS = {
+    "validation": Split(COUNTS["validation"], 3_007_061),
+    "test": Split(COUNTS["test"], 6_966_499),
+}
 
-# Hutchins et al. 2022, arXiv 2203.07852v3, Table 2: test perplexity, as printed, by model and size.
+# Table 2: test perplexity, as printed, by model and size.
 TABLE_2 = {
     ("Block-Recurrent Transformer", "1.3 B"): "26.50",
     ("Block-Recurrent Transformer", "650 M"): "28.46",
@@ -56,8 +81,8 @@ TABLE_2 = {
 }
 
 
-class Published(NamedTuple):
-    """A point of the paper: recurrent or not, parameters without embedding, bits per token."""
+class ScalingPoint(NamedTuple):
+    """A published size: recurrent or not, parameters without embedding, bits per token."""
 
     recurrent: bool
     parameters: float
@@ -65,10 +90,10 @@ class Published(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As it stands in the table."""
+        """What the table calls it."""
         return "recurrent (paper)" if self.recurrent else "plain (paper)"
 
 
-# Hutchins et al. 2022, arXiv 2203.07852v3, section 4: the largest size, by PG19's tokens.
+# Section 4: the largest size, by PG19's tokens.
 SCALING_COLUMN = "PG19 tokens"
-SCALING = (Published(True, 1.3e9, 3.22), Published(False, 1.3e9, 3.31))
+SCALING = (ScalingPoint(True, 1.3e9, 3.22), ScalingPoint(False, 1.3e9, 3.31))

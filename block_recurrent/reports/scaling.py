@@ -5,11 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from block_recurrent.reports.groups import Group, group_runs
 from block_recurrent.reports.layout import (
     FAMILIES,
     Page,
-    Table,
+    TextTable,
     count_cell,
     label_logarithmic,
     present,
@@ -17,6 +16,7 @@ from block_recurrent.reports.layout import (
 )
 from block_recurrent.reports.naming import column, row_name
 from block_recurrent.reports.paper import SCALING, SCALING_COLUMN
+from block_recurrent.reports.seed_groups import SeedGroup, group_runs
 from block_recurrent.runs import reading
 
 if TYPE_CHECKING:
@@ -34,26 +34,26 @@ COLUMNS = {
     "parameters": lambda group: f"{group.parameters:,}",
     "recurrent": lambda group: "yes" if is_recurrent(group) else "no",
     "bits/token": lambda group: group.cell("bits_per_token"),
-    "steps": Group.progress,
+    "steps": SeedGroup.progress,
     "tokens seen": lambda group: count_cell(group.tokens_seen()),
 }
 
 
-def is_recurrent(group: Group) -> bool:
-    """Whether its models have recurrent layers."""
+def is_recurrent(group: SeedGroup) -> bool:
+    """Whether the group's models have recurrent layers."""
     return bool(group.config.model.recurrent_layers)
 
 
-def by_column(groups: Sequence[Group]) -> dict[str, list[Group]]:
+def by_column(groups: Sequence[SeedGroup]) -> dict[str, list[SeedGroup]]:
     """The groups of every corpus and tokenizer, by parameters; the paper's column comes first."""
-    columns: dict[str, list[Group]] = {SCALING_COLUMN: []}
+    columns: dict[str, list[SeedGroup]] = {SCALING_COLUMN: []}
     for group in sorted(groups, key=lambda group: group.parameters):
         columns.setdefault(column(group.config), []).append(group)
     return columns
 
 
-def make_page(columns: dict[str, list[Group]]) -> Page:
-    """A table a column."""
+def make_page(columns: dict[str, list[SeedGroup]]) -> Page:
+    """A page with a table for each column."""
     data: dict[str, Any] = {
         "columns": {title: [group.data() for group in found] for title, found in columns.items()},
         "paper": {SCALING_COLUMN: [point._asdict() for point in SCALING]},
@@ -64,23 +64,23 @@ def make_page(columns: dict[str, list[Group]]) -> Page:
     )
 
 
-def _table(title: str, groups: Sequence[Group]) -> Table:
+def _table(title: str, groups: Sequence[SeedGroup]) -> TextTable:
     rows = [[show(group) for show in COLUMNS.values()] for group in groups]
     if title == SCALING_COLUMN:
         for point in SCALING:
             size, bits = short_count(point.parameters), f"{point.bits_per_token:.2f}"
             rows.append([point.name, size, "yes" if point.recurrent else "no", bits, "", ""])
-    return Table(list(COLUMNS), rows, ("row",))
+    return TextTable(list(COLUMNS), rows, ("row",))
 
 
-def draw(columns: dict[str, list[Group]], figure: "Figure") -> None:
-    """A panel a column."""
+def draw(columns: dict[str, list[SeedGroup]], picture: "Figure") -> None:
+    """Draws a panel for each column."""
     drawn = {
         title: [group for group in groups if group.final()] for title, groups in columns.items()
     }
     drawn = {title: groups for title, groups in drawn.items() if groups or title == SCALING_COLUMN}
-    figure.set_size_inches(1 + 5.5 * len(drawn), 4.8)
-    panels = figure.subplots(1, len(drawn), squeeze=False)[0]
+    picture.set_size_inches(1 + 5.5 * len(drawn), 4.8)
+    panels = picture.subplots(1, len(drawn), squeeze=False)[0]
     for panel, (title, groups) in zip(panels, drawn.items(), strict=True):
         _draw_runs(panel, groups)
         if title == SCALING_COLUMN:
@@ -99,8 +99,8 @@ def draw(columns: dict[str, list[Group]], figure: "Figure") -> None:
         panel.legend(frameon=False)
 
 
-def _draw_runs(panel: "Axes", groups: Sequence[Group]) -> None:
-    """A thin line a row, through its sizes; hollow what is not finished."""
+def _draw_runs(panel: "Axes", groups: Sequence[SeedGroup]) -> None:
+    """Draws a thin line for each row, through its sizes; unfinished runs are hollow."""
     for name in dict.fromkeys(map(_series, groups)):
         members = [group for group in groups if _series(group) == name]
         for group in members:
@@ -113,13 +113,13 @@ def _draw_runs(panel: "Axes", groups: Sequence[Group]) -> None:
         panel.plot(*zip(*points, strict=True), color=color, linewidth=0.8, label=name)
 
 
-def _mean(group: Group) -> float:
+def _mean(group: SeedGroup) -> float:
     mean = group.summary("bits_per_token").mean
     assert mean is not None, group
     return mean
 
 
-def _series(group: Group) -> str:
+def _series(group: SeedGroup) -> str:
     """What rows of different sizes have in common."""
     return row_name(group.config) if is_recurrent(group) else group.family
 
@@ -135,7 +135,7 @@ def report(found: Sequence[reading.Run], folder: Path) -> None:
     """Prints the tables and writes them, with the picture, into `folder`.
 
     Raises:
-      SelectionError: as `group_runs` does.
+      SelectionError: what `group_runs` raises.
     """
     columns = by_column(group_runs(found))
     present(make_page(columns), partial(draw, columns), folder, "scaling")

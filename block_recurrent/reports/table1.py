@@ -6,35 +6,34 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from block_recurrent.reports.groups import Group, group_runs
 from block_recurrent.reports.layout import (
     FAMILIES,
     MISSING,
     Page,
-    Table,
+    TextTable,
     count_cell,
     family,
     present,
     short_count,
 )
 from block_recurrent.reports.naming import COLUMNS, column, paper_row, paper_rows, row_name
-from block_recurrent.reports.paper import row_figures
-from block_recurrent.reports.report import PAPER_COLUMNS, paper_cell
+from block_recurrent.reports.paper import LENGTH, TITLES, published_cell, row_figures
+from block_recurrent.reports.seed_groups import SeedGroup, group_runs
 from block_recurrent.runs import reading
-from block_recurrent.training.rows import Row
+from block_recurrent.training.rows import TableRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-CORPORA = {title: name for name, title in PAPER_COLUMNS.items() if title in COLUMNS.values()}
+CORPORA = {title: name for name, title in TITLES.items() if title in COLUMNS.values()}
 REFERENCE = "Slide:13L"
 SEE_PAPER = "see paper"
 LEFT = ("row",)
 DESCRIPTION = (
     "Bits per token on the validation documents at the end of training, beside the paper's figures "
-    "(Hutchins et al. 2022, 500,000 steps of 131,072 tokens). Of several seeds: mean ± sample "
+    f"(Hutchins et al. 2022, {LENGTH}). Of several seeds: mean ± sample "
     "standard deviation (number of seeds). @STEP: not finished, the figure is from that step. "
     f"{MISSING}: no run. {SEE_PAPER}: the paper has a figure that could not be verified. Figures "
     "of tokens are comparable only with the same vocabulary. Step time is the time of a token "
@@ -43,19 +42,19 @@ DESCRIPTION = (
 )
 
 
-class Table1(NamedTuple):
-    """Which runs stand where.
+class Placement(NamedTuple):
+    """Which place in the tables each group has.
 
     Attributes:
       cells: the groups that fill the paper's table, by the row's and the column's name.
       others: all other groups, by column.
     """
 
-    cells: dict[tuple[str, str], Group]
-    others: dict[str, list[Group]]
+    cells: dict[tuple[str, str], SeedGroup]
+    others: dict[str, list[SeedGroup]]
 
     def step_time(self, row: str) -> float | None:
-        """Relative to the reference's, the median over columns that have both."""
+        """A row's step time relative to the reference's, the median over columns that have both."""
         ratios = [
             theirs / own
             for title in CORPORA
@@ -68,47 +67,49 @@ class Table1(NamedTuple):
         return group.tokens_per_second() if group else None
 
 
-def arrange(groups: Sequence[Group]) -> Table1:
+def arrange(groups: Sequence[SeedGroup]) -> Placement:
     """Finds every group its place.
 
     Where several configurations fit one cell, the one that was trained on most tokens has it.
     """
-    table = Table1({}, {})
+    placement = Placement({}, {})
     for group in sorted(groups, key=lambda group: -(group.tokens_seen() or 0)):
         row, title = paper_row(group.config), column(group.config)
-        if row and title in CORPORA and (row.paper, title) not in table.cells:
-            table.cells[row.paper, title] = group
+        if row and title in CORPORA and (row.paper, title) not in placement.cells:
+            placement.cells[row.paper, title] = group
         else:
-            table.others.setdefault(title, []).append(group)
-    for found in table.others.values():
+            placement.others.setdefault(title, []).append(group)
+    for found in placement.others.values():
         found.sort(key=groups.index)
-    return table
+    return placement
 
 
-def make_page(table: Table1) -> Page:
-    """All tables."""
-    tables = {"": _paper_table(table)}
-    tables |= {f"Other runs: {title}": other_table(table.others[title]) for title in table.others}
+def make_page(placement: Placement) -> Page:
+    """The paper's table, and below it a table for each column of other runs."""
+    tables = {"": _paper_table(placement)}
+    tables |= {
+        f"Other runs: {title}": other_table(placement.others[title]) for title in placement.others
+    }
     data = {
-        "rows": [_row_data(table, row) for row in paper_rows()],
-        "others": {title: [g.data() for g in found] for title, found in table.others.items()},
+        "rows": [_row_data(placement, row) for row in paper_rows()],
+        "others": {title: [g.data() for g in found] for title, found in placement.others.items()},
         "description": DESCRIPTION,
     }
     return Page(tables, DESCRIPTION, data)
 
 
-def _paper_table(table: Table1) -> Table:
+def _paper_table(placement: Placement) -> TextTable:
     titles = [name for title in CORPORA for name in (title, "paper")]
     columns = ["row", "segment", "window", "step time", "paper", *titles, "steps"]
-    return Table(columns, [_row_cells(table, row) for row in paper_rows()], LEFT)
+    return TextTable(columns, [_row_cells(placement, row) for row in paper_rows()], LEFT)
 
 
-def _row_cells(table: Table1, row: Row) -> list[str]:
-    time, paper = table.step_time(row.paper), row_figures(row.paper)._asdict()
+def _row_cells(placement: Placement, row: TableRow) -> list[str]:
+    time, paper = placement.step_time(row.paper), row_figures(row.paper)._asdict()
     sizes = row.config.data.segment_length, row.config.model.window
     cells = [row.paper, *(f"{size:,}" for size in sizes)]
     cells += [MISSING if time is None else f"{time:.2f}", _published("step_time", paper)]
-    groups = {title: table.cells.get((row.paper, title)) for title in CORPORA}
+    groups = {title: placement.cells.get((row.paper, title)) for title in CORPORA}
     for title, group in groups.items():
         cells += [
             group.cell("bits_per_token") if group else MISSING,
@@ -119,7 +120,7 @@ def _row_cells(table: Table1, row: Row) -> list[str]:
 
 
 def _published(name: str, paper: dict[str, float | None]) -> str:
-    return paper_cell(name, paper[name]) or SEE_PAPER
+    return published_cell(name, paper[name]) or SEE_PAPER
 
 
 OTHER_COLUMNS = {
@@ -129,41 +130,41 @@ OTHER_COLUMNS = {
     "window": lambda group: f"{group.config.model.window:,}",
     "bits/token": lambda group: group.cell("bits_per_token"),
     "bits/byte": lambda group: group.cell("bits_per_byte"),
-    "steps": Group.progress,
+    "steps": SeedGroup.progress,
     "tokens seen": lambda group: count_cell(group.tokens_seen()),
     "tokens/s": lambda group: count_cell(group.tokens_per_second()),
 }
 
 
-def other_table(groups: Sequence[Group]) -> Table:
-    """Groups by their own names; parameters without the embedding."""
+def other_table(groups: Sequence[SeedGroup]) -> TextTable:
+    """A table of groups by their own names; parameters are those without the embedding."""
     rows = [[show(group) for show in OTHER_COLUMNS.values()] for group in groups]
-    return Table(list(OTHER_COLUMNS), rows, LEFT)
+    return TextTable(list(OTHER_COLUMNS), rows, LEFT)
 
 
-def _row_data(table: Table1, row: Row) -> dict[str, Any]:
-    groups = {name: table.cells.get((row.paper, title)) for title, name in CORPORA.items()}
+def _row_data(placement: Placement, row: TableRow) -> dict[str, Any]:
+    groups = {name: placement.cells.get((row.paper, title)) for title, name in CORPORA.items()}
     return {
         "row": row.paper,
         "segment": row.config.data.segment_length,
         "window": row.config.model.window,
-        "step_time": table.step_time(row.paper),
+        "step_time": placement.step_time(row.paper),
         "paper": row_figures(row.paper)._asdict(),
         "cells": {name: group.data() if group else None for name, group in groups.items()},
     }
 
 
-def draw(table: Table1, figure: "Figure") -> None:
-    """The paper's columns, and below them a panel for each other table."""
-    above, *below = [len(paper_rows()), *(len(found) for found in table.others.values())]
+def draw(placement: Placement, picture: "Figure") -> None:
+    """Draws the paper's columns, and below them a panel for each other table."""
+    above, *below = [len(paper_rows()), *(len(found) for found in placement.others.values())]
     heights = [above + 4, *(size + 4 for size in below)]
-    figure.set_size_inches(13, 0.27 * sum(heights) + 0.4)
-    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    picture.set_size_inches(13, 0.27 * sum(heights) + 0.4)
+    parts = picture.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     panels = parts[0].subplots(1, len(CORPORA), sharey=True)
     for panel, title in zip(panels, CORPORA, strict=True):
-        _draw_column(panel, table, title)
+        _draw_column(panel, placement, title)
     parts[0].legend(handles=_legend(), loc="outside upper right", ncols=3, frameon=False)
-    for part, (title, found) in zip(parts[1:], table.others.items(), strict=True):
+    for part, (title, found) in zip(parts[1:], placement.others.items(), strict=True):
         _draw_others(part.subplots(), title, found)
 
 
@@ -177,18 +178,18 @@ def _legend() -> list["Line2D"]:
     ]
 
 
-def _draw_column(panel: "Axes", table: Table1, title: str) -> None:
+def _draw_column(panel: "Axes", placement: Placement, title: str) -> None:
     for index, row in enumerate(paper_rows()):
         color = FAMILIES[family(row.paper)]
         published = getattr(row_figures(row.paper), CORPORA[title])
         if published is not None:
             panel.plot(published, index, "D", color=color, markerfacecolor="none")
-        if group := table.cells.get((row.paper, title)):
+        if group := placement.cells.get((row.paper, title)):
             _draw_group(panel, group, index)
     _finish(panel, [row.paper for row in paper_rows()], f"{title}, bits per token")
 
 
-def _draw_others(panel: "Axes", title: str, groups: Sequence[Group]) -> None:
+def _draw_others(panel: "Axes", title: str, groups: Sequence[SeedGroup]) -> None:
     for index, group in enumerate(groups):
         _draw_group(panel, group, index)
     names = [
@@ -198,8 +199,8 @@ def _draw_others(panel: "Axes", title: str, groups: Sequence[Group]) -> None:
     _finish(panel, names, f"{title}: bits per token, rows numbered as in the table")
 
 
-def _draw_group(panel: "Axes", group: Group, index: int) -> None:
-    """Mean and standard deviation; hollow if unfinished."""
+def _draw_group(panel: "Axes", group: SeedGroup, index: int) -> None:
+    """Draws the mean and standard deviation of a group; hollow if it is unfinished."""
     bits = group.summary("bits_per_token")
     if bits.mean is not None:
         color = FAMILIES[group.family]
@@ -220,7 +221,7 @@ def report(found: Sequence[reading.Run], folder: Path) -> None:
     """Prints the tables and writes them, with the picture, into `folder`.
 
     Raises:
-      SelectionError: as `group_runs` does.
+      SelectionError: what `group_runs` raises.
     """
-    table = arrange(group_runs(found))
-    present(make_page(table), partial(draw, table), folder, "table1")
+    placement = arrange(group_runs(found))
+    present(make_page(placement), partial(draw, placement), folder, "table1")

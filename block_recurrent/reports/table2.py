@@ -5,17 +5,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from block_recurrent.reports.groups import Group, group_runs
 from block_recurrent.reports.layout import (
     FAMILIES,
     MISSING,
     Page,
-    Table,
+    TextTable,
     label_logarithmic,
     present,
     short_count,
 )
 from block_recurrent.reports.paper import PG19_SPLITS, TABLE_2
+from block_recurrent.reports.seed_groups import SeedGroup, group_runs
 from block_recurrent.runs import reading
 from block_recurrent.training.evaluation import Evaluation
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# Words counted differ from the published count by less, or a book is not whole.
+# Where the words counted differ from the published count by more, some book is not whole.
 TOLERANCE = 0.01
 
 COLUMNS = ("model", "parameters", "tokenizer", "seeds", "steps")
@@ -35,14 +35,14 @@ DESCRIPTION = (
 )
 
 
-class Figure2(NamedTuple):
+class WordPerplexity(NamedTuple):
     """Word-level perplexity of a run on a split.
 
     Attributes:
-      step: of the run.
+      step: the step of the run that was scored.
       perplexity: exp(nats / words).
-      words: what it was computed with.
-      published: whether those are the published words.
+      words: the number of words that it was computed with.
+      published: whether that is the published number.
     """
 
     step: int
@@ -51,29 +51,31 @@ class Figure2(NamedTuple):
     published: bool
 
     def cells(self) -> list[str]:
-        """Perplexity and words."""
+        """Two cells: the perplexity, and the words that it was computed with."""
         kind = "published" if self.published else "counted"
         return [f"{self.perplexity:,.2f}", f"{self.words:,} {kind}"]
 
 
-def word_perplexity(split: str, step: int, evaluation: Evaluation, books: int | None) -> Figure2:
-    """The figure of an evaluation.
+def word_perplexity(
+    split: str, step: int, evaluation: Evaluation, books: int | None
+) -> WordPerplexity:
+    """The word-level perplexity of an evaluation.
 
     Args:
       split: "validation" or "test".
-      step: of the run.
-      evaluation: of the documents scored.
-      books: how many they were; None if that is not known.
+      step: the step of the run that was scored.
+      evaluation: sums over the documents that were scored.
+      books: how many documents were scored; None if that is not known.
     """
     whole = PG19_SPLITS[split]
     full = books == whole.books and abs(evaluation.words / whole.words - 1) < TOLERANCE
     words = whole.words if full else evaluation.words
     perplexity = evaluation._replace(words=words).word_perplexity
-    return Figure2(step, perplexity, words, full)
+    return WordPerplexity(step, perplexity, words, full)
 
 
-def figure(run: reading.Run, split: str) -> Figure2 | None:
-    """A run's figure: of the newest evaluation, or of validation during training if newer."""
+def newest_word_perplexity(run: reading.Run, split: str) -> WordPerplexity | None:
+    """The perplexity of a run's last evaluation on a split, by `evaluate.py` or in training."""
     scored = run.scored.get(split)
     last = run.points[-1] if run.points and split == "validation" else None
     if scored and (last is None or scored.step >= last.step):
@@ -82,31 +84,31 @@ def figure(run: reading.Run, split: str) -> Figure2 | None:
 
 
 class Line(NamedTuple):
-    """A run in the table, with the name it has among the others."""
+    """A run in the table, and its group, which names it."""
 
-    group: Group
+    group: SeedGroup
     run: reading.Run
 
     def cells(self) -> list[str]:
-        """As many as there are columns."""
+        """The run's cells, one for each column."""
         training_seed, data_seed = self.run.seeds
         cells = [self.group.name, short_count(self.group.parameters)]
         cells += [self.run.config.data.tokenizer, f"{training_seed}, {data_seed}", self._steps()]
         for split in PG19_SPLITS:
-            found = figure(self.run, split)
+            found = newest_word_perplexity(self.run, split)
             cells += found.cells() if found else [MISSING, MISSING]
         return cells
 
     def _steps(self) -> str:
         total = self.run.config.training.num_steps
-        found = [figure(self.run, split) for split in PG19_SPLITS]
+        found = [newest_word_perplexity(self.run, split) for split in PG19_SPLITS]
         steps = dict.fromkeys(f.step for f in found if f) or {self.run.step: None}
         done = ", ".join(f"{step:,}" for step in steps)
         return done if all(step >= total for step in steps) else f"{done} of {total:,}"
 
     def data(self) -> dict[str, Any]:
-        """For JSON."""
-        found = {split: figure(self.run, split) for split in PG19_SPLITS}
+        """The run and its perplexities as JSON values."""
+        found = {split: newest_word_perplexity(self.run, split) for split in PG19_SPLITS}
         return {
             "name": self.group.name,
             "workdir": str(self.run.workdir),
@@ -122,7 +124,7 @@ class Line(NamedTuple):
 
 
 def make_page(lines: Sequence[Line], left_out: Sequence[reading.Run]) -> Page:
-    """The table; `left_out` are runs on other corpora."""
+    """The page with the table; `left_out` are runs on other corpora, which it names."""
     columns = [*COLUMNS, "validation", "words used", "test", "words used"]
     rows = [line.cells() for line in lines]
     for (name, size), perplexity in TABLE_2.items():
@@ -140,20 +142,20 @@ def make_page(lines: Sequence[Line], left_out: Sequence[reading.Run]) -> Page:
         "left_out": [str(run.workdir) for run in left_out],
         "description": description,
     }
-    return Page({"": Table(columns, rows, ("model", "tokenizer"))}, description, data)
+    return Page({"": TextTable(columns, rows, ("model", "tokenizer"))}, description, data)
 
 
-def draw(lines: Sequence[Line], figure_: "Figure") -> None:
-    """Test perplexity of all, and validation of the runs, on a logarithmic axis."""
+def draw(lines: Sequence[Line], picture: "Figure") -> None:
+    """Draws the test perplexity of all, and validation of the runs, on a logarithmic axis."""
     names = [f"{n} {line.group.name.partition(' ')[0]}" for n, line in enumerate(lines, 1)]
     names += [f"{model} {size}".rstrip() for model, size in TABLE_2]
-    figure_.set_size_inches(9, 0.3 * len(names) + 1.5)
-    panel = figure_.subplots()
+    picture.set_size_inches(9, 0.3 * len(names) + 1.5)
+    panel = picture.subplots()
     styles = {"validation": ("s", "none"), "test": ("o", None)}
     for index, line in enumerate(lines):
         color = FAMILIES[line.group.family]
         for split, (marker, face) in styles.items():
-            if found := figure(line.run, split):
+            if found := newest_word_perplexity(line.run, split):
                 value = found.perplexity
                 panel.plot(value, index, marker, color=color, markerfacecolor=face or color)
     for index, perplexity in enumerate(TABLE_2.values(), len(lines)):
@@ -179,7 +181,7 @@ def report(found: Sequence[reading.Run], folder: Path) -> None:
     Runs on other corpora than PG19 are left out, which the table says.
 
     Raises:
-      SelectionError: as `group_runs` does.
+      SelectionError: what `group_runs` raises.
     """
     on_pg19 = [run for run in found if run.config.data.corpus_name.casefold() == "pg19"]
     lines = [Line(group, run) for group in group_runs(on_pg19) for run in group.runs]

@@ -29,13 +29,13 @@ class Memory(NamedTuple):
     of it is alive at once, and XLA may do with less. Its own temporaries come on top.
 
     Attributes:
-      parameters: of the model.
-      optimizer_state: beside the parameters.
-      gradients: of the parameters.
+      parameters: the model's parameters.
+      optimizer_state: what the optimizer keeps beside the parameters.
+      gradients: the gradients of the parameters.
       carried_state: keys, values and recurrent states of every lane.
-      activations: kept from the forward pass, without those of the size of the logits.
-      logits: kept arrays of the size of the logits; those of one window and their gradient, where
-        logits are computed a window at a time.
+      activations: what the forward pass keeps, without arrays of the size of the logits.
+      logits: kept arrays of the size of the logits; where logits are computed a window at a time,
+        those of one window and their gradient.
       computed_again: activations of one layer, where `model.remat` has them computed again.
     """
 
@@ -84,13 +84,16 @@ def _layers(layers: range) -> str:
 
 
 def _attention_to_states(sizes: Mapping[str, int]) -> int:
-    """What feedback adds to plain layers: queries, their scale, half of the output projection."""
+    """Parameters that feedback adds to plain layers, from the sizes of a layer's parameters.
+
+    They are the queries to the states, their scale, and half of the output projection.
+    """
     queries = sum(size for name, size in sizes.items() if name.startswith("layers.state_"))
     return queries + sizes["layers.output.kernel"] // 2
 
 
 def estimate_memory(config: ExperimentConfig, state: TrainState) -> Memory:
-    """The memory of a step from `state`, as of `abstract_train_state`."""
+    """The memory of a training step from `state`, which `abstract_train_state` returns."""
     data, model = config.data, config.model
     kept = kept_for_backward(config, state)
     size = data.batch_size * data.segment_length * model.vocab_size
@@ -104,18 +107,18 @@ def estimate_memory(config: ExperimentConfig, state: TrainState) -> Memory:
         else kept_in_a_layer(model, data.batch_size, data.segment_length)
     )
     return Memory(
-        parameters=count_bytes(state.model),
-        optimizer_state=count_bytes(state.optimizer),
-        gradients=count_bytes(state.model),
-        carried_state=count_bytes(state.carried),
-        activations=count_bytes([x for x in kept if x not in logits]),
-        logits=count_bytes(logits),
-        computed_again=count_bytes(again),
+        parameters=array_bytes(state.model),
+        optimizer_state=array_bytes(state.optimizer),
+        gradients=array_bytes(state.model),
+        carried_state=array_bytes(state.carried),
+        activations=array_bytes([x for x in kept if x not in logits]),
+        logits=array_bytes(logits),
+        computed_again=array_bytes(again),
     )
 
 
-def count_bytes(tree: Any) -> int:
-    """Bytes of the arrays of a tree; those of random keys are too few to count."""
+def array_bytes(tree: Any) -> int:
+    """How many bytes the arrays of a tree have, random keys not counted."""
     return sum(
         leaf.size * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -137,7 +140,7 @@ def kept_for_backward(config: ExperimentConfig, state: TrainState) -> list[Any]:
 
 
 def kept_in_a_layer(config: ModelConfig, batch_size: int, length: int) -> list[Any]:
-    """The same for one layer, recurrent if the model has one, when nothing is computed again."""
+    """Shapes of what one layer keeps, a recurrent one if there is any, without `remat`."""
     recurrent = (0,) if config.recurrent_layers else ()
     config = dataclasses.replace(
         config, num_layers=1, recurrent_layers=recurrent, feedback=False, remat="none"

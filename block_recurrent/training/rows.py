@@ -1,18 +1,21 @@
-"""The rows of the paper's Table 1 at any size."""
+"""The rows of the paper's Table 1 at any size.
+
+The defaults of the configurations are the paper's sizes, which its names of rows contain.
+"""
 
 import dataclasses
 from typing import Any, NamedTuple
 
-from block_recurrent.config import ExperimentConfig
+from block_recurrent.config import ExperimentConfig, LayerConfig, ModelConfig
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row of the table.
 
     Attributes:
-      name: with the sizes it has here.
-      paper: the paper's name for it.
-      config: everything about the run.
+      name: what the table calls it, with the sizes it has here.
+      paper: what the paper calls it.
+      config: the configuration of its run.
     """
 
     name: str
@@ -20,8 +23,8 @@ class Row(NamedTuple):
     config: ExperimentConfig
 
 
-def xl(base: ExperimentConfig, windows: int) -> Row:
-    """Transformer-XL with a window and segment of some base windows, and as many tokens a step."""
+def xl(base: ExperimentConfig, windows: int) -> TableRow:
+    """Transformer-XL with window and segment of several base windows, and as many tokens a step."""
     data, window = base.data, base.model.window * windows
     config = dataclasses.replace(
         base,
@@ -32,30 +35,37 @@ def xl(base: ExperimentConfig, windows: int) -> Row:
             batch_size=data.batch_size * data.segment_length // window,
         ),
     )
-    return Row(f"XL:{window}", f"XL:{512 * windows}", config)
+    return TableRow(f"XL:{window}", f"XL:{LayerConfig.window * windows}", config)
 
 
-def slide(base: ExperimentConfig, extra_layers: int = 0) -> Row:
+def slide(base: ExperimentConfig, extra_layers: int = 0) -> TableRow:
     """The sliding-window model with the base's number of layers, or more."""
     layers = base.model.num_layers + extra_layers
     model = dataclasses.replace(base.model, num_layers=layers, recurrent_layers=(), feedback=False)
     config = dataclasses.replace(base, model=model)
-    return Row(f"Slide:{layers}L", f"Slide:{12 + extra_layers}L", config)
+    return TableRow(f"Slide:{layers}L", f"Slide:{ModelConfig.num_layers + extra_layers}L", config)
 
 
-def recurrent(base: ExperimentConfig, gate: Any, wiring: Any, *, feedback: bool = False) -> Row:
+def recurrent(
+    base: ExperimentConfig, gate: Any, wiring: Any, *, feedback: bool = False
+) -> TableRow:
     """A recurrent model, with feedback or without."""
     model = dataclasses.replace(base.model, gate=gate, wiring=wiring, feedback=feedback)
-    name = f"{'Feedback' if feedback else 'Rec'}:{gate}:{wiring}"
-    return Row(name, name, dataclasses.replace(base, model=model))
+    name = recurrent_name(model)
+    return TableRow(name, name, dataclasses.replace(base, model=model))
 
 
-def reference(base: ExperimentConfig) -> Row:
+def recurrent_name(model: ModelConfig) -> str:
+    """What the table calls a recurrent model of any size, such as "Rec:fixed:skip"."""
+    return f"{'Feedback' if model.feedback else 'Rec'}:{model.gate}:{model.wiring}"
+
+
+def reference(base: ExperimentConfig) -> TableRow:
     """The row that step times are relative to: sliding window with one layer more."""
     return slide(base, extra_layers=1)
 
 
-def table_rows(base: ExperimentConfig) -> list[Row]:
+def table_rows(base: ExperimentConfig) -> list[TableRow]:
     """All rows of Table 1 at the size of `base`, a configuration with recurrent layers."""
     return [
         *(xl(base, windows) for windows in (1, 2, 4)),

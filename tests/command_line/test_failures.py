@@ -1,5 +1,6 @@
 """Laws of failing programs: a sentence and a status for what is known, a traceback for the rest."""
 
+import importlib
 import json
 import os
 import re
@@ -15,11 +16,13 @@ from flax import nnx
 
 from block_recurrent import LanguageModel, gin_files
 from block_recurrent.command_line import failures
-from block_recurrent.command_line.failures import DeviceMissing, reported
+from block_recurrent.command_line.failures import reported
 from block_recurrent.data import DataError
 from block_recurrent.gin_files import ConfigError
+from block_recurrent.runs import continuation
 from block_recurrent.runs.checkpoints import CheckpointError, SaveFailed
 from block_recurrent.runs.reading import RunError, SelectionError
+from block_recurrent.system.devices import DeviceMissing, check_device
 from block_recurrent.system.lock import WorkdirInUse
 from block_recurrent.system.signals import Stopped
 from experiments import generate, table1, train
@@ -27,7 +30,7 @@ from tests.synthetic_runs import exit_status, small, write_run
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
-PROGRAMS = Path(failures.__file__).parent
+PROGRAMS = Path(train.__file__).parent
 KNOWN = {
     ConfigError("it.gin:1: so"): 2,
     SelectionError("a is given twice"): 2,
@@ -93,13 +96,13 @@ def programs() -> dict[str, str]:
 def test_every_program_reports_its_failures():
     assert len(programs()) >= 11
     for name, text in programs().items():
-        assert "@failures.reported\ndef main(" in text, name
+        assert "@reported\ndef main(" in text, name
 
 
 @pytest.mark.parametrize("name", [*programs(), "prepare_data text"])
 def test_every_help_tells_of_debug(name, capsys):
     program, *kind = name.split()
-    main = __import__(program).main
+    main = importlib.import_module(f"experiments.{program}").main
     assert exit_status(main, *kind, "--help") == 0
     help_text = capsys.readouterr().out
     assert re.search(r"^ +--debug +show the traceback of an error$", help_text, re.MULTILINE)
@@ -107,7 +110,11 @@ def test_every_help_tells_of_debug(name, capsys):
 
 def test_an_unknown_failure_of_a_process_is_status_1():
     code = (
-        "import errors, sys\n@failures.reported\ndef main(argv): return {}['x']\nsys.exit(main())"
+        "import sys\n"
+        "from block_recurrent.command_line.failures import reported\n"
+        "@reported\n"
+        "def main(argv): return {}['x']\n"
+        "sys.exit(main())"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
@@ -117,7 +124,7 @@ def test_an_unknown_failure_of_a_process_is_status_1():
 
 
 def environment(**variables: str) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": f"{PROGRAMS.parent}:{PROGRAMS}"} | variables
+    return os.environ | {"PYTHONPATH": str(PROGRAMS.parent)} | variables
 
 
 def books(folder: Path) -> Path:
@@ -164,12 +171,12 @@ def test_whatever_jax_says_of_a_missing_device_becomes_one_sentence(error, monke
 
     monkeypatch.setattr(jax, "devices", devices)
     with pytest.raises(DeviceMissing) as caught:
-        failures.check_device()
+        check_device()
     assert "JAX_PLATFORMS" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_devices_that_are_there_are_no_error():
-    failures.check_device()
+    check_device()
 
 
 def exhaust():
@@ -177,7 +184,7 @@ def exhaust():
     return jnp.zeros((2**23, 2**23), jnp.float32)
 
 
-def test_what_jax_raises_for_want_of_memory_is_known(capsys):
+def test_what_jax_raises_without_enough_memory_is_known(capsys):
     @reported
     def main(argv):
         exhaust()
@@ -210,7 +217,7 @@ def test_generation_that_needs_too_much_names_the_samples(tmp_path, capsys, monk
     config = gin_files.load(["sizes/tiny.gin"], flags)
     (tmp_path / "config.gin").write_text(gin_files.to_gin(config))
     model = LanguageModel(config.model, rngs=nnx.Rngs(0))
-    monkeypatch.setattr(generate.workdir, "restore_model", lambda *_: (1, model))
+    monkeypatch.setattr(continuation, "restore_model", lambda *_: (1, model))
     (tmp_path / "prompt").write_text("x")
     words = [f"--workdir={tmp_path}", f"--prompt={tmp_path / 'prompt'}", f"--samples={10**13}"]
     assert generate.main(words) == 6

@@ -23,6 +23,7 @@ class Listed:
     """A source of given documents: id -> text, content, or reason to leave it out."""
 
     name = "listed"
+    wanted = "other documents"
     options: Mapping[str, object] = {"kind": "test"}
 
     def __init__(self, documents: Mapping[str, str | Content | Unusable], splits=None):
@@ -175,9 +176,8 @@ def test_what_is_finished_is_not_read_again(tmp_path):
 
 
 KILLS = """
-import os, signal, sys
-sys.path[:0] = {path!r}
-import test_corpus_writer as t
+import os, signal
+from tests.preparation import test_corpus_writer as t
 from block_recurrent.preparation import corpus_writer, journal
 from pathlib import Path
 
@@ -210,9 +210,10 @@ root = Path({root!r})
 
 
 def run_children(root: Path, program: str) -> str:
-    head = KILLS.format(path=[str(Path(__file__).parent), *sys.path], root=str(root))
+    head = KILLS.format(root=str(root))
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", head + program],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,

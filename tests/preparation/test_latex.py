@@ -213,6 +213,9 @@ def test_each_file_is_utf8_or_else_latin1(paper):
         ({}, "no TeX file"),
         ({"a.pdf": "%PDF-1.4", "b.PDF": "%PDF"}, "PDF only"),
         ({"fig.ps": "%!PS \\x"}, "no TeX file"),
+        ({"main.py": 'print("a\\nb\\tc")'}, "no TeX file"),
+        ({"notes.tex": "What was said on Monday."}, "no LaTeX"),
+        ({"a.tex": "One.", "sub/b.TEX": "Two, 50\\% of it.", "c.sty": "\\def\\x{}"}, "no LaTeX"),
     ],
 )
 def test_bundles_without_tex_are_unusable(tmp_path, files, reason):
@@ -243,6 +246,8 @@ def test_links_and_unsafe_members_are_counted_with_the_paper(tmp_path):
         (PAPER, True),
         ("\\magnification 1200\n\\bye", True),
         ("%!TEX root = a.tex\n\\x", True),
+        ('print("a\\nb\\\\n")\n', False),
+        ("C:\\temp\\new", False),
         ("%!PS-Adobe \\x", False),
         ("%!\n \\x", False),
         (" <html>\\x", False),

@@ -17,7 +17,8 @@ import pytest
 from block_recurrent.data import DataError
 from block_recurrent.preparation import pg19, pg19_download
 from block_recurrent.preparation.corpus_writer import prepare
-from block_recurrent.preparation.pg19 import PG19, download
+from block_recurrent.preparation.pg19 import PG19
+from block_recurrent.preparation.pg19_download import download
 
 BOOKS = {
     "train": {"9": "nine\r\n", "10": "ten, é", "1342": "It is a truth"},

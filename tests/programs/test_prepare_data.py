@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from block_recurrent.command_line import prepare_corpus
+from block_recurrent.data import DataError
 from block_recurrent.data.tfds_reader import TfdsDirectory
 from experiments import prepare_data
 
-PROGRAM = Path(prepare_data.__file__)
+ROOT = Path(prepare_data.__file__).parents[1]
 
 
 def texts(path: Path) -> dict[str, str]:
@@ -71,6 +73,27 @@ def test_papers_become_a_corpus(tmp_path):
     assert TfdsDirectory(tmp_path / "out").name == "arxiv"
 
 
+def test_papers_without_latex_are_left_out_and_a_folder_of_nothing_else_is_refused(
+    tmp_path, capsys
+):
+    files = {"notes/a.tex": "What was said.", "code/main.py": 'print("a\\n")', "mail/1.txt": "Hi."}
+    for name, content in files.items():
+        (tmp_path / "raw" / name).parent.mkdir(parents=True)
+        (tmp_path / "raw" / name).write_text(content, encoding="utf-8")
+    output = tmp_path / "out"
+    assert run("latex", tmp_path / "raw", f"--output={output}") == 3
+    said = capsys.readouterr().err
+    assert "error: source 'arxiv' gives no usable document" in said
+    assert "'no LaTeX': 1" in said and "'no TeX file': 2" in said
+    assert said.endswith("folders with TeX files in them.\n") and "papers in LaTeX" in said
+    assert not list(tmp_path.glob("out*"))
+    (tmp_path / "raw" / "paper").mkdir()
+    (tmp_path / "raw" / "paper" / "a.tex").write_text("\\section{One}", encoding="utf-8")
+    assert run("latex", tmp_path / "raw", f"--output={output}") == 0
+    assert texts(output) == {"paper": "\\section{One}"}
+    assert "dropped documents: 1 no LaTeX; 2 no TeX file\n" in capsys.readouterr().out
+
+
 def test_source_code_becomes_a_corpus(tmp_path):
     for name, content in {"a/x.py": "x", "a/y.go": "y", "b/z.py": "z" * 100}.items():
         (tmp_path / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -100,12 +123,12 @@ def test_pg19_is_downloaded_first_if_asked(tmp_path, monkeypatch, capsys):
         report(2, 2)
         return not stop()
 
-    monkeypatch.setattr(prepare_data, "download", download)
+    monkeypatch.setattr(prepare_corpus, "download", download)
     arguments = ("pg19", f"--download={tmp_path / 'raw'}", "--partial")
     assert run(*arguments, f"--output={tmp_path / 'out'}") == 0
     assert texts(tmp_path / "out") == {"7": "seven"}
     assert "downloading: 2 of 2 files" in capsys.readouterr().err
-    monkeypatch.setattr(prepare_data, "download", lambda path, report, stop: False)
+    monkeypatch.setattr(prepare_corpus, "download", lambda path, report, stop: False)
     assert run(*arguments, f"--output={tmp_path / 'out2'}") == 130
 
 
@@ -159,15 +182,14 @@ def test_an_existing_corpus_is_replaced_only_if_asked(tmp_path, capsys):
 def test_an_error_that_a_signal_caused_in_a_source_is_a_stop(tmp_path, monkeypatch):
     def stopped(*_, **__):
         os.kill(os.getpid(), signal.SIGTERM)
-        raise prepare_data.DataError("git was stopped")
+        raise DataError("git was stopped")
 
-    monkeypatch.setattr(prepare_data, "prepare", stopped)
+    monkeypatch.setattr(prepare_corpus, "prepare", stopped)
     assert run("text", jsonl(tmp_path / "d.jsonl"), f"--output={tmp_path / 'out'}") == 143
 
 
 SLOW = """
 import sys, time
-sys.path[:0] = {path!r}
 from experiments import prepare_data
 from block_recurrent.preparation import text
 
@@ -186,9 +208,13 @@ def test_a_signal_stops_at_once_and_the_same_command_goes_on(tmp_path):
         (tmp_path / "raw" / f"{name}.txt").write_text(f"text {name}", encoding="utf-8")
     output = tmp_path / "out"
     arguments = ["text", str(tmp_path / "raw"), f"--output={output}"]
-    program = SLOW.format(path=[str(PROGRAM.parent), *sys.path], arguments=arguments)
+    program = SLOW.format(arguments=arguments)
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 30
     while not list(tmp_path.glob("out.partial/corpus/*")) and time.monotonic() < deadline:

@@ -18,7 +18,7 @@ from block_recurrent.measure import processes
 from block_recurrent.measure.processes import CONFIG, ENVIRONMENT, EVERY, last_logged, newest_whole
 from experiments import prepare_data
 
-PROGRAMS = Path(processes.__file__).parent
+PROGRAMS = Path(__file__).parents[2] / "experiments"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SOON, AT_ONCE, NEVER = 30.0, 2.0, 120.0  # seconds
 DOCUMENTS = 6_000

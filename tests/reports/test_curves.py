@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from block_recurrent.reports import curves
-from block_recurrent.reports.groups import group_runs
+from block_recurrent.reports.seed_groups import group_runs
 from block_recurrent.runs import reading
 from experiments import curves as program
 from tests.synthetic_runs import TARGETS, exit_status, small, write_run

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from block_recurrent.reports import scaling
-from block_recurrent.reports.groups import group_runs
+from block_recurrent.reports.seed_groups import group_runs
 from block_recurrent.runs import reading
 from experiments import scaling as program
 from tests.synthetic_runs import paper, small, write_run

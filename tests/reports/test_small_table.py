@@ -1,4 +1,4 @@
-"""The small Table 1: its rows, its yardsticks, its files."""
+"""The small Table 1: its rows, its untrained baselines, its files."""
 
 import dataclasses
 import json
@@ -11,9 +11,9 @@ from block_recurrent import gin_files
 from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
 from block_recurrent.measure.timing import ratio, time_in_turn
 from block_recurrent.reports.paper import TABLE_1, row_figures
-from block_recurrent.reports.report import COLUMNS, Report, write_report
-from block_recurrent.reports.small_table import count_tokens, shorten, with_tokens
-from block_recurrent.reports.yardsticks import lzma_bits_per_byte, order_2_bits_per_byte
+from block_recurrent.reports.small_table import SmallTable
+from block_recurrent.reports.train_table import count_tokens, shorten, with_tokens
+from block_recurrent.reports.untrained import lzma_bits_per_byte, order_2_bits_per_byte
 from block_recurrent.training.rows import recurrent, reference, table_rows
 
 
@@ -83,7 +83,7 @@ def test_runs_take_turns():
     assert order == ["a", "b"] * 3
 
 
-def fake_report(base):
+def fake_table(base):
     results = [
         {
             "row": row.name,
@@ -97,12 +97,12 @@ def fake_report(base):
         }
         for index, row in enumerate(table_rows(base))
     ]
-    return Report(results, {"lzma": 2.2, "order 2": 2.9}, "Small models.")
+    return SmallTable(results, {"lzma": 2.2, "order 2": 2.9}, "Small models.")
 
 
 def test_report_files_hold_every_row_and_invent_nothing(base, tmp_path):
-    report = fake_report(base)
-    markdown, data, picture = write_report(report, tmp_path)
+    table = fake_table(base)
+    markdown, data, picture = table.write(tmp_path)
     lines = markdown.read_text().splitlines()
     cells = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in lines if "|" in line}
     for row in table_rows(base):
@@ -110,19 +110,20 @@ def test_report_files_hold_every_row_and_invent_nothing(base, tmp_path):
         assert [float(x) if x else None for x in shown] == list(row_figures(row.paper))
     assert len(json.loads(data.read_text())["results"]) == 13
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert all(len(row) == len(COLUMNS) for row in report.cells())
+    columns, rows, _ = table.table()
+    assert all(len(row) == len(columns) for row in rows)
 
 
 def test_without_matplotlib_the_report_has_no_picture(base, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    markdown, data = write_report(fake_report(base), tmp_path)
+    markdown, data = fake_table(base).write(tmp_path)
     assert "Small models." in markdown.read_text() and ".png" not in markdown.read_text()
     assert len(json.loads(data.read_text())["results"]) == 13
     assert capsys.readouterr().out == "no picture: pip install '.[plots]'\n"
 
 
-def test_text_has_the_yardsticks_under_the_rows(base):
-    lines = fake_report(base).text().splitlines()
+def test_text_has_the_untrained_baselines_under_the_rows(base):
+    lines = fake_table(base).text().splitlines()
     assert lines.index("") == 15
     assert [line.split()[0] for line in lines[16:18]] == ["lzma", "order"]
 

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from block_recurrent.reports import table1
-from block_recurrent.reports.groups import group_runs
 from block_recurrent.reports.paper import TABLE_1
+from block_recurrent.reports.seed_groups import group_runs
 from block_recurrent.runs import reading
 from experiments import table1 as program
 from tests.synthetic_runs import exit_status, paper, small, write_run

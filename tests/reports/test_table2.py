@@ -53,18 +53,21 @@ def test_perplexity_and_bits_per_token_say_the_same():
 
 def test_what_was_not_evaluated_is_missing(tmp_path):
     run = reading.read_run(write_run(tmp_path / "a", paper("slide_13l"), []))
-    assert table2.figure(run, "validation") is None and table2.figure(run, "test") is None
+    assert (
+        table2.newest_word_perplexity(run, "validation") is None
+        and table2.newest_word_perplexity(run, "test") is None
+    )
 
 
 def test_the_newest_evaluation_counts(tmp_path):
     folder = write_run(tmp_path / "a", paper("slide_13l"), [1.0, 1.0, 1.0, 1.0])
     write_evaluation(folder, "validation", 50, **evaluation_sums(2.0, words=3_007_000))
-    found = table2.figure(reading.read_run(folder), "validation")
+    found = table2.newest_word_perplexity(reading.read_run(folder), "validation")
     assert found is not None and found.published and found.step == 4
     line = (folder / "metrics.jsonl").read_text().splitlines()[-1]
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(line.replace('"step": 4', '"step": 5') + "\n")
-    found = table2.figure(reading.read_run(folder), "validation")
+    found = table2.newest_word_perplexity(reading.read_run(folder), "validation")
     assert found is not None and not found.published and found.step == 5
 
 

@@ -1,4 +1,4 @@
-"""Runs that differ only in their seeds, by the names that tables give them."""
+"""Groups of runs that differ only in their seeds, with the mean and spread of their figures."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from block_recurrent.runs.reading import Point, Run, SelectionError, parameters_
 
 
 class Summary(NamedTuple):
-    """Mean and spread of some figures.
+    """Mean and spread of several figures.
 
     Attributes:
       mean: None without figures.
@@ -28,13 +28,13 @@ class Summary(NamedTuple):
     interval: float | None
     n: int
 
-    def cell(self, digits: int = 3) -> str:
-        """Mean, and spread and number of several."""
+    def cell(self) -> str:
+        """The mean as text, with spread and number where there are several figures."""
         if self.mean is None:
             return MISSING
         if self.deviation is None:
-            return f"{self.mean:.{digits}f}"
-        return f"{self.mean:.{digits}f} ± {self.deviation:.{digits}f} ({self.n})"
+            return f"{self.mean:.3f}"
+        return f"{self.mean:.3f} ± {self.deviation:.3f} ({self.n})"
 
 
 def summarize(values: Sequence[float]) -> Summary:
@@ -47,12 +47,12 @@ def summarize(values: Sequence[float]) -> Summary:
     return Summary(float(np.mean(values)), deviation, quantile * deviation / n**0.5, n)
 
 
-class Group(NamedTuple):
+class SeedGroup(NamedTuple):
     """Runs that differ only in their seeds.
 
     Attributes:
       name: the row's name, with what sets it apart from groups of the same name and column.
-      runs: by seeds.
+      runs: the runs in the order of their seeds.
     """
 
     name: str
@@ -60,17 +60,17 @@ class Group(NamedTuple):
 
     @property
     def config(self) -> ExperimentConfig:
-        """Of the first run."""
+        """The configuration of the first run."""
         return self.runs[0].config
 
     @property
     def family(self) -> str:
-        """Of the row, one of `layout.FAMILIES`."""
+        """The family of the row, one of `layout.FAMILIES`."""
         return family(self.name)
 
     @property
     def parameters(self) -> int:
-        """Numbers learned besides the embedding."""
+        """How many parameters the model has without the embedding."""
         return parameters_without_embedding(self.config.model)
 
     @property
@@ -96,26 +96,26 @@ class Group(NamedTuple):
         ]
 
     def summary(self, figure: str) -> Summary:
-        """Of a figure of `Evaluation`, such as "bits_per_token", at the end."""
+        """Mean and spread at the end of a figure of `Evaluation`, such as "bits_per_token"."""
         return summarize([getattr(point.evaluation, figure) for _, point in self.final()])
 
-    def cell(self, figure: str, digits: int = 3) -> str:
+    def cell(self, figure: str) -> str:
         """A figure at the end as text, with the step if no run is finished."""
-        final, cell = self.final(), self.summary(figure).cell(digits)
+        final, cell = self.final(), self.summary(figure).cell()
         return cell if self.finished or not final else f"{cell} @{final[0][1].step:,}"
 
     def tokens_seen(self) -> int | None:
-        """Training targets before the last figures, the mean over runs."""
+        """Training targets seen before the last figures, the mean over runs."""
         seen = [point.tokens_seen for _, point in self.final()]
         return round(sum(seen) / len(seen)) if seen else None
 
     def tokens_per_second(self) -> float | None:
-        """The median over the runs' medians."""
+        """Training targets a second, the median over the runs' medians."""
         speeds = [run.tokens_per_second for run in self.runs if run.tokens_per_second]
         return float(np.median(speeds)) if speeds else None
 
     def progress(self) -> str:
-        """Steps of the last figures, of how many; without figures, steps taken."""
+        """The step of the last figures and how many there will be, such as "2/4"."""
         last = max((point.step for _, point in self.final()), default=None)
         total = self.config.training.num_steps
         if last is None:
@@ -123,7 +123,7 @@ class Group(NamedTuple):
         return f"{last:,}" if self.finished else f"{last:,}/{total:,}"
 
     def data(self) -> dict[str, Any]:
-        """All of it for JSON."""
+        """The group, its figures and its runs as JSON values."""
         return {
             "name": self.name,
             "row": row_name(self.config),
@@ -143,7 +143,7 @@ class Group(NamedTuple):
 
 
 def _run_data(run: Run) -> dict[str, Any]:
-    """A run for JSON."""
+    """A run and its figures as JSON values."""
     return {
         "workdir": str(run.workdir),
         "training_seed": run.config.training.seed,
@@ -169,8 +169,8 @@ def common_steps(runs: Iterable[Run]) -> list[int]:
     return sorted(set.intersection(*steps)) if steps else []
 
 
-def group_runs(runs: Iterable[Run]) -> list[Group]:
-    """Runs grouped by their configuration without the seeds, in the order of the first of each.
+def group_runs(runs: Iterable[Run]) -> list[SeedGroup]:
+    """Runs grouped by their configuration without the seeds, groups in the order of first runs.
 
     Raises:
       SelectionError: two runs of the same configuration and the same seeds.
@@ -186,7 +186,7 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
         seeds[run.seeds] = run
     names = distinct_names(list(groups))
     return [
-        Group(name, tuple(run for _, run in sorted(seeds.items(), key=lambda item: item[0])))
+        SeedGroup(name, tuple(run for _, run in sorted(seeds.items(), key=lambda item: item[0])))
         for name, seeds in zip(names, groups.values(), strict=True)
     ]
 

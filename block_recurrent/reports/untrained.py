@@ -1,4 +1,4 @@
-"""How many bits per byte other means need on the same documents."""
+"""Baselines that need no training: bits per byte of a compressor and of a counted byte model."""
 
 import lzma
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from block_recurrent.data import Document
 
 
 def lzma_bits_per_byte(documents: Sequence[Document]) -> float:
-    """LZMA at its highest preset, each document on its own."""
+    """Bits per byte of LZMA at its highest preset, each document compressed on its own."""
     texts = [document.text.encode() for document in documents]
     preset = 9 | lzma.PRESET_EXTREME
     compressed = sum(len(lzma.compress(text, preset=preset)) for text in texts)
@@ -17,7 +17,7 @@ def lzma_bits_per_byte(documents: Sequence[Document]) -> float:
 
 
 def order_2_bits_per_byte(train: Sequence[Document], documents: Sequence[Document]) -> float:
-    """A byte model with contexts of two bytes, counted over all training documents.
+    """Bits per byte of a model with contexts of two bytes, counted over all training documents.
 
     Counts are smoothed with the model one order lower by Witten and Bell's rule: a context that was
     followed by t different bytes in n places gives t / (n + t) to the lower order.

@@ -1,4 +1,4 @@
-"""What is read for one shard: while it grows, and as the journal keeps it."""
+"""The portion of a split that is read for one shard: while it grows, and when it is finished."""
 
 import dataclasses
 from collections import Counter
@@ -16,9 +16,9 @@ class Shard:
 
     Attributes:
       file: its name, without the number of shards.
-      size: of the file, in bytes.
-      record_bytes: sum of the records' sizes.
-      sha256: of the file, in hexadecimal.
+      size: size of the file in bytes.
+      record_bytes: sum of the records' sizes in bytes.
+      sha256: SHA-256 of the file in hexadecimal.
     """
 
     file: str
@@ -28,18 +28,18 @@ class Shard:
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
-    """What was read for one shard; the last of a split may have had no document left to write.
+class Portion:
+    """The documents read for one shard; the last portion of a split may have none to write.
 
     Attributes:
-      split: to which it belongs.
+      split: the split to which it belongs.
       listing: SHA-256 of the ids that the source lists for the split.
-      last: whether the split is finished.
-      read: in order, `{"id", "bytes", "sha256"}` of a document or `{"id", "reason"}` of one that
-        was dropped.
+      last: whether the split ends with it.
+      read: what was read, in order: `{"id", "bytes", "sha256"}` of a document, `{"id", "reason"}`
+        of one that was dropped.
       skipped: parts of documents that were left out, as reason -> number.
       repaired: number of documents whose text was not valid in its encoding.
-      shard: where the documents are; None where there are none.
+      shard: the file that has the documents; None where there are none.
     """
 
     split: str
@@ -55,11 +55,11 @@ class Batch:
         return [document for document in self.read if "reason" not in document]
 
 
-class OpenBatch:
-    """A batch that grows, and its shard, which is begun with the first document.
+class OpenPortion:
+    """A portion that grows, and its shard, which is begun with the first document.
 
     Attributes:
-      split: to which it belongs.
+      split: the split to which it belongs.
       kept: number of documents written.
       record_bytes: sum of their records' sizes.
     """
@@ -92,15 +92,15 @@ class OpenBatch:
         self._repaired += content.repaired
         return document
 
-    def close(self, listing: str, *, last: bool) -> Batch:
-        """Returns the batch, of a split with that listing, when its shard is safe on disk."""
+    def close(self, listing: str, *, last: bool) -> Portion:
+        """Returns the portion, of a split with that listing, when its shard is safe on disk."""
         shard = None
         if self._shard is not None:
             sha256 = self._shard.close()
             size = self._path.stat().st_size
             shard = Shard(self._path.name, size, self.record_bytes, sha256)
         skipped = dict(self._skipped)
-        return Batch(self.split, listing, last, self._read, skipped, self._repaired, shard)
+        return Portion(self.split, listing, last, self._read, skipped, self._repaired, shard)
 
     def discard(self) -> None:
         """Throws the shard away."""

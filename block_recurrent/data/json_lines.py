@@ -1,0 +1,104 @@
+"""Files of JSON lines, plain or compressed, and the documents that their records hold."""
+
+import gzip
+import importlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from block_recurrent.data.documents import Document
+from block_recurrent.data.errors import DataError
+
+
+def json_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields the number, from 1, and the bytes of every line that is not blank.
+
+    The file may be compressed, which its ending `.gz` or `.zst` says.
+
+    Raises:
+      DataError: the file cannot be read, is damaged or cut short; the message names it.
+    """
+    open_file = {".gz": gzip.open, ".zst": _open_zstd}.get(file.suffix, open)
+    try:
+        with open_file(file, "rb") as lines:
+            yield from ((n, line) for n, line in enumerate(lines, start=1) if line.strip())
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{file} cannot be read: {error}; fetch or write it again.") from error
+
+
+@contextmanager
+def _open_zstd(file: Path, mode: Literal["rb"]) -> Iterator[Iterator[bytes]]:
+    with file.open(mode) as data:
+        yield _split_lines(_decompress(data, optional_package("zstandard", file)))
+
+
+def _decompress(data: BinaryIO, zstandard: Any) -> Iterator[bytes]:
+    """Yields the content of Zstandard frames; the library's own reader takes a cut for the end."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
+    frame, whole = decompressor.decompressobj(), True
+    try:
+        while chunk := data.read(2**17):
+            while chunk:
+                yield frame.decompress(chunk)
+                chunk, whole = frame.unused_data, frame.eof
+                if whole:
+                    frame = decompressor.decompressobj()
+    except zstandard.ZstdError as error:
+        raise OSError(str(error)) from error
+    if not whole:
+        raise EOFError("the compressed data is cut short")
+
+
+def _split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
+def optional_package(name: str, file: Path) -> Any:
+    """Imports a module that only files of some kinds need.
+
+    Raises:
+      DataError: the module is not installed; the message names the file.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        raise DataError(f"{file}: reading it needs {package}: pip install {package}.") from error
+
+
+def parse_json(line: str | bytes, where: str) -> dict[str, Any]:
+    """Returns the object that a line holds; bytes are read as UTF-8.
+
+    Raises:
+      DataError: the line is no JSON object; the message begins with `where`.
+    """
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON, {error}; write one object a line.") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: a {type(record).__name__}; write an object with id and text.")
+    return record
+
+
+def to_document(record: Mapping[str, Any], where: str) -> Document:
+    """Returns the document that a record holds; without a title, the title is empty.
+
+    Raises:
+      DataError: a field is missing or no string; the message begins with `where`.
+    """
+    values = {"title": ""} | dict(record)
+    for key in Document._fields:
+        if key not in values:
+            raise DataError(f"{where}: no {key!r}; every record needs id and text.")
+        if not isinstance(values[key], str):
+            raise DataError(f"{where}: {key!r} is {values[key]!r:.60}; write it as a string.")
+    return Document(values["id"], values["title"], values["text"])

@@ -1,0 +1,196 @@
+"""Training the rows of the paper's Table 1 at a small size, one after the other."""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from block_recurrent.config import ExperimentConfig
+from block_recurrent.data import Corpus, TokenizedCorpus, byte_count, tokenize
+from block_recurrent.measure.timing import TimedStep, ratio, time_in_turn
+from block_recurrent.model.parameters import count_parameters
+from block_recurrent.reports.paper import LENGTH, SIZE, row_figures
+from block_recurrent.reports.small_table import SmallTable
+from block_recurrent.reports.untrained import lzma_bits_per_byte, order_2_bits_per_byte
+from block_recurrent.runs import train, workdir
+from block_recurrent.system.files import write_whole
+from block_recurrent.system.progress import ProgressLine, duration
+from block_recurrent.training.build import (
+    Corpora,
+    load_documents,
+    make_lanes,
+    make_run_tokenizer,
+)
+from block_recurrent.training.rows import TableRow, reference, table_rows
+
+# Characters read of each document.
+TRAIN_CHARACTERS = 131_072
+VALIDATION_CHARACTERS = 16_384
+TIMING_ROUNDS = 15
+
+
+def shorten(corpus: Corpus, characters: int) -> Corpus:
+    """The beginning of every document, so that no single one outweighs the others."""
+    documents = tuple(d._replace(text=d.text[:characters]) for d in corpus.documents)
+    return dataclasses.replace(corpus, documents=documents)
+
+
+def text_bytes(corpus: Corpus) -> int:
+    """The number of UTF-8 bytes of all documents."""
+    return sum(map(byte_count, corpus.documents))
+
+
+def count_tokens(config: ExperimentConfig, corpus: TokenizedCorpus) -> int:
+    """The number of targets in all steps of a run."""
+    lanes = make_lanes(config, corpus)
+    return sum(int(next(lanes).mask.sum()) for _ in range(config.training.num_steps))
+
+
+def with_tokens(config: ExperimentConfig, corpus: TokenizedCorpus, tokens: int) -> ExperimentConfig:
+    """`config` with as many steps as see at least `tokens` targets."""
+    lanes, seen, steps = make_lanes(config, corpus), 0, 0
+    while seen < tokens:
+        seen += int(next(lanes).mask.sum())
+        steps += 1
+    training = dataclasses.replace(config.training, num_steps=steps)
+    return dataclasses.replace(config, training=training)
+
+
+class TableTrainer:
+    """Trains the rows on the same corpora; a row that is done has its result in its folder.
+
+    Args:
+      base: the configuration of the recurrent rows.
+      directory: holds the results, in a folder for each row.
+    """
+
+    def __init__(self, base: ExperimentConfig, directory: Path):
+        self.train_text = shorten(load_documents(base, "train"), TRAIN_CHARACTERS)
+        self.validation_text = shorten(load_documents(base, "validation"), VALIDATION_CHARACTERS)
+        tokenizer = make_run_tokenizer(base)
+        self.corpora = Corpora(
+            tokenize(self.train_text, tokenizer), tokenize(self.validation_text, tokenizer)
+        )
+        self.tokens = count_tokens(reference(base).config, self.corpora.train)
+        self.base = base
+        self.directory = directory
+        self.rows = [
+            row._replace(config=with_tokens(row.config, self.corpora.train, self.tokens))
+            for row in table_rows(base)
+        ]
+        self._reference: TimedStep | None = None
+        # A row's step is compiled for training, for timing, and again after a stop.
+        jax.config.update("jax_compilation_cache_dir", str((directory / "compiled").absolute()))
+
+    def run(self) -> list[dict[str, Any]]:
+        """The results of all rows; trains those that have none yet."""
+        begin, measured, results = time.monotonic(), 0, []
+        for number, row in enumerate(self.rows, 1):
+            title = f"[{number}/{len(self.rows)}] {row.name}"
+            result = self.result(row)
+            if result is None:
+                result = self.train(row, title)
+                measured += 1
+            each = (time.monotonic() - begin) / max(measured, 1)
+            left = duration(each * (len(self.rows) - number))
+            print(
+                f"{title}: {result['bits_per_byte']:.3f} bits/byte, "
+                f"{result['step_time']:.2f} x the step time of {reference(self.base).name}; "
+                f"about {left} left for the other rows",
+                flush=True,
+            )
+            results.append(result)
+        return results
+
+    def result(self, row: TableRow) -> dict[str, Any] | None:
+        """What an earlier call found for a row, or None.
+
+        Raises:
+          ConfigError: the row's folder holds a run with another configuration.
+        """
+        folder = self.directory / row.name.replace(":", "-")
+        workdir.claim(folder, row.config)
+        path = folder / "result.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def train(self, row: TableRow, title: str) -> dict[str, Any]:
+        """Trains, evaluates and times a row."""
+        folder = self.directory / row.name.replace(":", "-")
+        line = ProgressLine(prefix=f"{title} | ")
+        model, evaluation = train(row.config, folder, self.corpora, line=line)
+        line.show("timing its step in turn with the reference's")
+        result = {
+            "row": row.name,
+            "paper_row": row.paper,
+            "parameters": count_parameters(model),
+            "parameters_without_embedding": count_parameters(model, embedding=False),
+            "segment": row.config.data.segment_length,
+            "window": row.config.model.window,
+            "steps": row.config.training.num_steps,
+            "step_time": self.time_step(row),
+            **evaluation.figures(),
+            "paper": row_figures(row.paper)._asdict(),
+        }
+        write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
+        return result
+
+    def time_step(self, row: TableRow) -> float:
+        """The row's step time relative to the reference's, steps of both taken in turn."""
+        if self._reference is None:
+            self._reference = TimedStep(reference(self.base).config)
+        runs = {"row": TimedStep(row.config).run, "reference": self._reference.run}
+        seconds = time_in_turn(runs, TIMING_ROUNDS)
+        return ratio(seconds["row"], seconds["reference"])
+
+    def table(self, results: list[dict[str, Any]]) -> SmallTable:
+        """The finished table of the rows' results."""
+        train_documents, validation = self.train_text.documents, self.validation_text.documents
+        return SmallTable(
+            results,
+            untrained={
+                "lzma, highest preset": lzma_bits_per_byte(validation),
+                "order-2 byte model": order_2_bits_per_byte(train_documents, validation),
+            },
+            description=self.describe(),
+        )
+
+    def describe(self) -> str:
+        """Sentences that say what was trained, on what, and for how long."""
+        base, model = self.base, self.base.model
+        train, validation = self.train_text, self.validation_text
+        python = ".".join(map(str, sys.version_info[:3]))
+        return (
+            f"These are small models: {model.num_layers} layers of size {model.model_size}, "
+            f"window {model.window}, {model.num_states} states; the paper's have {SIZE}. Each was "
+            f"trained once, with seed {base.training.seed}, on {self.tokens:,} bytes (the paper: "
+            f"{LENGTH}) of the source code of Python {python}'s standard library: the first "
+            f"{TRAIN_CHARACTERS:,} characters of {len(train.documents)} modules and packages, "
+            f"{text_bytes(train):,} bytes in all. Validation: the first "
+            f"{VALIDATION_CHARACTERS:,} characters of {len(validation.documents)} others, "
+            f"{text_bytes(validation):,} bytes. All rows saw the same number of tokens to within "
+            "a step, with the same seed, order of documents and optimizer "
+            f"({base.optimizer.name}, {base.optimizer.schedule} schedule). Every step has "
+            f"{base.data.batch_size * base.data.segment_length:,} tokens, so rows with shorter "
+            "segments read more documents side by side. Step time is relative to "
+            f"{reference(base).name}, measured in turn with it. The order-2 model was counted on "
+            "all training bytes; lzma compresses each document on its own. The paper's columns "
+            "are bits per token; a blank is a figure that could not be verified."
+        )
+
+
+def train_table(base: ExperimentConfig, folder: Path) -> None:
+    """Trains the rows that have no result yet, prints the table and writes its files to `folder`.
+
+    Raises:
+      ConfigError: a row's folder holds a run with another configuration.
+    """
+    trainer = TableTrainer(base, folder)
+    print(trainer.describe() + "\n", flush=True)
+    table = trainer.table(trainer.run())
+    print("\n" + table.text())
+    for path in table.write(folder):
+        print(f"written to {path}")
