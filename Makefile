@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: table table-long test lint benchmark soak setup clean
+.PHONY: table table-long test lint docs benchmark soak setup clean
 
 table: $(VENV)/.setup
 	$(BIN)/python experiments/train_table.py
@@ -18,6 +18,10 @@ lint: $(VENV)/.setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.setup
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs site
+	@echo "open site/index.html"
 
 benchmark: $(VENV)/.setup
 	$(BIN)/python experiments/benchmark.py
@@ -34,4 +38,4 @@ $(VENV)/.setup: setup.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV) *.egg-info site

@@ -12,6 +12,7 @@ VERSION = re.search(
 assert VERSION is not None
 
 PLOTS = ["matplotlib>=3.11"]
+DOCS = ["sphinx>=9.0", "furo>=2025.12", "myst-parser>=5.0"]
 TENSORBOARD = ["tensorboardX>=2.6.5"]
 
 setup(
@@ -31,6 +32,7 @@ setup(
         "orbax-checkpoint>=0.12.8",
         "gin-config>=0.5.0",
         "numpy>=2.4",
+        "scipy>=1.17",
         "tensorflow-datasets>=4.9.10",
         "array_record>=0.8.6",
         "pyarrow>=26",
@@ -44,7 +46,9 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2"],
         "plots": PLOTS,
         "tensorboard": TENSORBOARD,
+        "docs": DOCS,
         "dev": [
+            *DOCS,
             *PLOTS,
             *TENSORBOARD,
             "hypothesis>=6.170",

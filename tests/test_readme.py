@@ -1,4 +1,4 @@
-"""What the README shows works as shown, with smaller sizes."""
+"""What README and documentation show works as shown, with smaller sizes."""
 
 import re
 import types
@@ -8,7 +8,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
+import block_recurrent as br
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "gin/README.md", ROOT / "experiments/results/README.md"]
+TUTORIAL = ROOT / "docs/tutorial.md"  # has a test of its own
 SMALLER = {
     "num_layers=12": "num_layers=4",
     "model_size=1024": "model_size=16",
@@ -18,27 +23,56 @@ SMALLER = {
     "window=512": "window=64",
     "num_states=512": "num_states=4",
     "(2, 4096)": "(2, 128)",
+    "(2, 4096, 1024)": "(2, 128, 16)",
     "max_new_tokens=200": "max_new_tokens=3",
 }
 
 
-@pytest.fixture(scope="module")
-def names():
-    """Everything the README's Python blocks define, run one after the other."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    source = "\n".join(blocks)
+def blocks_of(page: Path) -> str:
+    """The Python blocks of a page, one after the other."""
+    text = page.read_text(encoding="utf-8")
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+
+
+def run(page: Path) -> dict:
+    """Everything that a page's Python blocks define."""
+    source = blocks_of(page)
     for shown, smaller in SMALLER.items():
-        assert shown in source
         source = source.replace(shown, smaller)
     defined = {}
     exec(source, defined)
     return defined
 
 
-def test_shapes_are_those_in_the_comments(names):
+@pytest.fixture(scope="module")
+def names():
+    """What the page about layers defines."""
+    return run(ROOT / "docs/layers.md")
+
+
+def test_every_page_with_code_is_run_here():
+    with_code = [path.name for path in PAGES if blocks_of(path) and path != TUTORIAL]
+    assert with_code == ["README.md", "generation.md", "layers.md"]
+    together = "".join(blocks_of(path) for path in PAGES)
+    assert [shown for shown in SMALLER if shown not in together] == []
+
+
+def test_the_readmes_shapes_are_those_in_the_comments():
+    defined = run(ROOT / "README.md")
+    assert defined["y"].shape == (2, 128, 16)
+    assert isinstance(defined["state"], br.LayerState)
+
+
+def test_shapes_of_layers_are_those_in_the_comments(names):
     assert names["logits"].shape == (2, 128, 256)
-    assert names["more"].shape == (2, 3)
     assert names["tags"].shape == (2, 96, 5)
+
+
+def test_shapes_of_generation_are_those_in_the_comments():
+    defined = run(ROOT / "docs/generation.md")
+    assert defined["new"].shape == defined["more"].shape == (2, 3)
+    assert defined["logits"].shape == (2, 256)
+    assert isinstance(defined["point"], br.GenerationState)
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +98,24 @@ def test_all_of_a_linen_model_trains_through_the_bridge(names, inputs):
     assert without_gradient(lambda variables: tagger.apply(variables, *inputs), variables) == []
 
 
-def test_every_public_name_is_mentioned(names):
-    text = README.read_text(encoding="utf-8")
-    public = {name: value for name, value in vars(names["br"]).items() if name[0] != "_"}
+def test_every_public_name_is_mentioned():
+    text = "".join(path.read_text(encoding="utf-8") for path in PAGES)
+    public = {name: value for name, value in vars(br).items() if name[0] != "_"}
     own = [name for name, value in public.items() if not isinstance(value, types.ModuleType)]
     assert [name for name in own if name not in text] == []
 
 
-def test_the_files_named_exist():
-    text = README.read_text(encoding="utf-8")
-    named = re.findall(r"\b(?:experiments|gin|tests|block_recurrent)/[\w/]*(?:\.\w+)?", text)
-    missing = [name for name in named if not (README.parent / name).exists()]
-    assert missing == []
+@pytest.mark.parametrize("path", PAGES + OTHERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_files_named_exist(path):
+    text = path.read_text(encoding="utf-8")
+    named = re.findall(r"\b(?:experiments|gin|tests|docs|block_recurrent)/[\w/]*(?:\.\w+)?", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_the_make_targets_named_exist():
+    targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    text = "".join(path.read_text(encoding="utf-8") for path in PAGES + OTHERS)
+    named = re.findall(r"(?:^    |`)make ([a-z][\w-]*)", text, re.MULTILINE)
+    assert set(named) <= set(targets)
