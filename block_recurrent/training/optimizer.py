@@ -8,8 +8,8 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from block_recurrent.config import OptimizerConfig
-from block_recurrent.model.groups import Span
+from block_recurrent.config import ExperimentConfig, OptimizerConfig
+from block_recurrent.model.groups import group_layers
 
 # Adafactor as in the paper (section 4); AdamW with the usual values for language models.
 ADAFACTOR_DECAY = 0.8
@@ -37,25 +37,24 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     return rsqrt
 
 
-def make_optimizer(
-    config: OptimizerConfig, num_steps: int, spans: tuple[Span, ...]
-) -> optax.GradientTransformation:
-    """The optimizer for a model with groups of layers `spans`.
+def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
+    """The optimizer of a run, for its model's parameters by path.
 
     Stacked layers are updated as if each were on its own: Adafactor's scales and clipping are per
     layer, whatever the grouping.
     """
-    rule = _make_rule(config, make_schedule(config, num_steps))
+    schedule = make_schedule(config.optimizer, config.training.num_steps)
+    rule = _make_rule(config.optimizer, schedule)
     rules = {"alone": rule} | {
         f"group {index}": _each_layer(rule)
-        for index, span in enumerate(spans)
+        for index, span in enumerate(group_layers(config.model))
         if not span.recurrent
     }
     labels = cast(Any, lambda named: {name: _group(name, rules) for name in named})
     by_group = optax.partition(cast(Any, rules), labels)
-    if config.clip_norm is None:
+    if config.optimizer.clip_norm is None:
         return by_group
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), by_group)
+    return optax.chain(optax.clip_by_global_norm(config.optimizer.clip_norm), by_group)
 
 
 def _make_rule(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -15,19 +15,21 @@ from flax import nnx
 
 from block_recurrent import LanguageModel, gin_files
 from block_recurrent.command_line import failures
-from block_recurrent.command_line.failures import DeviceMissing, reported
+from block_recurrent.command_line.failures import reported
 from block_recurrent.data import DataError
 from block_recurrent.gin_files import ConfigError
+from block_recurrent.runs import continuation
 from block_recurrent.runs.checkpoints import CheckpointError, SaveFailed
 from block_recurrent.runs.reading import RunError, SelectionError
+from block_recurrent.system.devices import DeviceMissing, check_device
 from block_recurrent.system.lock import WorkdirInUse
 from block_recurrent.system.signals import Stopped
 from experiments import generate, table1, train
+from tests.programs import PROGRAMS, main_of
 from tests.synthetic_runs import exit_status, small, write_run
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
-PROGRAMS = Path(failures.__file__).parent
 KNOWN = {
     ConfigError("it.gin:1: so"): 2,
     SelectionError("a is given twice"): 2,
@@ -93,22 +95,29 @@ def programs() -> dict[str, str]:
 def test_every_program_reports_its_failures():
     assert len(programs()) >= 11
     for name, text in programs().items():
-        assert "@failures.reported\ndef main(" in text, name
+        assert "@reported\ndef main(" in text, name
 
 
 @pytest.mark.parametrize("name", [*programs(), "prepare_data text"])
 def test_every_help_tells_of_debug(name, capsys):
     program, *kind = name.split()
-    main = __import__(program).main
+    main = main_of(program)
     assert exit_status(main, *kind, "--help") == 0
     help_text = capsys.readouterr().out
     assert re.search(r"^ +--debug +show the traceback of an error$", help_text, re.MULTILINE)
 
 
 def test_an_unknown_failure_of_a_process_is_status_1():
-    code = (
-        "import errors, sys\n@failures.reported\ndef main(argv): return {}['x']\nsys.exit(main())"
-    )
+    code = """
+import sys
+from block_recurrent.command_line.failures import reported
+
+@reported
+def main(argv):
+    return {}["x"]
+
+sys.exit(main())
+"""
     ended = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
     )
@@ -117,7 +126,7 @@ def test_an_unknown_failure_of_a_process_is_status_1():
 
 
 def environment(**variables: str) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": f"{PROGRAMS.parent}:{PROGRAMS}"} | variables
+    return os.environ | {"PYTHONPATH": str(PROGRAMS.parent)} | variables
 
 
 def books(folder: Path) -> Path:
@@ -164,12 +173,12 @@ def test_whatever_jax_says_of_a_missing_device_becomes_one_sentence(error, monke
 
     monkeypatch.setattr(jax, "devices", devices)
     with pytest.raises(DeviceMissing) as caught:
-        failures.check_device()
+        check_device()
     assert "JAX_PLATFORMS" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_devices_that_are_there_are_no_error():
-    failures.check_device()
+    check_device()
 
 
 def exhaust():
@@ -210,7 +219,7 @@ def test_generation_that_needs_too_much_names_the_samples(tmp_path, capsys, monk
     config = gin_files.load(["sizes/tiny.gin"], flags)
     (tmp_path / "config.gin").write_text(gin_files.to_gin(config))
     model = LanguageModel(config.model, rngs=nnx.Rngs(0))
-    monkeypatch.setattr(generate.workdir, "restore_model", lambda *_: (1, model))
+    monkeypatch.setattr(continuation, "restore_model", lambda *_: (1, model))
     (tmp_path / "prompt").write_text("x")
     words = [f"--workdir={tmp_path}", f"--prompt={tmp_path / 'prompt'}", f"--samples={10**13}"]
     assert generate.main(words) == 6

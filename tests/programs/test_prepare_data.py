@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from block_recurrent.command_line import raw_data
+from block_recurrent.data import DataError
 from block_recurrent.data.tfds_reader import TfdsDirectory
 from experiments import prepare_data
-
-PROGRAM = Path(prepare_data.__file__)
+from tests.programs import PROGRAMS
 
 
 def texts(path: Path) -> dict[str, str]:
@@ -100,12 +101,12 @@ def test_pg19_is_downloaded_first_if_asked(tmp_path, monkeypatch, capsys):
         report(2, 2)
         return not stop()
 
-    monkeypatch.setattr(prepare_data, "download", download)
+    monkeypatch.setattr(raw_data, "download", download)
     arguments = ("pg19", f"--download={tmp_path / 'raw'}", "--partial")
     assert run(*arguments, f"--output={tmp_path / 'out'}") == 0
     assert texts(tmp_path / "out") == {"7": "seven"}
     assert "downloading: 2 of 2 files" in capsys.readouterr().err
-    monkeypatch.setattr(prepare_data, "download", lambda path, report, stop: False)
+    monkeypatch.setattr(raw_data, "download", lambda path, report, stop: False)
     assert run(*arguments, f"--output={tmp_path / 'out2'}") == 130
 
 
@@ -159,9 +160,9 @@ def test_an_existing_corpus_is_replaced_only_if_asked(tmp_path, capsys):
 def test_an_error_that_a_signal_caused_in_a_source_is_a_stop(tmp_path, monkeypatch):
     def stopped(*_, **__):
         os.kill(os.getpid(), signal.SIGTERM)
-        raise prepare_data.DataError("git was stopped")
+        raise DataError("git was stopped")
 
-    monkeypatch.setattr(prepare_data, "prepare", stopped)
+    monkeypatch.setattr(raw_data, "prepare", stopped)
     assert run("text", jsonl(tmp_path / "d.jsonl"), f"--output={tmp_path / 'out'}") == 143
 
 
@@ -186,7 +187,7 @@ def test_a_signal_stops_at_once_and_the_same_command_goes_on(tmp_path):
         (tmp_path / "raw" / f"{name}.txt").write_text(f"text {name}", encoding="utf-8")
     output = tmp_path / "out"
     arguments = ["text", str(tmp_path / "raw"), f"--output={output}"]
-    program = SLOW.format(path=[str(PROGRAM.parent), *sys.path], arguments=arguments)
+    program = SLOW.format(path=[str(PROGRAMS.parent), *sys.path], arguments=arguments)
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -1,6 +1,5 @@
 """Reading work directories, and their groups by configuration."""
 
-import importlib
 import json
 import math
 import sys
@@ -18,9 +17,10 @@ from block_recurrent.reports.layout import Page, Table, short_count, write_files
 from block_recurrent.reports.naming import column, distinct_names, paper_row, paper_rows, row_name
 from block_recurrent.reports.paper import TABLE_1
 from block_recurrent.runs import reading
+from tests.programs import main_of
 from tests.synthetic_runs import TARGETS, exit_status, paper, small, write_evaluation, write_run
 
-PROGRAMS = ("table1", "table2", "scaling", "curves")
+COLLECTING = ("table1", "table2", "scaling", "curves")
 
 
 def load(made):
@@ -110,7 +110,7 @@ def test_a_directory_without_a_run_and_a_run_given_twice_are_refused(tmp_path):
         reading.read_runs([folder, folder / ".." / "run"])
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", COLLECTING)
 def test_a_program_over_all_folders_says_the_same_when_its_own_output_is_among_them(
     name, tmp_path, capsys, monkeypatch
 ):
@@ -119,15 +119,15 @@ def test_a_program_over_all_folders_says_the_same_when_its_own_output_is_among_t
     said = []
     for _ in range(2):
         folders = sorted(Path("runs").iterdir())
-        assert exit_status(importlib.import_module(name).main, *folders) == 0
+        assert exit_status(main_of(name), *folders) == 0
         said.append(capsys.readouterr())
     assert said[0].out == said[1].out and said[0].err == ""
     assert said[1].err == f"left out: runs/{name} holds no run\n"
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", COLLECTING)
 def test_without_any_run_a_program_ends_in_status_2(name, tmp_path, capsys):
-    assert exit_status(importlib.import_module(name).main, tmp_path) == 2
+    assert exit_status(main_of(name), tmp_path) == 2
     output, errors = capsys.readouterr()
     left_out, error = errors.splitlines()
     assert output == "" and left_out == f"left out: {tmp_path} holds no run"
@@ -137,7 +137,7 @@ def test_without_any_run_a_program_ends_in_status_2(name, tmp_path, capsys):
 def test_a_folder_that_does_not_exist_is_refused_beside_runs(tmp_path, capsys):
     write_run(tmp_path / "run", small(), [3.0])
     missing = tmp_path / "none"
-    assert exit_status(importlib.import_module("table1").main, tmp_path / "run", missing) == 2
+    assert exit_status(main_of("table1"), tmp_path / "run", missing) == 2
     assert f"{missing} holds no run" in capsys.readouterr().err
 
 
@@ -295,12 +295,12 @@ def test_tables_say_the_same_in_every_form(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", COLLECTING)
 def test_without_matplotlib_there_is_everything_but_the_picture(
     name, tmp_path, capsys, monkeypatch
 ):
     write_run(tmp_path / "a", paper("slide_13l"), [2.0])
-    main = importlib.import_module(name).main
+    main = main_of(name)
     with_picture, without = tmp_path / "with", tmp_path / "without"
     assert main([str(tmp_path / "a"), f"--output={with_picture}"]) == 0
     shown = capsys.readouterr().out.partition("written to")[0]

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from block_recurrent.config import OptimizerConfig
-from block_recurrent.model.groups import Span
+from block_recurrent import ModelConfig
+from block_recurrent.config import DataConfig, ExperimentConfig, OptimizerConfig, TrainingConfig
 from block_recurrent.model.parameters import named_parameters
 from block_recurrent.training import make_optimizer, make_schedule
 from tests.helpers import assert_close, assert_equal, model_config, random_model
@@ -17,6 +17,14 @@ from tests.helpers import assert_close, assert_equal, model_config, random_model
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
 ADAMW = {"name": "adamw", "schedule": "cosine", "learning_rate": 0.1, "warmup_steps": 2}
+
+
+def rule(config: OptimizerConfig, model: ModelConfig) -> optax.GradientTransformation:
+    """The optimizer of a run of ten steps."""
+    data, training = DataConfig(segment_length=model.window), TrainingConfig(num_steps=10)
+    return make_optimizer(
+        ExperimentConfig(model=model, data=data, optimizer=config, training=training)
+    )
 
 
 def rates(steps, num_steps=1000, **fields) -> list[float]:
@@ -55,7 +63,7 @@ def test_a_cosine_run_shorter_than_its_ramp_is_all_ramp():
 
 
 LAYERS = 3
-SPANS = (Span(0, LAYERS, False), Span(LAYERS, LAYERS + 1, True))
+MODEL = model_config(LAYERS, num_layers=LAYERS + 1, vocab_size=256)
 # Adafactor factors what has 128 rows and columns; every layer has another size of numbers.
 SHAPES = {"keys.kernel": (130, 140), "mlp.kernel": (6, 5), "norm.scale": (5,)}
 ALONE = {
@@ -123,7 +131,7 @@ def plain(name: str) -> optax.GradientTransformation:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_stacked_layers_are_updated_as_each_alone_would_be(name):
     parameters, gradients = draw(0), [draw(seed) for seed in range(1, 4)]
-    result = run(make_optimizer(CONFIGS[name], 10, SPANS), parameters, gradients)
+    result = run(rule(CONFIGS[name], MODEL), parameters, gradients)
     parts = [lambda named, index=index: layer_of(named, index) for index in range(LAYERS)]
     optimizer = plain(name)
     for part in (*parts, rest_of):
@@ -140,8 +148,8 @@ def test_gradients_are_scaled_down_to_the_global_norm():
     assert norm > clip
     small = jax.tree.map(lambda x: x / 1e5, small)
     clipped = jax.tree.map(lambda x: x * np.float32(clip / norm), large)
-    clipping = make_optimizer(OptimizerConfig(**ADAMW, clip_norm=clip), 10, SPANS)
-    plainly = make_optimizer(OptimizerConfig(**ADAMW), 10, SPANS)
+    clipping = rule(OptimizerConfig(**ADAMW, clip_norm=clip), MODEL)
+    plainly = rule(OptimizerConfig(**ADAMW), MODEL)
     found = run(clipping, parameters, [small, large, small])
     assert_close(found, run(plainly, parameters, [small, clipped, small]), 1e-6)
     unclipped = run(plainly, parameters, [small, large, small])
@@ -149,10 +157,10 @@ def test_gradients_are_scaled_down_to_the_global_norm():
 
 
 def test_only_kernels_decay():
-    model = random_model(model_config(1, gate="lstm", wiring="dual"))
-    parameters = named_parameters(model)
+    config = model_config(1, gate="lstm", wiring="dual", vocab_size=256)
+    parameters = named_parameters(random_model(config))
     zeros = jax.tree.map(jnp.zeros_like, parameters)
-    optimizer = make_optimizer(OptimizerConfig(**ADAMW, weight_decay=0.3), 10, model.stack.spans)
+    optimizer = rule(OptimizerConfig(**ADAMW, weight_decay=0.3), config)
     result = run(optimizer, parameters, [zeros, zeros])
     for name, value in parameters.items():
         kept = 1 - 0.3 * 0.05 if name.endswith(".kernel") else 1.0  # the first step's rate is 0
