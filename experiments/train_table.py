@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser, argv, lambda found: ["table_long.gin" if found.long else "table.gin"]
     )
     folder = arguments.workdir or Path("runs/table-long" if arguments.long else "runs/table")
-    with stop_on_signal(nothing_to_save=True), training_knobs_named(base):
+    with stop_on_signal(nothing_to_save=True) as stop, training_knobs_named(base):
         check_device()
-        train_table(base, folder)
+        train_table(base, folder, stop)
     print(f"{duration(time.monotonic() - begin)} in all")
     return 0
 

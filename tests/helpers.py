@@ -1,5 +1,6 @@
 """What tests of the model share: tiny models with random parameters, and comparison."""
 
+import dataclasses
 import functools
 import resource
 import signal
@@ -15,7 +16,9 @@ from flax import nnx
 from jax import Array
 
 import block_recurrent as br
-from block_recurrent.runs import loop
+from block_recurrent.config import DataConfig, ExperimentConfig, OptimizerConfig, TrainingConfig
+from block_recurrent.training import TrainState, trainer
+from block_recurrent.training.build import make_train_state
 
 SIZES: dict[str, Any] = {
     "model_size": 12,
@@ -81,6 +84,20 @@ def randomize(build: Callable[[nnx.Rngs], Any], seed: int = 0) -> Any:
 def random_model(config: br.ModelConfig) -> br.LanguageModel:
     """The model of a configuration with random parameters."""
     return randomize(lambda rngs: br.LanguageModel(config, rngs=rngs))
+
+
+def random_train_state(
+    config: br.ModelConfig, optimizer: OptimizerConfig | None = None, batch_size: int = 2
+) -> TrainState:
+    """A state before the first step, of a model of bytes with random parameters."""
+    config = dataclasses.replace(config, vocab_size=256)
+    experiment = ExperimentConfig(
+        model=config,
+        data=DataConfig(batch_size=batch_size, segment_length=config.window),
+        optimizer=optimizer or OptimizerConfig(),
+        training=TrainingConfig(num_steps=10),
+    )
+    return make_train_state(experiment)._replace(model=random_model(config))
 
 
 def random_tokens(batch: int, length: int, seed: int = 0) -> Array:
@@ -177,7 +194,7 @@ def files_limited_to(size: int) -> Iterator[None]:
 @contextmanager
 def steps_compiled_once() -> Iterator[None]:
     """One compiled step for each model, also for restored arrays, which belong to a device."""
-    compiled, make = {}, loop.make_train_step
+    compiled, make = {}, trainer.make_train_step
 
     def remembering(*arguments, **options):
         dropout_key = np.asarray(jax.random.key_data(arguments[1]))
@@ -190,5 +207,5 @@ def steps_compiled_once() -> Iterator[None]:
         return step
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_train_step", remembering)
+        patch.setattr(trainer, "make_train_step", remembering)
         yield

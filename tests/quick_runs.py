@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from block_recurrent.runs import loop
 from block_recurrent.runs.metrics import read_metrics
+from block_recurrent.training import trainer
 from block_recurrent.training.step import StepMetrics
 from experiments import train
 
@@ -75,7 +75,7 @@ class Steps:
     def __init__(self, patch: pytest.MonkeyPatch):
         self.batches: dict[int, Any] = {}
         self.at: dict[int, Callable[[], Any]] = {}
-        patch.setattr(loop, "make_train_step", lambda *_, **__: self._take)
+        patch.setattr(trainer, "make_train_step", lambda *_, **__: self._take)
 
     def _take(self, state, batch):
         number = int(state.step) + 1

@@ -23,10 +23,9 @@ from block_recurrent.command_line.parser import DEBUG
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import DataError
 from block_recurrent.gin_files import ConfigError
-from block_recurrent.runs.checkpoints import CheckpointError, SaveFailed
+from block_recurrent.runs.errors import CheckpointError, SaveFailed, WorkdirInUse
 from block_recurrent.runs.reading import RunError
 from block_recurrent.system.devices import DeviceMissing
-from block_recurrent.system.lock import WorkdirInUse
 from block_recurrent.system.signals import Stopped
 
 STATUSES: dict[type[BaseException], int] = {

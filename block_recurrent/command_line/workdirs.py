@@ -8,7 +8,7 @@ from pathlib import Path
 from block_recurrent.command_line.values import checkpoint
 from block_recurrent.runs import workdir
 from block_recurrent.runs.reading import Run, SelectionError, read_runs
-from block_recurrent.runs.workdir import BEST, NEWEST
+from block_recurrent.runs.trained_model import BEST, NEWEST
 
 
 def parse_runs(

@@ -8,7 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from block_recurrent.data.errors import DataError, unknown_name
+from block_recurrent.config import DataConfig
+from block_recurrent.data.errors import DataError
 
 # SentencePiece writes a space as this character, so the character itself needs another way.
 _SPACE_MARK = "\u2581"
@@ -148,21 +149,13 @@ def _inside(tokens: Sequence[int] | np.ndarray, vocab_size: int, what: str) -> n
     return ids
 
 
-TOKENIZERS = ("bytes", "sentencepiece")
-
-
-def make_tokenizer(
-    name: str, *, vocab_path: str | None = None, vocab_sha256: str | None = None
-) -> Tokenizer:
-    """Returns the tokenizer called `name`: "bytes", or "sentencepiece" with a vocabulary file.
+def make_tokenizer(config: DataConfig) -> Tokenizer:
+    """The tokenizer of a run.
 
     Raises:
-      DataError: there is no tokenizer of this name, or its vocabulary cannot be used.
+      DataError: its vocabulary cannot be used.
     """
-    if name not in TOKENIZERS:
-        raise unknown_name("tokenizer", name, TOKENIZERS)
-    if name == "bytes":
+    if config.tokenizer == "bytes":
         return ByteTokenizer()
-    if vocab_path is None:
-        raise DataError("tokenizer 'sentencepiece' needs a vocabulary: give vocab_path.")
-    return SentencePieceTokenizer(vocab_path, vocab_sha256)
+    assert config.vocab_path is not None
+    return SentencePieceTokenizer(config.vocab_path, config.vocab_sha256)

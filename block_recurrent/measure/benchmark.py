@@ -9,14 +9,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import block_recurrent as br
 from block_recurrent import gin_files
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.measure.timing import TimedStep, matmul_rate, ratio, time_in_turn, timed
-from block_recurrent.runs.array_files import load_arrays
-from block_recurrent.runs.checkpoint_folder import parts_of
+from block_recurrent.runs.checkpoint_folder import arrays_of
 from block_recurrent.runs.checkpoints import Checkpoints
+from block_recurrent.system.digests import digest
 from block_recurrent.training.build import make_model, make_train_state
 from block_recurrent.training.rows import TableRow, recurrent, reference, slide, table_rows
 
@@ -119,19 +120,20 @@ def measure_checkpoints(config: ExperimentConfig, rounds: int = 25) -> dict[str,
         checkpoint = store.directory / "0"
         size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
 
-        def unchecked() -> list[Any]:
-            return [load_arrays(checkpoint / name, part) for name, part in parts_of(state).items()]
-
+        arrays = [
+            np.array(array).reshape(-1).view(np.uint8)
+            for array in jax.tree.leaves(arrays_of(state))
+        ]
         runs = {
-            "checked": lambda: timed(lambda: store.restore(state)[0]),
-            "unchecked": lambda: timed(unchecked),
+            "restore": lambda: timed(lambda: store.restore(state)[0]),
+            "check": lambda: timed(lambda: [digest(array) for array in arrays]),
         }
         seconds = time_in_turn(runs, rounds)
     return {
         "megabytes": size / 1e6,
         "save_seconds": save_seconds,
-        "restore_seconds": statistics.median(seconds["checked"]),
-        "checked_to_unchecked_time": ratio(seconds["checked"], seconds["unchecked"]),
+        "restore_seconds": statistics.median(seconds["restore"]),
+        "check_to_restore_time": ratio(seconds["check"], seconds["restore"]),
     }
 
 

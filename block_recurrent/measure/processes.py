@@ -175,7 +175,7 @@ def outcome_of(workdir: Path) -> dict[str, Any]:
     checkpoints = workdir / "checkpoints"
     names = sorted(path.name for path in checkpoints.iterdir())
     steps = [name for name in names if name.isdecimal()]
-    files = [f"{step}/{file}" for step in steps for file in ("arrays.json", "progress.json")]
+    files = [f"{step}/checkpoint.json" for step in steps]
     return {
         "metrics": [
             {name: line[name] for name in line if name != "tokens_per_second"}

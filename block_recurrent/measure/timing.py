@@ -12,7 +12,8 @@ import numpy as np
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import Batch
 from block_recurrent.training import TrainState, make_train_step
-from block_recurrent.training.build import make_run_optimizer, make_train_state
+from block_recurrent.training.build import make_train_state
+from block_recurrent.training.optimizer import make_optimizer
 from block_recurrent.training.step import StepMetrics
 
 
@@ -44,7 +45,7 @@ class TimedStep:
 
     def __init__(self, config: ExperimentConfig):
         data = config.data
-        step = make_train_step(make_run_optimizer(config), jax.random.key(0))
+        step = make_train_step(make_optimizer(config), jax.random.key(0))
         shape = (data.batch_size, data.segment_length)
         tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, np.int32)
         starts = np.zeros(data.batch_size, np.bool_)

@@ -21,7 +21,7 @@ from block_recurrent.model.attention import (
     window_tiles,
 )
 from block_recurrent.model.cell import RecurrentCell
-from block_recurrent.model.layer_stack import Part
+from block_recurrent.model.layer_stack import LayerStack, Part
 from block_recurrent.model.recurrent import swap_blocks_and_batch
 from block_recurrent.model.sliding_window import (
     Projections,
@@ -70,12 +70,12 @@ def read_with_feedback(
     last = max(number for number, part in enumerate(parts) if part.cells)
     (cell,) = parts[last].cells
     outside, inside = split_dropout_keys(dropout_keys)
-    if parts[0].cells:  # the first layer is recurrent: all of it belongs to the scan
-        scanned, finish, next_states = x, keep_input, []
-    else:
+    if isinstance(parts[0], LayerStack):
         layer = take(parts[0].layers, 0)
         scanned, cache = begin_first_layer(layer, x, take(states[0].cache, 0), outside[0])
         finish, next_states = layer.finish, [states[0]._replace(cache=add_axis(cache))]
+    else:  # the first layer is recurrent: all of it belongs to the scan
+        scanned, finish, next_states = x, keep_input, []
     begin = len(next_states)
     step = make_step(parts[begin:last], cell, finish, inside[: last + 1])
     recurrent_state = LayerState(*take(states[last], 0))

@@ -6,6 +6,7 @@ the caches of its layers and the states of its recurrent layers.
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +98,7 @@ class LayerStack(nnx.Module):
         """Copies of the layers, bottom up."""
         return [take(self.layers, index) for index in range(self.num_layers)]
 
-    def replace_layers(self, layers: Sequence[SlidingWindowLayer]) -> None:
+    def replace_layers(self, layers: Sequence[Any]) -> None:
         """Inverse of `single_layers`."""
         self.layers = stack(layers)
 
@@ -184,7 +185,7 @@ class SingleRecurrentLayer(nnx.Module):
         """The layer's cell, which holds all its parameters; not a copy."""
         return [self.layer.cell]
 
-    def replace_layers(self, layers: Sequence[RecurrentCell]) -> None:
+    def replace_layers(self, layers: Sequence[Any]) -> None:
         """Inverse of `single_layers`."""
         (self.layer.cell,) = layers
 

@@ -153,11 +153,11 @@ def _run_data(run: Run) -> dict[str, Any]:
         "finished": run.finished,
         "tokens_per_second": run.tokens_per_second,
         "validation": [
-            {"step": point.step, "tokens_seen": point.tokens_seen, **point.evaluation.figures()}
+            {"step": point.step, "tokens_seen": point.tokens_seen, **point.evaluation.metrics()}
             for point in run.points
         ],
         "evaluations": {
-            split: {**scored._asdict(), "evaluation": scored.evaluation.figures()}
+            split: {**scored._asdict(), "evaluation": scored.evaluation.metrics()}
             for split, scored in run.scored.items()
         },
     }

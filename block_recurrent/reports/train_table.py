@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.data import Corpus, TokenizedCorpus, byte_count, tokenize
+from block_recurrent.data import Corpus, TokenizedCorpus, byte_count, make_tokenizer, tokenize
+from block_recurrent.data.loading import Corpora, load_documents
 from block_recurrent.measure.timing import TimedStep, ratio, time_in_turn
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.reports.paper import LENGTH, SIZE, row_figures
@@ -19,12 +20,8 @@ from block_recurrent.reports.untrained import lzma_bits_per_byte, order_2_bits_p
 from block_recurrent.runs import train, workdir
 from block_recurrent.system.files import write_whole
 from block_recurrent.system.progress import ProgressLine, duration
-from block_recurrent.training.build import (
-    Corpora,
-    load_documents,
-    make_lanes,
-    make_run_tokenizer,
-)
+from block_recurrent.system.signals import StopRequest
+from block_recurrent.training.build import make_lanes
 from block_recurrent.training.rows import TableRow, reference, table_rows
 
 # Characters read of each document.
@@ -66,17 +63,21 @@ class TableTrainer:
     Args:
       base: the configuration of the recurrent rows.
       directory: holds the results, in a folder for each row.
+      stop: is asked to stop.
     """
 
-    def __init__(self, base: ExperimentConfig, directory: Path):
-        self.train_text = shorten(load_documents(base, "train"), TRAIN_CHARACTERS)
-        self.validation_text = shorten(load_documents(base, "validation"), VALIDATION_CHARACTERS)
-        tokenizer = make_run_tokenizer(base)
+    def __init__(self, base: ExperimentConfig, directory: Path, stop: StopRequest):
+        self.train_text = shorten(load_documents(base.data, "train"), TRAIN_CHARACTERS)
+        self.validation_text = shorten(
+            load_documents(base.data, "validation"), VALIDATION_CHARACTERS
+        )
+        tokenizer = make_tokenizer(base.data)
         self.corpora = Corpora(
             tokenize(self.train_text, tokenizer), tokenize(self.validation_text, tokenizer)
         )
         self.tokens = count_tokens(reference(base).config, self.corpora.train)
         self.base = base
+        self.stop = stop
         self.directory = directory
         self.rows = [
             row._replace(config=with_tokens(row.config, self.corpora.train, self.tokens))
@@ -113,7 +114,7 @@ class TableTrainer:
           ConfigError: the row's folder holds a run with another configuration.
         """
         folder = self.directory / row.name.replace(":", "-")
-        workdir.claim(folder, row.config)
+        workdir.check_claim(folder, row.config)
         path = folder / "result.json"
         return json.loads(path.read_text()) if path.exists() else None
 
@@ -121,7 +122,7 @@ class TableTrainer:
         """Trains, evaluates and times a row."""
         folder = self.directory / row.name.replace(":", "-")
         line = ProgressLine(prefix=f"{title} | ")
-        model, evaluation = train(row.config, folder, self.corpora, line=line)
+        model, evaluation = train(row.config, folder, self.corpora, line=line, stop=self.stop)
         line.show("timing its step in turn with the reference's")
         result = {
             "row": row.name,
@@ -132,7 +133,7 @@ class TableTrainer:
             "window": row.config.model.window,
             "steps": row.config.training.num_steps,
             "step_time": self.time_step(row),
-            **evaluation.figures(),
+            **evaluation.metrics(),
             "paper": row_figures(row.paper)._asdict(),
         }
         write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
@@ -182,15 +183,22 @@ class TableTrainer:
         )
 
 
-def train_table(base: ExperimentConfig, folder: Path) -> None:
+def train_table(base: ExperimentConfig, folder: Path, stop: StopRequest) -> None:
     """Trains the rows that have no result yet, prints the table and writes its files to `folder`.
 
+    Args:
+      base: the configuration of the recurrent rows.
+      folder: of all results.
+      stop: is asked to stop.
+
     Raises:
-      ConfigError: a row's folder holds a run with another configuration.
+      ConfigError: the folder cannot be used, or a row's holds a run with another configuration.
+      WorkdirInUse: another process is training there.
     """
-    trainer = TableTrainer(base, folder)
-    print(trainer.describe() + "\n", flush=True)
-    table = trainer.table(trainer.run())
-    print("\n" + table.text())
-    for path in table.write(folder):
-        print(f"written to {path}")
+    with workdir.locked(folder):
+        trainer = TableTrainer(base, folder, stop)
+        print(trainer.describe() + "\n", flush=True)
+        table = trainer.table(trainer.run())
+        print("\n" + table.text())
+        for path in table.write(folder):
+            print(f"written to {path}")

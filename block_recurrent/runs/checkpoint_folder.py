@@ -1,197 +1,202 @@
-"""One checkpoint on disk: a folder of arrays and JSON, written whole, and checked when read.
+"""One checkpoint on disk: a folder of three files, whose every byte is checked when it is read.
 
-parameters/  training/    arrays, written by Orbax
-progress.json             the data's position and the like
-arrays.json               XXH3, shape and dtype of every array
-files.json                size and XXH3 of every file above
+parameters.safetensors    the parameters by path
+training.safetensors      the optimizer's and the carried state, and the step
+checkpoint.json           dtype, shape and XXH3 of every array; the data's position and the like;
+                          and its own digest
+
+Nothing in them depends on the devices that the arrays were on.
 """
 
-import contextlib
-import json
-import os
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import errno
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from block_recurrent.model.language_model import LanguageModel
 from block_recurrent.model.parameters import named_parameters, replace_parameters
-from block_recurrent.runs.array_files import load_arrays, save_arrays
-from block_recurrent.runs.digests import (
-    CheckpointError,
-    Damaged,
-    array_digests,
-    check_files,
-    reason,
-    write_file_digests,
-)
-from block_recurrent.system.files import flush_to_disk
+from block_recurrent.runs.array_file import Entry, read_arrays, write_arrays
+from block_recurrent.runs.errors import CheckpointError, Damaged
+from block_recurrent.system.digests import seal, unseal
+from block_recurrent.system.files import reason
 from block_recurrent.training.step import TrainState
 
-T = TypeVar("T")
-PARAMETERS, TRAINING = "parameters", "training"
-ARRAYS, PROGRESS = "arrays.json", "progress.json"
+FORMAT = 1
+CONTENTS = "checkpoint.json"
+PARAMETERS, TRAINING = "parameters.safetensors", "training.safetensors"
+# What is not so much unreadable as not there, or on a disk that has lost it.
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO}
 
 
-def parts_of(state: TrainState) -> dict[str, Any]:
-    """The arrays of a state that are saved, as trees, by the name of the part."""
-    # Orbax refuses arrays without elements: the recurrent state of a model that has none.
-    carried = {
-        name: part
-        for name, part in state.carried._asdict().items()
-        if all(array.size for array in jax.tree.leaves(part))
-    }
-    training = {"optimizer": state.optimizer, "carried": carried, "step": state.step}
+class Contents(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+      files: by name, the arrays in each by name.
+      progress: JSON values.
+    """
+
+    files: dict[str, dict[str, Entry]]
+    progress: dict[str, Any]
+
+
+def arrays_of(state: TrainState) -> dict[str, dict[str, Any]]:
+    """The arrays of a state by name, in the files that they are saved to."""
+    leaves = jax.tree_util.tree_leaves_with_path(_rest_of(state))
+    training = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
     return {PARAMETERS: named_parameters(state.model), TRAINING: training}
 
 
+def _rest_of(state: TrainState) -> dict[str, Any]:
+    return {"optimizer": state.optimizer, "carried": state.carried, "step": state.step}
+
+
 def write_folder(
-    folder: Path, name: str, parts: Mapping[str, Any], progress: Mapping[str, Any]
+    folder: Path,
+    name: str,
+    arrays: Mapping[str, Mapping[str, np.ndarray]],
+    progress: Mapping[str, Any],
 ) -> None:
-    """Writes a checkpoint, and returns when it is on the disk.
+    """Writes the files of a checkpoint.
 
     Args:
-      folder: does not exist yet.
+      folder: an empty one.
       name: that the folder is to have.
-      parts: trees of NumPy arrays, by name.
+      arrays: by file and name, see `arrays_of`.
       progress: JSON values.
-    """
-    folder.mkdir()
-    for part, tree in parts.items():
-        save_arrays(folder / part, tree)
-    digests = {part: array_digests(tree) for part, tree in parts.items()}
-    (folder / ARRAYS).write_text(json.dumps(digests))
-    (folder / PROGRESS).write_text(json.dumps(progress))
-    write_file_digests(folder, name)
-    for path in [folder, *folder.rglob("*")]:
-        flush_to_disk(path)
-
-
-def remove(path: Path) -> None:
-    """Removes a file or a folder, as far as it can be."""
-    # What is left of a save that failed may still be writing.
-    for _ in range(10):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                path.unlink()
-        if not os.path.lexists(path):
-            return
-        time.sleep(0.1)
-
-
-class Reading:
-    """A checkpoint being read: what has been read is checked while the rest follows.
-
-    Attributes:
-      folder: of the checkpoint, the small files of which are as they were written.
-    """
-
-    def __init__(self, folder: Path, pool: ThreadPoolExecutor):
-        check_files(folder, large=False)
-        self.folder = folder
-        self._pool = pool
-        self._checks = [pool.submit(check_files, folder, large=True)]
-
-    def state(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state, in the structure of `like`, and the progress; errors as of `part`.
-
-        `like` may hold `jax.ShapeDtypeStruct`s in place of arrays.
-        """
-        parts = {name: self.part(name, part) for name, part in parts_of(like).items()}
-        training = parts[TRAINING]
-        model = replace_parameters(like.model, parts[PARAMETERS])
-        carried = jax.tree.map(_without_elements, like.carried._replace(**training["carried"]))
-        restored = TrainState(model, training["optimizer"], carried, training["step"])
-        return restored, json.loads((self.folder / PROGRESS).read_bytes())
-
-    def model(self, like: LanguageModel) -> LanguageModel:
-        """`like` with the parameters; errors as of `part`."""
-        return replace_parameters(like, self.part(PARAMETERS, named_parameters(like)))
-
-    def part(self, name: str, like: Any = None) -> Any:
-        """The arrays of a part, which `finish` will have checked.
-
-        Args:
-          name: of the part.
-          like: as of `load_arrays`.
-
-        Raises:
-          CheckpointError: they are of another model, or cannot be read.
-        """
-        written = json.loads((self.folder / ARRAYS).read_bytes())[name]
-        if like is not None:
-            _check_fit(self.folder, written, like)
-        with _named(self.folder / name):
-            restored = load_arrays(self.folder / name, like)
-        self._checks.append(self._pool.submit(_check_arrays, self.folder / name, restored, written))
-        return restored
-
-    def finish(self) -> None:
-        """Waits for all checks.
-
-        Raises:
-          Damaged: a file or an array is not as it was written; the message names it.
-        """
-        for check in self._checks:
-            check.result()
-
-
-def read_checked(folder: Path, read: Callable[[Reading], T]) -> T:
-    """What `read` makes of a checkpoint, if that is as it was written.
 
     Raises:
-      Damaged: a file or an array is not as it was written; the message names it.
-      CheckpointError: it is of another model.
+      OSError: they cannot be written.
     """
-    with ThreadPoolExecutor(2) as pool:
-        reading = Reading(folder, pool)
-        try:
-            result = read(reading)
-        except Exception:
-            reading.finish()  # damage, where there is any, explains the error
-            raise
-        reading.finish()
-    return result
+    files = {file: write_arrays(folder / file, named) for file, named in arrays.items()}
+    contents = {"format": FORMAT, "name": name, "files": files, "progress": progress}
+    (folder / CONTENTS).write_text(seal(contents), encoding="utf-8")
 
 
-@contextlib.contextmanager
-def _named(folder: Path) -> Iterator[None]:
-    """Within the context, an error of Orbax names the folder; want of memory is left as it is."""
+def read_state(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """The state in a checkpoint, in the structure and on the devices of `like`, and the progress.
+
+    Args:
+      folder: of the checkpoint.
+      like: arrays or `jax.ShapeDtypeStruct`s; the first device where these have no sharding.
+
+    Raises:
+      Damaged: the checkpoint is not as it was written; the message names the file or array.
+      CheckpointError: it is of another model, or cannot be read at present.
+    """
+    contents, wanted = read_contents(folder), arrays_of(like)
+    found = _read(folder, contents, wanted)
+    structure = jax.tree.structure(_rest_of(like))
+    rest = jax.tree.unflatten(structure, [found[TRAINING][name] for name in wanted[TRAINING]])
+    model = replace_parameters(like.model, found[PARAMETERS])
+    return TrainState(model, rest["optimizer"], rest["carried"], rest["step"]), contents.progress
+
+
+def read_model(folder: Path, like: LanguageModel) -> LanguageModel:
+    """`like` with the parameters in a checkpoint; arguments and errors are those of `read_state`.
+
+    The rest of the checkpoint is checked as well.
+    """
+    found = _read(folder, read_contents(folder), {PARAMETERS: named_parameters(like)})
+    return replace_parameters(like, found[PARAMETERS])
+
+
+def read_parameters_of(folder: Path) -> dict[str, np.ndarray]:
+    """The parameters in a checkpoint by path, as NumPy arrays; errors are those of `read_state`."""
+    contents = read_contents(folder)
     try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError):
-        raise
-    except Exception as error:
-        raise CheckpointError(f"{folder} cannot be read ({reason(error)})") from error
+        check_arrays(folder, contents, TRAINING)
+        return dict(read_arrays(folder / PARAMETERS, contents.files[PARAMETERS]))
+    except OSError as error:
+        raise _unreadable(error, folder) from error
 
 
-def _without_elements(array: Any) -> Any:
-    """An array, made here if it has no elements, for these are not saved."""
-    return array if array.size else jnp.zeros(array.shape, array.dtype, device=array.sharding)
+def check_folder(folder: Path) -> None:
+    """Reads a checkpoint and keeps nothing; errors are those of `read_state`."""
+    _read(folder, read_contents(folder), {})
 
 
-def _check_arrays(folder: Path, restored: Any, written: Mapping[str, list[Any]]) -> None:
-    for path, digest in array_digests(restored).items():
-        if digest != written[path]:
-            raise Damaged(f"array {path} in {folder} is not the one that was written")
+def read_contents(folder: Path) -> Contents:
+    """What a checkpoint holds, if its files have the names that they were given.
+
+    Raises:
+      Damaged: a name is missing, or should not be there, or the list of contents is damaged.
+      CheckpointError: it is of another format, or cannot be read at present.
+    """
+    path = folder / CONTENTS
+    try:
+        sealed = unseal(path.read_bytes())
+        name, written = sealed["name"], sealed["format"]
+        found = {file.name for file in folder.iterdir()} - {CONTENTS}
+    except OSError as error:
+        raise _unreadable(error, path) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise Damaged(f"{path} cannot be read ({reason(error)})") from error
+    if written != FORMAT:
+        raise CheckpointError(
+            f"{path} is of format {written}, this version reads and writes {FORMAT}: use the "
+            "version that wrote it"
+        )
+    if name != folder.name:
+        raise Damaged(f"{path} is of checkpoint {name}")
+    for other in sorted(found ^ set(sealed["files"])):
+        what = "does not belong there" if other in found else "is missing"
+        raise Damaged(f"{folder / other} {what}")
+    files = {
+        file: {name: Entry(*entry) for name, entry in entries.items()}
+        for file, entries in sealed["files"].items()
+    }
+    return Contents(files, sealed["progress"])
 
 
-def _check_fit(folder: Path, written: Mapping[str, list[Any]], like: Any) -> None:
-    leaves = jax.tree_util.tree_leaves_with_path(like)
-    wanted = {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
-    saved = {path: f"{dtype}{shape}" for path, (_, shape, dtype) in written.items()}
+def _read(
+    folder: Path, contents: Contents, wanted: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, jax.Array]]:
+    """The arrays of the files in `wanted`, where its arrays are; the other files are checked."""
+    for file, like in wanted.items():
+        _check_fit(folder / file, contents.files[file], like)
+    try:
+        for file in contents.files.keys() - wanted.keys():
+            check_arrays(folder, contents, file)
+        return {
+            file: {
+                name: _place(array, like[name])
+                for name, array in read_arrays(folder / file, contents.files[file])
+            }
+            for file, like in wanted.items()
+        }
+    except OSError as error:
+        raise _unreadable(error, folder) from error
+
+
+def check_arrays(folder: Path, contents: Contents, file: str) -> None:
+    """Reads a file of a checkpoint and keeps nothing; errors are those of `read_arrays`."""
+    for _ in read_arrays(folder / file, contents.files[file]):
+        pass
+
+
+def _place(values: np.ndarray, like: Any) -> jax.Array:
+    """An array on devices; each process, if there are several, places its own part."""
+    sharding = like.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+
+def _check_fit(path: Path, written: Mapping[str, Entry], like: Mapping[str, Any]) -> None:
+    wanted = {name: f"{array.dtype}{list(array.shape)}" for name, array in like.items()}
+    saved = {name: f"{entry.dtype}{entry.shape}" for name, entry in written.items()}
     problems = [
-        f"{path}: {saved.get(path, 'nothing')} in the checkpoint, "
-        f"{wanted.get(path, 'nothing')} in the model"
-        for path in sorted({*saved, *wanted})
-        if saved.get(path) != wanted.get(path)
+        f"{name}: {saved.get(name, 'nothing')} in the checkpoint, "
+        f"{wanted.get(name, 'nothing')} in the model"
+        for name in sorted({*saved, *wanted})
+        if saved.get(name) != wanted.get(name)
     ]
     if problems:
-        raise CheckpointError("\n  ".join([f"{folder} is of another model:", *problems]))
+        raise CheckpointError("\n  ".join([f"{path} is of another model:", *problems]))
+
+
+def _unreadable(error: OSError, path: Path) -> CheckpointError:
+    sentence = f"{error.filename or path} cannot be read ({reason(error)})"
+    return Damaged(sentence) if error.errno in GONE else CheckpointError(sentence)

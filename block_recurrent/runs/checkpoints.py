@@ -1,8 +1,8 @@
 """Checkpoints: parameters, optimizer, carried state, data position, as they were or not at all.
 
-A checkpoint is a folder named after its step, see `checkpoint_folder`. It is written under another
-name, in the background, and renamed when it is whole and on disk. Restoring checks every file and
-every array; what is damaged is left aside, and the newest whole checkpoint is taken.
+A checkpoint is a folder named after its step, see `checkpoint_folder`. It is written in the
+background, under another name until it is whole and on the disk. Restoring checks every byte; what
+is damaged is left aside, and the newest whole checkpoint is taken.
 """
 
 import contextlib
@@ -20,23 +20,19 @@ import numpy as np
 
 from block_recurrent.model.language_model import LanguageModel
 from block_recurrent.runs.checkpoint_folder import (
-    PARAMETERS,
-    Reading,
-    parts_of,
-    read_checked,
-    remove,
+    arrays_of,
+    read_model,
+    read_parameters_of,
+    read_state,
     write_folder,
 )
-from block_recurrent.runs.digests import CheckpointError, Damaged, reason, seal, unseal
-from block_recurrent.system.files import PARTIAL, flush_to_disk, write_whole
+from block_recurrent.runs.errors import CheckpointError, Damaged, SaveFailed
+from block_recurrent.system.digests import seal, unseal
+from block_recurrent.system.files import PARTIAL, reason, remove, whole_folder, write_whole
 from block_recurrent.training.step import TrainState
 
 T = TypeVar("T")
 SAVING, REMOVING, DAMAGED, BEST = ".saving-", ".removing-", "damaged-", "best.json"
-
-
-class SaveFailed(OSError):
-    """A checkpoint could not be written; those before it are as they were."""
 
 
 class Checkpoints:
@@ -47,8 +43,6 @@ class Checkpoints:
       keep: how many of the newest checkpoints stay; the best one stays besides.
       warn: takes a sentence about a checkpoint that is damaged or gone, or could not be written.
 
-    Attributes:
-      failures: of the saves since the last that succeeded.
     """
 
     def __init__(
@@ -64,7 +58,7 @@ class Checkpoints:
         self._worker = ThreadPoolExecutor(1, "checkpoints")
         self._saving: Future[None] | None = None
         self._newest: int | None = None
-        self.failures: list[SaveFailed] = []
+        self._failures: list[SaveFailed] = []  # since a save succeeded or `wait` raised one
         self._damaged: list[int] = []
 
     def steps(self) -> list[int]:
@@ -77,6 +71,11 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """The newest checkpoint's step, or None."""
         return max(self.steps(), default=None)
+
+    def describe_newest(self, name: str) -> str:
+        """Which step's the newest checkpoint is, in words that call it `name`."""
+        step = self.latest_step()
+        return f"there is no {name}" if step is None else f"the {name} is that of step {step:,}"
 
     def best_step(self) -> int | None:
         """The step of the checkpoint with the lowest validation loss, or None."""
@@ -106,26 +105,35 @@ class Checkpoints:
         return math.inf
 
     def save(
-        self, state: TrainState, progress: Mapping[str, Any], *, loss: float | None = None
+        self,
+        state: TrainState,
+        progress: Mapping[str, Any],
+        *,
+        loss: float | None = None,
+        patience: float = 0,
     ) -> None:
-        """Writes a checkpoint in the background; `wait` returns when it is on disk.
+        """Writes a checkpoint in the background, when the one before is written.
 
         Args:
           state: copied before this returns.
           progress: JSON values.
           loss: validation loss at this step; the checkpoint with the lowest is kept.
+          patience: how many saves in a row may have failed before, each of them a warning.
 
         Raises:
-          SaveFailed: the save before this one failed. Nothing is written by this call.
+          SaveFailed: more have failed, among them the last. Nothing is written by this call.
         """
-        self.wait()
+        self.settle()
+        if len(self._failures) > patience:
+            failures, self._failures = self._failures, []
+            raise failures[-1]
         step = int(state.step)
         self._set_damaged_aside()
         self._look_for_newest()
         if step in self.steps():
             self._submit(self._finish, step, loss)
             return
-        copies = jax.tree.map(lambda array: np.array(array, copy=True), parts_of(state))
+        copies = jax.tree.map(lambda array: np.array(array, copy=True), arrays_of(state))
         self._submit(self._write, step, copies, dict(progress), loss)
 
     def _submit(self, save: Callable[..., None], *arguments: Any) -> None:
@@ -133,9 +141,9 @@ class Checkpoints:
             try:
                 save(*arguments)
             except SaveFailed as error:
-                self.failures.append(error)
+                self._failures.append(error)
                 raise
-            self.failures = []
+            self._failures = []
 
         self._saving = self._worker.submit(attempt)
 
@@ -145,40 +153,45 @@ class Checkpoints:
             self._newest = None
 
     def wait(self) -> None:
-        """Waits for the save in progress, if there is one.
+        """Waits until the save in progress, if there is one, is on the disk.
 
         Raises:
           SaveFailed: it failed.
         """
         saving, self._saving = self._saving, None
-        if saving is not None:
-            saving.result()
+        try:
+            if saving is not None:
+                saving.result()
+        except SaveFailed:
+            self._failures = []
+            raise
 
     def settle(self) -> None:
-        """Waits for the save in progress; that it has failed is a warning here."""
+        """Waits for the save in progress; that it has failed is a warning here, and counts."""
+        saving, self._saving = self._saving, None
         try:
-            self.wait()
+            if saving is not None:
+                saving.result()
         except SaveFailed as error:
             self._warn(str(error))
 
     def close(self) -> None:
-        """Waits for the save in progress and ends the thread; errors as of `wait`."""
+        """Waits for the save in progress and ends the thread. Raises: what `wait` raises."""
         try:
             self.wait()
         finally:
             self._worker.shutdown()
 
     def _write(
-        self, step: int, parts: dict[str, Any], progress: dict[str, Any], loss: float | None
+        self, step: int, arrays: dict[str, Any], progress: dict[str, Any], loss: float | None
     ) -> None:
-        saving = self.directory / f"{SAVING}{step}"
+        folder, saving = self.directory / str(step), self.directory / f"{SAVING}{step}"
         try:
             self.directory.mkdir(exist_ok=True)
             self._remove_leftovers()
-            write_folder(saving, str(step), parts, progress)
-            saving.rename(self.directory / str(step))
-        except Exception as error:  # of Orbax and what is below it, of any kind
-            remove(saving)
+            with whole_folder(folder, saving):
+                write_folder(saving, folder.name, arrays, progress)
+        except Exception as error:  # of any kind, for nobody would see it in this thread
             kept = self.latest_step()
             newest = "there is none yet" if kept is None else f"the newest is that of step {kept:,}"
             raise SaveFailed(
@@ -191,7 +204,6 @@ class Checkpoints:
     def _finish(self, step: int, loss: float | None) -> None:
         """Notes the best checkpoint, and removes all but it and the newest."""
         try:
-            flush_to_disk(self.directory)
             try:
                 if loss is not None and loss < self._lowest_loss():
                     write_whole(self.directory / BEST, seal([step, loss]))
@@ -225,7 +237,7 @@ class Checkpoints:
         Raises:
           CheckpointError: there is none, or it is of another model.
         """
-        self._newest, restored = self._newest_whole(lambda reading: reading.state(state))
+        self._newest, restored = self._newest_whole(lambda folder: read_state(folder, state))
         return restored
 
     def restore_parameters(
@@ -240,10 +252,18 @@ class Checkpoints:
         Raises:
           CheckpointError: there is none, it is damaged, or it is of another model.
         """
-        return self.read(lambda reading: reading.model(model), step)
+        return self.read(lambda folder: read_model(folder, model), step)
 
-    def read(self, read: Callable[[Reading], T], step: int | None = None) -> tuple[int, T]:
-        """A checkpoint's step, and what `read` makes of it; arguments and errors as above."""
+    def read(self, read: Callable[[Path], T], step: int | None = None) -> tuple[int, T]:
+        """A checkpoint's step, and what `read` makes of its folder.
+
+        Args:
+          read: a function of `checkpoint_folder`.
+          step: of the checkpoint; the newest whole one unless given.
+
+        Raises:
+          CheckpointError: there is none, it is damaged, or `read` raises it.
+        """
         if step is None:
             return self._newest_whole(read)
         if step not in self.steps():
@@ -251,7 +271,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"there is no checkpoint {step} in {self.directory}: found {found}"
             )
-        return step, read_checked(self.directory / str(step), read)
+        return step, read(self.directory / str(step))
 
     def tidy(self) -> None:
         """Renames the damaged checkpoints that `restore` found, and removes what is half-written.
@@ -277,13 +297,13 @@ class Checkpoints:
         names = (f"{SAVING}*", f"{REMOVING}*", f"{BEST}{PARTIAL}")
         return sorted(path for name in names for path in self.directory.glob(name))
 
-    def _newest_whole(self, read: Callable[[Reading], T]) -> tuple[int, T]:
+    def _newest_whole(self, read: Callable[[Path], T]) -> tuple[int, T]:
         """The newest whole checkpoint's step, and what `read` makes of it."""
         damaged: dict[int, Damaged] = {}
         while left := [step for step in self.steps() if step not in damaged]:
             folder = self.directory / str(left[-1])
             try:
-                result = read_checked(folder, read)
+                result = read(folder)
             except Damaged as error:
                 if folder.is_dir():  # else another process has removed it meanwhile
                     damaged[left[-1]] = error
@@ -320,4 +340,4 @@ def read_parameters(
       CheckpointError: there is no such checkpoint, or it is damaged.
     """
     store = Checkpoints(directory, warn=lambda sentence: warnings.warn(sentence, stacklevel=2))
-    return store.read(lambda reading: reading.part(PARAMETERS), step)[1]
+    return store.read(read_parameters_of, step)[1]

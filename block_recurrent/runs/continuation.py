@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.data import Tokenizer
+from block_recurrent.data import Tokenizer, make_tokenizer
 from block_recurrent.model.generation import generate
-from block_recurrent.runs.workdir import NEWEST, restore_model
-from block_recurrent.training.build import make_run_tokenizer
+from block_recurrent.runs.trained_model import NEWEST, restore_model
 
 # Tokens before a piece of text that may decide how it is written: the space before a word.
 CONTEXT = 8
@@ -79,7 +78,7 @@ def continue_text(
       DataError: the vocabulary cannot be used.
     """
     _, model = restore_model(workdir, config, checkpoint)
-    tokenizer = make_run_tokenizer(config)
+    tokenizer = make_tokenizer(config.data)
     tokens = read_prompt(prompt, tokenizer)
     stream = Stream(tokenizer, tokens)
     new_tokens = generate(

@@ -1,4 +1,4 @@
-"""Where figures go: JSON lines in the work directory, and TensorBoard if it is installed."""
+"""Where metrics go: JSON lines in the work directory, and TensorBoard if it is installed."""
 
 import contextlib
 import json
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from block_recurrent.runs.digests import CheckpointError, reason
-from block_recurrent.system.files import flush_to_disk, write_whole
+from block_recurrent.runs.errors import CheckpointError
+from block_recurrent.system.files import flush_to_disk, reason, write_whole
 
 METRICS = "metrics.jsonl"  # in the work directory
 FLUSH_SECONDS = 30
@@ -31,13 +31,13 @@ class MetricsFile:
         write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._last = kept[-1] if kept else None
 
-    def figure(self, step: int, name: str) -> float | None:
-        """A figure in the last line, or None if that is of another step or does not have it."""
+    def metric(self, step: int, name: str) -> float | None:
+        """A metric in the last line, or None if that is of another step or does not have it."""
         return self._last.get(name) if self._last and self._last["step"] == step else None
 
-    def write(self, step: int, figures: Mapping[str, Any]) -> None:
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Appends a line, unless it is the last one again; a whole one or, with an error, none."""
-        line = {"step": step, **figures}
+        line = {"step": step, **metrics}
         if line != self._last:
             self._append(json.dumps(line) + "\n")
         self._last = line
@@ -74,17 +74,17 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
-        figures = json.loads(line)
-        figures["step"]
+        metrics = json.loads(line)
+        metrics["step"]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{where} is damaged ({error}): remove that line") from error
-    return figures
+    return metrics
 
 
 class TensorBoard:
     """TensorBoard event files through tensorboardX; does nothing where that is not installed.
 
-    Nor does it after a failure: the figures are in the metrics file as well.
+    Nor does it after a failure: the metrics are in the metrics file as well.
 
     Args:
       directory: of the event files.
@@ -115,11 +115,11 @@ class TensorBoard:
                 self._add(file_version="brain.Event:2")
                 self._add(step=step + 1, session_log={"status": self._protocol.SessionLog.START})
 
-    def write(self, step: int, figures: Mapping[str, Any]) -> None:
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes each number under its name."""
         if self._writer is not None:
             with self._giving_up():
-                for name, value in figures.items():
+                for name, value in metrics.items():
                     self._add(step=step, summary=self._scalar(name, value))
             if time.monotonic() - self._flushed > FLUSH_SECONDS:
                 self.flush()
@@ -130,7 +130,7 @@ class TensorBoard:
         self._writer.write(message.SerializeToString())
 
     def flush(self) -> None:
-        """Returns when all figures are on the disk."""
+        """Returns when all metrics are on the disk."""
         self._flushed = time.monotonic()
         if self._writer is not None:
             with self._giving_up():

@@ -1,12 +1,17 @@
-"""Whether a run may begin or go on in a work directory."""
+"""Whether a run may begin or go on in a work directory, and how it does."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import DataError
-from block_recurrent.runs.checkpoints import SAVING, CheckpointError, Checkpoints
-from block_recurrent.runs.metrics import METRICS
+from block_recurrent.runs.checkpoints import SAVING, Checkpoints
+from block_recurrent.runs.errors import CheckpointError
+from block_recurrent.runs.launches import record_launch
+from block_recurrent.runs.metrics import METRICS, read_metrics
+from block_recurrent.runs.workdir import CHECKPOINTS, write_config
+from block_recurrent.training.trainer import Trainer
 
 FIRST = f"{SAVING}0"  # what a run leaves that was killed before its first checkpoint was whole
 WHAT = {
@@ -19,7 +24,50 @@ WHAT = {
 }
 
 
-def check_unused(workdir: Path, checkpoints: Checkpoints) -> None:
+def begin_or_continue(
+    trainer: Trainer,
+    checkpoints: Checkpoints,
+    workdir: Path,
+    config: ExperimentConfig,
+    progress: Callable[[], Mapping[str, Any]],
+) -> bool:
+    """Continues from the newest whole checkpoint; a new run begins with one.
+
+    No file is changed before it is known that the run can.
+
+    Args:
+      trainer: has a state afterwards.
+      checkpoints: of the run.
+      workdir: of the run.
+      config: of the run; written to `workdir`.
+      progress: what a checkpoint holds of the trainer as it is.
+
+    Returns:
+      Whether the run continues.
+
+    Raises:
+      CheckpointError: there is something, but nothing to continue from.
+      DataError: the documents are not those the run began with.
+    """
+    continues = bool(checkpoints.steps())
+    if continues:
+        state, saved = checkpoints.restore(trainer.abstract_state())
+        check_same_data(workdir, saved, progress())
+        trainer.restore(state, saved)
+        read_metrics(workdir / METRICS)  # whether they are damaged
+    else:
+        trainer.begin()
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_config(workdir, config)
+    record_launch(workdir)
+    if continues:
+        checkpoints.tidy()
+    else:
+        checkpoints.save(trainer.state, progress())
+    return continues
+
+
+def check_unused(workdir: Path) -> None:
     """Sees to it that a run without checkpoints is a new one, and not one that lost them.
 
     Fast, so that it can be called before anything is read or built.
@@ -27,9 +75,9 @@ def check_unused(workdir: Path, checkpoints: Checkpoints) -> None:
     Raises:
       CheckpointError: there are signs of an earlier run; they are named.
     """
-    if checkpoints.steps():
+    folder = workdir / CHECKPOINTS
+    if Checkpoints(folder).steps():
         return
-    folder = checkpoints.directory
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     signs = [str(folder / name) for name in sorted(found - {FIRST})]
     signs += [f"{folder}, a file"] if folder.exists() and not folder.is_dir() else []

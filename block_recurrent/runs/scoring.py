@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.runs.workdir import NEWEST, other_settings, restore_model
+from block_recurrent.data.loading import load_split
+from block_recurrent.runs.trained_model import NEWEST, restore_model
+from block_recurrent.runs.workdir import other_settings
 from block_recurrent.system.files import write_whole
 from block_recurrent.system.progress import ProgressLine
-from block_recurrent.training.build import evaluate_run, load_split
+from block_recurrent.training.evaluation import evaluate
 
 
 def evaluation_file(workdir: Path, split: str) -> Path:
@@ -49,11 +51,16 @@ def score(
         others.append(f"checkpoint: {checkpoint}")
     line = ProgressLine()
     step, model = restore_model(workdir, config, checkpoint)
-    corpus = load_split(config, split, line)
+    corpus = load_split(config.data, split, line.show)
     print(corpus.summary(), flush=True)
-    figures = evaluate_run(config, model, corpus, line).figures()
+    metrics = evaluate(
+        config,
+        model,
+        corpus,
+        lambda share: line.show(f"evaluating {corpus.origin}: {share:.0%}"),
+    ).metrics()
     line.end()
-    for name, value in figures.items():
+    for name, value in metrics.items():
         print(f"{name:>16} {value:,.6g}" if isinstance(value, float) else f"{name:>16} {value:,}")
     result = {
         "step": step,
@@ -61,7 +68,7 @@ def score(
         "corpus": config.data.corpus_name,
         "origin": corpus.origin,
         "documents": len(corpus),
-        **figures,
+        **metrics,
     }
     if output or not others:
         _write(output or evaluation_file(workdir, split), result)

@@ -1,28 +1,19 @@
-"""What the programs know of a work directory: its configuration, launches and parameters."""
+"""Whose a work directory is: one process's at a time, and one configuration's for ever."""
 
+import contextlib
 import dataclasses
-import importlib.metadata
-import json
-import platform
-import shlex
-import subprocess
-import sys
-import time
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
-import jax
-
-from block_recurrent import LanguageModel
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.gin_files import ConfigError, load, to_gin
-from block_recurrent.runs.checkpoints import CheckpointError, Checkpoints
-from block_recurrent.system.files import PARTIAL, write_whole
-from block_recurrent.training.build import abstract_model
+from block_recurrent.runs.errors import WorkdirInUse
+from block_recurrent.system.files import PARTIAL, reason, write_whole
+from block_recurrent.system.lock import hold
 
-CONFIG = "config.gin"
-LAUNCHES = "launches.jsonl"
-NEWEST, BEST = "newest", "best"  # checkpoints
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "block_recurrent")
+CONFIG, LOCK, CHECKPOINTS = "config.gin", "lock", "checkpoints"
 # When a run is continued, its length and rhythm may change, and its files may have moved: what is
 # in them is compared with what the run began with.
 MAY_CHANGE = ("training.", "data.path", "data.cache_path", "data.vocab_path", "data.name")
@@ -34,11 +25,53 @@ NOT_IN_FIGURES = (
 )
 
 
-def claim(workdir: Path, config: ExperimentConfig) -> None:
-    """Writes the resolved configuration; errors as of `check_claim`."""
-    check_claim(workdir, config)
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_whole(workdir / CONFIG, to_gin(config))
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Holds the file `lock` in a work directory, which says meanwhile which process does.
+
+    The system frees it when the process ends, however it does. What had to be made for it is
+    removed in the end, as far as nothing else was put there: a refused run leaves no trace.
+
+    Raises:
+      ConfigError: there can be no such directory.
+      WorkdirInUse: another process holds it.
+    """
+    places = (workdir / LOCK, workdir, *workdir.parents)
+    made = [path for path in places if not os.path.lexists(path)]
+    with _hold_lock(workdir) as file:
+        try:
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
+            file.flush()
+            yield
+        finally:
+            _let_go(file, made)
+
+
+def _hold_lock(workdir: Path) -> BinaryIO:
+    lock = workdir / LOCK
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        return hold(lock)
+    except BlockingIOError as error:
+        owner = lock.read_text().strip() or "unknown"
+        raise WorkdirInUse(
+            f"another process ({owner}) is training in {workdir}: wait for it, stop it, or "
+            "choose another --workdir"
+        ) from error
+    except OSError as error:
+        problem = "it is a file" if workdir.is_file() else f"it cannot be made ({reason(error)})"
+        raise ConfigError(
+            f"{workdir} cannot be a work directory, for {problem}; choose another --workdir"
+        ) from error
+
+
+def _let_go(file: BinaryIO, made: Sequence[Path]) -> None:
+    """Removes what was made, the inner before the outer, up to the first that is not empty."""
+    with contextlib.suppress(OSError):
+        file.truncate(0)
+        for path in made:
+            path.unlink() if path.name == LOCK else path.rmdir()
 
 
 def check_claim(workdir: Path, config: ExperimentConfig) -> None:
@@ -62,6 +95,11 @@ def check_claim(workdir: Path, config: ExperimentConfig) -> None:
                 f"{workdir} holds a run with another configuration; choose another --workdir or "
                 f"undo the change:\n  {listed}"
             )
+
+
+def write_config(workdir: Path, config: ExperimentConfig) -> None:
+    """Writes the resolved configuration, once `check_claim` has found nothing against it."""
+    write_whole(workdir / CONFIG, to_gin(config))
 
 
 def _read(path: Path) -> ExperimentConfig:
@@ -112,41 +150,8 @@ def _differences(
 def _foreign(workdir: Path) -> list[str]:
     if not workdir.is_dir():
         return ["it is a file"]
-    ours = {"lock", CONFIG + PARTIAL}
+    ours = {LOCK, CONFIG + PARTIAL}
     return sorted(path.name for path in workdir.iterdir() if path.name not in ours)
-
-
-def record_launch(workdir: Path) -> None:
-    """Appends to `launches.jsonl` what is running: command, versions, commit and devices."""
-    launch = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": shlex.join(sys.argv),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "commit": _commit(),
-        "devices": [device.device_kind for device in jax.devices()],
-        "host": {"system": platform.platform(), "name": platform.node()},
-    }
-    with (workdir / LAUNCHES).open("a") as file:
-        file.write(json.dumps(launch) + "\n")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of the program's own repository, marked where files differ from it."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    command += ["--abbrev=40", "--exclude=*"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None
 
 
 def holds_run(workdir: Path) -> bool:
@@ -163,29 +168,3 @@ def config_file(workdir: str | Path) -> Path:
     if not holds_run(Path(workdir)):
         raise ConfigError(f"{workdir} holds no run: there is no {CONFIG} in it")
     return Path(workdir) / CONFIG
-
-
-def restore_model(
-    workdir: str | Path, config: ExperimentConfig, which: str | int = NEWEST
-) -> tuple[int, LanguageModel]:
-    """A checkpoint's step, and the model with its parameters.
-
-    Args:
-      workdir: of the run.
-      config: of the run.
-      which: `NEWEST`, the newest whole one, `BEST`, or a step.
-
-    Raises:
-      CheckpointError: there is no such checkpoint, or it does not fit the configuration.
-    """
-    checkpoints = Checkpoints(Path(workdir) / "checkpoints", warn=_warn)
-    step = checkpoints.best_step() if which == BEST else which
-    if step is None:
-        raise CheckpointError(f"there is no best checkpoint in {workdir} yet, or it is not known")
-    return checkpoints.restore_parameters(
-        abstract_model(config.model), None if step == NEWEST else int(step)
-    )
-
-
-def _warn(sentence: str) -> None:
-    print(f"WARNING: {sentence}", file=sys.stderr)

@@ -1,41 +1,30 @@
-"""One process at a time in a work directory."""
+"""A file that one process at a time holds."""
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
-class WorkdirInUse(RuntimeError):
-    """Another process is training in the work directory."""
+def hold(path: Path) -> BinaryIO:
+    """Opens a file to read and to append, which this process alone holds until it is closed.
 
+    The system closes it when the process ends, however it does.
 
-@contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Holds `workdir`/lock, which the system frees when the process ends, however it does.
-
-    Meanwhile the file says which process holds it.
+    Args:
+      path: of the file; made if it is not there. Who holds it may remove it.
 
     Raises:
-      WorkdirInUse: another process holds it.
+      BlockingIOError: another process holds it.
+      OSError: it cannot be opened.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(workdir / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    while True:
+        file = path.open("a+b")
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
-            raise WorkdirInUse(
-                f"another process ({owner}) is training in {workdir}: wait for it, stop it, or "
-                "choose another --workdir"
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        try:
-            yield
-        finally:
-            os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_nlink:
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # its last holder has removed it since it was opened

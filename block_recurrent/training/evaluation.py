@@ -1,13 +1,14 @@
 """Evaluation: every token of every document once, exactly."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 from jax import Array
 
-from block_recurrent.data import Batch, TokenizedCorpus
+from block_recurrent.config import ExperimentConfig
+from block_recurrent.data import Batch, TokenizedCorpus, evaluation_batches
 from block_recurrent.model.language_model import LanguageModel
 from block_recurrent.model.reset import clear_recurrent
 from block_recurrent.model.state import ModelState
@@ -20,7 +21,7 @@ def _exp(exponent: float) -> float:
 
 
 class Evaluation(NamedTuple):
-    """Sums over a corpus, and the figures that follow from them.
+    """Sums over a corpus, and the metrics that follow from them.
 
     The sums are over tokens, never over batches, so they depend neither on the batch size nor on
     the segment length.
@@ -57,10 +58,17 @@ class Evaluation(NamedTuple):
         """exp(total nats / words), as published for PG19; infinite where it overflows."""
         return _exp(self.nats / max(self.words, 1))
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """All of the above by name."""
         derived = ("bits_per_token", "perplexity", "bits_per_byte", "word_perplexity")
         return self._asdict() | {name: getattr(self, name) for name in derived}
+
+    def describe(self) -> str:
+        """The most important metrics, for people."""
+        return (
+            f"{self.bits_per_token:.4f} bits/token, {self.bits_per_byte:.4f} bits/byte, "
+            f"perplexity {self.perplexity:.3f} ({self.tokens:,} tokens)"
+        )
 
 
 @jax.jit(donate_argnums=1, static_argnames="clear_states")
@@ -76,43 +84,38 @@ def evaluation_step(
 
 
 def evaluate(
+    config: ExperimentConfig,
     model: LanguageModel,
     corpus: TokenizedCorpus,
-    batches: Iterable[Batch],
-    *,
-    batch_size: int,
-    clear_states: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[float], object] = lambda share: None,
 ) -> Evaluation:
     """Scores a corpus, on all devices that can share out the lanes evenly.
 
     Args:
+      config: of the run, for the number of lanes and the segment length. The metrics depend on
+        them only with `training.clear_states`, where they depend on the segment length.
       model: the language model.
-      corpus: the documents, for their bytes and words.
-      batches: the same documents from `evaluation_batches`, with `batch_size` lanes.
-      batch_size: B.
-      clear_states: begin every segment with the model's initial recurrent states; the figures then
-        depend on the segment length.
-      progress: called after each batch with the number of targets scored so far.
+      corpus: the documents.
+      progress: called after each batch with the share of the tokens that has been scored; what it
+        raises ends the evaluation.
 
     Returns:
       Sums over all targets, added up in float64 between batches.
     """
-    mesh = make_mesh(batch_size)
+    data, clear_states = config.data, config.training.clear_states
+    mesh = make_mesh(data.batch_size)
     model = jax.device_put(model, replicated(mesh))
-    carried = jax.device_put(model.initial_state(batch_size), carried_sharding(mesh))
+    carried = jax.device_put(model.initial_state(data.batch_size), carried_sharding(mesh))
     nats, tokens = 0.0, 0
-    for batch in batches:
-        carried, batch_nats, batch_tokens = evaluation_step(
-            model, carried, jax.device_put(batch, batch_sharding(mesh)), clear_states=clear_states
-        )
-        nats += float(batch_nats)
-        tokens += int(batch_tokens)
-        if progress is not None:
-            progress(tokens)
-    return Evaluation(
-        nats,
-        tokens,
-        int(corpus.byte_counts.sum()),
-        int(corpus.word_counts.sum()),
+    batches = evaluation_batches(
+        corpus, data.batch_size, data.segment_length, config.model.vocab_size
     )
+    for batch in batches:
+        batch = jax.device_put(batch, batch_sharding(mesh))
+        carried, more_nats, more_tokens = evaluation_step(
+            model, carried, batch, clear_states=clear_states
+        )
+        nats += float(more_nats)
+        tokens += int(more_tokens)
+        progress(tokens / len(corpus.tokens))
+    return Evaluation(nats, tokens, int(corpus.byte_counts.sum()), int(corpus.word_counts.sum()))

@@ -58,14 +58,6 @@ class StepMetrics(NamedTuple):
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 
-def initial_train_state(
-    model: LanguageModel, optimizer: optax.GradientTransformation, batch_size: int
-) -> TrainState:
-    """The state before the first step."""
-    carried = model.initial_state(batch_size)
-    return TrainState(model, optimizer.init(named_parameters(model)), carried, jnp.int32(0))
-
-
 def train_state_sharding(mesh: Mesh) -> Any:
     """Lanes are shared out over the devices, all else is on every one; a prefix of the state."""
     everywhere = replicated(mesh)

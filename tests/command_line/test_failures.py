@@ -1,6 +1,5 @@
 """Laws of failing programs: a sentence and a status for what is known, a traceback for the rest."""
 
-import importlib
 import json
 import os
 import re
@@ -20,17 +19,16 @@ from block_recurrent.command_line.failures import reported
 from block_recurrent.data import DataError
 from block_recurrent.gin_files import ConfigError
 from block_recurrent.runs import continuation
-from block_recurrent.runs.checkpoints import CheckpointError, SaveFailed
+from block_recurrent.runs.errors import CheckpointError, SaveFailed, WorkdirInUse
 from block_recurrent.runs.reading import RunError, SelectionError
 from block_recurrent.system.devices import DeviceMissing, check_device
-from block_recurrent.system.lock import WorkdirInUse
 from block_recurrent.system.signals import Stopped
 from experiments import generate, table1, train
+from tests.programs import PROGRAMS, main_of
 from tests.synthetic_runs import exit_status, small, write_run
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
-PROGRAMS = Path(train.__file__).parent
 KNOWN = {
     ConfigError("it.gin:1: so"): 2,
     SelectionError("a is given twice"): 2,
@@ -102,20 +100,23 @@ def test_every_program_reports_its_failures():
 @pytest.mark.parametrize("name", [*programs(), "prepare_data text"])
 def test_every_help_tells_of_debug(name, capsys):
     program, *kind = name.split()
-    main = importlib.import_module(f"experiments.{program}").main
+    main = main_of(program)
     assert exit_status(main, *kind, "--help") == 0
     help_text = capsys.readouterr().out
     assert re.search(r"^ +--debug +show the traceback of an error$", help_text, re.MULTILINE)
 
 
 def test_an_unknown_failure_of_a_process_is_status_1():
-    code = (
-        "import sys\n"
-        "from block_recurrent.command_line.failures import reported\n"
-        "@reported\n"
-        "def main(argv): return {}['x']\n"
-        "sys.exit(main())"
-    )
+    code = """
+import sys
+from block_recurrent.command_line.failures import reported
+
+@reported
+def main(argv):
+    return {}["x"]
+
+sys.exit(main())
+"""
     ended = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
+from block_recurrent.config import DataConfig
 from block_recurrent.data import (
     ByteTokenizer,
     DataError,
@@ -105,14 +106,15 @@ def test_text_that_does_not_suffice_is_an_error():
 
 
 def test_tokenizer_is_made_by_its_name(vocabulary):
-    assert make_tokenizer("bytes").name == "bytes"
+    assert make_tokenizer(DataConfig()).name == "bytes"
     digest = hashlib.sha256(vocabulary.read_bytes()).hexdigest()
-    made = make_tokenizer("sentencepiece", vocab_path=str(vocabulary), vocab_sha256=digest)
+    config = DataConfig(tokenizer="sentencepiece", vocab_path=str(vocabulary), vocab_sha256=digest)
+    made = make_tokenizer(config)
     assert made.name == f"sentencepiece:{digest}"
-    with pytest.raises(DataError, match="unknown tokenizer 'byte': did you mean 'bytes'"):
-        make_tokenizer("byte")
-    with pytest.raises(DataError, match="give vocab_path"):
-        make_tokenizer("sentencepiece")
+    with pytest.raises(ValueError, match="'byte'.*did you mean 'bytes'"):
+        DataConfig(tokenizer="byte")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs a vocab_path"):
+        DataConfig(tokenizer="sentencepiece")
 
 
 def test_vocabulary_that_is_not_the_one_meant_is_an_error(vocabulary, tmp_path):

@@ -15,7 +15,7 @@ import json, pathlib, sys
 import jax
 from block_recurrent.config import *
 from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
-from block_recurrent.training.build import Corpora
+from block_recurrent.data.loading import Corpora
 from block_recurrent.runs.loop import Run
 from block_recurrent.system.progress import ProgressLine
 
@@ -31,11 +31,11 @@ documents = tuple(Document(f"d{i}", "", text) for i, text in enumerate(texts))
 tokens = tokenize(Corpus(documents), ByteTokenizer())
 workdir, line = pathlib.Path(sys.argv[1]), ProgressLine(quiet=True)
 run = Run(config, workdir, Corpora(tokens, tokens), line)
-begun = run.step
+begun = run.trainer.step
 model, evaluation = run.finish()
 run.close()
 weights = jax.tree.leaves(model)
-carried = run.state.carried
+carried = run.trainer.state.carried
 print(json.dumps({
     "begun": begun,
     "nats": evaluation.nats,

@@ -19,12 +19,13 @@ from block_recurrent.data import ByteTokenizer
 from block_recurrent.measure import processes
 from block_recurrent.runs import workdir
 from block_recurrent.runs.checkpoints import Checkpoints
+from block_recurrent.runs.continuation import Stream, read_prompt, text_after
 from block_recurrent.runs.metrics import read_metrics
 from experiments import evaluate, generate, train
+from tests.programs import PROGRAMS
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
-PROGRAMS = Path(gin_files.__file__).parent
 TEXT = "the quick brown fox jumps over the lazy dog, und dann schläft er wieder ein. "
 STEPS = 300
 TINY = processes.BINDINGS | {
@@ -226,7 +227,7 @@ def test_generation_continues_the_prompt_on_standard_input(folder, trained):
 
 def test_the_prompt_begins_a_document(tmp_path):
     (tmp_path / "prompt").write_bytes("é\n".encode() + b"\xff")
-    prompt = generate.read_prompt(str(tmp_path / "prompt"), ByteTokenizer())
+    prompt = read_prompt(str(tmp_path / "prompt"), ByteTokenizer())
     assert prompt.tolist() == [0, *"é\n\ufffd".encode()]
 
 
@@ -234,7 +235,7 @@ def test_the_prompt_begins_a_document(tmp_path):
     "text", ["aé書\U0001f600z".encode(), b"a\xffb", b"\xff\xff\xff\xe2\x82\xac"]
 )
 def test_text_is_written_as_it_comes_and_never_a_part_of_a_character(text, capsys):
-    stream, written = generate.Stream(ByteTokenizer(), np.zeros(1, np.int32)), ""
+    stream, written = Stream(ByteTokenizer(), np.zeros(1, np.int32)), ""
     for end, byte in enumerate(text, start=1):
         stream(np.array([byte], np.int32))
         written += capsys.readouterr().out
@@ -250,8 +251,8 @@ def test_the_space_between_words_is_written_whatever_a_tokenizer_does_with_the_f
             return " ".join(self.words[token] for token in tokens)
 
     prompt, rest = np.array([0, 1], np.int32), np.array([2, 0, 2], np.int32)
-    assert generate.text_after(Words(), prompt, rest) == " state in state"
-    assert generate.text_after(Words(), prompt[:0], rest) == "state in state"
+    assert text_after(Words(), prompt, rest) == " state in state"
+    assert text_after(Words(), prompt[:0], rest) == "state in state"
 
 
 def test_samples_differ_and_follow_from_prompt_and_seed(trained, tmp_path, capsys, monkeypatch):
@@ -379,8 +380,10 @@ def test_no_module_imports_tensorflow(tmp_path):
     """With a TensorFlow to be found, in case one is imported only where it is installed."""
     (tmp_path / "tensorflow.py").write_text("")
     found = pkgutil.walk_packages(block_recurrent.__path__, "block_recurrent.")
-    modules = [module.name for module in found] + [path.stem for path in PROGRAMS.glob("*.py")]
-    assert "block_recurrent.runs.checkpoints" in modules and "train" in modules
+    modules = [module.name for module in found] + [
+        f"experiments.{path.stem}" for path in PROGRAMS.glob("*.py")
+    ]
+    assert "block_recurrent.runs.checkpoints" in modules and "experiments.train" in modules
     code = f"import sys, {', '.join(modules)}; sys.exit('tensorflow' in sys.modules)"
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{PROGRAMS.parent}:{PROGRAMS}"}
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{PROGRAMS.parent}"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)

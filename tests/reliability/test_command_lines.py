@@ -1,6 +1,5 @@
 """Wrong command lines: status 2 before anything is compiled, and words that help."""
 
-import importlib
 import json
 import os
 import re
@@ -16,9 +15,9 @@ import pytest
 
 from block_recurrent import gin_files
 from block_recurrent.gin_files import GIN_FOLDER, PARAMETERS, ConfigError
+from tests.programs import PROGRAMS, main_of
 from tests.synthetic_runs import exit_status, small, write_run
 
-PROGRAMS = Path(__file__).parents[2] / "experiments"
 COMPILED = "/jax/core/compile/backend_compile_duration"
 TINY = "--gin_file=sizes/tiny.gin"
 
@@ -155,7 +154,7 @@ def test_a_wrong_line_is_status_2_and_a_message_before_anything_is_compiled(
     before, files = len(compilations), sorted(folder.rglob("*"))
     program, *words = line.replace("{folder}", str(folder)).split()
     begin = time.process_time()
-    status = exit_status(importlib.import_module(f"experiments.{program}").main, *words)
+    status = exit_status(main_of(program), *words)
     seconds = time.process_time() - begin
     output, message = capsys.readouterr()
     assert status == 2 and output == "", message
@@ -232,7 +231,7 @@ COMMANDS = (
 
 def options_of(command: str, capsys) -> list[str]:
     program, *kind = command.split()
-    assert exit_status(importlib.import_module(f"experiments.{program}").main, *kind, "--help") == 0
+    assert exit_status(main_of(program), *kind, "--help") == 0
     return re.findall(r"^ +(--\w+)(?![.\w])", capsys.readouterr().out, re.MULTILINE)
 
 
@@ -240,10 +239,7 @@ def test_a_misspelt_option_of_any_program_is_answered_with_the_right_one(capsys)
     count, missed = 0, []
     for command in COMMANDS:
         program, *kind = command.split()
-        main, options = (
-            importlib.import_module(f"experiments.{program}").main,
-            options_of(command, capsys),
-        )
+        main, options = main_of(program), options_of(command, capsys)
         assert options
         for typo, meant in [(typo, option) for option in options for typo in typos(option)]:
             assert exit_status(main, *kind, f"{typo}=1") == 2

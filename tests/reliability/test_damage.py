@@ -10,28 +10,26 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from block_recurrent.config import OptimizerConfig
-from block_recurrent.runs import digests
+from block_recurrent.runs import array_file, checkpoint_folder
+from block_recurrent.runs.checkpoint_folder import check_folder
 from block_recurrent.runs.checkpoints import CheckpointError, Checkpoints, read_parameters
-from block_recurrent.runs.digests import Damaged, check_files
-from block_recurrent.training import TrainState, make_optimizer
-from block_recurrent.training.step import initial_train_state
+from block_recurrent.runs.errors import Damaged
+from block_recurrent.system.digests import seal, unseal
+from block_recurrent.training import TrainState
 from tests import quick_runs
-from tests.helpers import assert_equal, model_config, random_like, random_model
+from tests.helpers import assert_equal, model_config, random_like, random_train_state
 from tests.quick_runs import SAVED, STEPS, checkpoint, logged_steps, run, tree_of, warnings_in
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
 POSITION = {"lanes": [[3, 40], None], "seed": 1}
 OLD, NEW = 3, 12
-PARTS = {"parameters", "training", "progress.json", "arrays.json", "files.json"}
+FILES = {"parameters.safetensors", "training.safetensors", "checkpoint.json"}
 
 
 @functools.cache
 def initial() -> TrainState:
-    model = random_model(model_config(0, num_layers=2, dtype="bfloat16"))
-    optimizer = make_optimizer(OptimizerConfig(), 10, model.stack.spans)
-    return initial_train_state(model, optimizer, 2)
+    return random_train_state(model_config(0, num_layers=2, dtype="bfloat16"))
 
 
 @functools.cache
@@ -94,14 +92,14 @@ def test_damage_of_any_file_is_noticed_and_the_checkpoint_before_is_used(damage,
 
 
 @pytest.mark.parametrize("name", ["cut in half", "bits flipped"])
-def test_damage_of_large_files_is_noticed_while_they_are_read(name, saved, monkeypatch):
-    monkeypatch.setattr(digests, "LARGE", 200)
+def test_damage_is_noticed_where_files_are_read_in_pieces(name, saved, monkeypatch):
+    monkeypatch.setattr(array_file, "AT_ONCE", 200)
     damage_every_file(saved, lambda content: DAMAGES[name](content)[:1])
 
 
 def damage_every_file(saved: Path, damage: Callable[[bytes], list[bytes | None]]) -> None:
     paths = [path for path in (saved / str(NEW)).rglob("*") if path.is_file()]
-    assert {path.relative_to(saved / str(NEW)).parts[0] for path in paths} == PARTS
+    assert {path.relative_to(saved / str(NEW)).as_posix() for path in paths} == FILES
     for path in paths:
         content = path.read_bytes()
         for damaged in damage(content):
@@ -112,7 +110,7 @@ def damage_every_file(saved: Path, damage: Callable[[bytes], list[bytes | None]]
     assert_equal(Checkpoints(saved).restore(initial())[0], trained(NEW))
 
 
-@pytest.mark.parametrize("name", ["more.json", "parameters/d/more", "training/.hidden"])
+@pytest.mark.parametrize("name", ["more.json", ".hidden"])
 def test_an_added_file_is_noticed(name, saved):
     path = saved / str(NEW) / name
     path.write_text("more")
@@ -124,66 +122,64 @@ def test_every_flipped_bit_is_noticed(saved):
     folder, rng, noticed = saved / str(NEW), random.Random(1), 0
     for path in [path for path in folder.rglob("*") if path.is_file()]:
         content = path.read_bytes()
-        for position in range(rng.randrange(31), len(content), max(31, len(content) // 40)):
+        for position in range(rng.randrange(31), len(content), max(31, len(content) // 100)):
             path.write_bytes(flip(content, position, rng.randrange(8)))
             with pytest.raises(Damaged, match=str(path)):
-                check_files(folder, large=False)
+                check_folder(folder)
             noticed += 1
         path.write_bytes(content)
-    check_files(folder, large=False)
+    check_folder(folder)
     assert noticed > 200
 
 
-def test_arrays_are_checked_besides_files(saved, tmp_path):
-    """As where Orbax, or what is below it, writes or reads something else than it was given."""
+@pytest.mark.parametrize("name", ["parameters.safetensors", "training.safetensors"])
+def test_arrays_of_another_checkpoint_are_noticed(name, saved, tmp_path):
+    """Files of the same names, sizes and headers, with other numbers."""
     directory = tmp_path / "checkpoints"
     shutil.copytree(saved, directory)
     other = Checkpoints(tmp_path / "other")
     other.save(random_like(trained(NEW), seed=5)._replace(step=jnp.int32(NEW)), POSITION)
     other.close()
-    for part in ("parameters", "training"):
-        folder = directory / str(NEW)
-        shutil.rmtree(folder / part)
-        shutil.copytree(other.directory / str(NEW) / part, folder / part)
-        digests.write_file_digests(folder, str(NEW))
-        check_files(folder, large=False)
-        assert_the_older_one_serves(directory, Path(f"in {folder / part} is not the one"))
-        shutil.rmtree(folder)
-        shutil.copytree(saved / str(NEW), folder)
+    path = directory / str(NEW) / name
+    shutil.copy(other.directory / str(NEW) / name, path)
+    assert_the_older_one_serves(directory, Path(f"in {path} is not the one"))
 
 
 def test_parameters_alone_are_checked_in_the_same_way(saved, tmp_path):
     directory = tmp_path / "checkpoints"
     shutil.copytree(saved, directory)
-    (directory / str(NEW) / "parameters/manifest.ocdbt").write_bytes(b"")
-    with pytest.warns(UserWarning, match=f"checkpoint {NEW} is damaged.*manifest.ocdbt"):
+    (directory / str(NEW) / "training.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match=f"checkpoint {NEW} is damaged.*training.safetensors"):
         arrays = read_parameters(directory)
     assert_equal(arrays, read_parameters(directory, OLD))
-    with pytest.raises(CheckpointError, match="manifest.ocdbt"):
+    with pytest.raises(CheckpointError, match="training.safetensors"):
         read_parameters(directory, NEW)
     warnings = []
     assert Checkpoints(directory, warn=warnings.append).restore_parameters(initial().model)[0] == 3
     assert len(warnings) == 1
 
 
-def test_what_cannot_be_read_at_present_is_not_damaged(saved):
+@pytest.mark.parametrize("known", [False, True])
+def test_what_cannot_be_read_at_present_is_not_damaged(known, saved, monkeypatch):
     """As where a process has too many files open: nothing is set aside, and the start ends."""
+    contents = checkpoint_folder.read_contents(saved / str(NEW))
+    if known:
+        monkeypatch.setattr(checkpoint_folder, "read_contents", lambda folder: contents)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for large in (False, True):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
-        try:
-            with pytest.raises(CheckpointError, match="Too many open files") as caught:
-                check_files(saved / str(NEW), large=large)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        assert not isinstance(caught.value, Damaged)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="Too many open files") as caught:
+            check_folder(saved / str(NEW))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not isinstance(caught.value, Damaged)
 
 
 def test_a_checkpoint_of_another_format_is_not_read(saved):
-    path = saved / str(NEW) / "files.json"
+    path = saved / str(NEW) / "checkpoint.json"
     content = path.read_bytes()
-    listed = digests.unseal(content)
-    path.write_text(digests.seal(listed | {"format": 99}))
+    listed = unseal(content)
+    path.write_text(seal(listed | {"format": 99}))
     before = tree_of(saved)
     with pytest.raises(CheckpointError, match=f"{path} is of format 99, .* writes 1") as caught:
         Checkpoints(saved).restore(initial())
@@ -195,9 +191,10 @@ def test_every_damaged_checkpoint_is_named(saved, tmp_path):
     directory = tmp_path / "checkpoints"
     shutil.copytree(saved, directory)
     shutil.copytree(saved / str(OLD), directory / "2")
-    digests.write_file_digests(directory / "2", "2")
+    path = directory / "2/checkpoint.json"
+    path.write_text(seal(unseal(path.read_bytes()) | {"name": "2"}))
     for step in (OLD, NEW):
-        (directory / str(step) / "progress.json").unlink()
+        (directory / str(step) / "training.safetensors").unlink()
     before, warnings = tree_of(directory), []
     store = Checkpoints(directory, warn=warnings.append)
     store.restore(initial())
@@ -217,7 +214,7 @@ def test_a_run_goes_on_from_the_checkpoint_before(tmp_path, monkeypatch, capsys)
     assert before == [1, 2, 3, 4, 5, 6, 6]
     kept, last = (checkpoint(workdir, step) for step in SAVED)
     whole = tree_of(kept)
-    (last / "arrays.json").write_text("{}")
+    (last / "checkpoint.json").write_text("{}")
     damaged = tree_of(last)
     capsys.readouterr()
     steps.batches.clear()
@@ -226,7 +223,7 @@ def test_a_run_goes_on_from_the_checkpoint_before(tmp_path, monkeypatch, capsys)
     assert run(inputs, workdir) == 0
     errors = capsys.readouterr().err
     (warning,) = warnings_in(errors)
-    assert f"checkpoint {STEPS} is damaged" in warning and "arrays.json" in warning
+    assert f"checkpoint {STEPS} is damaged" in warning and "checkpoint.json" in warning
     assert "continuing from step 4" in errors
     assert seen["logged"] == [1, 2, 3, 4] and f"checkpoints/damaged-{STEPS}" in seen["names"]
     assert logged_steps(workdir) == before

@@ -9,25 +9,19 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from block_recurrent.config import OptimizerConfig
 from block_recurrent.model.parameters import named_parameters
 from block_recurrent.runs.checkpoints import Checkpoints, read_parameters
-from block_recurrent.training import TrainState, make_optimizer
-from block_recurrent.training.step import initial_train_state
-from experiments import train
+from block_recurrent.training import TrainState
 from tests import quick_runs
-from tests.helpers import assert_equal, model_config, random_like, random_model
+from tests.helpers import assert_equal, model_config, random_like, random_train_state
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = Path(train.__file__).parent
 LANES, DEVICES = 8, 4
 
 
 @functools.cache
 def initial() -> TrainState:
-    model = random_model(model_config(0, num_layers=2))
-    optimizer = make_optimizer(OptimizerConfig(), 10, model.stack.spans)
-    return initial_train_state(model, optimizer, LANES)
+    return random_train_state(model_config(0, num_layers=2), batch_size=LANES)
 
 
 def trained() -> TrainState:
@@ -35,8 +29,8 @@ def trained() -> TrainState:
 
 
 def python(code: str, *arguments: object, prefix: tuple[str, ...] = (), **environment: str) -> str:
-    """What a program prints, run by itself with the modules of the tests and the experiments."""
-    folders = (environment.pop("PYTHONPATH", ""), ROOT, ROOT / "tests", PROGRAMS)
+    """What a program prints, run by itself with the modules of the repository."""
+    folders = (environment.pop("PYTHONPATH", ""), ROOT)
     path = os.pathsep.join(filter(None, map(str, folders)))
     settings = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": path}
     command = [*prefix, sys.executable, "-c", code, *map(str, arguments)]
@@ -99,7 +93,7 @@ for name in ("create_connection", "getaddrinfo", "gethostbyname"):
 """
 ALL_PROGRAMS = """
 import socket, sys
-import evaluate, generate, train
+from experiments import evaluate, generate, train
 
 try:
     socket.create_connection(("127.0.0.1", 9), timeout=1)

@@ -1,11 +1,12 @@
 """Laws of being killed: a run survives it, whatever it was doing."""
 
 from block_recurrent.measure.processes import EVERY
-from experiments import soak
+from block_recurrent.measure.soak import newest_begun, soak
+from tests.programs import PROGRAMS
 
 
 def test_a_run_that_is_killed_again_and_again_is_the_run_that_was_not(tmp_path):
-    summary = soak.run(tmp_path / "soak", kills=10, seed=1)
+    summary = soak(tmp_path / "soak", PROGRAMS / "train.py", kills=10, seed=1)
     print(summary.describe())
     assert summary.kills.total() == 10 and summary.kills["start"] and summary.kills["save"]
     assert summary.runs >= 1 and summary.continued >= 3 and summary.most_lost <= 2 * EVERY
@@ -15,4 +16,4 @@ def test_what_was_begun_and_what_is_newest_follows_from_the_steps_logged():
     """Step 80 is logged before its save begins, step 81 after it, where a save begins every 40."""
     assert EVERY == 40
     logged = (0, 1, 40, 41, 80, 81, 120)
-    assert [soak.newest_begun(step) for step in logged] == [0, 0, 0, 40, 40, 80, 80]
+    assert [newest_begun(step) for step in logged] == [0, 0, 0, 40, 40, 80, 80]

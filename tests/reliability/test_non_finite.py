@@ -17,16 +17,18 @@ from block_recurrent.config import (
 )
 from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
 from block_recurrent.data.lanes import epoch_order
+from block_recurrent.data.loading import Corpora
 from block_recurrent.gin_files import to_gin
 from block_recurrent.model.parameters import named_parameters, replace_parameters
 from block_recurrent.runs import loop
 from block_recurrent.runs.checkpoints import Checkpoints
-from block_recurrent.runs.loop import MOST_SKIPPED, Run
+from block_recurrent.runs.loop import Run
 from block_recurrent.runs.metrics import read_metrics
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import Stopped
-from block_recurrent.training.build import Corpora, make_model
+from block_recurrent.training.build import make_model
 from block_recurrent.training.step import all_finite
+from block_recurrent.training.trainer import MOST_SKIPPED, Trainer
 from experiments import train as program
 from tests.helpers import SIZES, assert_equal, steps_compiled_once
 
@@ -75,10 +77,11 @@ def start(workdir, data: Corpora, *, skip: bool = False, **training) -> Run:
     return Run(config, workdir, data, ProgressLine(quiet=True))
 
 
-def replace(run: Run, **arrays) -> None:
+def replace(trainer: Trainer, **arrays) -> None:
     """Puts other arrays in the place of parameters."""
-    named = named_parameters(run.state.model) | arrays
-    run.state = run.state._replace(model=replace_parameters(run.state.model, named))
+    model = trainer.state.model
+    named = named_parameters(model) | arrays
+    trainer.state = trainer.state._replace(model=replace_parameters(model, named))
 
 
 def overflow_on_rare(run: Run, size: float = 1e30, scale: float = 1.0) -> None:
@@ -87,8 +90,8 @@ def overflow_on_rare(run: Run, size: float = 1e30, scale: float = 1.0) -> None:
     The logit of RARE is hugely negative everywhere: its gradient, as a target, has an infinite
     norm, and with `size * scale` beyond float32 the loss is infinite.
     """
-    table = run.state.model.embedding[...].at[:, 0].set(30.0).at[ord(RARE), 0].set(-size)
-    replace(run, **{"embedding": table, "norm.scale": jnp.full(SIZES["model_size"], scale)})
+    table = run.trainer.state.model.embedding[...].at[:, 0].set(30.0).at[ord(RARE), 0].set(-size)
+    replace(run.trainer, **{"embedding": table, "norm.scale": jnp.full(SIZES["model_size"], scale)})
 
 
 def skipped_steps(workdir) -> list[int]:
@@ -115,7 +118,7 @@ def test_a_step_that_overflows_stops_the_run_within_one_step(size, scale, words,
     with pytest.raises(FloatingPointError) as caught:
         run.finish()
     run.close()
-    assert run.step in (4, 5)
+    assert run.trainer.step in (4, 5)
     message = str(caught.value)
     assert words in message and "the last finite checkpoint is that of step 2" in message
     assert_last_finite(tmp_path, 2)
@@ -126,16 +129,16 @@ def test_a_step_that_overflows_stops_the_run_within_one_step(size, scale, words,
 @pytest.fixture
 def spoil(monkeypatch):
     """Puts a number into a parameter of any run just before a step."""
-    take_step = Run.take_step
+    take_step = Trainer.take_step
 
     def at(step, name, number):
-        def taking(run):
-            if run.step == step - 1:
-                array = named_parameters(run.state.model)[name]
-                replace(run, **{name: array.at[(0,) * array.ndim].set(number)})
-            take_step(run)
+        def taking(trainer):
+            if trainer.step == step - 1:
+                array = named_parameters(trainer.state.model)[name]
+                replace(trainer, **{name: array.at[(0,) * array.ndim].set(number)})
+            take_step(trainer)
 
-        monkeypatch.setattr(Run, "take_step", taking)
+        monkeypatch.setattr(Trainer, "take_step", taking)
 
     return at
 
@@ -152,7 +155,7 @@ def test_a_parameter_that_is_not_finite_stops_the_run_within_one_step(
     with pytest.raises(FloatingPointError, match="last finite checkpoint is that of step 3"):
         run.finish()
     run.close()
-    assert run.step in (4, 5)
+    assert run.trainer.step in (4, 5)
     assert_last_finite(tmp_path, 3)
 
 
@@ -161,7 +164,7 @@ def test_a_parameter_no_loss_depends_on_yet_is_noticed_before_it_is_used(
     every, tmp_path, spoil, monkeypatch
 ):
     """The initial recurrent state matters where a document starts only."""
-    monkeypatch.setattr(loop, "evaluate_run", lambda *_: pytest.fail("evaluated"))
+    monkeypatch.setattr(loop, "evaluate", lambda *_: pytest.fail("evaluated"))
     spoil(3, "stack.parts.0.layer.cell.initial", np.nan)
     run = start(
         tmp_path, corpora(TEXT), **{"checkpoint_every": 100, "evaluate_every": 100} | {every: 4}
@@ -195,15 +198,15 @@ def test_a_skipped_step_changes_no_bit_and_the_run_goes_on(tmp_path):
     overflow_on_rare(run)
     for _ in range(3):
         run.take_step()
-    before = jax.tree.map(np.array, run.state)
+    before = jax.tree.map(np.array, run.trainer.state)
     run.take_step()
     # The document of the skipped step begins with the next one.
     begun = before.model.initial_state(before.carried.batch_size)
-    assert_equal(run.state, before._replace(carried=begun, step=4))
+    assert_equal(run.trainer.state, before._replace(carried=begun, step=4))
     run.finish()
     run.close()
-    assert run.step == 6 and all_finite(run.state)
-    after, before = (named_parameters(model) for model in (run.state.model, before.model))
+    assert run.trainer.step == 6 and all_finite(run.trainer.state)
+    after, before = (named_parameters(model) for model in (run.trainer.state.model, before.model))
     assert np.any(after["embedding"] != before["embedding"])
     lines = {line["step"]: line for line in read_metrics(tmp_path / "metrics.jsonl")[:6]}
     assert skipped_steps(tmp_path) == [4] and lines[4]["skipped"] == 1
@@ -220,7 +223,7 @@ def test_skipped_steps_go_on_after_a_stop_as_without_one(tmp_path):
         run = start(tmp_path / name, documents(2, 4), skip=True, log_every=6)
         overflow_on_rare(run)
         if stop_at is not None:
-            while run.step < stop_at:
+            while run.trainer.step < stop_at:
                 run.take_step()
             run.stop.signal = "SIGINT"
             with pytest.raises(Stopped):
@@ -240,7 +243,7 @@ def test_ten_in_a_row_are_not_skipped(tmp_path):
     with pytest.raises(FloatingPointError, match="for 10 steps in a row .* of step 8"):
         run.finish()
     run.close()
-    assert run.step in (10, 11)
+    assert run.trainer.step in (10, 11)
     assert skipped_steps(tmp_path) == list(range(1, 10))
     assert_last_finite(tmp_path, 8)
 
@@ -260,7 +263,7 @@ def test_a_stop_does_not_begin_the_count_of_steps_in_a_row_anew(tmp_path):
     with pytest.raises(FloatingPointError, match="for 10 steps in a row"):
         run.finish()
     run.close()
-    assert run.step in (10, 11)
+    assert run.trainer.step in (10, 11)
 
 
 def test_nine_in_a_row_are_and_a_finite_step_begins_the_count_anew(tmp_path):

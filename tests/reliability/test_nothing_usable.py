@@ -42,7 +42,7 @@ def checkpoints_become(pattern: str):
 
 def damage_all(workdir: Path) -> None:
     for step in SAVED:
-        path = checkpoint(workdir, step) / "progress.json"
+        path = checkpoint(workdir, step) / "checkpoint.json"
         path.write_bytes(path.read_bytes()[:-1])
 
 
@@ -105,7 +105,7 @@ DAMAGES = {
     "all damaged": (
         damage_all,
         WRONG_CHECKPOINTS,
-        ["4/progress.json", "6/progress.json", "damaged", "Nothing was changed"],
+        ["4/checkpoint.json", "6/checkpoint.json", "damaged", "Nothing was changed"],
     ),
     "checkpoints deleted": (
         lambda workdir: shutil.rmtree(workdir / "checkpoints"),
@@ -225,15 +225,17 @@ def test_a_program_that_cannot_go_on_says_so_quickly(inputs, tmp_path):
     assert tree_of(tmp_path) == before
 
 
-FIRST = ("checkpoints/.saving-0/parameters", "checkpoints/.saving-0/training")
+FIRST = ("parameters.safetensors", "training.safetensors")
 
 
 @pytest.mark.parametrize("logged", [0, 3])
 def test_a_run_killed_before_its_first_checkpoint_begins_again(logged, inputs, tmp_path, steps):
     """Its first steps may have been logged meanwhile: the checkpoint is written behind them."""
     workdir = tmp_path / "run"
+    saving = workdir / "checkpoints/.saving-0"
+    saving.mkdir(parents=True)
     for name in FIRST:
-        (workdir / name).mkdir(parents=True)
+        (saving / name).write_bytes(b"half")
     shutil.copy(inputs / "finished/config.gin", workdir)
     lines = (inputs / "finished/metrics.jsonl").read_text().splitlines(keepends=True)
     (workdir / "metrics.jsonl").write_text("".join(lines[:logged]))

@@ -19,10 +19,9 @@ from block_recurrent.runs.checkpoints import (
     SaveFailed,
     read_parameters,
 )
-from block_recurrent.runs.digests import seal
-from block_recurrent.training import TrainState, make_optimizer
-from block_recurrent.training.step import initial_train_state
-from tests.helpers import assert_equal, model_config, random_like, random_model
+from block_recurrent.system.digests import seal
+from block_recurrent.training import TrainState
+from tests.helpers import assert_equal, model_config, random_like, random_train_state
 
 CONFIGS = {
     "slide": model_config(num_layers=2),
@@ -40,9 +39,7 @@ STEPS = (1, 2, 3, 10)
 
 @functools.cache
 def initial(name: str = "slide") -> TrainState:
-    model = random_model(CONFIGS[name])
-    optimizer = make_optimizer(OPTIMIZERS[name], 10, model.stack.spans)
-    return initial_train_state(model, optimizer, 2)
+    return random_train_state(CONFIGS[name], OPTIMIZERS[name])
 
 
 def trained(name: str = "slide", step: int = 5) -> TrainState:
@@ -157,7 +154,7 @@ def test_another_store_in_the_directory_restores_the_newest(store, tmp_path):
 
 
 def test_what_another_process_removes_meanwhile_is_not_damaged(store, tmp_path, monkeypatch):
-    warnings, read = [], checkpoints.read_checked
+    warnings, read = [], checkpoints.read_model
     other = Checkpoints(tmp_path / "checkpoints", warn=warnings.append)
     save(store, 1, 2)
 
@@ -166,7 +163,7 @@ def test_what_another_process_removes_meanwhile_is_not_damaged(store, tmp_path, 
             save(store, 3, 4)  # which removes 1 and 2
         return read(folder, *arguments)
 
-    monkeypatch.setattr(checkpoints, "read_checked", reading)
+    monkeypatch.setattr(checkpoints, "read_model", reading)
     step, model = other.restore_parameters(initial().model)
     assert step == 4 and warnings == []
     assert_equal(named_parameters(model), named_parameters(trained(step=4).model))
@@ -240,7 +237,7 @@ def test_a_step_is_saved_once(store):
 
 def test_a_damaged_step_is_saved_again(store):
     save(store, 1, 2)
-    (store.directory / "2/progress.json").write_text("{}")
+    (store.directory / "2/checkpoint.json").write_text("{}")
     store.restore(initial())
     store.save(trained(step=2), {"again": 1})
     store.wait()
@@ -288,7 +285,7 @@ def test_another_models_checkpoint_is_not_taken(store):
 def test_a_checkpoint_under_another_steps_name_is_not_taken(store):
     save(store, 1)
     shutil.copytree(store.directory / "1", store.directory / "2")
-    with pytest.raises(CheckpointError, match="files.json is of checkpoint 1"):
+    with pytest.raises(CheckpointError, match="checkpoint.json is of checkpoint 1"):
         read_parameters(store.directory, 2)
     assert int(store.restore(initial())[0].step) == 1
 
@@ -298,7 +295,7 @@ def test_want_of_memory_is_no_damage(store, monkeypatch):
         raise MemoryError("12 GB")
 
     save(store, 1, 2)
-    monkeypatch.setattr(checkpoint_folder, "load_arrays", exhausted)
+    monkeypatch.setattr(checkpoint_folder, "read_arrays", exhausted)
     with pytest.raises(MemoryError):
         store.restore(initial())
     store.tidy()

@@ -18,13 +18,16 @@ from block_recurrent.config import (
     TrainingConfig,
 )
 from block_recurrent.data import ByteTokenizer, Corpus, Document, TrainingLanes, tokenize
+from block_recurrent.data.loading import Corpora
 from block_recurrent.runs import Stopped, loop, train
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.loop import Run
 from block_recurrent.runs.metrics import read_metrics
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import stop_on_signal
-from block_recurrent.training.build import Corpora, evaluate_run, make_model
+from block_recurrent.training import trainer
+from block_recurrent.training.build import make_lanes, make_model
+from block_recurrent.training.evaluation import evaluate
 from block_recurrent.training.step import StepMetrics
 from tests.helpers import SIZES, assert_equal, steps_compiled_once
 
@@ -75,7 +78,7 @@ def result_of(workdir, config):
     """All that the last checkpoint of a run holds."""
     restored = Run(config, workdir, CORPORA, ProgressLine(quiet=True))
     restored.close()
-    return jax.tree.leaves(restored.state), restored.lanes.position
+    return jax.tree.leaves(restored.trainer.state), restored.trainer.lanes.position
 
 
 def bits(tree) -> list:
@@ -148,7 +151,7 @@ def test_a_stopped_run_is_the_uninterrupted_one(dtype, uninterrupted, tmp_path, 
     )
     assert bits(state) == bits(expected_state) and position == expected_position
     assert figures_of(tmp_path) == figures_of(expected)
-    lanes = loop.make_lanes(config, CORPORA.train)
+    lanes = make_lanes(config, CORPORA.train)
     assert bits(batches) == bits([next(lanes) for _ in range(config.training.num_steps)])
 
 
@@ -172,7 +175,7 @@ def test_a_run_cut_off_repeats_the_steps_after_its_checkpoint(uninterrupted, tmp
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop, "evaluate_run", kill)  # after the line of step 4, saved at step 3
+        patch.setattr(loop, "evaluate", kill)  # after the line of step 4, saved at step 3
         run(CONFIG, tmp_path)
     assert figures_of(tmp_path)[-1]["step"] == 4
     run(CONFIG, tmp_path)
@@ -182,7 +185,7 @@ def test_a_run_cut_off_repeats_the_steps_after_its_checkpoint(uninterrupted, tmp
 
 @pytest.mark.parametrize("config, stops", [(CONFIG, (1, 5)), (LONG, STOPS)])
 def test_the_runs_above_are_interrupted_amid_documents_and_begin_others(config, stops):
-    lanes, steps = loop.make_lanes(config, CORPORA.train), config.training.num_steps
+    lanes, steps = make_lanes(config, CORPORA.train), config.training.num_steps
     batches, positions = zip(*[(next(lanes), lanes.position) for _ in range(steps)], strict=True)
     assert all(any(positions[step - 1]["lanes"]) for step in stops)
     assert sum(batch.start_of_document.any() for batch in batches) > 3
@@ -254,8 +257,8 @@ def test_cleared_states_change_training_and_evaluation(tmp_path):
     first, other = (figures_of(tmp_path / name)[0] for name in ("kept", "cleared"))
     assert first["step"] == other["step"] == 2
     assert first["bits_per_token"] != other["bits_per_token"]
-    assert evaluate_run(kept, model, CORPORA.validation).nats == evaluation.nats
-    assert evaluate_run(cleared, model, CORPORA.validation).nats != evaluation.nats
+    assert evaluate(kept, model, CORPORA.validation).nats == evaluation.nats
+    assert evaluate(cleared, model, CORPORA.validation).nats != evaluation.nats
 
 
 @pytest.fixture
@@ -268,7 +271,7 @@ def break_from(monkeypatch):
             metrics = StepMetrics(nats, jnp.float32(1.0), jnp.float32(0.0))
             return state._replace(step=state.step + 1), metrics
 
-        monkeypatch.setattr(loop, "make_train_step", lambda *_, **__: step)
+        monkeypatch.setattr(trainer, "make_train_step", lambda *_, **__: step)
 
     return at
 

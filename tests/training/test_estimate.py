@@ -10,8 +10,8 @@ from block_recurrent import LanguageModel
 from block_recurrent.config import DataConfig, ExperimentConfig, OptimizerConfig
 from block_recurrent.gin_files import TO_BE_GIVEN, load
 from block_recurrent.model.parameters import count_parameters
-from block_recurrent.training import estimate, make_optimizer
-from block_recurrent.training.step import initial_train_state
+from block_recurrent.training import estimate
+from block_recurrent.training.build import make_train_state
 from experiments import train
 from tests.helpers import MODELS, model_config
 
@@ -39,9 +39,7 @@ def nbytes(tree) -> int:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_parameters_optimizer_and_carried_state_are_those_of_the_arrays(optimizer, dtype):
     config = experiment(optimizer, dtype=dtype)
-    model = LanguageModel(config.model, rngs=nnx.Rngs(0))
-    rule = make_optimizer(config)
-    state = initial_train_state(model, rule, DATA.batch_size)
+    state = make_train_state(config)
     estimate = memory(optimizer=optimizer, dtype=dtype)
     assert estimate.parameters == estimate.gradients == nbytes(state.model)
     assert estimate.optimizer_state == nbytes(state.optimizer)

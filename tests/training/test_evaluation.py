@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from block_recurrent.data import ByteTokenizer, Corpus, Document, evaluation_batches, tokenize
+from block_recurrent.config import DataConfig, ExperimentConfig, TrainingConfig
+from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
 from block_recurrent.training import Evaluation, evaluate
 from tests.helpers import SIZES, model_config, random_model, read
 
@@ -18,9 +19,15 @@ BYTES = sum(len(text.encode()) for text in TEXTS)
 MODEL = random_model(model_config(0, num_layers=1, wiring="single", vocab_size=256))
 
 
-def run(batch_size: int, segment_length: int, **options) -> Evaluation:
-    batches = evaluation_batches(CORPUS, batch_size, segment_length, 256)
-    return evaluate(MODEL, CORPUS, batches, batch_size=batch_size, **options)
+def run(
+    batch_size: int, segment_length: int, *, clear_states: bool = False, **options
+) -> Evaluation:
+    config = ExperimentConfig(
+        model=MODEL.config,
+        data=DataConfig(batch_size=batch_size, segment_length=segment_length),
+        training=TrainingConfig(clear_states=clear_states),
+    )
+    return evaluate(config, MODEL, CORPUS, **options)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +66,10 @@ def test_cleared_states_make_nats_depend_on_the_segment_length_alone(expected):
 
 
 def test_progress_counts_up_to_the_last_token():
-    counts = []
-    run(2, 2 * WINDOW, progress=counts.append)
-    assert counts == sorted(set(counts)) and counts[-1] == BYTES
+    shares: list[float] = []
+    run(2, 2 * WINDOW, progress=shares.append)
+    assert shares == sorted(set(shares)) and shares[-1] == 1
+    assert all(abs(share * BYTES - round(share * BYTES)) < 1e-9 for share in shares)
 
 
 def test_derived_figures_follow_their_formulas():
@@ -70,7 +78,7 @@ def test_derived_figures_follow_their_formulas():
     assert result.perplexity == pytest.approx(2**3)
     assert result.bits_per_byte == pytest.approx(2)
     assert result.word_perplexity == pytest.approx(2**15)
-    figures = result.figures()
+    figures = result.metrics()
     assert list(figures) == [
         *("nats", "tokens", "bytes", "words"),
         *("bits_per_token", "perplexity", "bits_per_byte", "word_perplexity"),

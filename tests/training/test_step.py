@@ -8,13 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from block_recurrent import ModelConfig
+from block_recurrent import LanguageModel, ModelConfig
 from block_recurrent.data import Batch
 from block_recurrent.model.parameters import named_parameters, replace_parameters
-from block_recurrent.model.state import reset
+from block_recurrent.model.reset import reset
 from block_recurrent.training import TrainState, make_train_step
 from block_recurrent.training.loss import cross_entropy
-from block_recurrent.training.step import all_finite, initial_train_state
+from block_recurrent.training.step import all_finite
 from tests.helpers import (
     SIZES,
     VOCABULARY,
@@ -41,10 +41,16 @@ def train_step(seed: int = 0, **options):
     return make_train_step(PLAIN, jax.random.key(seed), **options)
 
 
+def initial(model: LanguageModel, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step, with an optimizer that no configuration has."""
+    optimizer_state = optimizer.init(named_parameters(model))
+    return TrainState(model, optimizer_state, model.initial_state(BATCH), jnp.int32(0))
+
+
 def prepare(step: int = 0, config: ModelConfig = CONFIG) -> TrainState:
     """A state in mid-document, whose memory a step may take over."""
     model = jax.tree.map(jnp.copy, random_model(config))
-    state = initial_train_state(model, PLAIN, BATCH)
+    state = initial(model, PLAIN)
     return state._replace(carried=random_like(state.carried), step=jnp.int32(step))
 
 
@@ -235,7 +241,7 @@ def test_where_all_is_finite_a_step_that_might_be_skipped_is_the_step(make):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("where", ["model", "optimizer", "carried"])
 def test_anything_that_is_not_finite_is_found_anywhere_in_the_state(where, value):
-    state = initial_train_state(random_model(CONFIG), optax.adam(RATE), BATCH)
+    state = initial(random_model(CONFIG), optax.adam(RATE))
     assert all_finite(state)
     leaves, structure = jax.tree.flatten(getattr(state, where))
     index = max(i for i, leaf in enumerate(leaves) if leaf.dtype == jnp.float32 and leaf.size)

@@ -5,8 +5,10 @@ import math
 import jax.numpy as jnp
 import pytest
 
-from block_recurrent.runs import meter as module
-from block_recurrent.runs.meter import Meter, Stopwatch
+from block_recurrent.system import stopwatch
+from block_recurrent.system.stopwatch import Stopwatch
+from block_recurrent.training import meter
+from block_recurrent.training.meter import Meter
 from block_recurrent.training.step import StepMetrics
 
 NAN = float("nan")
@@ -27,7 +29,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
+    for module in (meter, stopwatch):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 

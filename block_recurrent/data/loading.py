@@ -1,0 +1,64 @@
+"""The documents of a run, as its configuration names them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from block_recurrent.config import DataConfig
+from block_recurrent.data.corpus import Corpus, load_corpus
+from block_recurrent.data.tfds_reader import TfdsDirectory
+from block_recurrent.data.token_cache import cached_tokens
+from block_recurrent.data.tokenized import TokenizedCorpus, tokenize
+from block_recurrent.data.tokenizers import make_tokenizer
+
+Report = Callable[[str], None]
+
+
+class Corpora(NamedTuple):
+    """Two splits of a run's documents, as tokens."""
+
+    train: TokenizedCorpus
+    validation: TokenizedCorpus
+
+
+def load_documents(config: DataConfig, split: str) -> Corpus:
+    """The text of a split, for sources that are read into memory.
+
+    Raises:
+      DataError: a source that cannot be read, or a split without documents.
+    """
+    percent = config.validation_percent
+    return load_corpus(config.source, split, path=config.path, validation_percent=percent)
+
+
+def load_split(
+    config: DataConfig, split: str, report: Report = lambda text: None
+) -> TokenizedCorpus:
+    """The documents of "train", "validation" or "test".
+
+    A prepared corpus is read through its token cache, which the first run makes.
+
+    Args:
+      config: names the documents and the tokenizer.
+      split: which of them.
+      report: takes the progress, for people.
+
+    Raises:
+      DataError: a source that cannot be read, or a split without documents.
+    """
+    tokenizer = make_tokenizer(config)
+    if config.source != "tfds":
+        return tokenize(load_documents(config, split), tokenizer)
+    assert config.path is not None
+    return cached_tokens(
+        TfdsDirectory(config.path),
+        split,
+        tokenizer,
+        Path(config.cache_path or Path(config.path) / "token_cache"),
+        lambda size: report(f"tokenizing {split}, once: {size / 1e6:,.0f} MB"),
+    )
+
+
+def load_corpora(config: DataConfig, report: Report = lambda text: None) -> Corpora:
+    """Both splits of a training run. Raises: what `load_split` raises."""
+    return Corpora(load_split(config, "train", report), load_split(config, "validation", report))

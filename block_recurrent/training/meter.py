@@ -1,0 +1,99 @@
+"""What is measured of training: metrics between two logs, and the speed."""
+
+import math
+import time
+from collections.abc import Sequence
+
+import jax
+
+from block_recurrent.system.progress import duration
+from block_recurrent.training.step import StepMetrics
+
+
+class Meter:
+    """Metrics between two logs, and the speed, in which the compiling first step is left out."""
+
+    def __init__(self, num_steps: int):
+        self.num_steps = num_steps
+        self._pending: list[StepMetrics] = []
+        self._settled = 0
+        self._clock: float | None = None
+        self._untimed = 0
+        self._seconds_per_step: float | None = None
+
+    def restore(self, unlogged: Sequence[Sequence[float]]) -> None:
+        """Takes the metrics of steps that an earlier run left unlogged."""
+        self._pending = [StepMetrics(*metrics) for metrics in unlogged]
+        self._settled = len(self._pending)
+
+    def add(self, metrics: StepMetrics) -> None:
+        """Takes a step's metrics, which may still be being computed."""
+        self._pending.append(metrics)
+        if self._clock is None:
+            jax.block_until_ready(metrics)
+            self._untimed = len(self._pending)
+            self._clock = time.monotonic()
+
+    def settle(self, *, but: int = 0) -> list[StepMetrics]:
+        """Waits for the steps since the last log, but not for the newest `but` of them.
+
+        Returns:
+          The metrics of those steps that no earlier call has returned, as numbers.
+        """
+        end = max(len(self._pending) - but, self._settled)
+        new = [
+            StepMetrics(*map(float, metrics))
+            for metrics in jax.device_get(self._pending[self._settled : end])
+        ]
+        self._pending[self._settled : end] = new
+        self._settled = end
+        return new
+
+    @property
+    def unlogged(self) -> list[list[float]]:
+        """The metrics since the last log, once they are settled."""
+        return [list(metrics) for metrics in self._pending[: self._settled]]
+
+    def restart_clock(self) -> None:
+        """Leaves out of the speed all steps until now, and what came between them."""
+        if self._clock is not None:  # else the first step is still to be compiled
+            self._clock, self._untimed = time.monotonic(), len(self._pending)
+
+    def collect(self) -> dict[str, float]:
+        """Metrics since the last log, all of them settled.
+
+        Steps that were skipped do not count; if all were, there is neither loss nor gradient.
+        There is no speed where no step was timed.
+        """
+        assert self._clock is not None and self._settled == len(self._pending)
+        seconds = time.monotonic() - self._clock
+        steps = len(self._pending)
+        counted = [step for step in self._pending if step.finite]
+        nats = sum(step.nats for step in counted)
+        targets = sum(step.targets for step in counted)
+        timed = steps - self._untimed
+        self._pending, self._settled = [], 0
+        self.restart_clock()
+        metrics: dict[str, float] = {"targets": targets}
+        if timed:
+            self._seconds_per_step = max(seconds, 1e-9) / timed
+            metrics["tokens_per_second"] = targets / steps / self._seconds_per_step
+        if counted:
+            metrics["bits_per_token"] = nats / max(targets, 1.0) / math.log(2)
+            metrics["gradient_norm"] = counted[-1].gradient_norm
+        if len(counted) < steps:
+            metrics["skipped"] = float(steps - len(counted))
+        return metrics
+
+    def describe(self, step: int, metrics: dict[str, float]) -> str:
+        """The progress line."""
+        parts = [f"step {step:,}/{self.num_steps:,}"]
+        if "bits_per_token" in metrics:
+            parts.append(f"{metrics['bits_per_token']:.3f} bits/token")
+        if "skipped" in metrics:
+            parts.append(f"{metrics['skipped']:.0f} steps skipped")
+        if "tokens_per_second" in metrics:
+            parts.append(f"{metrics['tokens_per_second']:,.0f} tokens/s")
+        if self._seconds_per_step is not None:
+            parts.append(f"{duration((self.num_steps - step) * self._seconds_per_step)} left")
+        return " | ".join(parts)

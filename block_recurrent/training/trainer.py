@@ -1,0 +1,157 @@
+"""A model in training: what computes, and touches no file."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from block_recurrent.config import ExperimentConfig
+from block_recurrent.data import TokenizedCorpus
+from block_recurrent.parallel.mesh import batch_sharding, make_mesh
+from block_recurrent.system.stopwatch import Stopwatch
+from block_recurrent.training.build import make_lanes, make_train_state
+from block_recurrent.training.meter import Meter
+from block_recurrent.training.optimizer import make_optimizer, make_schedule
+from block_recurrent.training.step import (
+    StepMetrics,
+    TrainState,
+    all_finite,
+    make_train_step,
+    train_state_sharding,
+)
+
+MOST_SKIPPED = 10
+
+
+class Trainer:
+    """Takes steps, and looks whether they are finite.
+
+    Args:
+      config: of the run.
+      corpus: the documents to train on.
+      clock: takes the time of steps, of their compilation and of reading data.
+      advice: what a FloatingPointError says besides what it was.
+
+    Attributes:
+      state: all that changes with a step; set by `begin` or `restore`.
+      step: how many have been taken.
+      lanes: the batches to come.
+      meter: the metrics since the last log.
+    """
+
+    state: TrainState
+    step: int
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        corpus: TokenizedCorpus,
+        clock: Stopwatch,
+        advice: Callable[[], str] = str,
+    ):
+        training = config.training
+        self._config, self._clock, self._advice = config, clock, advice
+        self.lanes = make_lanes(config, corpus)
+        self.meter = Meter(training.num_steps)
+        self._schedule = make_schedule(config.optimizer, training.num_steps)
+        self._mesh = make_mesh(config.data.batch_size)
+        self._train_step = make_train_step(
+            make_optimizer(config),
+            jax.random.fold_in(jax.random.key(training.seed), 1),
+            clear_states=training.clear_states,
+            skip_non_finite=training.non_finite == "skip",
+        )
+        self._skipped_in_a_row = 0
+        self._compiled = False
+
+    def begin(self) -> None:
+        """Takes the state before the first step."""
+        sharding = train_state_sharding(self._mesh)
+        self.state, self.step = jax.device_put(make_train_state(self._config), sharding), 0
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and places of a state's arrays; nothing is computed."""
+        sharding = train_state_sharding(self._mesh)
+        initial = partial(make_train_state, self._config)
+        return jax.jit(initial, out_shardings=sharding).eval_shape()
+
+    def position(self) -> dict[str, Any]:
+        """What a run needs besides the state to go on from here, as JSON values."""
+        return {
+            "lanes": self.lanes.position,
+            "unlogged": self.meter.unlogged,
+            "skipped_in_a_row": self._skipped_in_a_row,
+        }
+
+    def restore(self, state: TrainState, position: Mapping[str, Any]) -> None:
+        """Goes on from a state and a position.
+
+        Raises:
+          DataError: the lanes cannot go there.
+        """
+        self.lanes.restore(position["lanes"])
+        self.meter.restore(position["unlogged"])
+        self._skipped_in_a_row = position["skipped_in_a_row"]
+        self.state, self.step = state, int(state.step)
+
+    def take_step(self) -> None:
+        """Takes one step, and looks whether the one before it was finite.
+
+        Raises:
+          FloatingPointError: it was not, and may not be skipped.
+        """
+        with self._clock.part("data"):
+            batch = jax.device_put(next(self.lanes), batch_sharding(self._mesh))
+        with self._clock.part("step" if self._compiled else "compilation"):
+            self.state, metrics = self._train_step(self.state, batch)
+            self.step += 1
+            self.meter.add(metrics)
+            self.check_finite(but=1)
+        self._compiled = True
+
+    def metrics(self) -> dict[str, float]:
+        """The metrics since the last call, and the learning rate of the last step.
+
+        Raises:
+          FloatingPointError: a step was not finite and may not be skipped.
+        """
+        with self._clock.part("step"):
+            self.check_finite()
+        rate = float(jnp.asarray(self._schedule(self.step - 1)))
+        return self.meter.collect() | {"learning_rate": rate}
+
+    def check_finite(self, *, but: int = 0) -> None:
+        """Looks at the steps taken, but not at the newest `but` of them, which may be running.
+
+        Raises:
+          FloatingPointError: the loss or gradient of one is not finite and may not be skipped.
+        """
+        allowed = MOST_SKIPPED - 1 if self._config.training.non_finite == "skip" else 0
+        for metrics in self.meter.settle(but=but):
+            self._skipped_in_a_row = 0 if metrics.finite else self._skipped_in_a_row + 1
+            if self._skipped_in_a_row > allowed:
+                raise FloatingPointError(self._why_not_finite(metrics))
+
+    def check_state(self) -> None:
+        """Looks at all steps taken, and at what they led to.
+
+        Raises:
+          FloatingPointError: a step or the state is not finite.
+        """
+        self.check_finite()
+        if not all_finite(self.state):
+            raise FloatingPointError(
+                "parameters, optimizer or carried state are not finite at step "
+                f"{self.step:,}: lower optimizer.learning_rate; {self._advice()}"
+            )
+
+    def _why_not_finite(self, metrics: StepMetrics) -> str:
+        count = self._skipped_in_a_row
+        times = f" for {count} steps in a row" if count > 1 else ""
+        return (
+            f"loss ({metrics.nats} nats) or gradient (norm {metrics.gradient_norm}) is not "
+            f"finite{times} by step {self.step:,}: lower optimizer.learning_rate or set "
+            f"optimizer.clip_norm; {self._advice()}"
+        )
