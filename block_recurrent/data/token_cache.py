@@ -4,7 +4,7 @@ A cache is a folder for each corpus, tokenizer and split, with
 
     tokens.bin      all tokens, document after document, in the smallest unsigned type
     index.npy       [4, D] int64: where each document ends, its UTF-8 bytes, its words, and the
-                    CRC-32 of its tokens, which is checked when the document is opened
+                    XXH3 of its tokens, which is checked when the document is opened
     ids.json        the documents' ids
     cache.json      what they belong to, how many there are, and the digest of the two above
 
@@ -16,9 +16,7 @@ import itertools
 import json
 import os
 import platform
-import shutil
-import tempfile
-import zlib
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +34,8 @@ from block_recurrent.data.tokenized import (
     token_type,
 )
 from block_recurrent.data.tokenizers import Tokenizer
+from block_recurrent.system.digests import digest, digest_number
+from block_recurrent.system.files import reason, remove, whole_folder
 
 FORMAT = 1
 _BUILDING = ".building-"
@@ -90,8 +90,8 @@ def cached_tokens(
         "split": split,
     }
     kind = tokenizer.name.partition(":")[0]
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    folder = cache_path / f"{split}-{kind}-{digest[:16]}"
+    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    folder = cache_path / f"{split}-{kind}-{name[:16]}"
     origin = f"{corpus.name} {split} ({corpus.path})"
     if not folder.exists():
         documents = _encode(corpus.documents(split), tokenizer, origin)
@@ -99,7 +99,7 @@ def cached_tokens(
             _build(folder, documents, tokenizer, identity, progress or (lambda size: None))
         except OSError as error:
             raise DataError(
-                f"the token cache {folder} cannot be written: {error.strerror or error}; make room "
+                f"the token cache {folder} cannot be written: {reason(error)}; make room "
                 "there, or set data.cache_path to a folder with more. Nothing was left behind."
             ) from error
     return _open(folder, origin, identity, tokenizer)
@@ -128,18 +128,13 @@ def _build(
 ) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder.parent)
-    prefix = f"{_BUILDING}{os.getpid()}@{platform.node()}-"
-    building = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    name = f"{_BUILDING}{os.getpid()}@{platform.node()}-{secrets.token_hex(4)}"
     try:
-        _write(building, documents, tokenizer, identity, progress)
-        building.chmod(0o755)
-        try:
-            building.rename(folder)
-        except OSError:
-            if not folder.exists():  # else another process was faster
-                raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        with whole_folder(folder, folder.with_name(name)) as building:
+            _write(building, documents, tokenizer, identity, progress)
+    except OSError:
+        if not folder.exists():  # else another process was faster
+            raise
 
 
 def _remove_leftovers(parent: Path) -> None:
@@ -151,7 +146,7 @@ def _remove_leftovers(parent: Path) -> None:
         try:
             os.kill(int(process), 0)
         except ProcessLookupError:
-            shutil.rmtree(leftover, ignore_errors=True)
+            remove(leftover)
         except (ValueError, PermissionError):
             continue
 
@@ -173,11 +168,9 @@ def _write(
             end += len(tokens)
             ids.append(document.id)
             counts = byte_count(document), word_count(document)
-            index.append((end, *counts, zlib.crc32(tokens.tobytes())))
+            index.append((end, *counts, digest_number(tokens)))
             size += index[-1][1]
             progress(size)
-        file.flush()
-        os.fsync(file.fileno())
     np.save(folder / "index.npy", np.array(index, np.int64).reshape(-1, 4).T)
     (folder / "ids.json").write_text(json.dumps(ids))
     facts = {
@@ -185,16 +178,13 @@ def _write(
         "tokens": end,
         "unknown": unknown,
         "fingerprint": fingerprint.hexdigest(),
-        "index_sha256": _index_digest(folder),
+        "index_xxh3": _index_digest(folder),
     }
     (folder / "cache.json").write_text(json.dumps(identity | facts, indent=2) + "\n")
 
 
 def _index_digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for name in ("index.npy", "ids.json"):
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()
+    return digest(b"".join((folder / name).read_bytes() for name in ("index.npy", "ids.json")))
 
 
 def _open(
@@ -227,7 +217,7 @@ def _checked_facts(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """The content of cache.json, if it and the index are as they were written."""
     try:
         facts = json.loads((folder / "cache.json").read_text())
-        digest = _index_digest(folder)
+        found = _index_digest(folder)
     except (OSError, ValueError) as error:
         raise _damaged(folder, str(error)) from error
     for name, value in identity.items():
@@ -236,7 +226,7 @@ def _checked_facts(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
                 f"the token cache {folder} is of {name} {facts.get(name)!r}, not {value!r}: it was "
                 "moved or changed; delete it, and the next run makes it anew."
             )
-    if digest != facts["index_sha256"]:
+    if found != facts["index_xxh3"]:
         raise _damaged(folder, "index.npy or ids.json has changed")
     return facts
 

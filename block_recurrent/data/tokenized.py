@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from block_recurrent.data.corpus import Corpus
 from block_recurrent.data.documents import Document, byte_count, word_count
 from block_recurrent.data.errors import DataError
 from block_recurrent.data.tokenizers import Tokenizer
+from block_recurrent.system.digests import digest_number
 
 # Above this share of unknown tokens, bits per token say little about the text.
 _UNKNOWN_SHARE = 1e-3
@@ -34,7 +34,7 @@ class TokenizedCorpus:
       unknown: how many tokens stand for text that the vocabulary cannot express.
       fingerprint: 64 hexadecimal digits that follow from the ids, tokens and tokenizer.
       notes: lines for people about what was read, see `summary`.
-      checksums: CRC-32 of each document's tokens, [D] int64, where they are kept in a file.
+      checksums: XXH3 of each document's tokens, [D] int64, where they are kept in a file.
     """
 
     origin: str
@@ -72,7 +72,7 @@ class TokenizedCorpus:
         """
         begin, end = self.span(document)
         tokens = self.tokens[begin:end]
-        if self.checksums is not None and zlib.crc32(tokens.tobytes()) != self.checksums[document]:
+        if self.checksums is not None and digest_number(tokens) != self.checksums[document]:
             raise DataError(
                 f"{self.origin}: the tokens of document {self.ids[document]!r} are damaged: delete "
                 "the token cache, and the next run makes it anew."

@@ -20,7 +20,7 @@ from block_recurrent.preparation.journal import Partial
 from block_recurrent.preparation.manifest import make_manifest, shard_files, write_manifest
 from block_recurrent.preparation.passes import ORDER, Interrupted, Pass, Progress
 from block_recurrent.preparation.shards import WriteError, describe, writing
-from block_recurrent.system.files import flush_to_disk
+from block_recurrent.system.files import flush_folder, put_in_place
 
 __all__ = ["SHARD_BYTES", "Interrupted", "Progress", "check_options", "check_target", "prepare"]
 
@@ -142,8 +142,7 @@ def _complete(
                 (corpus / batch.shard.file).rename(corpus / file)
         describe(corpus, settings["name"], work.examples.features, _splits(batches))
         write_manifest(manifest, corpus / "manifest.json")
-        for file in ("dataset_info.json", "features.json", "manifest.json", "."):
-            flush_to_disk(corpus / file)
+        flush_folder(corpus)
     with writing(target):
         _move(corpus, target)
     return manifest
@@ -160,14 +159,13 @@ def _splits(batches: Sequence[Batch]) -> dict[str, tuple[list[int], int]]:
 
 
 def _move(corpus: Path, target: Path) -> None:
-    """Renames the corpus; what is there already goes only when the new one is in its place."""
+    """Puts the corpus in its place; what is there already goes only when that is done."""
     old = target.with_name(target.name + ".replaced")
     if old.exists():
         shutil.rmtree(old)
     if target.exists():
         target.rename(old)
-    corpus.rename(target)
-    flush_to_disk(target.parent)
+    put_in_place(corpus, target)
     if old.exists():
         shutil.rmtree(old)
 

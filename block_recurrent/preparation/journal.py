@@ -5,16 +5,16 @@ written when the shard is safe on disk. What the journal does not know of is thr
 """
 
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from block_recurrent.data.errors import DataError
 from block_recurrent.preparation.batches import Batch, Shard
+from block_recurrent.system.lock import hold
 
 _JOURNAL = "journal.jsonl"
 
@@ -41,9 +41,8 @@ class Partial:
         _check_ours(path)
         restart = restart or not self.corpus.exists()  # complete, and moved to its place
         self.corpus.mkdir(parents=True, exist_ok=True)
-        self._file = (path / _JOURNAL).open("a+b")
+        self._file = self._hold_journal()
         try:
-            self._lock()
             lines = [] if restart else self._lines()
             if len(lines) > 1:
                 _check_same(path, lines[0], json.loads(json.dumps(settings)))
@@ -71,9 +70,9 @@ class Partial:
         """Removes what is left of the directory."""
         shutil.rmtree(self._path, ignore_errors=True)
 
-    def _lock(self) -> None:
+    def _hold_journal(self) -> BinaryIO:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return hold(self._path / _JOURNAL)
         except BlockingIOError as error:
             raise DataError(
                 f"{self._path} is being written by another process: wait for it or stop it."

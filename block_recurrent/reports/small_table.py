@@ -186,12 +186,19 @@ class SmallTable:
 def train_table(base: ExperimentConfig, folder: Path, stop: StopRequest) -> None:
     """Trains what is left to train, prints the table and writes it, with a picture, to `folder`.
 
+    Args:
+      base: the configuration of the recurrent rows.
+      folder: of all results.
+      stop: asked to stop.
+
     Raises:
-      ConfigError: a row's folder holds a run with another configuration.
+      ConfigError: the folder cannot be used, or a row's holds a run with another configuration.
+      WorkdirInUse: another process is training there.
     """
-    table = SmallTable(base, folder, stop)
-    print(table.describe() + "\n", flush=True)
-    report = table.report(table.run())
-    print("\n" + report.text())
-    for path in write_report(report, folder):
-        print(f"written to {path}")
+    with workdir.locked(folder):
+        table = SmallTable(base, folder, stop)
+        print(table.describe() + "\n", flush=True)
+        report = table.report(table.run())
+        print("\n" + report.text())
+        for path in write_report(report, folder):
+            print(f"written to {path}")

@@ -16,6 +16,11 @@ def digest(data: Any) -> str:
     return new_digest(data).hexdigest()
 
 
+def digest_number(data: Any) -> int:
+    """XXH3 of contiguous bytes as a signed number of 64 bits, for arrays of numbers."""
+    return int.from_bytes(new_digest(data).digest(), "big", signed=True)
+
+
 def seal(value: Any) -> str:
     """JSON text of a value and of its digest."""
     return json.dumps({"value": value, "xxh3": digest(json.dumps(value).encode())})

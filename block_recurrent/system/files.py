@@ -53,10 +53,15 @@ def put_in_place(building: Path, folder: Path) -> None:
     Raises:
       OSError: it cannot be, or `folder` is there and is not empty.
     """
-    for path in [*building.rglob("*"), building]:
-        flush_to_disk(path)
+    flush_folder(building)
     building.rename(folder)
     flush_to_disk(folder.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Returns when a folder and all that is in it are on the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        flush_to_disk(path)
 
 
 def flush_to_disk(path: Path) -> None:

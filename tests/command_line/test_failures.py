@@ -19,10 +19,9 @@ from block_recurrent.command_line.failures import reported
 from block_recurrent.data import DataError
 from block_recurrent.gin_files import ConfigError
 from block_recurrent.runs import continuation
-from block_recurrent.runs.checkpoints import CheckpointError, SaveFailed
+from block_recurrent.runs.errors import CheckpointError, SaveFailed, WorkdirInUse
 from block_recurrent.runs.reading import RunError, SelectionError
 from block_recurrent.system.devices import DeviceMissing, check_device
-from block_recurrent.system.lock import WorkdirInUse
 from block_recurrent.system.signals import Stopped
 from experiments import generate, table1, train
 from tests.programs import PROGRAMS, main_of

@@ -3,7 +3,6 @@
 import gzip
 import json
 import shutil
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from block_recurrent.data import (
     tokenize,
 )
 from block_recurrent.data.token_cache import _index_digest
+from block_recurrent.system.digests import digest_number
 from experiments import prepare_data, train
 from tests.synthetic_runs import exit_status
 
@@ -269,11 +269,11 @@ def test_a_token_outside_the_vocabulary_is_an_error_with_its_document(copy):
     tokens, index = np.array(found.tokens), np.load(place / "index.npy")
     begin, end = found.span(3)
     tokens[begin + 100] = 60_000
-    index[3, 3] = zlib.crc32(tokens[begin:end].tobytes())
+    index[3, 3] = digest_number(tokens[begin:end])
     (place / "tokens.bin").write_bytes(tokens.tobytes())
     np.save(place / "index.npy", index)
     facts = json.loads((place / "cache.json").read_text())
-    facts["index_sha256"] = _index_digest(place)
+    facts["index_xxh3"] = _index_digest(place)
     (place / "cache.json").write_text(json.dumps(facts))
     damaged = cached_tokens(corpus, "train", Wide(), cache)
     with pytest.raises(DataError, match=f"document {found.ids[3]!r} has token id 60000"):
