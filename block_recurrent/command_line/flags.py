@@ -39,7 +39,7 @@ def parse(
       parser: the program's parser, from `make_parser`.
       argv: the command line, `sys.argv[1:]` by default.
       base_files: gin files to read before those of `--gin_file`, given the program's arguments.
-      needs_data: as of `load`, given the program's arguments.
+      needs_data: whether a run needs its paths, given the program's arguments; see `load`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     bindings = [word.removeprefix("--gin.") for word in words if word.startswith("--gin.")]

@@ -24,7 +24,8 @@ def parse_runs(
     A directory that holds no run, such as one with earlier results, is left out with a note.
 
     Raises:
-      ConfigError, RunError: as of `read_runs`; also if no run is left.
+      ConfigError: a directory given twice, or one that does not exist; or no run is left.
+      RunError: a damaged file; the message names it, and its line.
     """
     parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="of a run")
     parser.add_argument(

@@ -89,7 +89,7 @@ def _attention_to_states(sizes: Mapping[str, int]) -> int:
 
 
 def estimate_memory(config: ExperimentConfig, state: TrainState) -> Memory:
-    """The memory of a step from `state`, as of `abstract_train_state`."""
+    """The memory of a step from `state`, which `abstract_train_state` makes."""
     data, model = config.data, config.model
     kept = kept_for_backward(config, state)
     size = data.batch_size * data.segment_length * model.vocab_size
