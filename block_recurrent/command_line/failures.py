@@ -91,7 +91,7 @@ def _out_of_memory(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def knobs_named(knobs: Mapping[str, object], hint: str = "") -> Iterator[None]:
-    """Within the context, an error that memory is short says what would need less, and its value."""
+    """Within the context, an out-of-memory error says what would need less, and its value."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
