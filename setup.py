@@ -29,7 +29,6 @@ setup(
         "jax>=0.10.2",
         "flax>=0.12.8",
         "optax>=0.2.8",
-        "orbax-checkpoint>=0.12.8",
         "gin-config>=0.5.0",
         "numpy>=2.4",
         "scipy>=1.17",

@@ -42,7 +42,6 @@ class Checkpoints:
       directory: created when the first checkpoint is saved, in a directory that exists.
       keep: how many of the newest checkpoints stay; the best one stays besides.
       warn: takes a sentence about a checkpoint that is damaged or gone, or could not be written.
-
     """
 
     def __init__(

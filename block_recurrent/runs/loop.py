@@ -237,7 +237,10 @@ class Run:
         self.line.end(self.clock.describe())
 
     def close(self) -> None:
-        """Closes files and threads; what fails here is a warning, not to hide another error."""
+        """Closes files and threads, after which there is nothing to save.
+
+        What fails here is a warning, not to hide why the run failed.
+        """
         self._close_checkpoints()
         self.records.close()
         self.stop.nothing_to_save = True

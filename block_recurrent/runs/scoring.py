@@ -1,4 +1,4 @@
-"""Scores a run's model on the documents of a split, and keeps the run's own figures."""
+"""Scores a run's model on the documents of a split, and keeps the run's own metrics."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from block_recurrent.training.evaluation import evaluate
 
 
 def evaluation_file(workdir: Path, split: str) -> Path:
-    """Where a work directory keeps the figures of a split."""
+    """Where a work directory keeps the metrics of a split."""
     return workdir / f"evaluation_{split}.json"
 
 
@@ -26,9 +26,9 @@ def score(
     checkpoint: str | int = NEWEST,
     output: Path | None = None,
 ) -> dict[str, Any]:
-    """Prints which documents were read and the figures, and writes them.
+    """Prints which documents were read and the metrics, and writes them.
 
-    Figures that are not the run's, because a setting that they depend on or the checkpoint is
+    Metrics that are not the run's, because a setting that they depend on or the checkpoint is
     another, are written only where `output` says.
 
     Args:

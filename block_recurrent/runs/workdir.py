@@ -49,12 +49,13 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def _hold_lock(workdir: Path) -> BinaryIO:
-    lock = workdir / LOCK
+    lock, owner = workdir / LOCK, "unknown"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         return hold(lock)
     except BlockingIOError as error:
-        owner = lock.read_text().strip() or "unknown"
+        with contextlib.suppress(OSError):
+            owner = lock.read_text().strip() or owner
         raise WorkdirInUse(
             f"another process ({owner}) is training in {workdir}: wait for it, stop it, or "
             "choose another --workdir"
