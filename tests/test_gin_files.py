@@ -160,9 +160,8 @@ def test_table_1_has_every_row_of_the_paper_at_its_size(corpus):
         assert data.batch_size * data.segment_length == 2**17
         assert (model.window, data.segment_length) == (row.model.window, row.data.segment_length)
         assert closed_form(model) == closed_form(row.model)
-        assert model == dataclasses.replace(
-            row.model, vocab_size=model.vocab_size, **update_of(model)
-        )
+        of_the_corpus = {"vocab_size": model.vocab_size, "logits_by_window": model.vocab_size > 256}
+        assert model == dataclasses.replace(row.model, **of_the_corpus, **update_of(model))
         assert (experiment.optimizer, experiment.training) == (row.optimizer, row.training)
         assert data.source == "tfds" and experiment.training.num_steps == 500_000
 

@@ -68,9 +68,13 @@ def test_feedback_is_what_a_model_with_it_has_more():
 def test_remat_keeps_less():
     kept = {remat: memory(remat=remat, num_layers=6) for remat in ("none", "dots", "layer")}
     assert kept["none"].activations > kept["dots"].activations > 2 * kept["layer"].activations
-    assert kept["none"].logits > kept["layer"].logits > 0
     assert kept["none"].computed_again == 0 < kept["layer"].computed_again
     assert kept["layer"].computed_again < kept["none"].activations
+
+
+def test_logits_by_window_are_those_of_a_window():
+    at_once, by_window = (memory(logits_by_window=by_window) for by_window in (False, True))
+    assert at_once.logits > by_window.logits > 0
 
 
 def test_every_further_layer_keeps_as_much_again():

@@ -6,17 +6,19 @@ import jax
 import numpy as np
 import pytest
 
+from block_recurrent import LanguageModel
 from block_recurrent.config import DataConfig, ExperimentConfig, TrainingConfig
 from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
 from block_recurrent.training import Evaluation, evaluate
-from tests.helpers import SIZES, model_config, random_model, read
+from tests.helpers import SIZES, model_config, randomize, read
 
 WINDOW = SIZES["window"]
 TEXTS = ["a", "one two three", "Größe 書 \n x", "abcdefgh", "wie bitte? " * 3, " z "]
 DOCUMENTS = tuple(Document(str(number), "", text) for number, text in enumerate(TEXTS))
 CORPUS = tokenize(Corpus(DOCUMENTS), ByteTokenizer())
 BYTES = sum(len(text.encode()) for text in TEXTS)
-MODEL = random_model(model_config(0, num_layers=1, wiring="single", vocab_size=256))
+CONFIG = model_config(0, num_layers=1, wiring="single", vocab_size=256)
+MODEL = randomize(lambda rngs: LanguageModel(CONFIG, rngs=rngs), seed=4)
 
 
 def run(
