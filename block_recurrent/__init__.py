@@ -8,7 +8,6 @@ R recurrent layers.
 from block_recurrent import interop as interop
 from block_recurrent.config import LayerConfig as LayerConfig
 from block_recurrent.config import ModelConfig as ModelConfig
-from block_recurrent.model.attention import RMSNorm as RMSNorm
 from block_recurrent.model.cell import RecurrentCell as RecurrentCell
 from block_recurrent.model.gates import FixedGate as FixedGate
 from block_recurrent.model.gates import LSTMGate as LSTMGate
@@ -16,6 +15,7 @@ from block_recurrent.model.generation import GenerationState as GenerationState
 from block_recurrent.model.generation import generate as generate
 from block_recurrent.model.generation import prefill as prefill
 from block_recurrent.model.language_model import LanguageModel as LanguageModel
+from block_recurrent.model.norm import RMSNorm as RMSNorm
 from block_recurrent.model.positions import Rotary as Rotary
 from block_recurrent.model.positions import T5Bias as T5Bias
 from block_recurrent.model.recurrent import BlockRecurrentLayer as BlockRecurrentLayer

@@ -84,6 +84,9 @@ class LayerConfig(_Checked):
       positions: "t5" relative bias or "rotary" embedding, on token self-attention only.
       dropout: rate, applied only when a call is given a key.
       dtype: dtype of activations; parameters, norms, softmax, gates and states are float32.
+      attention: what computes attention: "xla" (plain array arithmetic, the reference), "tiled"
+        (for CPUs), "pallas" (kernels for TPUs), "cudnn" (NVIDIA's library), or "auto", the fastest
+        that is possible where the model is built. All compute the same.
     """
 
     model_size: int = 1024
@@ -97,6 +100,7 @@ class LayerConfig(_Checked):
     positions: Literal["t5", "rotary"] = "t5"
     dropout: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["auto", "xla", "tiled", "pallas", "cudnn"] = "auto"
 
     def _validate(self) -> None:
         self._require_positive("model_size", "num_heads", "head_size", "mlp_size", "window")
@@ -118,7 +122,9 @@ class ModelConfig(LayerConfig):
       recurrent_layers: indices of the recurrent layers, negative ones counted from the end. Without
         any the model is Transformer-XL (segments of one window) or Slide (of several).
       feedback: every other layer also attends to the state of the last recurrent layer.
-      scan_layers: run stacked plain layers as one compiled loop; False unrolls the loop.
+      scan_layers: run stacked plain layers as one compiled loop, which compiles faster, or unroll
+        the loop, which runs faster on a CPU; unless given, they are unrolled on a CPU in models of
+        fewer than 24 layers.
       remat: what the backward pass computes again: "none", "layer" (everything inside a layer) or
         "dots" (everything but the results of projections).
       logits_by_window: compute loss and logits of one window of a segment after the other, which
@@ -130,7 +136,7 @@ class ModelConfig(LayerConfig):
     num_layers: int = 12
     recurrent_layers: tuple[int, ...] = ()
     feedback: bool = False
-    scan_layers: bool = True
+    scan_layers: bool | None = None
     remat: Literal["none", "layer", "dots"] = "none"
     logits_by_window: bool = False
     state_unroll: int = 1

@@ -8,14 +8,7 @@ from flax import nnx
 from jax import Array
 
 from block_recurrent.config import LayerConfig
-from block_recurrent.model.attention import (
-    RMSNorm,
-    apply_dense,
-    attend,
-    concatenate_windows,
-    dense,
-    l2_normalize,
-)
+from block_recurrent.model.blocks import concatenate_windows
 from block_recurrent.model.checks import (
     check_cell_call,
     check_horizontal,
@@ -24,7 +17,9 @@ from block_recurrent.model.checks import (
     check_project,
     checked,
 )
+from block_recurrent.model.dense import apply_dense, dense
 from block_recurrent.model.gates import GATES
+from block_recurrent.model.norm import RMSNorm, l2_normalize
 from block_recurrent.model.sliding_window import (
     SlidingWindowLayer,
     make_scale,
@@ -150,6 +145,7 @@ class RecurrentCell(nnx.Module):
         self, states: Array, projections: StateProjections, token_context: KeysValues
     ) -> Array:
         """`horizontal`, given the projections of the states."""
+        attend = self.token_layer.attention.attend
         own = attend(projections.queries, projections.context)
         read = attend(projections.token_queries, token_context)
         heads = jnp.concatenate([own, read], axis=-2)

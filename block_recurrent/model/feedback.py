@@ -13,16 +13,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from block_recurrent.config import ModelConfig
-from block_recurrent.model.attention import (
+from block_recurrent.model.blocks import (
     concatenate_windows,
     join_blocks,
     last_window,
     split_blocks,
-    window_tiles,
+    swap_blocks_and_batch,
 )
 from block_recurrent.model.cell import RecurrentCell
 from block_recurrent.model.layer_stack import LayerStack, Part
-from block_recurrent.model.recurrent import swap_blocks_and_batch
 from block_recurrent.model.sliding_window import (
     Projections,
     SelfAttended,
@@ -114,8 +113,8 @@ def begin_first_layer(
     """The first layer up to its self-attention, for all blocks at once, and its next cache."""
     project_key, attend_key = split_key(dropout_key, 2)
     projections = layer.project(x, project_key)
-    tiles = window_tiles(projections.context, cache)
-    attended = layer.self_attend(x, projections, tiles, attend_key)
+    preceding = layer.preceding(projections.context, cache)
+    attended = layer.self_attend(x, projections, preceding, attend_key)
     return attended, last_window(projections.context, layer.config.window)
 
 
@@ -124,8 +123,8 @@ def finish_recurrent_layer(
 ) -> Array:
     """The recurrent layer's attention and MLP for all blocks at once; its output, [B, N, E]."""
     attend_key, finish_key = split_key(dropout_key, 2)
-    tiles = window_tiles(arrived.projections.context, cache)
-    attended = layer.self_attend(arrived.x, arrived.projections, tiles, attend_key)
+    preceding = layer.preceding(arrived.projections.context, cache)
+    attended = layer.self_attend(arrived.x, arrived.projections, preceding, attend_key)
     return layer.finish(attended, arrived.state_context, finish_key)
 
 

@@ -7,13 +7,14 @@ from flax import nnx
 from jax import Array
 
 from block_recurrent.config import ModelConfig
-from block_recurrent.model.attention import RMSNorm, dropout
 from block_recurrent.model.checks import (
     check_initial_state,
     check_model,
     check_model_call,
     checked,
 )
+from block_recurrent.model.dense import dropout
+from block_recurrent.model.norm import RMSNorm
 from block_recurrent.model.reset import reset
 from block_recurrent.model.sliding_window import split_key
 from block_recurrent.model.stack import Stack

@@ -14,6 +14,7 @@ from flax import nnx
 from jax import Array
 
 from block_recurrent.config import ModelConfig
+from block_recurrent.model.attention import target_platform
 from block_recurrent.model.cell import RecurrentCell
 from block_recurrent.model.recurrent import BlockRecurrentLayer
 from block_recurrent.model.sliding_window import SlidingWindowLayer
@@ -28,6 +29,8 @@ from block_recurrent.model.state import (
     take,
 )
 
+MANY_LAYERS = 24
+
 
 def part_ranges(config: ModelConfig) -> tuple[range, ...]:
     """The layers of each part, bottom up; a part whose first layer is recurrent has only that one.
@@ -40,6 +43,13 @@ def part_ranges(config: ModelConfig) -> tuple[range, ...]:
     if config.feedback:
         edges.add(1)
     return tuple(range(start, stop) for start, stop in pairwise(sorted(edges)))
+
+
+def scans_layers(config: ModelConfig) -> bool:
+    """Whether plain layers are a loop in the compiled program too."""
+    if config.scan_layers is not None:
+        return config.scan_layers
+    return target_platform() != "cpu" or config.num_layers >= MANY_LAYERS
 
 
 def _keep_everything(function: Callable, *, in_scan: bool) -> Callable:
@@ -86,7 +96,7 @@ class LayerStack(nnx.Module):
         self.config = config
         self.num_layers = num_layers
         self.layers = jax.vmap(make_layer)(jax.random.split(rngs.params(), num_layers))
-        self._unroll = 1 if config.scan_layers else True
+        self._scans = scans_layers(config)
         self._rematerialize = REMATERIALIZATIONS[config.remat]
 
     @property
@@ -134,9 +144,9 @@ class LayerStack(nnx.Module):
             layer, cache, key = inputs
             return layer(x, cache, state_context, dropout_key=key)
 
-        step = self._rematerialize(read, in_scan=self.config.scan_layers)
+        step = self._rematerialize(read, in_scan=self._scans)
         inputs = (self.layers, state.cache, dropout_keys)
-        x, cache = jax.lax.scan(step, x, inputs, unroll=self._unroll)
+        x, cache = jax.lax.scan(step, x, inputs, unroll=1 if self._scans else True)
         return x, state._replace(cache=cache)
 
     def read_token(

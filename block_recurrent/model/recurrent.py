@@ -1,12 +1,15 @@
 """The block-recurrent layer: a segment of blocks, with only the state update in the loop."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
 from block_recurrent.config import LayerConfig
-from block_recurrent.model.attention import last_window, window_tiles
+from block_recurrent.model.blocks import (
+    concatenate_windows,
+    last_window,
+    swap_blocks_and_batch,
+)
 from block_recurrent.model.cell import RecurrentCell
 from block_recurrent.model.checks import (
     check_initial_state,
@@ -15,7 +18,7 @@ from block_recurrent.model.checks import (
     checked,
 )
 from block_recurrent.model.sliding_window import split_key
-from block_recurrent.model.state import KeysValues, LayerState, Tree
+from block_recurrent.model.state import KeysValues, LayerState
 
 
 class BlockRecurrentLayer(nnx.Module):
@@ -63,9 +66,10 @@ class BlockRecurrentLayer(nnx.Module):
         layer = self.cell.token_layer
         project_key, attend_key, finish_key = split_key(dropout_key, 3)
         projections = layer.project(x, project_key)
-        tiles = window_tiles(projections.context, state.cache)
+        preceding = layer.preceding(projections.context, state.cache)
+        tiles = concatenate_windows(preceding, layer.blocks(projections.context))
         states, state_context = self.scan_states(state.recurrent, tiles)
-        attended = layer.self_attend(x, projections, tiles, attend_key)
+        attended = layer.self_attend(x, projections, preceding, attend_key)
         cache = last_window(projections.context, self.config.window)
         return layer.finish(attended, state_context, finish_key), LayerState(cache, states)
 
@@ -88,8 +92,3 @@ class BlockRecurrentLayer(nnx.Module):
         by_block = swap_blocks_and_batch(tiles)
         states, context = jax.lax.scan(step, states, by_block, unroll=self.unroll)
         return states, swap_blocks_and_batch(context)
-
-
-def swap_blocks_and_batch(tree: Tree) -> Tree:
-    """Arrays [B, K, ...] as [K, B, ...] for a scan over blocks, and back again."""
-    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)

@@ -13,25 +13,17 @@ from flax import nnx
 from jax import Array
 
 from block_recurrent.config import LayerConfig
-from block_recurrent.model.attention import (
-    RMSNorm,
-    apply_dense,
-    attend,
-    dense,
-    dropout,
-    join_blocks,
-    l2_normalize,
-    last_window,
-    split_blocks,
-    window_tiles,
-)
+from block_recurrent.model.attention import choose_attention, reference
+from block_recurrent.model.blocks import join_blocks, last_window, preceding_blocks, split_blocks
 from block_recurrent.model.checks import (
     check_initial_state,
     check_layer,
     check_sliding_window_call,
     checked,
 )
-from block_recurrent.model.positions import make_positions, window_bias
+from block_recurrent.model.dense import apply_dense, dense, dropout
+from block_recurrent.model.norm import RMSNorm, l2_normalize
+from block_recurrent.model.positions import make_positions
 from block_recurrent.model.state import KeysValues, empty_cache
 
 
@@ -80,6 +72,7 @@ class SlidingWindowLayer(nnx.Module):
         size, heads_size = config.model_size, config.num_heads * config.head_size
         self.config = config
         self.attends_to_states = attends_to_states
+        self.attention = choose_attention(config)
         self.norm = RMSNorm(size)
         self.keys = dense(size, heads_size, rngs=rngs)
         self.values = dense(size, heads_size, rngs=rngs)
@@ -128,8 +121,8 @@ class SlidingWindowLayer(nnx.Module):
         """
         project_key, attend_key, finish_key = split_key(dropout_key, 3)
         projections = self.project(x, project_key)
-        tiles = window_tiles(projections.context, cache)
-        attended = self.self_attend(x, projections, tiles, attend_key)
+        preceding = self.preceding(projections.context, cache)
+        attended = self.self_attend(x, projections, preceding, attend_key)
         cache = last_window(projections.context, self.config.window)
         return self.finish(attended, state_context, finish_key), cache
 
@@ -148,29 +141,40 @@ class SlidingWindowLayer(nnx.Module):
             scaled_queries(state_queries[0], self.state_scale) if state_queries else None,
         )
 
+    def blocks(self, context: KeysValues) -> KeysValues:
+        """Keys and values of a segment, [B, N, H, D] -> [B, K, W, H, D]."""
+        return jax.tree.map(lambda x: split_blocks(x, self.config.window), context)
+
+    def preceding(self, context: KeysValues, cache: KeysValues) -> KeysValues:
+        """What comes one window before each block of a segment, [B, K, W, H, D]."""
+        return preceding_blocks(self.blocks(context), cache)
+
     def self_attend(
         self,
         x: Array,
         projections: Projections,
-        tiles: KeysValues,
+        preceding: KeysValues,
         dropout_key: Array | None = None,
     ) -> SelfAttended:
-        """Self-attention of every block to itself and the block before it.
+        """Self-attention of every token to the W tokens before it.
 
         Args:
           x: [B, N, E].
           projections: of `x`.
-          tiles: keys and values of each block and the one before, [B, K, 2W, H, D].
+          preceding: keys and values one window before each block, [B, K, W, H, D].
           dropout_key: dropout is on when given.
         """
-        window = self.config.window
-        bias = window_bias(self._scaled_bias())
-        places = np.arange(2 * window)
-        queries = split_blocks(projections.queries, window)
-        queries = self.positions.rotate(queries, places[window:])
-        tiles = tiles._replace(keys=self.positions.rotate(tiles.keys, places))
-        rate = self.config.dropout
-        heads = attend(queries, tiles, bias, dropout_rate=rate, dropout_key=dropout_key)
+        window, rotate = self.config.window, self.positions.rotate
+        before, now = np.arange(window), np.arange(window, 2 * window)
+        current = self.blocks(projections.context)
+        heads = self.attention.attend_window(
+            rotate(split_blocks(projections.queries, window), now),
+            current._replace(keys=rotate(current.keys, now)),
+            preceding._replace(keys=rotate(preceding.keys, before)),
+            self._scaled_bias(),
+            dropout_rate=self.config.dropout,
+            dropout_key=dropout_key,
+        )
         return SelfAttended(x, join_blocks(heads), projections.state_queries)
 
     def finish(
@@ -196,6 +200,7 @@ class SlidingWindowLayer(nnx.Module):
             window = heads.shape[1] // state_context.keys.shape[1]
             queries = split_blocks(state_queries, window)
             rate = self.config.dropout
+            attend = self.attention.attend
             seen = attend(queries, state_context, dropout_rate=rate, dropout_key=state_key)
             heads = jnp.concatenate([heads, join_blocks(seen)], axis=-2)
         (update,) = apply_dense(heads.reshape(*heads.shape[:-2], -1), self.output)
@@ -222,7 +227,7 @@ class SlidingWindowLayer(nnx.Module):
         projections = self.project(x)
         query = self.positions.rotate(projections.queries, np.array([window]))
         visible = visible._replace(keys=self.positions.rotate(visible.keys, np.arange(window)))
-        heads = attend(query, visible, self._scaled_bias()[:, None])
+        heads = reference.attend(query, visible, self._scaled_bias()[:, None])
         attended = SelfAttended(x, heads, projections.state_queries)
         return self.finish(attended, state_context), projections.context
 

@@ -1,0 +1,10 @@
+"""Attention: one function, several implementations.
+
+`reference` says what is computed; `tiled` computes it fast on a CPU; `choice` picks one for a
+model.
+"""
+
+from block_recurrent.model.attention.choice import Attention as Attention
+from block_recurrent.model.attention.choice import built_for as built_for
+from block_recurrent.model.attention.choice import choose_attention as choose_attention
+from block_recurrent.model.attention.choice import target_platform as target_platform

@@ -1,0 +1,52 @@
+"""Segments cut into blocks of one window, and each block with the one before it.
+
+Letters: B batch, N segment, W window, K = N / W blocks, H heads, D head size.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from block_recurrent.model.state import KeysValues, Tree, concatenate
+
+
+def split_blocks(x: Array, window: int) -> Array:
+    """[B, N, ...] -> [B, K, W, ...]."""
+    batch, length, *rest = x.shape
+    return x.reshape(batch, length // window, window, *rest)
+
+
+def join_blocks(x: Array) -> Array:
+    """[B, K, W, ...] -> [B, N, ...]."""
+    batch, blocks, window, *rest = x.shape
+    return x.reshape(batch, blocks * window, *rest)
+
+
+def swap_blocks_and_batch(tree: Tree) -> Tree:
+    """Arrays [B, K, ...] as [K, B, ...] for a scan over blocks, and back again."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
+
+
+def preceding_blocks(blocks: KeysValues, previous: KeysValues) -> KeysValues:
+    """What comes one window before each block.
+
+    Args:
+      blocks: of the segment, [B, K, W, H, D].
+      previous: of the window before the segment, [B, W, H, D].
+
+    Returns:
+      [B, K, W, H, D]: the previous window, then all blocks but the last.
+    """
+    return jax.tree.map(
+        lambda x, before: jnp.concatenate([before[:, None], x[:, :-1]], axis=1), blocks, previous
+    )
+
+
+def concatenate_windows(previous: KeysValues, current: KeysValues) -> KeysValues:
+    """Two windows, or two of each block, [..., W, H, D] -> [..., 2W, H, D]."""
+    return concatenate([previous, current], axis=-3)
+
+
+def last_window(current: KeysValues, window: int) -> KeysValues:
+    """The last W keys and values of a segment, [B, N, H, D] -> [B, W, H, D]."""
+    return jax.tree.map(lambda x: x[:, -window:], current)

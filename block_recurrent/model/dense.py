@@ -1,0 +1,54 @@
+"""Dense layers, several of them as one matrix product, and dropout."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+
+def dense(input_size: int, output_size: int, *, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.Linear:
+    """A float32 kernel [in, out] without bias, truncated normal of variance `scale / in`."""
+    initializer = nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
+    return nnx.Linear(input_size, output_size, use_bias=False, kernel_init=initializer, rngs=rngs)
+
+
+def apply_dense(x: Array, *layers: nnx.Linear) -> list[Array]:
+    """Each of `layers` applied to `x` [..., in], as one matrix product in the dtype of `x`."""
+    kernels = [layer.kernel[...] for layer in layers]
+    kernel = jnp.concatenate(kernels, axis=1).astype(x.dtype)
+    boundaries = list(itertools.accumulate(kernel.shape[1] for kernel in kernels))
+    return jnp.split(product(x, kernel), boundaries[:-1], axis=-1)
+
+
+@jax.custom_vjp
+def product(x: Array, kernel: Array) -> Array:
+    """`x` [..., in] times `kernel` [in, out].
+
+    As `x @ kernel`, but the gradient of the kernel is laid out with its shorter side first: the
+    other way round XLA:CPU takes twice as long.
+    """
+    return x @ kernel
+
+
+def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    inputs, outputs = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    of_kernel = inputs.T @ outputs if x.shape[-1] <= kernel.shape[1] else (outputs.T @ inputs).T
+    return gradient @ kernel.T, of_kernel
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+def dropout(x: Array, rate: float, key: Array | None) -> Array:
+    """Zeros a share `rate` of `x` and scales the rest up; `x` itself without a key."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))

@@ -1,0 +1,36 @@
+"""Laws of dense layers and of dropout."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from block_recurrent.model.dense import apply_dense, dense, dropout, product
+from tests.helpers import assert_close, random_like, randomize
+
+X = random_like(jnp.zeros((2, 12, 6)))
+
+
+def test_dense_layers_together_are_each_alone():
+    layers = [randomize(lambda rngs, size=size: dense(6, size, rngs=rngs)) for size in (3, 1, 5)]
+    assert_close(apply_dense(X, *layers), [X @ layer.kernel[...] for layer in layers])
+    (low,) = apply_dense(X.astype(jnp.bfloat16), layers[0])
+    assert low.dtype == jnp.bfloat16
+
+
+def test_dropout_keeps_the_mean_and_needs_a_key():
+    x = jnp.ones(10_000)
+    dropped = dropout(x, 0.2, jax.random.key(0))
+    assert set(np.unique(dropped).tolist()) == {0.0, 1.25}
+    assert abs(np.mean(dropped == 0) - 0.2) < 0.02
+    assert dropout(x, 0.2, None) is x and dropout(x, 0.0, jax.random.key(0)) is x
+
+
+@pytest.mark.parametrize("size", [3, 6, 11])
+def test_gradients_of_a_product_are_those_of_plain_jax(size):
+    kernel, weights = random_like([jnp.zeros((6, size)), jnp.zeros((2, 12, size))])
+
+    def gradients(multiply):
+        return jax.grad(lambda x, kernel: jnp.sum(multiply(x, kernel) * weights), (0, 1))(X, kernel)
+
+    assert_close(gradients(product), gradients(jnp.matmul))
