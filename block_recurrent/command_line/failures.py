@@ -25,6 +25,7 @@ from block_recurrent.data import DataError
 from block_recurrent.gin_files import ConfigError
 from block_recurrent.runs.errors import CheckpointError, SaveFailed, WorkdirInUse
 from block_recurrent.runs.reading import RunError
+from block_recurrent.system.cpu import prepare_cpu
 from block_recurrent.system.devices import DeviceMissing
 from block_recurrent.system.signals import Stopped
 
@@ -43,11 +44,15 @@ Program = Callable[..., int]
 
 
 def reported(program: Program) -> Program:
-    """Decorates a program: known failures become sentences, unknown ones keep their traceback."""
+    """Decorates a program: known failures become sentences, unknown ones keep their traceback.
+
+    Before the program runs, so that JAX has not begun, the process is prepared for computing.
+    """
 
     @functools.wraps(program)
     def main(argv: Sequence[str] | None = None) -> int:
         words = list(sys.argv[1:] if argv is None else argv)
+        prepare_cpu()
         try:
             return program([word for word in words if word != DEBUG])
         except Stopped as stopped:

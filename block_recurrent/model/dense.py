@@ -39,7 +39,10 @@ def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array
 def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
     inputs, outputs = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-    of_kernel = inputs.T @ outputs if x.shape[-1] <= kernel.shape[1] else (outputs.T @ inputs).T
+    if x.shape[-1] <= kernel.shape[1]:
+        of_kernel = inputs.T @ outputs
+    else:  # the barrier keeps XLA from turning it round again
+        of_kernel = jax.lax.optimization_barrier(outputs.T @ inputs).T
     return gradient @ kernel.T, of_kernel
 
 

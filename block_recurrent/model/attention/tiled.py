@@ -118,10 +118,11 @@ def _attend_forward(
 
 
 def _attend_backward(saved: tuple, gradient: Array) -> tuple:
-    queries, keys, values, bias, kept = saved
+    # Barriers say what XLA must not merge: here, this computation of the weights and the forward
+    # one, which would then have to be kept; below, what is used more than once and what uses it.
+    queries, keys, values, bias, kept = jax.lax.optimization_barrier(saved)
     dtype = values.dtype
     weights, total = _weights(queries, keys, bias)
-    # Each barrier ends a fusion: what stands before it is used more than once.
     probabilities = jax.lax.optimization_barrier(weights / total)
     of_probabilities = _dropped(
         jnp.einsum("...qd,...td->...qt", gradient, values, preferred_element_type=jnp.float32), kept
@@ -132,11 +133,17 @@ def _attend_backward(saved: tuple, gradient: Array) -> tuple:
     low, dropped = of_logits.astype(dtype), _dropped(probabilities, kept).astype(dtype)
     return (
         jnp.einsum("...qt,...td->...qd", low, keys),
-        jnp.einsum("...qt,...qd->...td", low, queries),
-        jnp.einsum("...qt,...qd->...td", dropped, gradient),
+        _transposed_product(low, queries),
+        _transposed_product(dropped, gradient),
         of_bias,
         None,
     )
+
+
+def _transposed_product(x: Array, y: Array) -> Array:
+    """Sums products of [..., Q, T] and [..., Q, D] over Q, [..., T, D], in the faster order."""
+    summed = jnp.einsum("...qd,...qt->...dt", y, x)
+    return jnp.swapaxes(jax.lax.optimization_barrier(summed), -1, -2)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
