@@ -116,8 +116,8 @@ def _fit(target: Target, needed: int | None, overflow: bool, reason: str) -> dic
         return figures
     if needed is not None:
         reason = (
-            f"a step needs {needed / GIB:.2f} GiB of each {target.chip.name} of "
-            f"{target.topology}, which has {available / GIB:.2f} GiB"
+            f"a step needs {needed / 1e9:.2f} GB of each {target.chip.name} of "
+            f"{target.topology}, which has {available / 1e9:.2f} GB"
         )
     return figures | {"overflow": f"out of memory: {reason}"}
 

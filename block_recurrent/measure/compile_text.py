@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.measure.chips import GIB
 from block_recurrent.measure.compile_report import compile_report
 from block_recurrent.measure.hlo_costs import VECTOR_OPERATIONS
 from block_recurrent.measure.target import Target
@@ -39,7 +38,7 @@ def _lines(figures: dict[str, Any]) -> Iterator[str]:
     yield _row("compilation", f"{figures['compile_seconds']:,.0f} s")
     yield _row(
         "memory of a device",
-        f"{figures['peak_bytes'] / GIB:.2f} GiB at most, of {memory / GIB:.2f}: "
+        f"{figures['peak_bytes'] / 1e9:.2f} GB at most, of {memory / 1e9:.2f}: "
         + ("fits" if figures["fits"] else "does not fit"),
     )
     yield _row(
