@@ -23,6 +23,14 @@ SMALLER = {
     "data.segment_length": 256,
     "data.batch_size": 4,
 }
+NARROW = {
+    "model.num_layers": 1,
+    "model.recurrent_layers": (0,),
+    "model.model_size": 16,
+    "model.window": 16,
+    "model.num_states": 4,
+    "data.segment_length": 32,
+}
 KEYS = {"fits", "peak_bytes", "cycles", "seconds", "share_of_peak", "collectives"}
 COMPILERS = {"tpu": ("v5e:2x2", "libtpu"), "cuda": ("h100:2", "jax_plugins.xla_cuda13")}
 
@@ -39,12 +47,16 @@ def tiny(**changes):
     return load(TINY, bindings, needs_data=False)
 
 
-def run(topology: str, output: Path, *options: str) -> subprocess.CompletedProcess:
-    """The program as a process of its own: compilers are kept apart from the other tests."""
-    bindings = [f"--gin.{name}={value!r}" for name, value in SMALLER.items()]
+def options(changes: dict) -> list[str]:
+    """On the command line, of a tiny run."""
     files = [f"--gin_file={name}" for name in TINY]
+    return [*files, *(f"--gin.{name}={value!r}" for name, value in (SMALLER | changes).items())]
+
+
+def run(topology: str, output: Path, **changes) -> subprocess.CompletedProcess:
+    """The program as a process of its own: compilers are kept apart from the other tests."""
     command = [sys.executable, str(PROGRAMS / "compile.py"), f"--topology={topology}"]
-    command += [*files, *bindings, f"--json={output}", *options]
+    command += [*options(changes), f"--json={output}"]
     environment = os.environ | {"PYTHONPATH": str(PROGRAMS.parent)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
@@ -87,8 +99,7 @@ def test_a_step_that_does_not_fit_is_a_sentence_and_status_6(tmp_path):
     if not is_installed("libtpu"):
         pytest.skip("the extra 'tpu' is not installed (libtpu)")
     output = tmp_path / "figures.json"
-    large = ["--gin.data.segment_length=2097152", "--gin.data.batch_size=64"]
-    ended = run("v5e:2x2", output, *large)
+    ended = run("v5e:2x2", output, **{"data.segment_length": 2**17, "data.batch_size": 64})
     assert ended.returncode == 6, ended.stderr
     assert "Traceback" not in ended.stderr and " GB of each TPU v5e" in ended.stderr
     assert "data.batch_size (now 64)" in ended.stderr
@@ -160,7 +171,7 @@ def figures():
     """Of a step that is compiled for this machine's own device."""
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.setattr(compile_report, "COMPILER_OPTIONS", {"tpu": {}})
-        return compile_report.compile_report(tiny(), fake())
+        return compile_report.compile_report(tiny(**NARROW), fake())
 
 
 def test_any_compiler_gives_the_keys_and_the_text(figures):
@@ -193,10 +204,8 @@ def test_what_does_not_fit_is_written_before_it_is_said(tmp_path, capsys, monkey
     monkeypatch.setattr(compile_report, "COMPILER_OPTIONS", {"tpu": {}})
     monkeypatch.setattr(program, "prepare", lambda: None)
     monkeypatch.setattr(program, "make_target", lambda topology: small)
-    options = [f"--gin.{name}={value!r}" for name, value in SMALLER.items()]
-    files = [f"--gin_file={name}" for name in TINY]
-    call = ["--topology=v5e:1", *files, *options, f"--json={tmp_path / 'figures.json'}"]
-    assert program.main(call) == 6
+    call = ["--topology=v5e:1", f"--json={tmp_path / 'figures.json'}"]
+    assert program.main([*call, *options(NARROW)]) == 6
     output, errors = capsys.readouterr()
     assert "does not fit" in output
     assert "out of memory: a step needs " in errors and "of each TPU v5e of v5e:1" in errors
