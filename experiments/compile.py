@@ -20,7 +20,7 @@ from block_recurrent.command_line.failures import reported, training_knobs_named
 from block_recurrent.command_line.flags import make_parser, parse
 from block_recurrent.command_line.values import file_to_write
 from block_recurrent.measure.compile_text import report
-from block_recurrent.measure.target import EXAMPLES, make_target, prepare
+from block_recurrent.measure.target import EXAMPLES, make_target
 
 
 @reported
@@ -30,7 +30,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--topology", required=True, help=f"chips, such as {EXAMPLES}")
     parser.add_argument("--json", type=file_to_write, help="also write the figures here, as JSON")
     arguments, config = parse(parser, argv, needs_data=lambda found: False)
-    prepare()
     target = make_target(arguments.topology)
     with training_knobs_named(config):
         report(config, target, arguments.json)

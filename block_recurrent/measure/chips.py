@@ -36,11 +36,14 @@ class Chip(NamedTuple):
 
     def part(self, devices: int) -> "Chip":
         """One of so many devices that the runtime makes of a chip: all of it, or a core."""
+        if devices == 1:
+            return self
         return self._replace(
+            name=f"core of a {self.name}",
             peak_flops=self.peak_flops / devices,
             memory_bytes=self.memory_bytes // devices,
             bandwidth=self.bandwidth / devices,
-            cores=max(1, self.cores // devices),
+            cores=self.cores // devices,
         )
 
 

@@ -1,6 +1,7 @@
 """What `compile_report` found, for people."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ def report(config: ExperimentConfig, target: Target, json_file: Path | None = No
     Raises:
       MemoryError: the step does not fit; all else has been done before.
     """
+    print(f"compiling for {target.topology} ...", file=sys.stderr, flush=True)
     figures = compile_report(config, target)
     if json_file is not None:
         write_whole(json_file, json.dumps(figures, indent=2) + "\n")

@@ -97,9 +97,8 @@ def program_costs(program: Program, chip: Chip) -> Costs:
     for run in program.runs():
         instruction, spent = run.instruction, 0.0
         _add_collective(collectives, run)
-        if run.fused:
-            continue
-        if found := _CYCLES.search(instruction.attributes):
+        found = None if run.fused else _CYCLES.search(instruction.attributes)
+        if found:
             estimated, spent = True, int(found[1]) * run.times
             cycles += spent
         elif KERNEL_TARGET in instruction.attributes:

@@ -51,15 +51,11 @@ class Target(NamedTuple):
         return self.chip.platform
 
 
-def prepare() -> None:
-    """Has JAX run on the CPU, and TPUs not looked for; to be called before anything is computed."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    jax.config.update("jax_platforms", "cpu")
-
-
 def make_target(topology: str) -> Target:
     """The devices of a topology: a chip, a colon, and how many there are along each axis.
+
+    From then on JAX runs on the CPU, whatever there is, and no TPU is looked for; so this is to be
+    called before anything is computed.
 
     Raises:
       ConfigError: there is no such topology, or the compiler for it is not installed.
@@ -78,6 +74,7 @@ def make_target(topology: str) -> Target:
         )
     chip = CHIPS[name]
     _check_installed(topology, chip.platform)
+    _prepare()
     devices = _described(topology, lambda: _DESCRIPTIONS[chip.platform](topology, chip, sizes))
     return Target(topology, chip.part(len(devices) // math.prod(sizes)), devices)
 
@@ -89,6 +86,12 @@ def for_target(config: ExperimentConfig, platform: str) -> ExperimentConfig:
     """
     del platform
     return config
+
+
+def _prepare() -> None:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    jax.config.update("jax_platforms", "cpu")
 
 
 def _check_installed(topology: str, platform: str) -> None:
@@ -111,7 +114,7 @@ def _described(topology: str, describe: Callable[[], Any]) -> list[Any]:
     try:
         return list(describe().devices)
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = str(error).partition("\n")[0].removeprefix("INVALID_ARGUMENT: ")
         raise ConfigError(
             f"--topology={topology}: the compiler does not know it ({reason}); "
             f"known are such as {EXAMPLES}"

@@ -202,7 +202,6 @@ def test_the_text_of_a_tpu_has_cycles_kernels_and_places(figures):
 def test_what_does_not_fit_is_written_before_it_is_said(tmp_path, capsys, monkeypatch):
     small = fake()._replace(chip=CHIPS["v5e"]._replace(memory_bytes=1000))
     monkeypatch.setattr(compile_report, "COMPILER_OPTIONS", {"tpu": {}})
-    monkeypatch.setattr(program, "prepare", lambda: None)
     monkeypatch.setattr(program, "make_target", lambda topology: small)
     call = ["--topology=v5e:1", f"--json={tmp_path / 'figures.json'}"]
     assert program.main([*call, *options(NARROW)]) == 6
