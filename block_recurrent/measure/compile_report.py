@@ -20,6 +20,7 @@ from block_recurrent.measure.hlo import read_program
 from block_recurrent.measure.hlo_costs import Costs, kernel_seconds, program_costs
 from block_recurrent.measure.target import COMPILER_OPTIONS, Target, for_target
 from block_recurrent.parallel.mesh import batch_sharding, make_mesh
+from block_recurrent.training.estimate import array_bytes
 from block_recurrent.training.trainer import abstract_run_state, make_run_step
 
 PLACES = 10
@@ -48,10 +49,11 @@ def compile_report(config: ExperimentConfig, target: Target) -> dict[str, Any]:
             f"data.batch_size {config.data.batch_size} is no multiple of the "
             f"{len(target.devices)} devices of {target.topology}: a lane is on one device"
         )
-    figures = _expected(config, target)
-    begin = time.perf_counter()
     step: Any = make_run_step(config)
-    lowered = step.lower(abstract_run_state(config, mesh), abstract_batch(config.data, mesh))
+    state = abstract_run_state(config, mesh)
+    figures = _expected(config, target) | {"state_bytes": array_bytes(state[:2])}
+    begin = time.perf_counter()
+    lowered = step.lower(state, abstract_batch(config.data, mesh))
     middle = time.perf_counter()
     try:
         compiled = lowered.compile(compiler_options=COMPILER_OPTIONS[target.platform])

@@ -26,7 +26,10 @@ def report(config: ExperimentConfig, target: Target, json_file: Path | None = No
     if "compile_seconds" in figures:
         print(describe(figures), end="")
     if not figures["fits"]:
-        raise MemoryError(f"{figures['overflow']}; more devices would share the lanes")
+        raise MemoryError(
+            f"{figures['overflow']}; {figures['state_bytes'] / 1e9:.2f} GB are parameters and the "
+            "optimizer's, on every device, and more devices share out the rest"
+        )
 
 
 def describe(figures: dict[str, Any]) -> str:
@@ -42,6 +45,10 @@ def _lines(figures: dict[str, Any]) -> Iterator[str]:
         "memory of a device",
         f"{figures['peak_bytes'] / 1e9:.2f} GB at most, of {memory / 1e9:.2f}: "
         + ("fits" if figures["fits"] else "does not fit"),
+    )
+    yield _row(
+        "",
+        f"{figures['state_bytes'] / 1e9:.2f} GB of that are parameters and the optimizer's",
     )
     yield _row(
         "useful operations",

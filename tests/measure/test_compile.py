@@ -13,6 +13,7 @@ import pytest
 from block_recurrent.gin_files import ConfigError, load
 from block_recurrent.measure import compile_report, compile_text, target
 from block_recurrent.measure.chips import CHIPS, GIB
+from block_recurrent.training import estimate
 from experiments import compile as program
 from tests.programs import PROGRAMS
 
@@ -174,6 +175,12 @@ def figures():
         return compile_report.compile_report(tiny(**NARROW), fake())
 
 
+def test_what_is_on_every_device_is_what_a_run_has_before_its_first_step(figures):
+    state = estimate.abstract_train_state(tiny(**NARROW))
+    sizes = (estimate.array_bytes(part) for part in (state.model, state.optimizer))
+    assert figures["state_bytes"] == sum(sizes) < figures["peak_bytes"]
+
+
 def test_any_compiler_gives_the_keys_and_the_text(figures):
     assert set(figures) >= KEYS and json.loads(json.dumps(figures)) == figures
     assert figures["fits"] and figures["cycles"] is None
@@ -208,6 +215,7 @@ def test_what_does_not_fit_is_written_before_it_is_said(tmp_path, capsys, monkey
     output, errors = capsys.readouterr()
     assert "does not fit" in output
     assert "out of memory: a step needs " in errors and "of each TPU v5e of v5e:1" in errors
+    assert "GB are parameters and the optimizer's, on every device" in errors
     assert "data.batch_size (now 4)" in errors and "model.remat" in errors
     assert json.loads((tmp_path / "figures.json").read_text())["fits"] is False
 
