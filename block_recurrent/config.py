@@ -126,7 +126,7 @@ class ModelConfig(LayerConfig):
         the loop, which runs faster on a CPU; unless given, they are unrolled on a CPU in models of
         fewer than 24 layers.
       remat: what the backward pass computes again: "none", "layer" (everything inside a layer) or
-        "dots" (everything but the results of projections).
+        "dots" (everything but the results of projections); with both, every state update too.
       logits_by_window: compute loss and logits of one window of a segment after the other, which
         saves memory where the vocabulary is large.
       state_unroll: blocks per iteration of the state scan.

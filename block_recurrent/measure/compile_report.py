@@ -18,7 +18,8 @@ from block_recurrent.measure.chips import GIB
 from block_recurrent.measure.flops import step_flops
 from block_recurrent.measure.hlo import read_program
 from block_recurrent.measure.hlo_costs import Costs, kernel_seconds, program_costs
-from block_recurrent.measure.target import COMPILER_OPTIONS, Target, for_target
+from block_recurrent.measure.target import COMPILER_OPTIONS, Target
+from block_recurrent.model.attention import built_for
 from block_recurrent.parallel.mesh import batch_sharding, make_mesh
 from block_recurrent.training.estimate import array_bytes
 from block_recurrent.training.trainer import abstract_run_state, make_run_step
@@ -42,7 +43,6 @@ def compile_report(config: ExperimentConfig, target: Target) -> dict[str, Any]:
     Raises:
       ConfigError: the lanes cannot be shared out evenly.
     """
-    config = for_target(config, target.platform)
     mesh = make_mesh(config.data.batch_size, target.devices)
     if mesh.size != len(target.devices):
         raise ConfigError(
@@ -50,10 +50,11 @@ def compile_report(config: ExperimentConfig, target: Target) -> dict[str, Any]:
             f"{len(target.devices)} devices of {target.topology}: a lane is on one device"
         )
     step: Any = make_run_step(config)
-    state = abstract_run_state(config, mesh)
-    figures = _expected(config, target) | {"state_bytes": array_bytes(state[:2])}
     begin = time.perf_counter()
-    lowered = step.lower(state, abstract_batch(config.data, mesh))
+    with built_for({"cuda": "gpu"}.get(target.platform, target.platform)):
+        state = abstract_run_state(config, mesh)
+        lowered = step.lower(state, abstract_batch(config.data, mesh))
+    figures = _expected(config, target) | {"state_bytes": array_bytes(state[:2])}
     middle = time.perf_counter()
     try:
         compiled = lowered.compile(compiler_options=COMPILER_OPTIONS[target.platform])

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import topologies
 
-from block_recurrent.config import ExperimentConfig
 from block_recurrent.gin_files import ConfigError
 from block_recurrent.measure.chips import CHIPS, Chip
 from block_recurrent.system.text import did_you_mean
@@ -77,15 +76,6 @@ def make_target(topology: str) -> Target:
     _prepare()
     devices = _described(topology, lambda: _DESCRIPTIONS[chip.platform](topology, chip, sizes))
     return Target(topology, chip.part(len(devices) // math.prod(sizes)), devices)
-
-
-def for_target(config: ExperimentConfig, platform: str) -> ExperimentConfig:
-    """The run as it would be on a platform, "tpu" or "cuda".
-
-    What is chosen by platform is chosen here; at present nothing is.
-    """
-    del platform
-    return config
 
 
 def _prepare() -> None:

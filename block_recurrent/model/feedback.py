@@ -170,6 +170,8 @@ def scan_blocks(
     blocks = jax.tree.map(lambda y: split_blocks(y, config.window), scanned)
     numbers = jnp.arange(jax.tree.leaves(blocks)[0].shape[1])
     inputs = (swap_blocks_and_batch(blocks), numbers)
+    if config.remat != "none":
+        step = jax.checkpoint(step, prevent_cse=False)
     carry, arrived = jax.lax.scan(step, carry, inputs, unroll=config.state_unroll)
     x, projections, state_context = swap_blocks_and_batch(arrived)
     x, projections = jax.tree.map(join_blocks, (x, projections))

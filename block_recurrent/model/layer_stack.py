@@ -183,7 +183,12 @@ class SingleRecurrentLayer(nnx.Module):
 
     def __init__(self, config: ModelConfig, index: int, *, rngs: nnx.Rngs):
         self.index = index
-        self.layer = BlockRecurrentLayer(config, unroll=config.state_unroll, rngs=rngs)
+        self.layer = BlockRecurrentLayer(
+            config,
+            unroll=config.state_unroll,
+            recompute_states=config.remat != "none",
+            rngs=rngs,
+        )
         self._rematerialize = REMATERIALIZATIONS[config.remat]
 
     @property

@@ -31,13 +31,23 @@ class BlockRecurrentLayer(nnx.Module):
     Args:
       config: sizes, gate, wiring and positions.
       unroll: blocks per iteration of the scan.
+      recompute_states: the backward pass computes each state update again, so that the scan keeps
+        the states and nothing else.
       rngs: of the initial parameters.
     """
 
     @checked(check_layer)
-    def __init__(self, config: LayerConfig, *, unroll: int = 1, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: LayerConfig,
+        *,
+        unroll: int = 1,
+        recompute_states: bool = False,
+        rngs: nnx.Rngs,
+    ):
         self.config = config
         self.unroll = unroll
+        self.recompute_states = recompute_states
         self.cell = RecurrentCell(config, rngs=rngs)
 
     @checked(check_initial_state)
@@ -89,6 +99,8 @@ class BlockRecurrentLayer(nnx.Module):
             projections = self.cell.project(states)
             return self.cell.update(states, projections, token_context), projections.context
 
+        if self.recompute_states:
+            step = jax.checkpoint(step, prevent_cse=False)
         by_block = swap_blocks_and_batch(tiles)
         states, context = jax.lax.scan(step, states, by_block, unroll=self.unroll)
         return states, swap_blocks_and_batch(context)
