@@ -121,8 +121,8 @@ class ModelConfig(LayerConfig):
       scan_layers: run stacked plain layers as one compiled loop; False unrolls the loop.
       remat: what the backward pass computes again: "none", "layer" (everything inside a layer) or
         "dots" (everything but the results of projections).
-      logits_by_window: compute loss and logits of one window of a segment after the other, and their
-        gradients at once, which saves memory and time where the vocabulary is large.
+      logits_by_window: compute logits, loss and its gradients of one window of a segment after the
+        other, which saves memory and time where the vocabulary is large.
       state_unroll: blocks per iteration of the state scan.
     """
 
