@@ -127,8 +127,8 @@ class ModelConfig(LayerConfig):
         fewer than 24 layers.
       remat: what the backward pass computes again: "none", "layer" (everything inside a layer) or
         "dots" (everything but the results of projections); with both, every state update too.
-      logits_by_window: compute loss and logits of one window of a segment after the other, which
-        saves memory where the vocabulary is large.
+      logits_by_window: compute logits, loss and its gradients of one window of a segment after the
+        other, which saves memory and time where the vocabulary is large.
       state_unroll: blocks per iteration of the state scan.
     """
 

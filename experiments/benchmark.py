@@ -1,11 +1,12 @@
-"""Measures rows of the table in turn: steps, compilation, memory, depth, generation, checkpoints.
+"""Measures rows of the table in turn: steps, compilation, memory, depth; and what a model is for.
 
     python experiments/benchmark.py
     python experiments/benchmark.py --gin_file=sizes/paper.gin --gin.data.batch_size=8 \\
         --gin.model.vocab_size=32000 --rows XL:2048,Rec:fixed:skip,Feedback:fixed:skip
 
 Rows take their steps one after the other in one process, round by round, and every ratio is the
-median over rounds of a row's time to that of the sliding-window model with one layer more.
+median over rounds of a row's time to that of the sliding-window model with one layer more. Then
+evaluation beside the forward pass alone, generation of one row and of 64, and checkpoints.
 """
 
 import json

@@ -7,8 +7,9 @@
 
 The result goes to `evaluation_<split>.json` in the work directory, where the tables look for it.
 The figures depend neither on the batch size nor (but for `training.clear_states`) on the segment
-length. With any other setting, another corpus or not the newest checkpoint, they are not the run's:
-they are printed, and written only where `--output` says.
+length; documents are read side by side, up to twice the batch of training. With any other setting,
+another corpus or not the newest checkpoint, they are not the run's: they are printed, and written
+only where `--output` says.
 """
 
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from block_recurrent.command_line.failures import reported, training_knobs_named
 from block_recurrent.command_line.flags import make_parser, parse
-from block_recurrent.command_line.values import file_to_write
+from block_recurrent.command_line.values import file_to_write, positive
 from block_recurrent.command_line.workdirs import add_checkpoint_option
 from block_recurrent.data.documents import SPLITS
 from block_recurrent.runs.scoring import score
@@ -34,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_checkpoint_option(parser)
     parser.add_argument("--split", default="validation", choices=SPLITS)
     parser.add_argument(
+        "--batch_size", type=positive, metavar="N", help="documents that are read at once"
+    )
+    parser.add_argument(
         "--output",
         type=file_to_write,
         metavar="FILE",
@@ -48,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.split,
             checkpoint=arguments.checkpoint,
             output=arguments.output,
+            batch_size=arguments.batch_size,
         )
     return 0
 

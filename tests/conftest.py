@@ -1,13 +1,7 @@
 """Settings of every test: strict dtypes, exact products, and quick compilation."""
 
-import os
-
 import jax
 import pytest
-
-from block_recurrent.system import cpu
-
-os.environ[cpu.SWITCH] = "off"  # one device, whatever the machine, here and in programs started
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update(

@@ -157,6 +157,14 @@ def assert_equal(actual: Any, expected: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
+def equations(jaxpr):
+    """All equations of a jaxpr and of those inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns")):
+            yield from equations(inner) if hasattr(inner, "eqns") else ()
+
+
 def row(state: br.ModelState, index: int) -> br.ModelState:
     """One batch row of a state, as a batch of one."""
     return jax.tree.map(lambda x: x[:, index : index + 1], state)

@@ -11,12 +11,16 @@ ROOT = Path(__file__).parents[1]
 DISTRIBUTIONS = {"orbax": "orbax-checkpoint", "gin": "gin-config", "jaxlib": "jax"}
 HEAVY = ("orbax", "tensorflow_datasets", "tensorflow", "sentencepiece", "gin", "matplotlib")
 HEAVY += ("array_record", "pyarrow", "scipy.stats")
+# Drives other people's packages in processes of their own; who compares installs them there.
+PEERS = ROOT / "experiments/peers"
 
 
 def imported(folder: str) -> set[str]:
     """The packages that the files of a folder import, other than Python's and our own."""
     found: set[str] = set()
     for path in (ROOT / folder).rglob("*.py"):
+        if path.parent == PEERS:
+            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 found |= {alias.name.split(".")[0] for alias in node.names}

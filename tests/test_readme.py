@@ -13,6 +13,7 @@ import block_recurrent as br
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "gin/README.md", ROOT / "experiments/results/README.md"]
+OTHERS += [ROOT / "experiments/peers/README.md"]
 TUTORIAL = ROOT / "docs/tutorial.md"  # has a test of its own
 SMALLER = {
     "num_layers=12": "num_layers=4",

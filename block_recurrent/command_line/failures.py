@@ -25,8 +25,8 @@ from block_recurrent.data import DataError
 from block_recurrent.gin_files import ConfigError
 from block_recurrent.runs.errors import CheckpointError, SaveFailed, WorkdirInUse
 from block_recurrent.runs.reading import RunError
-from block_recurrent.system.cpu import prepare_cpu
 from block_recurrent.system.devices import DeviceMissing
+from block_recurrent.system.memory import keep_freed_memory
 from block_recurrent.system.signals import Stopped
 
 STATUSES: dict[type[BaseException], int] = {
@@ -46,13 +46,13 @@ Program = Callable[..., int]
 def reported(program: Program) -> Program:
     """Decorates a program: known failures become sentences, unknown ones keep their traceback.
 
-    Before the program runs, so that JAX has not begun, the process is prepared for computing.
+    Before the program runs, so that JAX has not begun, the process is told to keep freed memory.
     """
 
     @functools.wraps(program)
     def main(argv: Sequence[str] | None = None) -> int:
         words = list(sys.argv[1:] if argv is None else argv)
-        prepare_cpu()
+        keep_freed_memory()
         try:
             return program([word for word in words if word != DEBUG])
         except Stopped as stopped:

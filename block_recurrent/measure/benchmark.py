@@ -1,4 +1,4 @@
-"""Rows of the table, measured in turn: steps, compilation, depth, generation, checkpoints."""
+"""Rows of the table, measured in turn: steps, compilation and depth; and what else takes time."""
 
 import dataclasses
 import statistics
@@ -8,22 +8,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-import block_recurrent as br
 from block_recurrent import gin_files
 from block_recurrent.config import ExperimentConfig
+from block_recurrent.measure.inference import measure_evaluation, measure_generation
 from block_recurrent.measure.timing import TimedStep, matmul_rate, ratio, time_in_turn, timed
 from block_recurrent.runs.checkpoint_folder import arrays_of
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.system.digests import digest
-from block_recurrent.training.build import make_model, make_train_state
+from block_recurrent.training.build import make_train_state
 from block_recurrent.training.rows import TableRow, recurrent, reference, slide, table_rows
 
 DEFAULT_ROWS = "XL:2048,Slide:12L,Rec:fixed:skip,Rec:lstm:dual,Feedback:fixed:skip"
 DEPTHS = (12, 48)
-POSITIONS = (400, 4000)
 
 
 def choose_rows(base: ExperimentConfig, names: str) -> list[TableRow]:
@@ -76,31 +74,6 @@ def measure_depth(base: ExperimentConfig) -> dict[str, float]:
         seconds[layers] = statistics.median(samples)
     named = {f"compile_seconds_{layers}_layers": value for layers, value in seconds.items()}
     return named | {"compile_ratio": seconds[DEPTHS[1]] / seconds[DEPTHS[0]]}
-
-
-def measure_generation(config: ExperimentConfig, tokens: int = 256) -> dict[str, float]:
-    """Tokens a second of one row after two lengths of prompt, and their ratio."""
-    model = make_model(config)
-    state = model.initial_state(1)
-    prompts = [jnp.ones((1, position), jnp.int32) for position in POSITIONS]
-    points = [br.prefill(model, state, prompt)[1] for prompt in prompts]
-    last = jnp.ones((1, 1), jnp.int32)
-
-    def run(point: br.GenerationState) -> float:
-        return timed(lambda: br.generate(model, point, last, max_new_tokens=tokens))
-
-    runs = {
-        str(position): (lambda point=point: run(point))
-        for position, point in zip(POSITIONS, points, strict=True)
-    }
-    seconds = time_in_turn(runs, rounds=9)
-    rates = {name: tokens / statistics.median(times) for name, times in seconds.items()}
-    early, late = (str(position) for position in POSITIONS)
-    return {
-        f"tokens_per_second_at_{early}": rates[early],
-        f"tokens_per_second_at_{late}": rates[late],
-        "late_to_early_time": ratio(seconds[late], seconds[early]),
-    }
 
 
 def measure_checkpoints(config: ExperimentConfig, rounds: int = 25) -> dict[str, float]:
@@ -170,8 +143,10 @@ def benchmark(base: ExperimentConfig, rows: Sequence[TableRow], rounds: int) -> 
     print_steps(steps, peak)
     depth = measure_depth(slide(base).config)
     print(f"\n{describe(depth)}")
-    recurrent_row, generation = recurrent(base, "fixed", "skip"), {}
+    recurrent_row, evaluation, generation = recurrent(base, "fixed", "skip"), {}, {}
     for row in (reference(base), recurrent_row):
+        evaluation[row.name] = measure_evaluation(row.config)
+        print(f"evaluation, {row.name}: {describe(evaluation[row.name])}")
         generation[row.name] = measure_generation(row.config)
         print(f"generation, {row.name}: {describe(generation[row.name])}")
     checkpoints = measure_checkpoints(recurrent_row.config)
@@ -180,6 +155,7 @@ def benchmark(base: ExperimentConfig, rows: Sequence[TableRow], rounds: int) -> 
         "matmul_flops": peak,
         "steps": steps,
         "depth": depth,
+        "evaluation": evaluation,
         "generation": generation,
         "checkpoints": checkpoints,
     }

@@ -113,5 +113,9 @@ class LanguageModel(nnx.Module):
 
     def logits(self, features: Array) -> Array:
         """[B, N, E] -> [B, N, V] float32."""
-        embedding = self.embedding[...].astype(self.config.dtype)
-        return jnp.einsum("bne,ve->bnv", features, embedding, preferred_element_type=jnp.float32)
+        return tied_logits(features, self.embedding[...].astype(self.config.dtype))
+
+
+def tied_logits(features: Array, embedding: Array) -> Array:
+    """Features [B, N, E] and the embedding [V, E], both of one dtype -> [B, N, V] float32."""
+    return jnp.einsum("bne,ve->bnv", features, embedding, preferred_element_type=jnp.float32)

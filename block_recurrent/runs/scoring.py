@@ -10,7 +10,7 @@ from block_recurrent.runs.trained_model import NEWEST, restore_model
 from block_recurrent.runs.workdir import other_settings
 from block_recurrent.system.files import write_whole
 from block_recurrent.system.progress import ProgressLine
-from block_recurrent.training.evaluation import evaluate
+from block_recurrent.training.evaluation import evaluate, scoring_lanes
 
 
 def evaluation_file(workdir: Path, split: str) -> Path:
@@ -25,6 +25,7 @@ def score(
     *,
     checkpoint: str | int = NEWEST,
     output: Path | None = None,
+    batch_size: int | None = None,
 ) -> dict[str, Any]:
     """Prints which documents were read and the metrics, and writes them.
 
@@ -37,6 +38,7 @@ def score(
       split: "train", "validation" or "test".
       checkpoint: as `restore_model` takes it.
       output: the file to write; one in the work directory unless given.
+      batch_size: lanes; as `scoring_lanes` has it unless given.
 
     Returns:
       What was written, or would have been.
@@ -58,6 +60,7 @@ def score(
         model,
         corpus,
         lambda share: line.show(f"evaluating {corpus.origin}: {share:.0%}"),
+        batch_size=batch_size or scoring_lanes(config.data, corpus),
     ).metrics()
     line.end()
     for name, value in metrics.items():

@@ -101,6 +101,8 @@ def estimate_memory(config: ExperimentConfig, state: TrainState) -> Memory:
     if model.logits_by_window:
         window = Shape((data.batch_size, model.window, model.vocab_size), jnp.float32)
         logits = [window, window]
+        # The gradient of the embedding is there from the forward pass on; it is counted as such.
+        kept = [x for x in kept if x.shape != (model.vocab_size, model.model_size)]
     again = (
         []
         if model.remat == "none"

@@ -1,13 +1,15 @@
 """Evaluation: every token of every document once, exactly."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import tee
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax import Array
 
-from block_recurrent.config import ExperimentConfig
+from block_recurrent.config import DataConfig, ExperimentConfig
 from block_recurrent.data import Batch, TokenizedCorpus, evaluation_batches
 from block_recurrent.model.language_model import LanguageModel
 from block_recurrent.model.reset import clear_recurrent
@@ -88,34 +90,59 @@ def evaluate(
     model: LanguageModel,
     corpus: TokenizedCorpus,
     progress: Callable[[float], object] = lambda share: None,
+    *,
+    batch_size: int | None = None,
 ) -> Evaluation:
     """Scores a corpus, on all devices that can share out the lanes evenly.
 
     Args:
-      config: of the run, for the number of lanes and the segment length. The metrics depend on
+      config: of the run, for the segment length and the number of lanes. The metrics depend on
         them only with `training.clear_states`, where they depend on the segment length.
       model: the language model.
       corpus: the documents.
       progress: called after each batch with the share of the tokens that has been scored; what it
         raises ends the evaluation.
+      batch_size: lanes, in place of the configuration's.
 
     Returns:
       Sums over all targets, added up in float64 between batches.
     """
-    data, clear_states = config.data, config.training.clear_states
-    mesh = make_mesh(data.batch_size)
+    data = config.data
+    lanes = batch_size or data.batch_size
+    mesh = make_mesh(lanes)
     model = jax.device_put(model, replicated(mesh))
-    carried = jax.device_put(model.initial_state(data.batch_size), carried_sharding(mesh))
+    batches = evaluation_batches(corpus, lanes, data.segment_length, config.model.vocab_size)
+
+    def score() -> Iterator[tuple[Array, Array]]:
+        carried = jax.device_put(model.initial_state(lanes), carried_sharding(mesh))
+        for batch in batches:
+            batch = jax.device_put(batch, batch_sharding(mesh))
+            carried, nats, tokens = evaluation_step(
+                model, carried, batch, clear_states=config.training.clear_states
+            )
+            yield nats, tokens
+
     nats, tokens = 0.0, 0
-    batches = evaluation_batches(
-        corpus, data.batch_size, data.segment_length, config.model.vocab_size
-    )
-    for batch in batches:
-        batch = jax.device_put(batch, batch_sharding(mesh))
-        carried, more_nats, more_tokens = evaluation_step(
-            model, carried, batch, clear_states=clear_states
-        )
+    started, scored = tee(score())
+    next(started, None)
+    for more_nats, more_tokens in scored:
+        next(started, None)  # before a batch's figures are waited for, the next is on its way
         nats += float(more_nats)
         tokens += int(more_tokens)
         progress(tokens / len(corpus.tokens))
     return Evaluation(nats, tokens, int(corpus.byte_counts.sum()), int(corpus.word_counts.sum()))
+
+
+def scoring_lanes(data: DataConfig, corpus: TokenizedCorpus) -> int:
+    """How many lanes read a corpus fast where nothing is trained.
+
+    Twice those of training, whose forward pass holds less than a backward pass does; or half as
+    many, as often as that makes the corpus no longer to read: its longest document takes its time
+    however many lanes are idle beside it.
+    """
+    segments = -(-np.diff(corpus.ends, prepend=0) // data.segment_length)
+    busy = -(-int(segments.sum()) // int(segments.max(initial=1)))
+    lanes = 2 * data.batch_size
+    while lanes % 2 == 0 and lanes // 2 >= busy:
+        lanes //= 2
+    return lanes

@@ -1,13 +1,11 @@
 """The loss: negative log-likelihood, summed and counted over the targets that are not padding."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from block_recurrent.model.language_model import LanguageModel
+from block_recurrent.model.language_model import LanguageModel, tied_logits
 
 Targets = Array | np.ndarray
 
@@ -46,21 +44,68 @@ def model_cross_entropy(
     """
     if not model.config.logits_by_window:
         return cross_entropy(model.logits(features), targets, mask)
-
-    @partial(jax.checkpoint, prevent_cse=False)
-    def of_window(features: Array, targets: Array, mask: Array) -> tuple[Array, Array]:
-        return cross_entropy(model.logits(features), targets, mask)
-
-    def add(
-        sums: tuple[Array, Array], window: tuple[Array, ...]
-    ) -> tuple[tuple[Array, Array], None]:
-        return jax.tree.map(jnp.add, sums, of_window(*window)), None
-
-    windows = tuple(_windows(x, model.config.window) for x in (features, targets, mask))
-    return jax.lax.scan(add, (jnp.float32(0), jnp.int32(0)), windows)[0]
+    windows = [_windows(x, model.config.window) for x in (features, targets, mask)]
+    nats = nats_by_window(model.embedding[...], *windows)
+    return nats, jnp.sum(mask, dtype=jnp.int32)
 
 
 def _windows(x: Targets, window: int) -> Array:
     """[B, N, ...] -> [K, B, W, ...]."""
     split = jnp.reshape(x, (x.shape[0], -1, window, *x.shape[2:]))
     return jnp.swapaxes(split, 0, 1)
+
+
+@jax.custom_vjp
+def nats_by_window(embedding: Array, features: Array, targets: Array, mask: Array) -> Array:
+    """Summed loss, computed one window after the other.
+
+    Its gradients are computed in the forward pass, while the logits of a window are there, and
+    only scaled in the backward pass: three products of the size of the logits in all, and no logits
+    that wait or are computed again.
+
+    Args:
+      embedding: [V, E] float32.
+      features: [K, B, W, E].
+      targets: [K, B, W] integers.
+      mask: [K, B, W] bool.
+    """
+    rounded = embedding.astype(features.dtype)
+
+    def add(nats: Array, window: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        features, targets, mask = window
+        return nats + cross_entropy(tied_logits(features, rounded), targets, mask)[0], None
+
+    return jax.lax.scan(add, jnp.float32(0), (features, targets, mask))[0]
+
+
+Gradients = tuple[Array, Array]  # of the embedding, float32, and of the features
+
+
+def _with_gradients(
+    embedding: Array, features: Array, targets: Array, mask: Array
+) -> tuple[Array, Gradients]:
+    rounded = embedding.astype(features.dtype)
+
+    def add(sums: Gradients, window: tuple[Array, Array, Array]) -> tuple[Gradients, Array]:
+        features, targets, mask = window
+        loss = jax.value_and_grad(cross_entropy, has_aux=True)
+        (nats, _), of_logits = loss(tied_logits(features, rounded), targets, mask)
+        of_logits = of_logits.astype(features.dtype)
+        of_features = jnp.einsum("bnv,ve->bne", of_logits, rounded)
+        of_embedding = jnp.einsum(
+            "bnv,bne->ve", of_logits, features, preferred_element_type=jnp.float32
+        )
+        return (sums[0] + nats, sums[1] + of_embedding), of_features
+
+    zeros = jnp.float32(0), jnp.zeros(embedding.shape, jnp.float32)
+    (nats, of_embedding), of_features = jax.lax.scan(add, zeros, (features, targets, mask))
+    return nats, (of_embedding, of_features)
+
+
+def _scale(gradients: Gradients, cotangent: Array) -> tuple[Array, Array, None, None]:
+    of_embedding, of_features = gradients
+    scaled = cotangent * of_features.astype(jnp.float32)
+    return cotangent * of_embedding, scaled.astype(of_features.dtype), None, None
+
+
+nats_by_window.defvjp(_with_gradients, _scale)

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 import block_recurrent as br
-from tests.helpers import MODELS, assert_close, layer_config, random_like, random_model, randomize
+from tests.helpers import (
+    MODELS,
+    assert_close,
+    equations,
+    layer_config,
+    random_like,
+    random_model,
+    randomize,
+)
 
 LENGTH, WINDOW = 12, 4
 
@@ -54,14 +62,6 @@ def test_gradient_flows_through_the_state_over_blocks():
 
     by_x, by_state = jax.jit(jax.grad(last, (0, 1)))(x, state.recurrent)
     assert np.all(np.any(by_x != 0, axis=-1)) and np.all(np.any(by_state != 0, axis=-1))
-
-
-def equations(jaxpr):
-    """All equations of a jaxpr and of those inside it."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns")):
-            yield from equations(inner) if hasattr(inner, "eqns") else ()
 
 
 def products_in_loops(function, *arguments):

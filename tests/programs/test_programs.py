@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -17,10 +18,12 @@ import block_recurrent
 from block_recurrent import gin_files
 from block_recurrent.data import ByteTokenizer
 from block_recurrent.measure import processes
+from block_recurrent.model.parameters import count_parameters
 from block_recurrent.runs import workdir
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.continuation import Stream, read_prompt, text_after
 from block_recurrent.runs.metrics import read_metrics
+from block_recurrent.runs.trained_model import restore_model
 from experiments import evaluate, generate, train
 from tests.programs import PROGRAMS
 
@@ -124,6 +127,24 @@ def test_evaluation_finds_the_figures_of_training(folder, trained):
     for name in ("bits_per_token", "bits_per_byte"):
         assert f"{name} {figures[name]:.6g}" in output
     assert f"tokens {figures['tokens']}" in output
+
+
+def test_only_parameters_are_kept_of_a_checkpoint_that_is_scored(trained):
+    before = jax.live_arrays()
+    _, model = restore_model(trained, gin_files.load([trained / "config.gin"]))
+    known = set(map(id, before))
+    added = [array for array in jax.live_arrays() if id(array) not in known]
+    assert sum(array.size for array in added) == count_parameters(model)
+
+
+def test_documents_can_be_read_one_after_the_other(trained, tmp_path):
+    figures = []
+    for number, options in enumerate(([], ["--batch_size=1"])):
+        path = tmp_path / f"{number}.json"
+        assert evaluate.main([f"--workdir={trained}", f"--output={path}", *options]) == 0
+        figures.append(json.loads(path.read_text()))
+    assert figures[1]["nats"] == pytest.approx(figures[0]["nats"], rel=1e-6)
+    assert figures[1]["tokens"] == figures[0]["tokens"]
 
 
 @pytest.fixture

@@ -75,6 +75,7 @@ def test_remat_keeps_less():
 def test_logits_by_window_are_those_of_a_window():
     at_once, by_window = (memory(logits_by_window=by_window) for by_window in (False, True))
     assert at_once.logits > by_window.logits > 0
+    assert at_once.activations >= by_window.activations
 
 
 def test_every_further_layer_keeps_as_much_again():

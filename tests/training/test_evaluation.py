@@ -8,8 +8,9 @@ import pytest
 
 from block_recurrent import LanguageModel
 from block_recurrent.config import DataConfig, ExperimentConfig, TrainingConfig
-from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
-from block_recurrent.training import Evaluation, evaluate
+from block_recurrent.data import ByteTokenizer, Corpus, Document, TokenizedCorpus, tokenize
+from block_recurrent.training import Evaluation, evaluate, evaluation
+from block_recurrent.training.evaluation import evaluation_step, scoring_lanes
 from tests.helpers import SIZES, model_config, randomize, read
 
 WINDOW = SIZES["window"]
@@ -21,12 +22,10 @@ CONFIG = model_config(0, num_layers=1, wiring="single", vocab_size=256)
 MODEL = randomize(lambda rngs: LanguageModel(CONFIG, rngs=rngs), seed=4)
 
 
-def run(
-    batch_size: int, segment_length: int, *, clear_states: bool = False, **options
-) -> Evaluation:
+def run(lanes: int, segment_length: int, *, clear_states: bool = False, **options) -> Evaluation:
     config = ExperimentConfig(
         model=MODEL.config,
-        data=DataConfig(batch_size=batch_size, segment_length=segment_length),
+        data=DataConfig(batch_size=lanes, segment_length=segment_length),
         training=TrainingConfig(clear_states=clear_states),
     )
     return evaluate(config, MODEL, CORPUS, **options)
@@ -72,6 +71,49 @@ def test_progress_counts_up_to_the_last_token():
     run(2, 2 * WINDOW, progress=shares.append)
     assert shares == sorted(set(shares)) and shares[-1] == 1
     assert all(abs(share * BYTES - round(share * BYTES)) < 1e-9 for share in shares)
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 12])
+def test_the_number_of_lanes_can_be_another_than_that_of_training(lanes, expected):
+    result = run(2, 2 * WINDOW, batch_size=lanes)
+    assert result.nats == pytest.approx(expected, rel=1e-6) and result.tokens == BYTES
+
+
+def of_lengths(*lengths: int) -> TokenizedCorpus:
+    texts = ("x" * length for length in lengths)
+    documents = (Document(str(number), "", text) for number, text in enumerate(texts))
+    return tokenize(Corpus(tuple(documents)), ByteTokenizer())
+
+
+@pytest.mark.parametrize(
+    ("lengths", "batch_size", "lanes"),
+    [
+        ([7] * 100, 4, 8),  # twice those of training
+        ([7] * 100, 3, 6),
+        ([7] * 8, 8, 8),  # none would be without a document
+        ([7] * 5, 8, 8),
+        ([7] * 3, 8, 4),
+        ([7], 8, 1),
+        ([80, *[7] * 10], 8, 2),  # the longest document takes as long as all others on one lane
+        ([7] * 3, 5, 5),
+    ],
+)
+def test_there_are_no_more_lanes_than_make_reading_shorter(lengths, batch_size, lanes):
+    data = DataConfig(batch_size=batch_size, segment_length=8)
+    assert scoring_lanes(data, of_lengths(*lengths)) == lanes
+
+
+def test_the_next_batch_is_on_its_way_before_figures_are_waited_for(monkeypatch):
+    started, waited = [], []
+
+    def step(model, carried, batch, **options):
+        started.append(len(waited))
+        return evaluation_step(model, carried, batch, **options)
+
+    monkeypatch.setattr(evaluation, "evaluation_step", step)
+    run(2, 2 * WINDOW, progress=waited.append)
+    assert len(started) == len(waited) > 2
+    assert started == [0, *range(len(started) - 1)]
 
 
 def test_derived_figures_follow_their_formulas():

@@ -1,0 +1,57 @@
+"""A step of this library: loss, gradients of all parameters and the next carried state."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from child import Size, serve
+
+from block_recurrent.config import DataConfig, ExperimentConfig, ModelConfig
+from block_recurrent.data import Batch
+from block_recurrent.measure.flops import step_flops
+from block_recurrent.measure.timing import matmul_rate
+from block_recurrent.system.memory import keep_freed_memory
+from block_recurrent.training.build import make_model
+from block_recurrent.training.step import segment_loss
+
+
+def prepare(size: Size):
+    """The step, the operations that it needs, and the rate of a large matrix product."""
+    config = experiment(size)
+    shape = (config.data.batch_size, config.data.segment_length)
+    tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, np.int32)
+    starts = np.zeros(shape[0], np.bool_)
+    batch = jax.device_put(Batch(tokens, tokens, np.ones(shape, np.bool_), starts))
+    model = make_model(config)
+    state = model.initial_state(shape[0])
+
+    @jax.jit(donate_argnums=1)
+    def forward_and_backward(model, state, batch):
+        return jax.value_and_grad(segment_loss, has_aux=True)(model, state, batch)
+
+    def step() -> None:
+        nonlocal state
+        (loss, (_, _, state)), gradients = forward_and_backward(model, state, batch)
+        jax.block_until_ready((loss, state, gradients))
+
+    facts = {
+        "package": f"block_recurrent, jax {jax.__version__}",
+        "step_flops": step_flops(config),
+        "matmul_flops": lambda: matmul_rate(rounds=1, dtype=config.model.dtype),
+    }
+    return step, facts
+
+
+def experiment(size: Size) -> ExperimentConfig:
+    """The configuration that the parent process has sent."""
+    model: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in size["model"].items()
+    }
+    data = DataConfig(batch_size=size["batch_size"], segment_length=size["segment_length"])
+    return ExperimentConfig(model=ModelConfig(**model), data=data)
+
+
+if __name__ == "__main__":
+    keep_freed_memory()  # as all programs do
+    serve(prepare)
