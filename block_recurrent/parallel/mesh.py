@@ -4,6 +4,9 @@ The compiler derives everything else, the sums over devices above all, from wher
 of a step lie.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -11,9 +14,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 LANES = "lanes"
 
 
-def make_mesh(batch_size: int) -> Mesh:
-    """A row of devices, as many of those there are as share `batch_size` lanes out evenly."""
-    devices = jax.devices()
+def make_mesh(batch_size: int, devices: Sequence[Any] | None = None) -> Mesh:
+    """A row of devices, as many of those there are as share `batch_size` lanes out evenly.
+
+    `devices` are those there are, unless they are given.
+    """
+    devices = jax.devices() if devices is None else devices
     number = next(n for n in range(len(devices), 0, -1) if batch_size % n == 0)
     return Mesh(np.asarray(devices[:number]), (LANES,))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import TokenizedCorpus
@@ -17,12 +18,30 @@ from block_recurrent.training.optimizer import make_optimizer, make_schedule
 from block_recurrent.training.step import (
     StepMetrics,
     TrainState,
+    TrainStep,
     all_finite,
     make_train_step,
     train_state_sharding,
 )
 
 MOST_SKIPPED = 10
+
+
+def make_run_step(config: ExperimentConfig) -> TrainStep:
+    """The step that a run takes, with its optimizer and its dropout."""
+    training = config.training
+    return make_train_step(
+        make_optimizer(config),
+        jax.random.fold_in(jax.random.key(training.seed), 1),
+        clear_states=training.clear_states,
+        skip_non_finite=training.non_finite == "skip",
+    )
+
+
+def abstract_run_state(config: ExperimentConfig, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and places of a run's arrays on a row of devices; nothing is computed."""
+    initial = partial(make_train_state, config)
+    return jax.jit(initial, out_shardings=train_state_sharding(mesh)).eval_shape()
 
 
 class Trainer:
@@ -51,18 +70,12 @@ class Trainer:
         clock: Stopwatch,
         advice: Callable[[], str] = str,
     ):
-        training = config.training
         self._config, self._clock, self._advice = config, clock, advice
         self.lanes = make_lanes(config, corpus)
-        self.meter = Meter(training.num_steps)
-        self._schedule = make_schedule(config.optimizer, training.num_steps)
+        self.meter = Meter(config.training.num_steps)
+        self._schedule = make_schedule(config.optimizer, config.training.num_steps)
         self._mesh = make_mesh(config.data.batch_size)
-        self._train_step = make_train_step(
-            make_optimizer(config),
-            jax.random.fold_in(jax.random.key(training.seed), 1),
-            clear_states=training.clear_states,
-            skip_non_finite=training.non_finite == "skip",
-        )
+        self._train_step = make_run_step(config)
         self._skipped_in_a_row = 0
         self._compiled = False
 
@@ -73,9 +86,7 @@ class Trainer:
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and places of a state's arrays; nothing is computed."""
-        sharding = train_state_sharding(self._mesh)
-        initial = partial(make_train_state, self._config)
-        return jax.jit(initial, out_shardings=sharding).eval_shape()
+        return abstract_run_state(self._config, self._mesh)
 
     def position(self) -> dict[str, Any]:
         """What a run needs besides the state to go on from here, as JSON values."""

@@ -79,6 +79,11 @@ OTHERS = {
     "train_table --lnog": "'--lnog' (did you mean '--long'?)",
     "train_table --workdir={folder}/file --gin.model.window=0": "window must be positive, not 0",
     "benchmark --rows=Slid": "Slid",
+    f"compile {TINY}": "required: --topology",
+    f"compile {TINY} --topology=v5e": "write a chip and how many, such as v5e:2x2",
+    f"compile {TINY} --topology=v5x:2x2": "no chip is called 'v5x' (did you mean 'v5",
+    f"compile {TINY} --topolgy=v5e:2x2": "(did you mean '--topology'?)",
+    f"compile {TINY} --topology=v5e:2x2 --json={{folder}}": "{folder} is a directory",
     "prepare_data": "required: KIND",
     "prepare_data txet x": "'txet'.*text",
     "prepare_data text {folder} --outptu=x": "'--outptu=x' (did you mean '--output'?)",
@@ -225,7 +230,7 @@ def test_a_misspelt_gin_file_is_answered_with_the_right_one():
 COMMANDS = (
     *("train", "evaluate", "generate", "train_table", "benchmark", "train_vocab"),
     *("table1", "table2", "scaling", "curves", "prepare_data pg19", "prepare_data latex"),
-    *("prepare_data git", "prepare_data text"),
+    *("prepare_data git", "prepare_data text", "compile"),
 )
 
 
