@@ -1,0 +1,318 @@
+"""The kernels of `pallas`: attention of one head over one set of keys at a time, all on chip.
+
+A step of a kernel's grid has the queries, keys and values of one head and a few windows in fast
+memory. It takes R queries at once, with all the keys they see: W + R of the 2W keys of a window and
+the one before it, or all T keys where there is no window. A softmax over so few keys needs no
+second pass, so that nothing is kept for the backward pass, which computes it again.
+
+Letters: G windows (of all lanes), Q queries, T keys, H heads, D head size, and P windows of a step.
+Heads stand second, `[G, H, T, D]`.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from block_recurrent.model.attention.hashing import keep_factors
+
+LANES = 128  # of a TPU's vectors: sizes of tiles are multiples of it
+MOST_ROWS = 256
+MOST_TOKENS = 1024  # in the windows of one step, to keep it longer than its overhead
+LEAST_MEMORY = 16 * 2**20  # of a kernel, in bytes: what the compiler gives anyway
+
+
+class Operands(NamedTuple):
+    """What is attended with.
+
+    Attributes:
+      queries: [G, H, Q, D].
+      keys: one array [G, H, T, D], or the preceding and the current window's, [G, H, W, D] each.
+      values: as the keys.
+      bias: [H, R, W + R] float32 with two windows, where minus infinity hides a key; else nothing.
+      seeds: of dropout, two arrays [G] uint32, or nothing.
+    """
+
+    queries: Any
+    keys: tuple[Any, ...]
+    values: tuple[Any, ...]
+    bias: tuple[Any, ...] = ()
+    seeds: tuple[Any, ...] = ()
+
+
+class Sizes(NamedTuple):
+    """Sizes of a kernel.
+
+    Attributes:
+      shape: G, H, Q, D.
+      keys: T, of all sources together.
+      rows: R, queries taken at once.
+      seen: how many keys these see together.
+      windows: P, of a step.
+    """
+
+    shape: tuple[int, int, int, int]
+    keys: int
+    rows: int
+    seen: int
+    windows: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Steps: the windows of a head follow each other, so that its bias stays on chip."""
+        return self.shape[1], self.shape[0] // self.windows
+
+
+def make_sizes(operands: Operands) -> Sizes:
+    """The sizes that suit the operands."""
+    windows, _, length, _ = operands.queries.shape
+    keys = sum(x.shape[2] for x in operands.keys)
+    rows = rows_at_once(length)
+    seen = length + rows if operands.bias else keys
+    together = max(n for n in range(1, windows + 1) if windows % n == 0 and _fits(n * length))
+    return Sizes(operands.queries.shape, keys, rows, seen, together)
+
+
+def _fits(tokens: int) -> bool:
+    return tokens <= MOST_TOKENS
+
+
+def rows_at_once(queries: int) -> int:
+    """R: about a quarter of the queries, in multiples of 128 that divide them."""
+    most = max(LANES, min(queries // 4, MOST_ROWS))
+    return max(n for n in range(LANES, most + 1, LANES) if queries % n == 0)
+
+
+def forward(operands: Operands, rate: float, interpret: bool) -> Array:
+    """Attention, [G, H, Q, D] in the dtype of the values; `rate` is that of dropout."""
+    sizes = make_sizes(operands)
+    out = jax.ShapeDtypeStruct(operands.queries.shape, operands.values[0].dtype)
+    kernel = functools.partial(_forward_kernel, sizes, rate)
+    return _call(kernel, "attention_forward", sizes, operands, (), out, 2, interpret)
+
+
+def backward(
+    operands: Operands, gradient: Array, rate: float, interpret: bool
+) -> tuple[Array, tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]:
+    """Gradients of queries, keys, values, each in its dtype, and of the bias, summed over G."""
+    sizes = make_sizes(operands)
+    out = jax.tree.map(_like, tuple(operands)[:4])
+    kernel = functools.partial(_backward_kernel, sizes, rate)
+    return _call(kernel, "attention_backward", sizes, operands, (gradient,), out, 5, interpret)
+
+
+def _like(x: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def _forward_kernel(sizes: Sizes, rate: float, refs: Operands, out, *scratch) -> None:
+    def window(p: Array) -> None:
+        keys, values = _in_a_row(refs, scratch, p)
+
+        def some_rows(tile: "_Tile") -> None:
+            weights, total = _weights(tile, refs, p, keys)
+            kept = _kept(tile, refs, p, rate)
+            weights = (weights * kept).astype(out.dtype)
+            heads = _product(weights, values[tile.seen], 1, 0) / total
+            out[p, 0, tile.rows] = heads.astype(out.dtype)
+
+        _for_all_rows(sizes, some_rows)
+
+    _for_each(sizes.windows, window)
+
+
+def _backward_kernel(
+    sizes: Sizes, rate: float, refs: Operands, gradient, of_queries, *others
+) -> None:
+    (of_keys, of_values, of_bias), sums, scratch = others[:3], others[3:5], others[5:]
+    for ref in of_bias:
+
+        @pl.when(pl.program_id(1) == 0)
+        def _(ref=ref) -> None:
+            ref[...] = jnp.zeros_like(ref)
+
+    def window(p: Array) -> None:
+        keys, values = _in_a_row(refs, scratch, p)
+        for ref in sums:
+            ref[...] = jnp.zeros_like(ref)
+
+        def some_rows(tile: "_Tile") -> None:
+            incoming, queries = gradient[p, 0, tile.rows], refs.queries[p, 0, tile.rows]
+            weights, total = _weights(tile, refs, p, keys)
+            probabilities, kept = weights / total, _kept(tile, refs, p, rate)
+            dropped = (probabilities * kept).astype(values.dtype)
+            of_dropped = _product(incoming, values[tile.seen], 1, 1)
+            of_logits = _through_softmax(probabilities, of_dropped * kept)
+            low = of_logits.astype(values.dtype)
+            sums[0][tile.seen] += _product(low, queries, 0, 0)
+            sums[1][tile.seen] += _product(dropped, incoming, 0, 0)
+            of_queries[p, 0, tile.rows] = _product(low, keys[tile.seen], 1, 0).astype(low.dtype)
+            for ref in of_bias:
+                ref[0] += of_logits
+
+        _for_all_rows(sizes, some_rows)
+        _put_back(sums[0], of_keys, p)
+        _put_back(sums[1], of_values, p)
+
+    _for_each(sizes.windows, window)
+
+
+def _through_softmax(probabilities: Array, gradient: Array) -> Array:
+    """The gradient of the logits."""
+    mean = (probabilities * gradient).sum(axis=1, keepdims=True)
+    return probabilities * (gradient - mean)
+
+
+class _Tile(NamedTuple):
+    """R queries, which are `rows` of all, and the keys they see, `seen` of all."""
+
+    sizes: Sizes
+    first_row: Array
+    first_seen: Array | int
+
+    @property
+    def rows(self) -> Any:
+        return pl.ds(self.first_row, self.sizes.rows)
+
+    @property
+    def seen(self) -> Any:
+        return pl.ds(self.first_seen, self.sizes.seen)
+
+
+def _for_all_rows(sizes: Sizes, some_rows: Callable[[_Tile], None]) -> None:
+    """Takes R queries after the other; in a window, those further on see keys further on."""
+    windowed = sizes.seen < sizes.keys
+
+    def step(index: Array) -> None:
+        first = pl.multiple_of(index * sizes.rows, sizes.rows)
+        some_rows(_Tile(sizes, first, first if windowed else 0))
+
+    _for_each(sizes.shape[2] // sizes.rows, step)
+
+
+def _for_each(count: int, step: Callable[[Array], None]) -> None:
+    jax.lax.fori_loop(0, count, lambda index, _: step(index), None)
+
+
+def _in_a_row(refs: Operands, scratch: tuple[Any, ...], p: Array) -> Any:
+    """Keys and values of a window, [T, D] each, two sources one after the other."""
+    if len(refs.keys) == 1:
+        return refs.keys[0].at[p, 0], refs.values[0].at[p, 0]
+    for whole, parts in zip(scratch, (refs.keys, refs.values), strict=True):
+        length = parts[0].shape[2]
+        for number, part in enumerate(parts):
+            whole[pl.ds(number * length, length)] = part[p, 0]
+    return scratch
+
+
+def _put_back(whole, parts: tuple[Any, ...], p: Array) -> None:
+    length = parts[0].shape[2]
+    for number, part in enumerate(parts):
+        part[p, 0] = whole[pl.ds(number * length, length)].astype(part.dtype)
+
+
+def _weights(tile: _Tile, refs: Operands, p: Array, keys) -> tuple[Array, Array]:
+    """Probabilities before they are divided by their sums, float32, and the sums."""
+    logits = _product(refs.queries[p, 0, tile.rows], keys[tile.seen], 1, 1)
+    for ref in refs.bias:
+        logits = logits + ref[0]
+    weights = jnp.exp(logits - logits.max(axis=1, keepdims=True))
+    return weights, weights.sum(axis=1, keepdims=True)
+
+
+def _kept(tile: _Tile, refs: Operands, p: Array, rate: float) -> Array | float:
+    if not refs.seeds:
+        return 1.0
+    sizes = tile.sizes
+    window = pl.program_id(1) * sizes.windows + p
+    row = pl.program_id(0) * sizes.shape[2] + tile.first_row
+    first = (row * sizes.keys + tile.first_seen).astype(jnp.uint32)
+    seeds = refs.seeds[0][window], refs.seeds[1][window]
+    return keep_factors(rate, seeds, first, (sizes.rows, sizes.seen), jnp.uint32(sizes.keys))
+
+
+def _product(left: Array, right: Array, left_axis: int, right_axis: int) -> Array:
+    """The product that sums over an axis of each, float32."""
+    exact = left.dtype == jnp.float32
+    return jax.lax.dot_general(
+        left,
+        right,
+        (((left_axis,), (right_axis,)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _call(
+    kernel: Callable,
+    name: str,
+    sizes: Sizes,
+    operands: Operands,
+    more: tuple[Array, ...],
+    out: Any,
+    products: int,
+    interpret: bool,
+) -> Any:
+    """Runs a kernel over heads and windows; `products` are those of a tile."""
+    arguments = (operands, *more)
+    scratch = _scratch(sizes, operands, summing=bool(more))
+    return pl.pallas_call(
+        kernel,
+        name=name,
+        grid=sizes.grid,
+        in_specs=jax.tree.map(functools.partial(_spec, sizes), arguments),
+        out_specs=jax.tree.map(functools.partial(_spec, sizes), out),
+        out_shape=out,
+        scratch_shapes=scratch,
+        cost_estimate=_cost(sizes, products, (arguments, out)),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary"),
+            vmem_limit_bytes=_memory(sizes, (arguments, out), scratch),
+        ),
+        interpret=interpret,
+    )(*arguments)
+
+
+def _spec(sizes: Sizes, x: Any) -> pl.BlockSpec:
+    """What a step has of an array: P windows of a head, a head's bias, or all seeds."""
+    if x.ndim == 1:
+        return pl.BlockSpec(memory_space=pltpu.SMEM)
+    if x.ndim == 3:
+        return pl.BlockSpec((1, *x.shape[1:]), lambda h, g: (h, 0, 0))
+    return pl.BlockSpec((sizes.windows, 1, *x.shape[2:]), lambda h, g: (g, h, 0, 0))
+
+
+def _scratch(sizes: Sizes, operands: Operands, summing: bool) -> list[Any]:
+    """Room for the gradients of keys and values, and for keys and values in a row."""
+    shape = (sizes.keys, sizes.shape[3])
+    sums = [pltpu.VMEM(shape, jnp.float32)] * 2 if summing else []
+    copied = len(operands.keys) > 1
+    return sums + [pltpu.VMEM(shape, operands.keys[0].dtype)] * (2 if copied else 0)
+
+
+def _cost(sizes: Sizes, products: int, arrays: Any) -> pl.CostEstimate:
+    """What a kernel executes: operations of its products, exponentials, and bytes moved."""
+    windows, heads, queries, size = sizes.shape
+    logits = windows * heads * queries * sizes.seen
+    moved = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))
+    return pl.CostEstimate(
+        flops=products * 2 * logits * size, transcendentals=logits, bytes_accessed=moved
+    )
+
+
+def _memory(sizes: Sizes, arrays: Any, scratch: list[Any]) -> int:
+    """Bytes of fast memory: blocks twice, as the next ones arrive meanwhile, and a few tiles."""
+    steps = math.prod(sizes.grid)
+    blocks = 0
+    for x in jax.tree.leaves(arrays):
+        parts = {1: 0, 3: 1 / sizes.grid[0], 4: 1 / steps}[x.ndim]
+        lanes = max(x.shape[-1], LANES) / x.shape[-1]
+        blocks += int(x.size * lanes * parts) * x.dtype.itemsize
+    room = sum(math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in scratch)
+    return max(LEAST_MEMORY, 2 * blocks + room + 8 * sizes.rows * sizes.seen * 4)
