@@ -6,7 +6,6 @@ kernel, so it is told that every device takes its own windows, and sums the bias
 """
 
 import functools
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,8 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from block_recurrent.model.attention import pallas_kernels, reference
 from block_recurrent.model.attention.hashing import make_seeds
@@ -88,22 +86,51 @@ def _fold(x: Array) -> Array:
     return jnp.swapaxes(x.reshape(-1, *x.shape[-3:]), 1, 2)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _fused(settings: Settings, operands: Operands) -> Array:
-    """Attention on `operands`, whose bias is [H, W] here, or nothing."""
-    return _partitioned_forward(operands, settings)
+def _on_every_device(function: Callable) -> Callable:
+    """`function(settings, operands, ...)`, where every device takes the windows of its own lanes.
+
+    What has two axes is the bias, whole everywhere, or its gradient, which is summed over devices;
+    the first axis of all else is that of windows. On one device it is `function` itself.
+    """
+
+    @functools.wraps(function)
+    def shared_out(settings: Settings, *arrays: Any) -> Any:
+        mesh, axes = _lanes(arrays[0].queries)
+        if not axes:
+            return function(settings, *arrays)
+
+        def own_windows(*arrays: Any) -> Any:
+            out = function(settings, *arrays)
+            return jax.tree.map(lambda x: jax.lax.psum(x, axes) if _is_bias(x) else x, out)
+
+        def place(x: Any) -> PartitionSpec:
+            return PartitionSpec() if _is_bias(x) else PartitionSpec(axes)
+
+        out = jax.eval_shape(functools.partial(function, settings), *arrays)
+        return jax.shard_map(
+            own_windows,
+            mesh=mesh,
+            in_specs=jax.tree.map(place, arrays),
+            out_specs=jax.tree.map(place, out),
+            check_vma=False,
+        )(*arrays)
+
+    return shared_out
 
 
-def _fused_forward(settings: Settings, operands: Operands) -> tuple[Array, Operands]:
-    return _fused(settings, operands), operands
+def _lanes(queries: Array) -> tuple[Any, tuple[str, ...]]:
+    """The mesh that the program runs on, and the axes of it that share out the windows.
+
+    None where there is one device, and inside a program for each of several.
+    """
+    mesh = jax.typeof(queries).sharding.mesh
+    axes = tuple(name for name in mesh.axis_names if name not in mesh.manual_axes)
+    devices = math.prod(mesh.shape[name] for name in axes)
+    return mesh, axes if devices > 1 and queries.shape[0] % devices == 0 else ()
 
 
-def _fused_backward(settings: Settings, operands: Operands, gradient: Array) -> tuple[Any]:
-    gradients = _partitioned_backward(operands, gradient, settings)
-    return (Operands(*gradients, seeds=(None,) * len(operands.seeds)),)
-
-
-_fused.defvjp(_fused_forward, _fused_backward)
+def _is_bias(x: Any) -> bool:
+    return len(x.shape) == 2
 
 
 def _tiles(operands: Operands) -> Callable:
@@ -112,66 +139,33 @@ def _tiles(operands: Operands) -> Callable:
     return lambda bias: tuple(window_bias(x, rows) for x in bias)
 
 
-def _forward(operands: Operands, settings: Settings) -> Array:
+@_on_every_device
+def _forward(settings: Settings, operands: Operands) -> Array:
     tiled = operands._replace(bias=_tiles(operands)(operands.bias))
     return pallas_kernels.forward(tiled, *settings)
 
 
-def _backward(operands: Operands, gradient: Array, settings: Settings) -> tuple[Any, ...]:
+@_on_every_device
+def _backward(settings: Settings, operands: Operands, gradient: Array) -> tuple[Any, ...]:
     tile, pull = jax.vjp(_tiles(operands), operands.bias)
     tiled = operands._replace(bias=tile)
     *gradients, of_tile = pallas_kernels.backward(tiled, gradient, *settings)
     return *gradients, *pull(of_tile)
 
 
-def _partitioned(function: Callable) -> Callable:
-    """`function(*arrays, settings)`, each device taking its windows where these are shared out.
-
-    What has two axes is the bias or its gradient, which is whole everywhere; the first axis of all
-    else is that of windows.
-    """
-
-    def partition(settings: Settings, mesh: Any, arguments: Any, results: Any) -> tuple:
-        axes = arguments[0].queries.sharding.spec[0]
-
-        def own_windows(*arrays: Any) -> Any:
-            out = function(*arrays, settings)
-            return jax.tree.map(lambda x: jax.lax.psum(x, axes) if _whole(x) else x, out)
-
-        def place(x: Any) -> NamedSharding:
-            return NamedSharding(mesh, PartitionSpec() if _whole(x) else PartitionSpec(axes))
-
-        body = functools.partial(function, settings=settings) if axes is None else own_windows
-        return mesh, body, jax.tree.map(place, results), jax.tree.map(place, arguments)
-
-    settings_position = len(inspect.signature(function).parameters) - 1
-    partitioned = custom_partitioning(function, static_argnums=(settings_position,))
-    partitioned.def_partition(partition, sharding_rule=_sharding_rule)
-    return partitioned
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fused(settings: Settings, operands: Operands) -> Array:
+    """Attention on `operands`, whose bias is [H, W] here, or nothing."""
+    return _forward(settings, operands)
 
 
-def _whole(x: Any) -> bool:
-    return len(x.shape) == 2
+def _fused_forward(settings: Settings, operands: Operands) -> tuple[Array, Operands]:
+    return _forward(settings, operands), operands
 
 
-def _sharding_rule(
-    settings: Settings, mesh: Any, arguments: list[Any], results: list[Any]
-) -> tuple[str, dict[str, Any]]:
-    """The axes of arguments and results by names, of which only `windows` may be shared out."""
-    del settings, mesh
-    names = [
-        [f"array{number}axis{axis}" for axis in range(len(x.shape))]
-        for number, x in enumerate([*arguments, *results])
-    ]
-    replicated = []
-    for axes in names:
-        if len(axes) != 2:
-            axes[0] = "windows"
-        replicated += [axis for axis in axes if axis != "windows"]
-    sides = names[: len(arguments)], names[len(arguments) :]
-    rule = " -> ".join(", ".join(map(" ".join, side)) for side in sides)
-    return rule, {"need_replication_factors": tuple(replicated)}
+def _fused_backward(settings: Settings, operands: Operands, gradient: Array) -> tuple[Any]:
+    gradients = _backward(settings, operands, gradient)
+    return (Operands(*gradients, seeds=(None,) * len(operands.seeds)),)
 
 
-_partitioned_forward = _partitioned(_forward)
-_partitioned_backward = _partitioned(_backward)
+_fused.defvjp(_fused_forward, _fused_backward)

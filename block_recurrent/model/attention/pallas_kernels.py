@@ -23,7 +23,7 @@ from jax.experimental.pallas import tpu as pltpu
 from block_recurrent.model.attention.hashing import keep_factors
 
 LANES = 128  # of a TPU's vectors: sizes of tiles are multiples of it
-MOST_ROWS = 256
+MOST_ROWS = 128
 MOST_TOKENS = 1024  # in the windows of one step, to keep it longer than its overhead
 LEAST_MEMORY = 16 * 2**20  # of a kernel, in bytes: what the compiler gives anyway
 
@@ -75,12 +75,12 @@ def make_sizes(operands: Operands) -> Sizes:
     keys = sum(x.shape[2] for x in operands.keys)
     rows = rows_at_once(length)
     seen = length + rows if operands.bias else keys
-    together = max(n for n in range(1, windows + 1) if windows % n == 0 and _fits(n * length))
+    together = max(n for n in range(1, windows + 1) if windows % n == 0 and _fits(n, length))
     return Sizes(operands.queries.shape, keys, rows, seen, together)
 
 
-def _fits(tokens: int) -> bool:
-    return tokens <= MOST_TOKENS
+def _fits(windows: int, length: int) -> bool:
+    return windows == 1 or windows * length <= MOST_TOKENS
 
 
 def rows_at_once(queries: int) -> int:
@@ -112,12 +112,14 @@ def _like(x: Array) -> jax.ShapeDtypeStruct:
 
 
 def _forward_kernel(sizes: Sizes, rate: float, refs: Operands, out, *scratch) -> None:
+    head, first_window = _place(sizes)
+
     def window(p: Array) -> None:
         keys, values = _in_a_row(refs, scratch, p)
 
         def some_rows(tile: "_Tile") -> None:
             weights, total = _weights(tile, refs, p, keys)
-            kept = _kept(tile, refs, p, rate)
+            kept = _kept(tile, refs, head, first_window + p, rate)
             weights = (weights * kept).astype(out.dtype)
             heads = _product(weights, values[tile.seen], 1, 0) / total
             out[p, 0, tile.rows] = heads.astype(out.dtype)
@@ -131,9 +133,10 @@ def _backward_kernel(
     sizes: Sizes, rate: float, refs: Operands, gradient, of_queries, *others
 ) -> None:
     (of_keys, of_values, of_bias), sums, scratch = others[:3], others[3:5], others[5:]
+    head, first_window = _place(sizes)
     for ref in of_bias:
 
-        @pl.when(pl.program_id(1) == 0)
+        @pl.when(first_window == 0)
         def _(ref=ref) -> None:
             ref[...] = jnp.zeros_like(ref)
 
@@ -145,7 +148,8 @@ def _backward_kernel(
         def some_rows(tile: "_Tile") -> None:
             incoming, queries = gradient[p, 0, tile.rows], refs.queries[p, 0, tile.rows]
             weights, total = _weights(tile, refs, p, keys)
-            probabilities, kept = weights / total, _kept(tile, refs, p, rate)
+            kept = _kept(tile, refs, head, first_window + p, rate)
+            probabilities = weights / total
             dropped = (probabilities * kept).astype(values.dtype)
             of_dropped = _product(incoming, values[tile.seen], 1, 1)
             of_logits = _through_softmax(probabilities, of_dropped * kept)
@@ -226,12 +230,17 @@ def _weights(tile: _Tile, refs: Operands, p: Array, keys) -> tuple[Array, Array]
     return weights, weights.sum(axis=1, keepdims=True)
 
 
-def _kept(tile: _Tile, refs: Operands, p: Array, rate: float) -> Array | float:
+def _place(sizes: Sizes) -> tuple[Array, Array]:
+    """Numbers of the head and of the first window of a step."""
+    return pl.program_id(0), pl.program_id(1) * sizes.windows
+
+
+def _kept(tile: _Tile, refs: Operands, head: Array, window: Array, rate: float) -> Array | float:
+    """What the probabilities of a tile are multiplied with."""
     if not refs.seeds:
         return 1.0
     sizes = tile.sizes
-    window = pl.program_id(1) * sizes.windows + p
-    row = pl.program_id(0) * sizes.shape[2] + tile.first_row
+    row = head * sizes.shape[2] + tile.first_row
     first = (row * sizes.keys + tile.first_seen).astype(jnp.uint32)
     seeds = refs.seeds[0][window], refs.seeds[1][window]
     return keep_factors(rate, seeds, first, (sizes.rows, sizes.seen), jnp.uint32(sizes.keys))
