@@ -18,7 +18,8 @@ from block_recurrent.measure.chips import GIB
 from block_recurrent.measure.flops import step_flops
 from block_recurrent.measure.hlo import read_program
 from block_recurrent.measure.hlo_costs import Costs, kernel_seconds, program_costs
-from block_recurrent.measure.target import COMPILER_OPTIONS, Target, for_target
+from block_recurrent.measure.target import COMPILER_OPTIONS, MODEL_PLATFORMS, Target
+from block_recurrent.model.attention import built_for
 from block_recurrent.parallel.mesh import batch_sharding, make_mesh
 from block_recurrent.training.trainer import abstract_run_state, make_run_step
 
@@ -41,7 +42,11 @@ def compile_report(config: ExperimentConfig, target: Target) -> dict[str, Any]:
     Raises:
       ConfigError: the lanes cannot be shared out evenly.
     """
-    config = for_target(config, target.platform)
+    with built_for(MODEL_PLATFORMS[target.platform]):
+        return _report(config, target)
+
+
+def _report(config: ExperimentConfig, target: Target) -> dict[str, Any]:
     mesh = make_mesh(config.data.batch_size, target.devices)
     if mesh.size != len(target.devices):
         raise ConfigError(

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import topologies
 
-from block_recurrent.config import ExperimentConfig
 from block_recurrent.gin_files import ConfigError
 from block_recurrent.measure.chips import CHIPS, Chip
 from block_recurrent.system.text import did_you_mean
@@ -26,6 +25,8 @@ ENVIRONMENT = {
 }
 # A GPU's compiler would try kernels out; there is no GPU to try them on.
 COMPILER_OPTIONS: dict[str, dict[str, Any]] = {"tpu": {}, "cuda": {"xla_gpu_autotune_level": 0}}
+# What a model calls the platforms that it is built for.
+MODEL_PLATFORMS = {"tpu": "tpu", "cuda": "gpu"}
 _PLUGINS = {
     "tpu": ("libtpu",),
     "cuda": ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12"),
@@ -77,15 +78,6 @@ def make_target(topology: str) -> Target:
     _prepare()
     devices = _described(topology, lambda: _DESCRIPTIONS[chip.platform](topology, chip, sizes))
     return Target(topology, chip.part(len(devices) // math.prod(sizes)), devices)
-
-
-def for_target(config: ExperimentConfig, platform: str) -> ExperimentConfig:
-    """The run as it would be on a platform, "tpu" or "cuda".
-
-    What is chosen by platform is chosen here; at present nothing is.
-    """
-    del platform
-    return config
 
 
 def _prepare() -> None:

@@ -21,6 +21,9 @@ from block_recurrent.model.attention.pallas_kernels import LANES, Operands, rows
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues
 
+MOST_WINDOW = 2048  # larger ones do not fit the fast memory
+LEAST_HEAD = 8  # sizes of heads are multiples of it
+
 
 class Settings(NamedTuple):
     """What is known when a kernel is compiled: the rate of dropout, and whether to interpret."""
