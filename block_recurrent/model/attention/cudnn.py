@@ -4,7 +4,6 @@ It takes bfloat16 only, its bias too, which carries the mask. A float32 bias has
 that are not numbers (jax#32242). Without a GPU, or the plugin of one, it cannot be traced.
 """
 
-import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -70,11 +69,12 @@ def attend_window(
 
 def fold(queries: Array, context: KeysValues, bias: Array | None = None) -> Folded:
     """Blocks into the batch, [..., T, H, D] -> [G, T, H, D], and `bias` [H, W] onto the tile."""
-    arrays = (x.reshape(math.prod(x.shape[:-3]), *x.shape[-3:]) for x in (queries, *context))
+    folded = (x.reshape(-1, *x.shape[-3:]) for x in (queries, context.keys, context.values))
+    queries, keys, values = folded
     if bias is None:
-        return Folded(*arrays, None)
+        return Folded(queries, keys, values, None)
     tile = jnp.maximum(window_bias(bias), HIDDEN).astype(queries.dtype)
-    return Folded(*arrays, tile[None])
+    return Folded(queries, keys, values, tile[None])
 
 
 def _attend(folded: Folded, library: Library) -> Array:

@@ -71,16 +71,17 @@ def _attend(
     dropout_key: Array | None,
     interpret: bool,
 ) -> Array:
-    dropping = dropout_key is not None and dropout_rate > 0
-    windows = math.prod(queries.shape[:-3])
+    windows, seeds = math.prod(queries.shape[:-3]), ()
+    if dropout_key is not None and dropout_rate > 0:
+        seeds = make_seeds(dropout_key, windows)
     folded = Operands(
         _fold(queries),
         tuple(_fold(context.keys) for context in contexts),
         tuple(_fold(context.values) for context in contexts),
         bias,
-        make_seeds(dropout_key, windows) if dropping else (),
+        seeds,
     )
-    heads = _fused(Settings(dropout_rate, interpret), folded)
+    heads: Any = _fused(Settings(dropout_rate, interpret), folded)
     return jnp.swapaxes(heads, 1, 2).reshape(queries.shape)
 
 
