@@ -26,8 +26,15 @@ LEAST_HEAD = 8  # sizes of heads are multiples of it
 
 
 class Settings(NamedTuple):
-    """What is known when a kernel is compiled: the rate of dropout, and whether to interpret."""
+    """What is known when a kernel is compiled.
 
+    Attributes:
+      blocks: K, windows of a lane.
+      rate: of dropout.
+      interpret: whether to run kernels as plain array operations.
+    """
+
+    blocks: int
     rate: float
     interpret: bool
 
@@ -71,23 +78,24 @@ def _attend(
     dropout_key: Array | None,
     interpret: bool,
 ) -> Array:
-    windows, seeds = math.prod(queries.shape[:-3]), ()
+    blocks = 1 if queries.ndim == 4 else queries.shape[-4]
+    fold, seeds = functools.partial(_fold, blocks), ()
     if dropout_key is not None and dropout_rate > 0:
-        seeds = make_seeds(dropout_key, windows)
+        seeds = make_seeds(dropout_key, math.prod(queries.shape[:-3]))
     folded = Operands(
-        _fold(queries),
-        tuple(_fold(context.keys) for context in contexts),
-        tuple(_fold(context.values) for context in contexts),
+        fold(queries),
+        tuple(fold(context.keys) for context in contexts),
+        tuple(fold(context.values) for context in contexts),
         bias,
         seeds,
     )
-    heads: Any = _fused(Settings(dropout_rate, interpret), folded)
+    heads: Any = _fused(Settings(blocks, dropout_rate, interpret), folded)
     return jnp.swapaxes(heads, 1, 2).reshape(queries.shape)
 
 
-def _fold(x: Array) -> Array:
-    """[..., T, H, D] -> [G, H, T, D]."""
-    return jnp.swapaxes(x.reshape(-1, *x.shape[-3:]), 1, 2)
+def _fold(blocks: int, x: Array) -> Array:
+    """[..., K, T, H, D] -> [B, H, K*T, D]."""
+    return jnp.swapaxes(x.reshape(-1, blocks * x.shape[-3], *x.shape[-2:]), 1, 2)
 
 
 def _on_every_device(function: Callable) -> Callable:
@@ -137,21 +145,20 @@ def _is_bias(x: Any) -> bool:
     return len(x.shape) == 2
 
 
-def _tiles(operands: Operands) -> Callable:
-    """Lays biases out for the kernels, [H, W] -> [H, R, W + R]."""
-    rows = rows_at_once(operands.queries.shape[2])
-    return lambda bias: tuple(window_bias(x, rows) for x in bias)
+def _tiles(bias: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Lays a bias out for the kernels, [H, W] -> [H, R, W + R]."""
+    return tuple(window_bias(x, rows_at_once(x.shape[1])) for x in bias)
 
 
 @_on_every_device
 def _forward(settings: Settings, operands: Operands) -> Array:
-    tiled = operands._replace(bias=_tiles(operands)(operands.bias))
+    tiled = operands._replace(bias=_tiles(operands.bias))
     return pallas_kernels.forward(tiled, *settings)
 
 
 @_on_every_device
 def _backward(settings: Settings, operands: Operands, gradient: Array) -> tuple[Any, ...]:
-    tile, pull = jax.vjp(_tiles(operands), operands.bias)
+    tile, pull = jax.vjp(_tiles, operands.bias)
     tiled = operands._replace(bias=tile)
     *gradients, of_tile = pallas_kernels.backward(tiled, gradient, *settings)
     return *gradients, *pull(of_tile)

@@ -5,8 +5,8 @@ memory. It takes R queries at once, with all the keys they see: W + R of the 2W 
 the one before it, or all T keys where there is no window. A softmax over so few keys needs no
 second pass, so that nothing is kept for the backward pass, which computes it again.
 
-Letters: G windows (of all lanes), Q queries, T keys, H heads, D head size, and P windows of a step.
-Heads stand second, `[G, H, T, D]`.
+Letters: B lanes, K windows of a lane, Q queries and T keys of a window, H heads, D head size, and P
+windows of a step. Heads stand second, the windows of a lane in a row: `[B, H, K*T, D]`.
 """
 
 import functools
@@ -32,11 +32,11 @@ class Operands(NamedTuple):
     """What is attended with.
 
     Attributes:
-      queries: [G, H, Q, D].
-      keys: one array [G, H, T, D], or the preceding and the current window's, [G, H, W, D] each.
+      queries: [B, H, K*Q, D].
+      keys: one array [B, H, K*T, D], or the preceding and the current windows', [B, H, K*W, D].
       values: as the keys.
       bias: [H, R, W + R] float32 with two windows, where minus infinity hides a key; else nothing.
-      seeds: of dropout, two arrays [G] uint32, or nothing.
+      seeds: of dropout, two arrays [B*K] uint32, or nothing.
     """
 
     queries: Any
@@ -50,33 +50,42 @@ class Sizes(NamedTuple):
     """Sizes of a kernel.
 
     Attributes:
-      shape: G, H, Q, D.
+      lanes: B.
+      blocks: K, windows of a lane.
+      heads: H.
+      queries: Q.
+      size: D.
       keys: T, of all sources together.
       rows: R, queries taken at once.
       seen: how many keys these see together.
       windows: P, of a step.
     """
 
-    shape: tuple[int, int, int, int]
+    lanes: int
+    blocks: int
+    heads: int
+    queries: int
+    size: int
     keys: int
     rows: int
     seen: int
     windows: int
 
     @property
-    def grid(self) -> tuple[int, int]:
+    def grid(self) -> tuple[int, int, int]:
         """Steps: the windows of a head follow each other, so that its bias stays on chip."""
-        return self.shape[1], self.shape[0] // self.windows
+        return self.heads, self.lanes, self.blocks // self.windows
 
 
-def make_sizes(operands: Operands) -> Sizes:
+def make_sizes(operands: Operands, blocks: int) -> Sizes:
     """The sizes that suit the operands."""
-    windows, _, length, _ = operands.queries.shape
-    keys = sum(x.shape[2] for x in operands.keys)
-    rows = rows_at_once(length)
-    seen = length + rows if operands.bias else keys
-    together = max(n for n in range(1, windows + 1) if windows % n == 0 and _fits(n, length))
-    return Sizes(operands.queries.shape, keys, rows, seen, together)
+    lanes, heads, length, size = operands.queries.shape
+    queries = length // blocks
+    keys = sum(x.shape[2] for x in operands.keys) // blocks
+    rows = rows_at_once(queries)
+    seen = queries + rows if operands.bias else keys
+    together = max(n for n in range(1, blocks + 1) if blocks % n == 0 and _fits(n, queries))
+    return Sizes(lanes, blocks, heads, queries, size, keys, rows, seen, together)
 
 
 def _fits(windows: int, length: int) -> bool:
@@ -89,19 +98,26 @@ def rows_at_once(queries: int) -> int:
     return max(n for n in range(LANES, most + 1, LANES) if queries % n == 0)
 
 
-def forward(operands: Operands, rate: float, interpret: bool) -> Array:
-    """Attention, [G, H, Q, D] in the dtype of the values; `rate` is that of dropout."""
-    sizes = make_sizes(operands)
+def forward(operands: Operands, blocks: int, rate: float, interpret: bool) -> Array:
+    """Attention, [B, H, K*Q, D] in the dtype of the values.
+
+    Args:
+      operands: what is attended with.
+      blocks: K.
+      rate: of dropout.
+      interpret: whether to run the kernel as plain array operations.
+    """
+    sizes = make_sizes(operands, blocks)
     out = jax.ShapeDtypeStruct(operands.queries.shape, operands.values[0].dtype)
     kernel = functools.partial(_forward_kernel, sizes, rate)
     return _call(kernel, "attention_forward", sizes, operands, (), out, 2, interpret)
 
 
 def backward(
-    operands: Operands, gradient: Array, rate: float, interpret: bool
+    operands: Operands, gradient: Array, blocks: int, rate: float, interpret: bool
 ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]:
-    """Gradients of queries, keys, values, each in its dtype, and of the bias, summed over G."""
-    sizes = make_sizes(operands)
+    """Gradients of queries, keys, values, each in its dtype, and of the bias, summed."""
+    sizes = make_sizes(operands, blocks)
     out = jax.tree.map(_like, tuple(operands)[:4])
     kernel = functools.partial(_backward_kernel, sizes, rate)
     return _call(kernel, "attention_backward", sizes, operands, (gradient,), out, 5, interpret)
@@ -115,14 +131,14 @@ def _forward_kernel(sizes: Sizes, rate: float, refs: Operands, out, *scratch) ->
     head, first_window = _place(sizes)
 
     def window(p: Array) -> None:
-        keys, values = _in_a_row(refs, scratch, p)
+        keys, values = _in_a_row(refs, scratch, sizes, p)
 
         def some_rows(tile: "_Tile") -> None:
             weights, total = _weights(tile, refs, p, keys)
             kept = _kept(tile, refs, head, first_window + p, rate)
             weights = (weights * kept).astype(out.dtype)
             heads = _product(weights, values[tile.seen], 1, 0) / total
-            out[p, 0, tile.rows] = heads.astype(out.dtype)
+            out[0, 0, tile.rows_of(p)] = heads.astype(out.dtype)
 
         _for_all_rows(sizes, some_rows)
 
@@ -141,12 +157,13 @@ def _backward_kernel(
             ref[...] = jnp.zeros_like(ref)
 
     def window(p: Array) -> None:
-        keys, values = _in_a_row(refs, scratch, p)
+        keys, values = _in_a_row(refs, scratch, sizes, p)
         for ref in sums:
             ref[...] = jnp.zeros_like(ref)
 
         def some_rows(tile: "_Tile") -> None:
-            incoming, queries = gradient[p, 0, tile.rows], refs.queries[p, 0, tile.rows]
+            rows = tile.rows_of(p)
+            incoming, queries = gradient[0, 0, rows], refs.queries[0, 0, rows]
             weights, total = _weights(tile, refs, p, keys)
             kept = _kept(tile, refs, head, first_window + p, rate)
             probabilities = weights / total
@@ -156,13 +173,13 @@ def _backward_kernel(
             low = of_logits.astype(values.dtype)
             sums[0][tile.seen] += _product(low, queries, 0, 0)
             sums[1][tile.seen] += _product(dropped, incoming, 0, 0)
-            of_queries[p, 0, tile.rows] = _product(low, keys[tile.seen], 1, 0).astype(low.dtype)
+            of_queries[0, 0, rows] = _product(low, keys[tile.seen], 1, 0).astype(low.dtype)
             for ref in of_bias:
                 ref[0] += of_logits
 
         _for_all_rows(sizes, some_rows)
-        _put_back(sums[0], of_keys, p)
-        _put_back(sums[1], of_values, p)
+        _put_back(sums[0], of_keys, sizes, p)
+        _put_back(sums[1], of_values, sizes, p)
 
     _for_each(sizes.windows, window)
 
@@ -174,18 +191,19 @@ def _through_softmax(probabilities: Array, gradient: Array) -> Array:
 
 
 class _Tile(NamedTuple):
-    """R queries, which are `rows` of all, and the keys they see, `seen` of all."""
+    """R queries, and the keys they see."""
 
     sizes: Sizes
     first_row: Array
     first_seen: Array | int
 
-    @property
-    def rows(self) -> Any:
-        return pl.ds(self.first_row, self.sizes.rows)
+    def rows_of(self, p: Array) -> Any:
+        """Where the queries are among those of all windows of a step."""
+        return pl.ds(_at(p, self.sizes.queries) + self.first_row, self.sizes.rows)
 
     @property
     def seen(self) -> Any:
+        """Where the keys are among those of their window."""
         return pl.ds(self.first_seen, self.sizes.seen)
 
 
@@ -194,36 +212,42 @@ def _for_all_rows(sizes: Sizes, some_rows: Callable[[_Tile], None]) -> None:
     windowed = sizes.seen < sizes.keys
 
     def step(index: Array) -> None:
-        first = pl.multiple_of(index * sizes.rows, sizes.rows)
+        first = _at(index, sizes.rows)
         some_rows(_Tile(sizes, first, first if windowed else 0))
 
-    _for_each(sizes.shape[2] // sizes.rows, step)
+    _for_each(sizes.queries // sizes.rows, step)
+
+
+def _at(index: Array, length: int) -> Array:
+    return pl.multiple_of(index * length, length)
 
 
 def _for_each(count: int, step: Callable[[Array], None]) -> None:
     jax.lax.fori_loop(0, count, lambda index, _: step(index), None)
 
 
-def _in_a_row(refs: Operands, scratch: tuple[Any, ...], p: Array) -> Any:
+def _in_a_row(refs: Operands, scratch: tuple[Any, ...], sizes: Sizes, p: Array) -> Any:
     """Keys and values of a window, [T, D] each, two sources one after the other."""
+    length = sizes.keys // len(refs.keys)
+    window = pl.ds(_at(p, length), length)
     if len(refs.keys) == 1:
-        return refs.keys[0].at[p, 0], refs.values[0].at[p, 0]
+        return refs.keys[0].at[0, 0, window], refs.values[0].at[0, 0, window]
     for whole, parts in zip(scratch, (refs.keys, refs.values), strict=True):
-        length = parts[0].shape[2]
         for number, part in enumerate(parts):
-            whole[pl.ds(number * length, length)] = part[p, 0]
+            whole[pl.ds(number * length, length)] = part[0, 0, window]
     return scratch
 
 
-def _put_back(whole, parts: tuple[Any, ...], p: Array) -> None:
-    length = parts[0].shape[2]
+def _put_back(whole, parts: tuple[Any, ...], sizes: Sizes, p: Array) -> None:
+    length = sizes.keys // len(parts)
     for number, part in enumerate(parts):
-        part[p, 0] = whole[pl.ds(number * length, length)].astype(part.dtype)
+        ours = whole[pl.ds(number * length, length)]
+        part[0, 0, pl.ds(_at(p, length), length)] = ours.astype(part.dtype)
 
 
 def _weights(tile: _Tile, refs: Operands, p: Array, keys) -> tuple[Array, Array]:
     """Probabilities before they are divided by their sums, float32, and the sums."""
-    logits = _product(refs.queries[p, 0, tile.rows], keys[tile.seen], 1, 1)
+    logits = _product(refs.queries[0, 0, tile.rows_of(p)], keys[tile.seen], 1, 1)
     for ref in refs.bias:
         logits = logits + ref[0]
     weights = jnp.exp(logits - logits.max(axis=1, keepdims=True))
@@ -232,7 +256,8 @@ def _weights(tile: _Tile, refs: Operands, p: Array, keys) -> tuple[Array, Array]
 
 def _place(sizes: Sizes) -> tuple[Array, Array]:
     """Numbers of the head and of the first window of a step."""
-    return pl.program_id(0), pl.program_id(1) * sizes.windows
+    lane, step = pl.program_id(1), pl.program_id(2)
+    return pl.program_id(0), lane * sizes.blocks + step * sizes.windows
 
 
 def _kept(tile: _Tile, refs: Operands, head: Array, window: Array, rate: float) -> Array | float:
@@ -240,7 +265,7 @@ def _kept(tile: _Tile, refs: Operands, head: Array, window: Array, rate: float) 
     if not refs.seeds:
         return 1.0
     sizes = tile.sizes
-    row = head * sizes.shape[2] + tile.first_row
+    row = head * sizes.queries + tile.first_row
     first = (row * sizes.keys + tile.first_seen).astype(jnp.uint32)
     seeds = refs.seeds[0][window], refs.seeds[1][window]
     return keep_factors(rate, seeds, first, (sizes.rows, sizes.seen), jnp.uint32(sizes.keys))
@@ -281,7 +306,7 @@ def _call(
         scratch_shapes=scratch,
         cost_estimate=_cost(sizes, products, (arguments, out)),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"),
+            dimension_semantics=("parallel", "arbitrary", "arbitrary"),
             vmem_limit_bytes=_memory(sizes, (arguments, out), scratch),
         ),
         interpret=interpret,
@@ -293,13 +318,14 @@ def _spec(sizes: Sizes, x: Any) -> pl.BlockSpec:
     if x.ndim == 1:
         return pl.BlockSpec(memory_space=pltpu.SMEM)
     if x.ndim == 3:
-        return pl.BlockSpec((1, *x.shape[1:]), lambda h, g: (h, 0, 0))
-    return pl.BlockSpec((sizes.windows, 1, *x.shape[2:]), lambda h, g: (g, h, 0, 0))
+        return pl.BlockSpec((1, *x.shape[1:]), lambda h, b, k: (h, 0, 0))
+    length = x.shape[2] // sizes.grid[2]
+    return pl.BlockSpec((1, 1, length, x.shape[3]), lambda h, b, k: (b, h, k, 0))
 
 
 def _scratch(sizes: Sizes, operands: Operands, summing: bool) -> list[Any]:
     """Room for the gradients of keys and values, and for keys and values in a row."""
-    shape = (sizes.keys, sizes.shape[3])
+    shape = (sizes.keys, sizes.size)
     sums = [pltpu.VMEM(shape, jnp.float32)] * 2 if summing else []
     copied = len(operands.keys) > 1
     return sums + [pltpu.VMEM(shape, operands.keys[0].dtype)] * (2 if copied else 0)
@@ -307,11 +333,10 @@ def _scratch(sizes: Sizes, operands: Operands, summing: bool) -> list[Any]:
 
 def _cost(sizes: Sizes, products: int, arrays: Any) -> pl.CostEstimate:
     """What a kernel executes: operations of its products, exponentials, and bytes moved."""
-    windows, heads, queries, size = sizes.shape
-    logits = windows * heads * queries * sizes.seen
+    logits = sizes.lanes * sizes.blocks * sizes.heads * sizes.queries * sizes.seen
     moved = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))
     return pl.CostEstimate(
-        flops=products * 2 * logits * size, transcendentals=logits, bytes_accessed=moved
+        flops=products * 2 * logits * sizes.size, transcendentals=logits, bytes_accessed=moved
     )
 
 
