@@ -30,11 +30,13 @@ class Settings(NamedTuple):
 
     Attributes:
       blocks: K, windows of a lane.
+      heads: H.
       rate: of dropout.
       interpret: whether to run kernels as plain array operations.
     """
 
     blocks: int
+    heads: int
     rate: float
     interpret: bool
 
@@ -89,13 +91,18 @@ def _attend(
         bias,
         seeds,
     )
-    heads: Any = _fused(Settings(blocks, dropout_rate, interpret), folded)
-    return jnp.swapaxes(heads, 1, 2).reshape(queries.shape)
+    heads: Any = _fused(Settings(blocks, queries.shape[-2], dropout_rate, interpret), folded)
+    if heads.ndim == 4:
+        heads = jnp.swapaxes(heads, 1, 2)
+    return heads.reshape(queries.shape)
 
 
 def _fold(blocks: int, x: Array) -> Array:
-    """[..., K, T, H, D] -> [B, H, K*T, D]."""
-    return jnp.swapaxes(x.reshape(-1, blocks * x.shape[-3], *x.shape[-2:]), 1, 2)
+    """[..., K, T, H, D] -> [B, K*T, H*D], or [B, H, K*T, D] where D is no multiple of 128."""
+    *_, length, heads, size = x.shape
+    if size % LANES == 0:
+        return x.reshape(-1, blocks * length, heads * size)
+    return jnp.swapaxes(x.reshape(-1, blocks * length, heads, size), 1, 2)
 
 
 def _on_every_device(function: Callable) -> Callable:
@@ -146,8 +153,9 @@ def _is_bias(x: Any) -> bool:
 
 
 def _tiles(bias: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Lays a bias out for the kernels, [H, W] -> [H, R, W + R]."""
-    return tuple(window_bias(x, rows_at_once(x.shape[1])) for x in bias)
+    """Lays a bias out for the kernels, [H, W] -> [H*R, W + R]."""
+    tiles = (window_bias(x, rows_at_once(x.shape[1])) for x in bias)
+    return tuple(tile.reshape(-1, tile.shape[2]) for tile in tiles)
 
 
 @_on_every_device

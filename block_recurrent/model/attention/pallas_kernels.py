@@ -6,7 +6,8 @@ the one before it, or all T keys where there is no window. A softmax over so few
 second pass, so that nothing is kept for the backward pass, which computes it again.
 
 Letters: B lanes, K windows of a lane, Q queries and T keys of a window, H heads, D head size, and P
-windows of a step. Heads stand second, the windows of a lane in a row: `[B, H, K*T, D]`.
+windows of a step. The windows of a lane stand in a row, `[B, K*T, H*D]`, which is how projections
+come and go; where D is no multiple of 128, heads come first, `[B, H, K*T, D]`.
 """
 
 import functools
@@ -32,10 +33,10 @@ class Operands(NamedTuple):
     """What is attended with.
 
     Attributes:
-      queries: [B, H, K*Q, D].
-      keys: one array [B, H, K*T, D], or the preceding and the current windows', [B, H, K*W, D].
+      queries: [B, K*Q, H*D] or [B, H, K*Q, D].
+      keys: one such array of K*T, or the preceding and the current windows', of K*W each.
       values: as the keys.
-      bias: [H, R, W + R] float32 with two windows, where minus infinity hides a key; else nothing.
+      bias: [H*R, W + R] float32 with two windows, where minus infinity hides a key; or nothing.
       seeds: of dropout, two arrays [B*K] uint32, or nothing.
     """
 
@@ -77,13 +78,14 @@ class Sizes(NamedTuple):
         return self.heads, self.lanes, self.blocks // self.windows
 
 
-def make_sizes(operands: Operands, blocks: int) -> Sizes:
+def make_sizes(operands: Operands, blocks: int, heads: int) -> Sizes:
     """The sizes that suit the operands."""
-    lanes, heads, length, size = operands.queries.shape
+    lanes, *_, length, size = operands.queries.shape
     queries = length // blocks
-    keys = sum(x.shape[2] for x in operands.keys) // blocks
+    keys = sum(x.shape[-2] for x in operands.keys) // blocks
     rows = rows_at_once(queries)
     seen = queries + rows if operands.bias else keys
+    size = size // heads if operands.queries.ndim == 3 else size
     together = max(n for n in range(1, blocks + 1) if blocks % n == 0 and _fits(n, queries))
     return Sizes(lanes, blocks, heads, queries, size, keys, rows, seen, together)
 
@@ -98,26 +100,27 @@ def rows_at_once(queries: int) -> int:
     return max(n for n in range(LANES, most + 1, LANES) if queries % n == 0)
 
 
-def forward(operands: Operands, blocks: int, rate: float, interpret: bool) -> Array:
-    """Attention, [B, H, K*Q, D] in the dtype of the values.
+def forward(operands: Operands, blocks: int, heads: int, rate: float, interpret: bool) -> Array:
+    """Attention, of the shape of the queries and the dtype of the values.
 
     Args:
       operands: what is attended with.
       blocks: K.
+      heads: H.
       rate: of dropout.
       interpret: whether to run the kernel as plain array operations.
     """
-    sizes = make_sizes(operands, blocks)
+    sizes = make_sizes(operands, blocks, heads)
     out = jax.ShapeDtypeStruct(operands.queries.shape, operands.values[0].dtype)
     kernel = functools.partial(_forward_kernel, sizes, rate)
     return _call(kernel, "attention_forward", sizes, operands, (), out, 2, interpret)
 
 
 def backward(
-    operands: Operands, gradient: Array, blocks: int, rate: float, interpret: bool
+    operands: Operands, gradient: Array, blocks: int, heads: int, rate: float, interpret: bool
 ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]:
     """Gradients of queries, keys, values, each in its dtype, and of the bias, summed."""
-    sizes = make_sizes(operands, blocks)
+    sizes = make_sizes(operands, blocks, heads)
     out = jax.tree.map(_like, tuple(operands)[:4])
     kernel = functools.partial(_backward_kernel, sizes, rate)
     return _call(kernel, "attention_backward", sizes, operands, (gradient,), out, 5, interpret)
@@ -138,7 +141,7 @@ def _forward_kernel(sizes: Sizes, rate: float, refs: Operands, out, *scratch) ->
             kept = _kept(tile, refs, head, first_window + p, rate)
             weights = (weights * kept).astype(out.dtype)
             heads = _product(weights, values[tile.seen], 1, 0) / total
-            out[0, 0, tile.rows_of(p)] = heads.astype(out.dtype)
+            out[tile.rows_of(p)] = heads.astype(out.dtype)
 
         _for_all_rows(sizes, some_rows)
 
@@ -163,7 +166,7 @@ def _backward_kernel(
 
         def some_rows(tile: "_Tile") -> None:
             rows = tile.rows_of(p)
-            incoming, queries = gradient[0, 0, rows], refs.queries[0, 0, rows]
+            incoming, queries = gradient[rows], refs.queries[rows]
             weights, total = _weights(tile, refs, p, keys)
             kept = _kept(tile, refs, head, first_window + p, rate)
             probabilities = weights / total
@@ -173,9 +176,9 @@ def _backward_kernel(
             low = of_logits.astype(values.dtype)
             sums[0][tile.seen] += _product(low, queries, 0, 0)
             sums[1][tile.seen] += _product(dropped, incoming, 0, 0)
-            of_queries[0, 0, rows] = _product(low, keys[tile.seen], 1, 0).astype(low.dtype)
+            of_queries[rows] = _product(low, keys[tile.seen], 1, 0).astype(low.dtype)
             for ref in of_bias:
-                ref[0] += of_logits
+                ref[...] += of_logits
 
         _for_all_rows(sizes, some_rows)
         _put_back(sums[0], of_keys, sizes, p)
@@ -231,10 +234,10 @@ def _in_a_row(refs: Operands, scratch: tuple[Any, ...], sizes: Sizes, p: Array) 
     length = sizes.keys // len(refs.keys)
     window = pl.ds(_at(p, length), length)
     if len(refs.keys) == 1:
-        return refs.keys[0].at[0, 0, window], refs.values[0].at[0, 0, window]
+        return refs.keys[0].at[window], refs.values[0].at[window]
     for whole, parts in zip(scratch, (refs.keys, refs.values), strict=True):
         for number, part in enumerate(parts):
-            whole[pl.ds(number * length, length)] = part[0, 0, window]
+            whole[pl.ds(number * length, length)] = part[window]
     return scratch
 
 
@@ -242,14 +245,14 @@ def _put_back(whole, parts: tuple[Any, ...], sizes: Sizes, p: Array) -> None:
     length = sizes.keys // len(parts)
     for number, part in enumerate(parts):
         ours = whole[pl.ds(number * length, length)]
-        part[0, 0, pl.ds(_at(p, length), length)] = ours.astype(part.dtype)
+        part[pl.ds(_at(p, length), length)] = ours.astype(part.dtype)
 
 
 def _weights(tile: _Tile, refs: Operands, p: Array, keys) -> tuple[Array, Array]:
     """Probabilities before they are divided by their sums, float32, and the sums."""
-    logits = _product(refs.queries[0, 0, tile.rows_of(p)], keys[tile.seen], 1, 1)
+    logits = _product(refs.queries[tile.rows_of(p)], keys[tile.seen], 1, 1)
     for ref in refs.bias:
-        logits = logits + ref[0]
+        logits = logits + ref[...]
     weights = jnp.exp(logits - logits.max(axis=1, keepdims=True))
     return weights, weights.sum(axis=1, keepdims=True)
 
@@ -317,10 +320,12 @@ def _spec(sizes: Sizes, x: Any) -> pl.BlockSpec:
     """What a step has of an array: P windows of a head, a head's bias, or all seeds."""
     if x.ndim == 1:
         return pl.BlockSpec(memory_space=pltpu.SMEM)
+    if x.ndim == 2:
+        return pl.BlockSpec((sizes.rows, sizes.seen), lambda h, b, k: (h, 0))
+    length = x.shape[-2] // sizes.grid[2]
     if x.ndim == 3:
-        return pl.BlockSpec((1, *x.shape[1:]), lambda h, b, k: (h, 0, 0))
-    length = x.shape[2] // sizes.grid[2]
-    return pl.BlockSpec((1, 1, length, x.shape[3]), lambda h, b, k: (b, h, k, 0))
+        return pl.BlockSpec((None, length, sizes.size), lambda h, b, k: (b, k, h))
+    return pl.BlockSpec((None, None, length, sizes.size), lambda h, b, k: (b, h, k, 0))
 
 
 def _scratch(sizes: Sizes, operands: Operands, summing: bool) -> list[Any]:
@@ -345,7 +350,7 @@ def _memory(sizes: Sizes, arrays: Any, scratch: list[Any]) -> int:
     steps = math.prod(sizes.grid)
     blocks = 0
     for x in jax.tree.leaves(arrays):
-        parts = {1: 0, 3: 1 / sizes.grid[0], 4: 1 / steps}[x.ndim]
+        parts = {1: 0, 2: 1 / sizes.heads}.get(x.ndim, 1 / steps)
         lanes = max(x.shape[-1], LANES) / x.shape[-1]
         blocks += int(x.size * lanes * parts) * x.dtype.itemsize
     room = sum(math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in scratch)
