@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 
 from block_recurrent.model.attention import pallas_kernels, reference
 from block_recurrent.model.attention.hashing import make_seeds
-from block_recurrent.model.attention.pallas_kernels import LANES, Operands, rows_at_once
+from block_recurrent.model.attention.pallas_launch import LANES, ROWS, Operands
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues
 
@@ -154,7 +154,7 @@ def _is_bias(x: Any) -> bool:
 
 def _tiles(bias: tuple[Array, ...]) -> tuple[Array, ...]:
     """Lays a bias out for the kernels, [H, W] -> [H*R, W + R]."""
-    tiles = (window_bias(x, rows_at_once(x.shape[1])) for x in bias)
+    tiles = (window_bias(x, ROWS) for x in bias)
     return tuple(tile.reshape(-1, tile.shape[2]) for tile in tiles)
 
 
