@@ -25,6 +25,8 @@ ENVIRONMENT = {
 }
 # A GPU's compiler would try kernels out; there is no GPU to try them on.
 COMPILER_OPTIONS: dict[str, dict[str, Any]] = {"tpu": {}, "cuda": {"xla_gpu_autotune_level": 0}}
+# What a model calls the platforms that it is built for.
+MODEL_PLATFORMS = {"tpu": "tpu", "cuda": "gpu"}
 _PLUGINS = {
     "tpu": ("libtpu",),
     "cuda": ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12"),

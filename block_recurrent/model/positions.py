@@ -95,16 +95,19 @@ def make_positions(kind: str, num_heads: int, *, rngs: nnx.Rngs) -> T5Bias | Rot
     return {"t5": lambda: T5Bias(num_heads, rngs=rngs), "rotary": lambda: Rotary(num_heads)}[kind]()
 
 
-def window_bias(bias: Array) -> Array:
-    """Lays `bias` [H, W], distances W to 1, along the diagonals of a tile, [H, W, 2W].
+def window_bias(bias: Array, rows: int | None = None) -> Array:
+    """Lays `bias` [H, W], distances W to 1, along the diagonals of a tile, [H, R, W + R].
 
-    Row q of the tile is query q of a block, column k a key of the previous and the current block;
-    their distance is `W + q - k`. What lies outside 1..W is masked with minus infinity.
+    Row q of the tile is a query, column k a key, the first of which lies W before the first query:
+    their distance is `W + q - k`. What lies outside 1..W is masked with minus infinity. The tile of
+    a whole block and of its keys, [H, W, 2W], has `rows` R = W, which is the default; any R queries
+    in a row and the keys they see have the same tile.
     """
     num_heads, window = bias.shape
-    masked = jnp.full((num_heads, window + 1), -jnp.inf, bias.dtype)
-    row = jnp.concatenate([bias, masked], axis=1)
-    # Rows of 2W+1 read as rows of 2W: each starts one earlier than the last. No gather, and so
+    rows = rows or window
+    masked = jnp.full((num_heads, rows + 1), -jnp.inf, bias.dtype)
+    row, width = jnp.concatenate([bias, masked], axis=1), window + rows
+    # Rows of W+R+1 read as rows of W+R: each starts one earlier than the last. No gather, and so
     # no scatter in the gradient.
-    rows = jnp.broadcast_to(row[:, None], (num_heads, window, 2 * window + 1))
-    return rows.reshape(num_heads, -1)[:, : 2 * window**2].reshape(num_heads, window, 2 * window)
+    tile = jnp.broadcast_to(row[:, None], (num_heads, rows, width + 1))
+    return tile.reshape(num_heads, -1)[:, : rows * width].reshape(num_heads, rows, width)

@@ -1,5 +1,6 @@
 """Which implementation of attention a model uses, chosen once, when it is built."""
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,7 +10,7 @@ import jax
 from jax import Array
 
 from block_recurrent.config import LayerConfig
-from block_recurrent.model.attention import reference, tiled
+from block_recurrent.model.attention import cudnn, pallas, reference, tiled
 
 _platform: ContextVar[str | None] = ContextVar("platform", default=None)
 
@@ -29,7 +30,13 @@ class Attention(NamedTuple):
 IMPLEMENTATIONS = {
     "xla": Attention(reference.attend, reference.attend_window),
     "tiled": Attention(tiled.attend, tiled.attend_window),
+    "pallas": Attention(pallas.attend, pallas.attend_window),
+    "cudnn": Attention(cudnn.attend, cudnn.attend_window),
 }
+INTERPRETED = Attention(
+    functools.partial(pallas.attend, interpret=True),
+    functools.partial(pallas.attend_window, interpret=True),
+)
 
 
 @contextmanager
@@ -53,6 +60,58 @@ def choose_attention(config: LayerConfig) -> Attention:
     Raises:
       ValueError: the platform or the sizes rule out the implementation that is named.
     """
-    if config.attention == "auto":
-        return IMPLEMENTATIONS["tiled" if target_platform() == "cpu" else "xla"]
-    return IMPLEMENTATIONS[config.attention]
+    platform = target_platform()
+    name = _fastest(config, platform) if config.attention == "auto" else config.attention
+    reason = _obstacle(name, config, platform)
+    if reason is not None:
+        raise ValueError(f"attention {name!r} {reason}; set attention to 'auto' or 'xla'")
+    if name == "pallas" and platform == "cpu":
+        return INTERPRETED
+    return IMPLEMENTATIONS[name]
+
+
+def _fastest(config: LayerConfig, platform: str) -> str:
+    """What "auto" means; "cudnn" has to be asked for."""
+    if platform == "cpu":
+        return "tiled"
+    possible = platform == "tpu" and _obstacle("pallas", config, platform) is None
+    return "pallas" if possible else "xla"
+
+
+def _obstacle(name: str, config: LayerConfig, platform: str) -> str | None:
+    """Why an implementation cannot be had, as the end of a sentence; None if it can."""
+    if name == "pallas":
+        return _no_pallas(config, platform)
+    return _no_cudnn(config, platform) if name == "cudnn" else None
+
+
+def _no_pallas(config: LayerConfig, platform: str) -> str | None:
+    if platform == "gpu":
+        return "is for TPUs (a CPU interprets it), but this model is built for a GPU"
+    if config.window % pallas.LANES or config.window > pallas.MOST_WINDOW:
+        return (
+            f"needs a window that is a multiple of {pallas.LANES} and at most "
+            f"{pallas.MOST_WINDOW}, not {config.window}"
+        )
+    if config.head_size % pallas.LEAST_HEAD:
+        return (
+            f"needs a head_size that is a multiple of {pallas.LEAST_HEAD}, not {config.head_size}"
+        )
+    return None
+
+
+def _no_cudnn(config: LayerConfig, platform: str) -> str | None:
+    if platform != "gpu":
+        return f"needs a GPU, but this model is built for a {platform.upper()}"
+    if config.dtype != "bfloat16":
+        return f"needs dtype 'bfloat16', not {config.dtype!r}"
+    if config.dropout > 0:
+        return f"has no dropout, but dropout is {config.dropout}"
+    if config.window % 2:
+        return f"needs an even window, not {config.window}"
+    if config.head_size % cudnn.LEAST_HEAD or config.head_size > cudnn.MOST_HEAD:
+        return (
+            f"needs a head_size that is a multiple of {cudnn.LEAST_HEAD} and at most "
+            f"{cudnn.MOST_HEAD}, not {config.head_size}"
+        )
+    return None

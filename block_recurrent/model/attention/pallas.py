@@ -1,0 +1,190 @@
+"""Attention for TPUs: fused kernels, the bias and its gradient included.
+
+`pallas_kernels` has the kernels; here are their gradient, their place in a program that runs on
+several devices, and the layouts. A compiler that shares lanes out over devices cannot look into a
+kernel, so it is told that every device takes its own windows, and sums the bias's gradient.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import PartitionSpec
+
+from block_recurrent.model.attention import pallas_kernels, reference
+from block_recurrent.model.attention.hashing import make_seeds
+from block_recurrent.model.attention.pallas_launch import LANES, ROWS, Operands
+from block_recurrent.model.positions import window_bias
+from block_recurrent.model.state import KeysValues
+
+MOST_WINDOW = 2048  # larger ones do not fit the fast memory
+LEAST_HEAD = 8  # sizes of heads are multiples of it
+
+
+class Settings(NamedTuple):
+    """What is known when a kernel is compiled.
+
+    Attributes:
+      blocks: K, windows of a lane.
+      heads: H.
+      rate: of dropout.
+      interpret: whether to run kernels as plain array operations.
+    """
+
+    blocks: int
+    heads: int
+    rate: float
+    interpret: bool
+
+
+def attend(
+    queries: Array,
+    context: KeysValues,
+    *,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
+    interpret: bool = False,
+) -> Array:
+    """As `reference.attend` without a bias; that itself where sizes are not multiples of 128."""
+    dropout = {"dropout_rate": dropout_rate, "dropout_key": dropout_key}
+    if queries.shape[-3] % LANES or context.keys.shape[-3] % LANES:
+        return reference.attend(queries, context, **dropout)
+    return _attend(queries, (context,), (), **dropout, interpret=interpret)
+
+
+def attend_window(
+    queries: Array,
+    current: KeysValues,
+    preceding: KeysValues,
+    bias: Array,
+    *,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
+    interpret: bool = False,
+) -> Array:
+    """As `reference.attend_window`, of windows that are multiples of 128."""
+    dropout = {"dropout_rate": dropout_rate, "dropout_key": dropout_key}
+    return _attend(queries, (preceding, current), (bias,), **dropout, interpret=interpret)
+
+
+def _attend(
+    queries: Array,
+    contexts: tuple[KeysValues, ...],
+    bias: tuple[Array, ...],
+    *,
+    dropout_rate: float,
+    dropout_key: Array | None,
+    interpret: bool,
+) -> Array:
+    blocks = 1 if queries.ndim == 4 else queries.shape[-4]
+    fold, seeds = functools.partial(_fold, blocks), ()
+    if dropout_key is not None and dropout_rate > 0:
+        seeds = make_seeds(dropout_key, math.prod(queries.shape[:-3]))
+    folded = Operands(
+        fold(queries),
+        tuple(fold(context.keys) for context in contexts),
+        tuple(fold(context.values) for context in contexts),
+        bias,
+        seeds,
+    )
+    heads: Any = _fused(Settings(blocks, queries.shape[-2], dropout_rate, interpret), folded)
+    if heads.ndim == 4:
+        heads = jnp.swapaxes(heads, 1, 2)
+    return heads.reshape(queries.shape)
+
+
+def _fold(blocks: int, x: Array) -> Array:
+    """[..., K, T, H, D] -> [B, K*T, H*D], or [B, H, K*T, D] where D is no multiple of 128."""
+    *_, length, heads, size = x.shape
+    if size % LANES == 0:
+        return x.reshape(-1, blocks * length, heads * size)
+    return jnp.swapaxes(x.reshape(-1, blocks * length, heads, size), 1, 2)
+
+
+def _on_every_device(function: Callable) -> Callable:
+    """`function(settings, operands, ...)`, where every device takes the windows of its own lanes.
+
+    What has two axes is the bias, whole everywhere, or its gradient, which is summed over devices;
+    the first axis of all else is that of windows. On one device it is `function` itself.
+    """
+
+    @functools.wraps(function)
+    def shared_out(settings: Settings, *arrays: Any) -> Any:
+        mesh, axes = _lanes(arrays[0].queries)
+        if not axes:
+            return function(settings, *arrays)
+
+        def own_windows(*arrays: Any) -> Any:
+            out = function(settings, *arrays)
+            return jax.tree.map(lambda x: jax.lax.psum(x, axes) if _is_bias(x) else x, out)
+
+        def place(x: Any) -> PartitionSpec:
+            return PartitionSpec() if _is_bias(x) else PartitionSpec(axes)
+
+        out = jax.eval_shape(functools.partial(function, settings), *arrays)
+        return jax.shard_map(
+            own_windows,
+            mesh=mesh,
+            in_specs=jax.tree.map(place, arrays),
+            out_specs=jax.tree.map(place, out),
+            check_vma=False,
+        )(*arrays)
+
+    return shared_out
+
+
+def _lanes(queries: Array) -> tuple[Any, tuple[str, ...]]:
+    """The mesh that the program runs on, and the axes of it that share out the windows.
+
+    None where there is one device, and inside a program for each of several.
+    """
+    mesh = jax.typeof(queries).sharding.mesh
+    axes = tuple(name for name in mesh.axis_names if name not in mesh.manual_axes)
+    devices = math.prod(mesh.shape[name] for name in axes)
+    return mesh, axes if devices > 1 and queries.shape[0] % devices == 0 else ()
+
+
+def _is_bias(x: Any) -> bool:
+    return len(x.shape) == 2
+
+
+def _tiles(bias: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Lays a bias out for the kernels, [H, W] -> [H*R, W + R]."""
+    tiles = (window_bias(x, ROWS) for x in bias)
+    return tuple(tile.reshape(-1, tile.shape[2]) for tile in tiles)
+
+
+@_on_every_device
+def _forward(settings: Settings, operands: Operands) -> Array:
+    tiled = operands._replace(bias=_tiles(operands.bias))
+    return pallas_kernels.forward(tiled, *settings)
+
+
+@_on_every_device
+def _backward(settings: Settings, operands: Operands, gradient: Array) -> tuple[Any, ...]:
+    tile, pull = jax.vjp(_tiles, operands.bias)
+    tiled = operands._replace(bias=tile)
+    *gradients, of_tile = pallas_kernels.backward(tiled, gradient, *settings)
+    return *gradients, *pull(of_tile)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fused(settings: Settings, operands: Operands) -> Array:
+    """Attention on `operands`, whose bias is [H, W] here, or nothing."""
+    return _forward(settings, operands)
+
+
+def _fused_forward(settings: Settings, operands: Operands) -> tuple[Array, Operands]:
+    return _forward(settings, operands), operands
+
+
+def _fused_backward(settings: Settings, operands: Operands, gradient: Array) -> tuple[Any]:
+    gradients = _backward(settings, operands, gradient)
+    return (Operands(*gradients, seeds=(None,) * len(operands.seeds)),)
+
+
+_fused.defvjp(_fused_forward, _fused_backward)

@@ -1,0 +1,50 @@
+"""Which implementation a model gets, and what is said where there is none."""
+
+import pytest
+
+from block_recurrent.model.attention import built_for, choose_attention, cudnn, pallas
+from block_recurrent.model.attention.choice import IMPLEMENTATIONS, INTERPRETED
+from tests.helpers import layer_config
+
+LARGE = {"window": 128, "head_size": 64}
+
+
+def chosen(platform, **changes):
+    with built_for(platform):
+        return choose_attention(layer_config(**changes))
+
+
+def test_auto_is_the_fastest_that_is_possible():
+    assert chosen("cpu", **LARGE) is IMPLEMENTATIONS["tiled"]
+    assert chosen("gpu", **LARGE) is IMPLEMENTATIONS["xla"]
+    assert chosen("tpu", **LARGE) is IMPLEMENTATIONS["pallas"]
+    assert chosen("tpu", **LARGE | {"window": 96}) is IMPLEMENTATIONS["xla"]
+
+
+def test_kernels_are_interpreted_on_a_cpu_and_nowhere_else():
+    assert chosen("cpu", **LARGE, attention="pallas") is INTERPRETED
+    assert chosen("tpu", **LARGE, attention="pallas").attend is pallas.attend
+
+
+def test_the_library_is_had_by_asking_for_it():
+    found = chosen("gpu", **LARGE, attention="cudnn", dtype="bfloat16")
+    assert found.attend_window is cudnn.attend_window
+
+
+@pytest.mark.parametrize(
+    "platform, attention, changes, words",
+    [
+        ("gpu", "pallas", {}, "for TPUs .* built for a GPU"),
+        ("tpu", "pallas", {"window": 96}, "window that is a multiple of 128 .* not 96"),
+        ("cpu", "pallas", {"window": 4096}, "at most 2048, not 4096"),
+        ("tpu", "pallas", {"head_size": 12}, "head_size that is a multiple of 8, not 12"),
+        ("cpu", "cudnn", {}, "needs a GPU, but this model is built for a CPU"),
+        ("gpu", "cudnn", {}, "needs dtype 'bfloat16', not 'float32'"),
+        ("gpu", "cudnn", {"dtype": "bfloat16", "dropout": 0.1}, "no dropout, but dropout is 0.1"),
+        ("gpu", "cudnn", {"dtype": "bfloat16", "head_size": 136}, "at most 128, not 136"),
+        ("gpu", "cudnn", {"dtype": "bfloat16", "window": 7}, "even window, not 7"),
+    ],
+)
+def test_what_is_impossible_is_a_sentence(platform, attention, changes, words):
+    with pytest.raises(ValueError, match=f"attention '{attention}' .*{words}; set attention to"):
+        chosen(platform, **LARGE | changes, attention=attention)
