@@ -23,6 +23,7 @@ from block_recurrent.command_line.parser import DEBUG
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import DataError
 from block_recurrent.gin_files import ConfigError
+from block_recurrent.model.attention import AttentionImpossible
 from block_recurrent.runs.errors import CheckpointError, SaveFailed, WorkdirInUse
 from block_recurrent.runs.reading import RunError
 from block_recurrent.system.devices import DeviceMissing
@@ -31,6 +32,7 @@ from block_recurrent.system.signals import Stopped
 
 STATUSES: dict[type[BaseException], int] = {
     ConfigError: 2,
+    AttentionImpossible: 2,
     DataError: 3,
     CheckpointError: 4,
     SaveFailed: 4,

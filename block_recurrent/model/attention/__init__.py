@@ -5,6 +5,7 @@ on an NVIDIA GPU; `choice` picks one for a model.
 """
 
 from block_recurrent.model.attention.choice import Attention as Attention
+from block_recurrent.model.attention.choice import AttentionImpossible as AttentionImpossible
 from block_recurrent.model.attention.choice import built_for as built_for
 from block_recurrent.model.attention.choice import choose_attention as choose_attention
 from block_recurrent.model.attention.choice import target_platform as target_platform

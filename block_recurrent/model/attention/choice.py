@@ -15,6 +15,10 @@ from block_recurrent.model.attention import cudnn, pallas, reference, tiled
 _platform: ContextVar[str | None] = ContextVar("platform", default=None)
 
 
+class AttentionImpossible(ValueError):
+    """The platform or the sizes rule out the implementation of attention that was asked for."""
+
+
 class Attention(NamedTuple):
     """One implementation: arguments and results are those of the reference.
 
@@ -58,13 +62,13 @@ def choose_attention(config: LayerConfig) -> Attention:
     """The implementation that `config.attention` names; "auto" is the fastest that is possible.
 
     Raises:
-      ValueError: the platform or the sizes rule out the implementation that is named.
+      AttentionImpossible: the platform or the sizes rule out the implementation that is named.
     """
     platform = target_platform()
     name = _fastest(config, platform) if config.attention == "auto" else config.attention
     reason = _obstacle(name, config, platform)
     if reason is not None:
-        raise ValueError(f"attention {name!r} {reason}; set attention to 'auto' or 'xla'")
+        raise AttentionImpossible(f"model.attention {name!r} {reason}; set it to 'auto' or 'xla'")
     if name == "pallas" and platform == "cpu":
         return INTERPRETED
     return IMPLEMENTATIONS[name]
