@@ -17,7 +17,7 @@ from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues
 
 SMALLEST_ROWS = 64
-MOST_PARTS = 4
+MOST_PARTS = 8
 
 
 def attend(
@@ -63,7 +63,7 @@ def attend_window(
 
 
 def rows_at_once(window: int) -> int:
-    """How many tokens of a window share a sub-block: a quarter of it, but not too few."""
+    """How many tokens of a window share a sub-block: an eighth of it, but not too few."""
     rows = max(window // MOST_PARTS, SMALLEST_ROWS)
     return rows if window % rows == 0 else window
 
