@@ -40,17 +40,20 @@ def timed(function: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
+def random_batch(config: ExperimentConfig) -> Batch:
+    """A segment of every lane, of tokens that are all as likely, on the device."""
+    shape = (config.data.batch_size, config.data.segment_length)
+    tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, np.int32)
+    starts = np.zeros(shape[0], np.bool_)
+    return jax.device_put(Batch(tokens, tokens, np.ones(shape, np.bool_), starts))
+
+
 class TimedStep:
     """A compiled training step on random tokens, and the state it moves on."""
 
     def __init__(self, config: ExperimentConfig):
-        data = config.data
         step = make_train_step(make_optimizer(config), jax.random.key(0))
-        shape = (data.batch_size, data.segment_length)
-        tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, np.int32)
-        starts = np.zeros(data.batch_size, np.bool_)
-        batch = Batch(tokens, tokens, np.ones(shape, np.bool_), starts)
-        self._batch = jax.device_put(batch)
+        self._batch = random_batch(config)
         self._state: TrainState = make_train_state(config)
         self._compiled, self.build = compile_timed(step, self._state, self._batch)
 

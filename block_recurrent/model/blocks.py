@@ -3,6 +3,9 @@
 Letters: B batch, N segment, W window, K = N / W blocks, H heads, D head size.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -25,6 +28,30 @@ def join_blocks(x: Array) -> Array:
 def swap_blocks_and_batch(tree: Tree) -> Tree:
     """Arrays [B, K, ...] as [K, B, ...] for a scan over blocks, and back again."""
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
+
+
+def scan_blocks(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
+    inputs: Any,
+    *,
+    unroll: int,
+    recompute: bool,
+) -> tuple[Any, Any]:
+    """A `jax.lax.scan` over blocks, arrays [K, B, ...].
+
+    Args:
+      step: takes the carry and one block of the inputs.
+      carry: before the first block.
+      inputs: of all blocks.
+      unroll: blocks per iteration.
+      recompute: the backward pass computes each step again, so that the scan keeps the carries
+        and nothing else.
+    """
+    if recompute:
+        # Inside a loop nothing merges the two computations; where none is left, something may.
+        step = jax.checkpoint(step, prevent_cse=unroll > 1)
+    return jax.lax.scan(step, carry, inputs, unroll=unroll)
 
 
 def preceding_blocks(blocks: KeysValues, previous: KeysValues) -> KeysValues:

@@ -17,6 +17,7 @@ from block_recurrent.model.blocks import (
     concatenate_windows,
     join_blocks,
     last_window,
+    scan_blocks,
     split_blocks,
     swap_blocks_and_batch,
 )
@@ -79,7 +80,7 @@ def read_with_feedback(
     step = make_step(parts[begin:last], cell, finish, inside[: last + 1])
     recurrent_state = LayerState(*take(states[last], 0))
     carry = ([*states[begin:last]], recurrent_state)
-    (below, after), arrived = scan_blocks(config, step, carry, scanned)
+    (below, after), arrived = read_blocks(config, step, carry, scanned)
     x = finish_recurrent_layer(cell.token_layer, arrived, recurrent_state.cache, outside[last])
     next_states += [*below, ModelState(*add_axis(after))]
     for number in range(last + 1, len(parts)):
@@ -160,7 +161,7 @@ def make_step(
     return step
 
 
-def scan_blocks(
+def read_blocks(
     config: ModelConfig,
     step: Callable,
     carry: tuple[list[ModelState], LayerState],
@@ -170,9 +171,10 @@ def scan_blocks(
     blocks = jax.tree.map(lambda y: split_blocks(y, config.window), scanned)
     numbers = jnp.arange(jax.tree.leaves(blocks)[0].shape[1])
     inputs = (swap_blocks_and_batch(blocks), numbers)
-    if config.remat != "none":
-        step = jax.checkpoint(step, prevent_cse=False)
-    carry, arrived = jax.lax.scan(step, carry, inputs, unroll=config.state_unroll)
+    recompute = config.remat != "none"
+    carry, arrived = scan_blocks(
+        step, carry, inputs, unroll=config.state_unroll, recompute=recompute
+    )
     x, projections, state_context = swap_blocks_and_batch(arrived)
     x, projections = jax.tree.map(join_blocks, (x, projections))
     return carry, RecurrentInput(x, projections, state_context)

@@ -1,6 +1,5 @@
 """The block-recurrent layer: a segment of blocks, with only the state update in the loop."""
 
-import jax
 from flax import nnx
 from jax import Array
 
@@ -8,6 +7,7 @@ from block_recurrent.config import LayerConfig
 from block_recurrent.model.blocks import (
     concatenate_windows,
     last_window,
+    scan_blocks,
     swap_blocks_and_batch,
 )
 from block_recurrent.model.cell import RecurrentCell
@@ -99,8 +99,8 @@ class BlockRecurrentLayer(nnx.Module):
             projections = self.cell.project(states)
             return self.cell.update(states, projections, token_context), projections.context
 
-        if self.recompute_states:
-            step = jax.checkpoint(step, prevent_cse=False)
         by_block = swap_blocks_and_batch(tiles)
-        states, context = jax.lax.scan(step, states, by_block, unroll=self.unroll)
+        states, context = scan_blocks(
+            step, states, by_block, unroll=self.unroll, recompute=self.recompute_states
+        )
         return states, swap_blocks_and_batch(context)

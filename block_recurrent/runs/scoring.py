@@ -63,8 +63,7 @@ def score(
         batch_size=batch_size or scoring_lanes(config.data, corpus),
     ).metrics()
     line.end()
-    for name, value in metrics.items():
-        print(f"{name:>16} {value:,.6g}" if isinstance(value, float) else f"{name:>16} {value:,}")
+    _print(metrics)
     result = {
         "step": step,
         "split": split,
@@ -79,6 +78,11 @@ def score(
         listed = "; ".join(others)
         print(f"not written, for it differs from the run in: {listed}; --output=FILE writes it")
     return result
+
+
+def _print(metrics: dict[str, Any]) -> None:
+    for name, value in metrics.items():
+        print(f"{name:>16} {value:,.6g}" if isinstance(value, float) else f"{name:>16} {value:,}")
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:

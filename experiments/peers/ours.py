@@ -3,13 +3,11 @@
 from typing import Any
 
 import jax
-import numpy as np
 from child import Size, serve
 
 from block_recurrent.config import DataConfig, ExperimentConfig, ModelConfig
-from block_recurrent.data import Batch
 from block_recurrent.measure.flops import step_flops
-from block_recurrent.measure.timing import matmul_rate
+from block_recurrent.measure.timing import matmul_rate, random_batch
 from block_recurrent.system.memory import keep_freed_memory
 from block_recurrent.training.build import make_model
 from block_recurrent.training.step import segment_loss
@@ -18,12 +16,9 @@ from block_recurrent.training.step import segment_loss
 def prepare(size: Size):
     """The step, the operations that it needs, and the rate of a large matrix product."""
     config = experiment(size)
-    shape = (config.data.batch_size, config.data.segment_length)
-    tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, np.int32)
-    starts = np.zeros(shape[0], np.bool_)
-    batch = jax.device_put(Batch(tokens, tokens, np.ones(shape, np.bool_), starts))
+    batch = random_batch(config)
     model = make_model(config)
-    state = model.initial_state(shape[0])
+    state = model.initial_state(config.data.batch_size)
 
     @jax.jit(donate_argnums=1)
     def forward_and_backward(model, state, batch):

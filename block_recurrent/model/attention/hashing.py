@@ -39,7 +39,10 @@ def keep_factors(
 
 
 def hashed(counter: Array, first: Array, second: Array) -> Array:
-    """Scrambles a counter with two seeds, all uint32, by rounds of multiply and shift."""
+    """Scrambles a counter with two seeds, all uint32, by rounds of multiply and shift.
+
+    Shifts and factors are those of lowbias32 (C. Wellons, hash-prospector).
+    """
     x = counter ^ first
     x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(0x7FEB352D) + second
     x = (x ^ (x >> jnp.uint32(15))) * jnp.uint32(0x846CA68B)

@@ -7,36 +7,26 @@ import jax.numpy as jnp
 import pytest
 
 from block_recurrent.model.attention import cudnn, reference
-from block_recurrent.model.state import KeysValues
-from tests.helpers import assert_close, random_like
+from tests.helpers import assert_close
+from tests.model.attention.arguments import values_and_gradients, window_arguments
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 6e-2}
-
-
-def arguments(dtype):
-    arrays = random_like([jnp.zeros((2, 3, 16, 2, 8))] * 5)
-    queries, *others = (x.astype(dtype) for x in arrays)
-    bias = random_like(jnp.zeros((2, 16)), seed=5)
-    return queries, KeysValues(*others[:2]), KeysValues(*others[2:]), bias
-
-
-def values_and_gradients(function, *arguments):
-    output, pull = jax.vjp(function, *arguments)
-    return output, pull(random_like(output, seed=9))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_blocks_bias_and_mask_say_what_the_reference_says(dtype):
     attend_window = functools.partial(cudnn.attend_window, library="xla")
     with jax.numpy_dtype_promotion("standard"):  # JAX's function mixes dtypes
-        actual = values_and_gradients(attend_window, *arguments(dtype))
-    expected = values_and_gradients(reference.attend_window, *arguments(dtype))
+        actual = values_and_gradients(attend_window, *window_arguments(16, dtype, lanes=(2, 3)))
+    expected = values_and_gradients(
+        reference.attend_window, *window_arguments(16, dtype, lanes=(2, 3))
+    )
     assert actual[0].dtype == dtype
     assert_close(actual, expected, TOLERANCES[dtype])
 
 
 def test_attention_to_states_is_that_of_the_reference():
-    queries, context, *_ = arguments("float32")
+    queries, context, *_ = window_arguments(16, "float32", lanes=(2, 3))
     attend = functools.partial(cudnn.attend, library="xla")
     expected = values_and_gradients(reference.attend, queries, context)
     assert_close(values_and_gradients(attend, queries, context), expected)
@@ -44,7 +34,7 @@ def test_attention_to_states_is_that_of_the_reference():
 
 
 def test_the_bias_is_of_the_dtype_of_the_queries_and_finite():
-    queries, context, _, bias = arguments("bfloat16")
+    queries, context, _, bias = window_arguments(16, "bfloat16", lanes=(2, 3))
     folded = cudnn.fold(queries, jax.tree.map(lambda x: jnp.repeat(x, 2, 2), context), bias)
     assert folded.queries.shape == (6, 16, 2, 8)
     assert folded.bias is not None

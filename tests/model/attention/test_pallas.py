@@ -25,25 +25,13 @@ from tests.helpers import (
     randomize,
     read_with_gradients,
 )
+from tests.model.attention.arguments import values_and_gradients, window_arguments
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 6e-2}
 RATE = 0.3
 
 attend = functools.partial(pallas.attend, interpret=True)
 attend_window = functools.partial(pallas.attend_window, interpret=True)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def values_and_gradients(function, *arguments):
-    output, pull = jax.vjp(function, *arguments)
-    return output, pull(random_like(output, seed=9))
-
-
-def window_arguments(window, dtype="float32", lanes=(2, 2), heads=2, size=8):
-    arrays = random_like([jnp.zeros((*lanes, window, heads, size))] * 5)
-    queries, *others = (x.astype(dtype) for x in arrays)
-    bias = random_like(jnp.zeros((heads, window)), seed=5)
-    return queries, KeysValues(*others[:2]), KeysValues(*others[2:]), bias
 
 
 def state_arguments(queries, keys, dtype="float32", lanes=(2,), heads=2, size=8):

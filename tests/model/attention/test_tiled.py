@@ -7,23 +7,12 @@ import pytest
 from block_recurrent.model.attention import reference, tiled
 from block_recurrent.model.state import KeysValues
 from tests.helpers import assert_close, random_like
+from tests.model.attention.arguments import values_and_gradients, window_arguments
 
 HEADS, SIZE = 2, 4
 WINDOWS = [1, 4, 96, 128, 256]  # in one part, in one that does not divide, in two, in four
 TOLERANCES = {"float32": 1e-5, "bfloat16": 6e-2}
 KEYS = [None, jax.random.key(3)]
-
-
-def values_and_gradients(function, *arguments):
-    output, pull = jax.vjp(function, *arguments)
-    return output, pull(random_like(output, seed=9))
-
-
-def window_arguments(window, dtype, blocks=3):
-    arrays = random_like([jnp.zeros((2, blocks, window, HEADS, SIZE))] * 5)
-    queries, *others = (x.astype(dtype) for x in arrays)
-    bias = random_like(jnp.zeros((HEADS, window)), seed=5)
-    return queries, KeysValues(*others[:2]), KeysValues(*others[2:]), bias
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -35,7 +24,7 @@ def test_a_window_is_that_of_the_reference(window, dtype, key):
             lambda *arguments, module=module: module.attend_window(
                 *arguments, dropout_rate=0.3, dropout_key=key
             ),
-            *window_arguments(window, dtype),
+            *window_arguments(window, dtype, lanes=(2, 3), size=SIZE),
         )
         for module in (tiled, reference)
     ]
