@@ -124,6 +124,8 @@ class ModelConfig(LayerConfig):
       recurrent_layers: indices of the recurrent layers, negative ones counted from the end. Without
         any the model is Transformer-XL (segments of one window) or Slide (of several).
       feedback: every other layer also attends to the state of the last recurrent layer.
+      detach_windows: no gradient reaches the keys and values of the window before. A segment of
+        several windows is then several segments of Transformer-XL, one window each, side by side.
       scan_layers: run stacked plain layers as one compiled loop, which compiles faster, or unroll
         the loop, which runs faster on a CPU; unless given, they are unrolled on a CPU in models of
         fewer than 24 layers.
@@ -138,6 +140,7 @@ class ModelConfig(LayerConfig):
     num_layers: int = 12
     recurrent_layers: tuple[int, ...] = ()
     feedback: bool = False
+    detach_windows: bool = False
     scan_layers: bool | None = None
     remat: Literal["none", "layer", "dots"] = "none"
     logits_by_window: bool = False
@@ -159,6 +162,10 @@ class ModelConfig(LayerConfig):
         self._require(
             bool(self.recurrent_layers) or not self.feedback,
             "feedback needs a recurrent layer; recurrent_layers is empty",
+        )
+        self._require(
+            not (self.recurrent_layers and self.detach_windows),
+            "detach_windows is for models without recurrent layers, as Transformer-XL is",
         )
 
     @property

@@ -54,6 +54,12 @@ WRONG = [
     (ModelConfig, MODEL | {"recurrent_layers": 9}, TypeError, "not 9 (int); write (9,)"),
     (ModelConfig, MODEL | {"recurrent_layers": (9.0,)}, TypeError, "must be tuple[int, ...]"),
     (ModelConfig, MODEL | {"feedback": True}, ValueError, "feedback needs a recurrent layer"),
+    (
+        ModelConfig,
+        MODEL | {"recurrent_layers": (9,), "detach_windows": True},
+        ValueError,
+        "detach_windows is for models without recurrent layers",
+    ),
     (ModelConfig, MODEL | {"feedback": 1}, TypeError, "feedback must be bool, not 1 (int)"),
     (ModelConfig, MODEL | {"remat": "full"}, ValueError, "one of 'none', 'layer', 'dots'"),
     (DataConfig, {"source": "json"}, ValueError, "did you mean 'jsonl'"),

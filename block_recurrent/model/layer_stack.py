@@ -90,8 +90,12 @@ class LayerStack(nnx.Module):
 
     def __init__(self, config: ModelConfig, num_layers: int, *, rngs: nnx.Rngs):
         def make_layer(key: Array) -> SlidingWindowLayer:
-            layer_rngs = nnx.Rngs(key)
-            return SlidingWindowLayer(config, attends_to_states=config.feedback, rngs=layer_rngs)
+            return SlidingWindowLayer(
+                config,
+                attends_to_states=config.feedback,
+                detach_windows=config.detach_windows,
+                rngs=nnx.Rngs(key),
+            )
 
         self.config = config
         self.num_layers = num_layers

@@ -64,14 +64,23 @@ class SlidingWindowLayer(nnx.Module):
     Args:
       config: sizes and positions; the fields of the state update have no effect.
       attends_to_states: also attend to the states of a recurrent layer, given in each call.
+      detach_windows: no gradient reaches the keys and values of the window before.
       rngs: of the initial parameters.
     """
 
     @checked(check_layer)
-    def __init__(self, config: LayerConfig, *, attends_to_states: bool = False, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: LayerConfig,
+        *,
+        attends_to_states: bool = False,
+        detach_windows: bool = False,
+        rngs: nnx.Rngs,
+    ):
         size, heads_size = config.model_size, config.num_heads * config.head_size
         self.config = config
         self.attends_to_states = attends_to_states
+        self.detach_windows = detach_windows
         self.attention = choose_attention(config)
         self.norm = RMSNorm(size)
         self.keys = dense(size, heads_size, rngs=rngs)
@@ -147,7 +156,8 @@ class SlidingWindowLayer(nnx.Module):
 
     def preceding(self, context: KeysValues, cache: KeysValues) -> KeysValues:
         """What comes one window before each block of a segment, [B, K, W, H, D]."""
-        return preceding_blocks(self.blocks(context), cache)
+        preceding = preceding_blocks(self.blocks(context), cache)
+        return jax.lax.stop_gradient(preceding) if self.detach_windows else preceding
 
     def self_attend(
         self,

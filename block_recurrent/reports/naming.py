@@ -26,7 +26,7 @@ def row_name(config: ExperimentConfig) -> str:
     model = config.model
     if model.recurrent_layers:
         return recurrent_name(model)
-    if config.data.segment_length == model.window:
+    if config.data.segment_length == model.window or model.detach_windows:
         return f"XL:{model.window}"
     return f"Slide:{model.num_layers}L"
 

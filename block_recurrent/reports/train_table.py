@@ -1,204 +1,165 @@
-"""Training the rows of the paper's Table 1 at a small size, one after the other."""
+"""Training the rows of the paper's Table 1 at a small size, several side by side."""
 
-import dataclasses
-import json
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.data import Corpus, TokenizedCorpus, byte_count, make_tokenizer, tokenize
-from block_recurrent.data.loading import Corpora, load_documents
-from block_recurrent.measure.timing import TimedStep, ratio, time_in_turn
-from block_recurrent.model.parameters import count_parameters
-from block_recurrent.reports.paper import LENGTH, SIZE, row_figures
+from block_recurrent.data import Corpus, byte_count
+from block_recurrent.gin_files import ConfigError
+from block_recurrent.reports.paper import LENGTH, SIZE
 from block_recurrent.reports.small_table import SmallTable
+from block_recurrent.reports.train_row import (
+    TRAIN_CHARACTERS,
+    VALIDATION_CHARACTERS,
+    load_texts,
+    read_result,
+)
 from block_recurrent.reports.untrained import lzma_bits_per_byte, order_2_bits_per_byte
-from block_recurrent.runs import train, workdir
-from block_recurrent.system.files import write_whole
+from block_recurrent.runs import workdir
+from block_recurrent.system.children import run_side_by_side
 from block_recurrent.system.progress import ProgressLine, duration
 from block_recurrent.system.signals import StopRequest
-from block_recurrent.training.build import make_lanes
-from block_recurrent.training.rows import TableRow, reference, table_rows
-
-# Characters read of each document.
-TRAIN_CHARACTERS = 131_072
-VALIDATION_CHARACTERS = 16_384
-TIMING_ROUNDS = 15
+from block_recurrent.system.text import did_you_mean
+from block_recurrent.training.rows import TableRow, reference, small_table_rows
 
 
-def shorten(corpus: Corpus, characters: int) -> Corpus:
-    """The beginning of every document, so that no single one outweighs the others."""
-    documents = tuple(d._replace(text=d.text[:characters]) for d in corpus.documents)
-    return dataclasses.replace(corpus, documents=documents)
+class RowFailed(Exception):
+    """A row ended before its result was there; it has said why.
 
-
-def text_bytes(corpus: Corpus) -> int:
-    """The number of UTF-8 bytes of all documents."""
-    return sum(map(byte_count, corpus.documents))
-
-
-def count_tokens(config: ExperimentConfig, corpus: TokenizedCorpus) -> int:
-    """The number of targets in all steps of a run."""
-    lanes = make_lanes(config, corpus)
-    return sum(int(next(lanes).mask.sum()) for _ in range(config.training.num_steps))
-
-
-def with_tokens(config: ExperimentConfig, corpus: TokenizedCorpus, tokens: int) -> ExperimentConfig:
-    """`config` with as many steps as see at least `tokens` targets."""
-    lanes, seen, steps = make_lanes(config, corpus), 0, 0
-    while seen < tokens:
-        seen += int(next(lanes).mask.sum())
-        steps += 1
-    training = dataclasses.replace(config.training, num_steps=steps)
-    return dataclasses.replace(config, training=training)
-
-
-class TableTrainer:
-    """Trains the rows on the same corpora; a row that is done has its result in its folder.
-
-    Args:
-      base: the configuration of the recurrent rows.
-      directory: holds the results, in a folder for each row.
-      stop: is asked to stop.
+    Attributes:
+      exit_status: of its process.
     """
 
-    def __init__(self, base: ExperimentConfig, directory: Path, stop: StopRequest):
-        self.train_text = shorten(load_documents(base.data, "train"), TRAIN_CHARACTERS)
-        self.validation_text = shorten(
-            load_documents(base.data, "validation"), VALIDATION_CHARACTERS
-        )
-        tokenizer = make_tokenizer(base.data)
-        self.corpora = Corpora(
-            tokenize(self.train_text, tokenizer), tokenize(self.validation_text, tokenizer)
-        )
-        self.tokens = count_tokens(reference(base).config, self.corpora.train)
-        self.base = base
-        self.stop = stop
-        self.directory = directory
-        self.rows = [
-            row._replace(config=with_tokens(row.config, self.corpora.train, self.tokens))
-            for row in table_rows(base)
-        ]
-        self._reference: TimedStep | None = None
-        # A row's step is compiled for training, for timing, and again after a stop.
-        jax.config.update("jax_compilation_cache_dir", str((directory / "compiled").absolute()))
-
-    def run(self) -> list[dict[str, Any]]:
-        """The results of all rows; trains those that have none yet."""
-        begin, measured, results = time.monotonic(), 0, []
-        for number, row in enumerate(self.rows, 1):
-            title = f"[{number}/{len(self.rows)}] {row.name}"
-            result = self.result(row)
-            if result is None:
-                result = self.train(row, title)
-                measured += 1
-            each = (time.monotonic() - begin) / max(measured, 1)
-            left = duration(each * (len(self.rows) - number))
-            print(
-                f"{title}: {result['bits_per_byte']:.3f} bits/byte, "
-                f"{result['step_time']:.2f} x the step time of {reference(self.base).name}; "
-                f"about {left} left for the other rows",
-                flush=True,
-            )
-            results.append(result)
-        return results
-
-    def result(self, row: TableRow) -> dict[str, Any] | None:
-        """What an earlier call found for a row, or None.
-
-        Raises:
-          ConfigError: the row's folder holds a run with another configuration.
-        """
-        folder = self.directory / row.name.replace(":", "-")
-        workdir.check_claim(folder, row.config)
-        path = folder / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
-
-    def train(self, row: TableRow, title: str) -> dict[str, Any]:
-        """Trains, evaluates and times a row."""
-        folder = self.directory / row.name.replace(":", "-")
-        line = ProgressLine(prefix=f"{title} | ")
-        model, evaluation = train(row.config, folder, self.corpora, line=line, stop=self.stop)
-        line.show("timing its step in turn with the reference's")
-        result = {
-            "row": row.name,
-            "paper_row": row.paper,
-            "parameters": count_parameters(model),
-            "parameters_without_embedding": count_parameters(model, embedding=False),
-            "segment": row.config.data.segment_length,
-            "window": row.config.model.window,
-            "steps": row.config.training.num_steps,
-            "step_time": self.time_step(row),
-            **evaluation.metrics(),
-            "paper": row_figures(row.paper)._asdict(),
-        }
-        write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
-        return result
-
-    def time_step(self, row: TableRow) -> float:
-        """The row's step time relative to the reference's, steps of both taken in turn."""
-        if self._reference is None:
-            self._reference = TimedStep(reference(self.base).config)
-        runs = {"row": TimedStep(row.config).run, "reference": self._reference.run}
-        seconds = time_in_turn(runs, TIMING_ROUNDS)
-        return ratio(seconds["row"], seconds["reference"])
-
-    def table(self, results: list[dict[str, Any]]) -> SmallTable:
-        """The finished table of the rows' results."""
-        train_documents, validation = self.train_text.documents, self.validation_text.documents
-        return SmallTable(
-            results,
-            untrained={
-                "lzma, highest preset": lzma_bits_per_byte(validation),
-                "order-2 byte model": order_2_bits_per_byte(train_documents, validation),
-            },
-            description=self.describe(),
-        )
-
-    def describe(self) -> str:
-        """Sentences that say what was trained, on what, and for how long."""
-        base, model = self.base, self.base.model
-        train, validation = self.train_text, self.validation_text
-        python = ".".join(map(str, sys.version_info[:3]))
-        return (
-            f"These are small models: {model.num_layers} layers of size {model.model_size}, "
-            f"window {model.window}, {model.num_states} states; the paper's have {SIZE}. Each was "
-            f"trained once, with seed {base.training.seed}, on {self.tokens:,} bytes (the paper: "
-            f"{LENGTH}) of the source code of Python {python}'s standard library: the first "
-            f"{TRAIN_CHARACTERS:,} characters of {len(train.documents)} modules and packages, "
-            f"{text_bytes(train):,} bytes in all. Validation: the first "
-            f"{VALIDATION_CHARACTERS:,} characters of {len(validation.documents)} others, "
-            f"{text_bytes(validation):,} bytes. All rows saw the same number of tokens to within "
-            "a step, with the same seed, order of documents and optimizer "
-            f"({base.optimizer.name}, {base.optimizer.schedule} schedule). Every step has "
-            f"{base.data.batch_size * base.data.segment_length:,} tokens, so rows with shorter "
-            "segments read more documents side by side. Step time is relative to "
-            f"{reference(base).name}, measured in turn with it. The order-2 model was counted on "
-            "all training bytes; lzma compresses each document on its own. The paper's columns "
-            "are bits per token; a blank is a figure that could not be verified."
-        )
+    def __init__(self, name: str, exit_status: int):
+        super().__init__(f"{name} ended with status {exit_status}")
+        self.exit_status = exit_status if exit_status > 0 else 128 - exit_status
 
 
-def train_table(base: ExperimentConfig, folder: Path, stop: StopRequest) -> None:
+def find_row(base: ExperimentConfig, name: str) -> TableRow:
+    """The row of this name.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    rows = {row.name: row for row in small_table_rows(base)}
+    if name not in rows:
+        raise ConfigError(f"--row: there is no row {name!r}{did_you_mean(name, rows)}")
+    return rows[name]
+
+
+def train_table(
+    base: ExperimentConfig,
+    folder: Path,
+    command: Sequence[str],
+    at_once: int,
+    stop: StopRequest,
+) -> None:
     """Trains the rows that have no result yet, prints the table and writes its files to `folder`.
 
     Args:
       base: the configuration of the recurrent rows.
       folder: of all results.
+      command: with `--row=NAME` it calls `train_row`.
+      at_once: how many rows are trained at a time.
       stop: is asked to stop.
 
     Raises:
       ConfigError: the folder cannot be used, or a row's holds a run with another configuration.
       WorkdirInUse: another process is training there.
+      RowFailed: a row could not be trained.
+      Stopped: a stop was requested; every row has saved what it had.
     """
     with workdir.locked(folder):
-        trainer = TableTrainer(base, folder, stop)
-        print(trainer.describe() + "\n", flush=True)
-        table = trainer.table(trainer.run())
+        rows = small_table_rows(base)
+        missing = [row for row in rows if read_result(folder, row) is None]
+        texts = load_texts(base)
+        description = describe(base, *texts)
+        print(description + "\n", flush=True)
+        stop.nothing_to_save = False
+        train_rows(folder, rows, missing, command, at_once, stop)
+        results = [read_result(folder, row) for row in rows]
+        table = SmallTable(
+            [result for result in results if result is not None],
+            untrained={
+                "lzma, highest preset": lzma_bits_per_byte(texts[1].documents),
+                "order-2 byte model": order_2_bits_per_byte(*(t.documents for t in texts)),
+            },
+            description=description,
+        )
         print("\n" + table.text())
         for path in table.write(folder):
             print(f"written to {path}")
+
+
+def train_rows(
+    folder: Path,
+    rows: Sequence[TableRow],
+    missing: Sequence[TableRow],
+    command: Sequence[str],
+    at_once: int,
+    stop: StopRequest,
+) -> None:
+    """Trains those of the rows that are missing, and says each one's result as it is done."""
+    titles = {row.name: f"[{number}/{len(rows)}] {row.name}" for number, row in enumerate(rows, 1)}
+    by_name = {row.name: row for row in missing}
+    line, begin = ProgressLine(), time.monotonic()
+
+    def hear(name: str, text: str) -> None:
+        leave = line.end if "error:" in text else partial(line.show, always=True)
+        leave(f"{titles[name]} | {text}")
+
+    commands = {name: [*command, f"--row={name}"] for name in by_name}
+    ended = run_side_by_side(commands, at_once, stop, hear)
+    try:
+        for done, (name, status) in enumerate(ended, 1):
+            stop.check()
+            result = read_result(folder, by_name[name])
+            if status or result is None:
+                raise RowFailed(name, status)
+            left = duration((time.monotonic() - begin) / done * (len(missing) - done))
+            line.clear()
+            print(f"{titles[name]}: {_figures(result)}; about {left} left", flush=True)
+        stop.check()
+    finally:
+        line.end()
+
+
+def _figures(result: dict[str, Any]) -> str:
+    return f"{result['bits_per_byte']:.3f} bits/byte, step time {result['step_time']:.2f}"
+
+
+def describe(base: ExperimentConfig, training: Corpus, validation: Corpus) -> str:
+    """Sentences that say what was trained, on what, and for how long."""
+    model, data, steps = base.model, base.data, base.training.num_steps
+    step = data.batch_size * data.segment_length
+    return (
+        f"These are small models: {model.num_layers} layers of size {model.model_size}, "
+        f"window {model.window}, {model.num_states} states; the paper's have {SIZE}. Each was "
+        f"trained once, with seed {base.training.seed}, for {steps:,} steps of {step:,} bytes (the "
+        f"paper: {LENGTH}) of {_text(base)}: the first {TRAIN_CHARACTERS:,} characters of "
+        f"{len(training.documents)} documents, {text_bytes(training):,} bytes in all. Validation: "
+        f"the first {VALIDATION_CHARACTERS:,} characters of {len(validation.documents)} others, "
+        f"{text_bytes(validation):,} bytes. All rows read the same {data.batch_size} documents "
+        f"side by side, {data.segment_length} bytes of each a step, in the same order; the "
+        "segments of XL are one window long, several of them a step, with no gradient from one to "
+        f"the next. Step time is relative to {reference(base).name}, measured in turn with it, on "
+        "one core each. The order-2 model was counted on all training bytes; lzma compresses each "
+        "document on its own. The paper's columns are bits per token; a blank is a figure that "
+        "could not be verified."
+    )
+
+
+def _text(base: ExperimentConfig) -> str:
+    if base.data.source != "stdlib":
+        return base.data.corpus_name
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"the source code of Python {python}'s standard library"
+
+
+def text_bytes(corpus: Corpus) -> int:
+    """The number of UTF-8 bytes of all documents."""
+    return sum(map(byte_count, corpus.documents))

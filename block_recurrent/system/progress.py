@@ -54,6 +54,12 @@ class ProgressLine:
             self._write("\n")
         self._width = 0
 
+    def clear(self) -> None:
+        """Takes the line off the terminal, for something else to be printed in its place."""
+        if self._terminal and not self._quiet:
+            self._write("\r" + " " * self._width + "\r")
+        self._width = 0
+
     def _write(self, text: str) -> None:
         # Work does not end because the terminal, or the program that read this, has.
         with contextlib.suppress(OSError):

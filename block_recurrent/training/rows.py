@@ -4,6 +4,7 @@ The defaults of the configurations are the paper's sizes, which its names of row
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from block_recurrent.config import ExperimentConfig, LayerConfig, ModelConfig
@@ -38,6 +39,20 @@ def xl(base: ExperimentConfig, windows: int) -> TableRow:
     return TableRow(f"XL:{window}", f"XL:{LayerConfig.window * windows}", config)
 
 
+def xl_side_by_side(base: ExperimentConfig, windows: int) -> TableRow:
+    """Transformer-XL that reads the base's lanes: several of its segments are one of the base's.
+
+    No gradient passes from one window to the next, as between the segments of `xl`, but a step
+    reads as many documents as the other rows do, and as much of each.
+    """
+    window = base.model.window * windows
+    model = dataclasses.replace(
+        base.model, window=window, recurrent_layers=(), feedback=False, detach_windows=True
+    )
+    config = dataclasses.replace(base, model=model)
+    return TableRow(f"XL:{window}", f"XL:{LayerConfig.window * windows}", config)
+
+
 def slide(base: ExperimentConfig, extra_layers: int = 0) -> TableRow:
     """The sliding-window model with the base's number of layers, or more."""
     layers = base.model.num_layers + extra_layers
@@ -65,10 +80,17 @@ def reference(base: ExperimentConfig) -> TableRow:
     return slide(base, extra_layers=1)
 
 
-def table_rows(base: ExperimentConfig) -> list[TableRow]:
-    """All rows of Table 1 at the size of `base`, a configuration with recurrent layers."""
+def table_rows(
+    base: ExperimentConfig, xl_row: Callable[[ExperimentConfig, int], TableRow] = xl
+) -> list[TableRow]:
+    """All rows of Table 1 at the size of `base`, a configuration with recurrent layers.
+
+    Args:
+      base: the configuration of the recurrent rows.
+      xl_row: makes the rows of Transformer-XL: `xl`, as in the paper, or `xl_side_by_side`.
+    """
     return [
-        *(xl(base, windows) for windows in (1, 2, 4)),
+        *(xl_row(base, windows) for windows in (1, 2, 4)),
         slide(base),
         reference(base),
         *(recurrent(base, "lstm", wiring) for wiring in ("dual", "single", "skip")),
@@ -76,3 +98,8 @@ def table_rows(base: ExperimentConfig) -> list[TableRow]:
         recurrent(base, "lstm", "single", feedback=True),
         recurrent(base, "fixed", "skip", feedback=True),
     ]
+
+
+def small_table_rows(base: ExperimentConfig) -> list[TableRow]:
+    """The rows of the small table: all read the same lanes, as much of each in a step."""
+    return table_rows(base, xl_side_by_side)

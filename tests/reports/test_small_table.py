@@ -1,6 +1,5 @@
 """The small Table 1: its rows, its untrained baselines, its files."""
 
-import dataclasses
 import json
 import lzma
 import sys
@@ -8,13 +7,13 @@ import sys
 import pytest
 
 from block_recurrent import gin_files
-from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
+from block_recurrent.data import Corpus, Document
 from block_recurrent.measure.timing import ratio, time_in_turn
 from block_recurrent.reports.paper import TABLE_1, row_figures
 from block_recurrent.reports.small_table import SmallTable
-from block_recurrent.reports.train_table import count_tokens, shorten, with_tokens
+from block_recurrent.reports.train_row import shorten
 from block_recurrent.reports.untrained import lzma_bits_per_byte, order_2_bits_per_byte
-from block_recurrent.training.rows import recurrent, reference, table_rows
+from block_recurrent.training.rows import recurrent, reference, small_table_rows, table_rows
 
 
 @pytest.fixture(scope="module")
@@ -33,27 +32,16 @@ def test_the_rows_are_those_of_the_paper(base):
 
 
 def test_rows_differ_from_the_base_only_where_they_must(base):
-    for row in table_rows(base):
-        assert row.config.optimizer == base.optimizer
-        assert row.config.training == base.training
-        data = row.config.data
-        assert data.batch_size * data.segment_length == (
-            base.data.batch_size * base.data.segment_length
-        )
+    rows = small_table_rows(base)
+    for row in rows:
+        assert (row.config.optimizer, row.config.training) == (base.optimizer, base.training)
+        assert row.config.data == base.data
+    assert [row.paper for row in rows] == [row.paper for row in table_rows(base)]
+    assert [row.config.model.window for row in rows[:4]] == [16, 32, 64, 16]
+    assert [row.config.model.detach_windows for row in rows[:4]] == [True, True, True, False]
     assert reference(base).config.model.num_layers == base.model.num_layers + 1
     feedback = recurrent(base, "lstm", "single", feedback=True).config.model
     assert (feedback.gate, feedback.wiring, feedback.feedback) == ("lstm", "single", True)
-
-
-def test_all_rows_see_as_many_tokens(base):
-    texts = ("x" * length for length in (3000, 700, 5000, 90))
-    corpus = tokenize(Corpus(documents(*texts)), ByteTokenizer())
-    training = dataclasses.replace(base.training, num_steps=20)
-    tokens = count_tokens(dataclasses.replace(base, training=training), corpus)
-    step = base.data.batch_size * base.data.segment_length
-    for row in table_rows(base):
-        config = with_tokens(row.config, corpus, tokens)
-        assert tokens <= count_tokens(config, corpus) < tokens + step
 
 
 def test_lzma_is_that_of_the_standard_library():
@@ -95,7 +83,7 @@ def fake_table(base):
             "bits_per_byte": 2.0 + index / 100,
             "paper": row_figures(row.paper)._asdict(),
         }
-        for index, row in enumerate(table_rows(base))
+        for index, row in enumerate(small_table_rows(base))
     ]
     return SmallTable(results, {"lzma": 2.2, "order 2": 2.9}, "Small models.")
 
@@ -105,7 +93,7 @@ def test_report_files_hold_every_row_and_invent_nothing(base, tmp_path):
     markdown, data, picture = table.write(tmp_path)
     lines = markdown.read_text().splitlines()
     cells = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in lines if "|" in line}
-    for row in table_rows(base):
+    for row in small_table_rows(base):
         shown = [cell.strip() for cell in cells[row.name]][-5:]
         assert [float(x) if x else None for x in shown] == list(row_figures(row.paper))
     assert len(json.loads(data.read_text())["results"]) == 13

@@ -14,7 +14,7 @@ from block_recurrent.model.parameters import named_parameters, replace_parameter
 from block_recurrent.model.reset import reset
 from block_recurrent.training import TrainState, make_train_step
 from block_recurrent.training.loss import cross_entropy
-from block_recurrent.training.step import all_finite
+from block_recurrent.training.step import all_finite, segment_loss
 from tests.helpers import (
     SIZES,
     VOCABULARY,
@@ -136,6 +136,23 @@ def test_only_cleared_states_do_not_depend_on_the_segment_before(clear_states):
 
     shape = prepare().carried.recurrent.shape
     assert (nats(jnp.zeros(shape)) == nats(jnp.ones(shape))) == clear_states
+
+
+def test_detached_windows_are_segments_of_transformer_xl():
+    model = random_model(model_config(detach_windows=True))
+    before = carried = random_like(model.initial_state(BATCH))
+    gradient = jax.jit(jax.grad(segment_loss, has_aux=True))
+    whole, (*_, after) = gradient(model, before, batch())
+    segments = []
+    for columns in np.split(np.arange(LENGTH), 2):
+        part = jax.tree.map(lambda x, columns=columns: x[:, columns], batch()[:3])
+        one, (*_, carried) = gradient(model, carried, Batch(*part, batch().start_of_document))
+        segments.append(one)
+    assert_close((whole, after), (jax.tree.map(lambda a, b: (a + b) / 2, *segments), carried))
+    attached, (*_, after_attached) = gradient(random_model(model_config()), before, batch())
+    assert_close(after_attached, after)
+    difference = optax.tree.sub(named_parameters(attached), named_parameters(whole))
+    assert optax.tree.norm(difference) > 1e-2
 
 
 def test_padding_changes_nothing_but_the_state_behind_it():
