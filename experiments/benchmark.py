@@ -6,7 +6,8 @@
 
 Rows take their steps one after the other in one process, round by round, and every ratio is the
 median over rounds of a row's time to that of the sliding-window model with one layer more. Then
-evaluation beside the forward pass alone, generation of one row and of 64, and checkpoints.
+evaluation beside the forward pass alone, what a scored token costs where its context is carried and
+where it is read anew, generation of one row and of 64, and checkpoints.
 """
 
 import json

@@ -12,7 +12,11 @@ import numpy as np
 
 from block_recurrent import gin_files
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.measure.inference import measure_evaluation, measure_generation
+from block_recurrent.measure.inference import (
+    measure_carrying,
+    measure_evaluation,
+    measure_generation,
+)
 from block_recurrent.measure.timing import TimedStep, matmul_rate, ratio, time_in_turn, timed
 from block_recurrent.runs.checkpoint_folder import arrays_of
 from block_recurrent.runs.checkpoints import Checkpoints
@@ -143,10 +147,13 @@ def benchmark(base: ExperimentConfig, rows: Sequence[TableRow], rounds: int) -> 
     print_steps(steps, peak)
     depth = measure_depth(slide(base).config)
     print(f"\n{describe(depth)}")
-    recurrent_row, evaluation, generation = recurrent(base, "fixed", "skip"), {}, {}
+    recurrent_row = recurrent(base, "fixed", "skip")
+    evaluation, carrying, generation = {}, {}, {}
     for row in (reference(base), recurrent_row):
         evaluation[row.name] = measure_evaluation(row.config)
         print(f"evaluation, {row.name}: {describe(evaluation[row.name])}")
+        carrying[row.name] = measure_carrying(row.config)
+        print(f"context carried, {row.name}: {describe(carrying[row.name])}")
         generation[row.name] = measure_generation(row.config)
         print(f"generation, {row.name}: {describe(generation[row.name])}")
     checkpoints = measure_checkpoints(recurrent_row.config)
@@ -156,6 +163,7 @@ def benchmark(base: ExperimentConfig, rows: Sequence[TableRow], rounds: int) -> 
         "steps": steps,
         "depth": depth,
         "evaluation": evaluation,
+        "carrying": carrying,
         "generation": generation,
         "checkpoints": checkpoints,
     }

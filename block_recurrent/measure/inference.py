@@ -9,12 +9,13 @@ import numpy as np
 
 import block_recurrent as br
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.data import TokenizedCorpus, evaluation_batches
+from block_recurrent.data import Batch, TokenizedCorpus, evaluation_batches
 from block_recurrent.measure.timing import ratio, time_in_turn, timed
 from block_recurrent.training.build import make_model
 from block_recurrent.training.evaluation import evaluate, evaluation_step, scoring_lanes
 
 POSITIONS = (400, 4000)
+CONTEXT_WINDOWS = (1, 4, 16)
 MANY = 64  # rows that generate at once
 
 
@@ -71,6 +72,39 @@ def measure_evaluation(
         "forward_tokens_per_second": tokens / statistics.median(seconds["forward"]),
         "rate_to_forward": ratio(seconds["forward"], seconds["evaluation"]),
     }
+
+
+def measure_carrying(config: ExperimentConfig, rounds: int = 9) -> dict[str, float]:
+    """How many times less a scored token costs with the context carried than with it read anew.
+
+    Carried, a segment of every lane is read and all of its tokens are scored. Read anew, each token
+    is scored at the end of a context of its own, as models do that carry nothing and are to see as
+    much for every token (Dai et al. 2019, section 4.6). The contexts are some windows long.
+
+    Returns:
+      Microseconds a token where the context is carried, and the factor by length of the context.
+    """
+    data, model = config.data, make_model(config)
+    lanes, window = data.batch_size, config.model.window
+    contexts = [windows * window for windows in CONTEXT_WINDOWS]
+    runs = {length: _scoring(model, lanes, length) for length in {data.segment_length, *contexts}}
+    seconds = time_in_turn(runs, rounds)
+    carried = [spent / data.segment_length for spent in seconds[data.segment_length]]
+    figures = {"microseconds_a_token": statistics.median(carried) / lanes * 1e6}
+    return figures | {f"times_less_at_{c}": ratio(seconds[c], carried) for c in contexts}
+
+
+def _scoring(model: br.LanguageModel, lanes: int, length: int) -> Callable[[], float]:
+    """Reads and scores `length` tokens of every lane; each call returns its seconds."""
+    tokens = np.ones((lanes, length), np.int32)
+    batch = Batch(tokens, tokens, np.ones_like(tokens, np.bool_), np.zeros(lanes, np.bool_))
+    batch = jax.device_put(batch)
+
+    def run() -> float:
+        carried = jax.block_until_ready(model.initial_state(lanes))
+        return timed(lambda: evaluation_step(model, carried, batch))
+
+    return run
 
 
 def measure_generation(

@@ -29,6 +29,14 @@ def test_random_documents_are_scored_in_as_many_batches_as_one_has_segments():
     assert result.tokens == len(corpus.tokens) and result.bits_per_token > 8
 
 
+def test_a_context_carried_beside_one_read_anew():
+    figures = inference.measure_carrying(CONFIG, rounds=1)
+    window = SIZES["window"]
+    lengths = [f"times_less_at_{windows * window}" for windows in (1, 4, 16)]
+    assert set(figures) == {"microseconds_a_token", *lengths}
+    assert min(figures.values()) > 0
+
+
 def test_generating_one_row_and_many(monkeypatch):
     monkeypatch.setattr(inference, "POSITIONS", (5, 9))
     figures = inference.measure_generation(CONFIG, tokens=4, rounds=1)
