@@ -121,7 +121,8 @@ def training_knobs_named(config: ExperimentConfig) -> contextlib.AbstractContext
     knobs = {
         "data.batch_size": config.data.batch_size,
         "data.segment_length": config.data.segment_length,
-        "model.remat = 'layer'": config.model.remat,
+        "model.remat = 'layer'": getattr(config.model, "remat", None),
         "model.dtype = 'bfloat16'": config.model.dtype,
     }
+    knobs = {name: value for name, value in knobs.items() if value is not None}
     return knobs_named(knobs, "; train.py --dry_run shows an estimate")

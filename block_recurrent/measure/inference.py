@@ -11,6 +11,7 @@ import block_recurrent as br
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import TokenizedCorpus, evaluation_batches
 from block_recurrent.measure.timing import ratio, time_in_turn, timed
+from block_recurrent.model.protocol import Model
 from block_recurrent.training.build import make_model
 from block_recurrent.training.evaluation import evaluate, evaluation_step, scoring_lanes
 
@@ -94,9 +95,7 @@ def measure_generation(
     }
 
 
-def _generating(
-    model: br.LanguageModel, rows: int, position: int, tokens: int
-) -> Callable[[], float]:
+def _generating(model: Model, rows: int, position: int, tokens: int) -> Callable[[], float]:
     """Continues texts of `position` tokens; each call returns its seconds."""
     prompt = jnp.ones((rows, position), jnp.int32)
     point = br.prefill(model, model.initial_state(rows), prompt)[1]
