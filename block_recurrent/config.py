@@ -178,6 +178,7 @@ class _BaselineConfig(_Checked):
     model_size: int = 1024
     dropout: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["none", "layer", "dots"] = "none"
 
     def _validate(self) -> None:
         self._require_positive("vocab_size", "num_layers", "model_size")
@@ -204,7 +205,6 @@ class RelativeConfig(_BaselineConfig):
     num_heads: int = 8
     head_size: int = 128
     mlp_size: int = 4096
-    remat: Literal["none", "layer", "dots"] = "none"
 
     def _validate(self) -> None:
         super()._validate()
@@ -283,6 +283,7 @@ class LSTMConfig(_BaselineConfig):
       hidden_size: units of a layer's cell and hidden state.
       dropout: rate, applied only when a call is given a key.
       dtype: dtype of activations; parameters, norms and the carried state are float32.
+      remat: what the backward pass computes again, as `ModelConfig.remat`.
     """
 
     architecture: Literal["lstm"] = "lstm"

@@ -20,6 +20,7 @@ from block_recurrent.model.checks import (
 )
 from block_recurrent.model.dense import apply_dense, dense, dropout
 from block_recurrent.model.language_model import tied_logits
+from block_recurrent.model.layer_stack import REMATERIALIZATIONS
 from block_recurrent.model.norm import RMSNorm
 from block_recurrent.model.protocol import power_of_two
 from block_recurrent.model.reset import reset_to_zeros
@@ -91,6 +92,7 @@ class LSTM(nnx.Module):
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
         self.layers = nnx.List([LSTMLayer(config, rngs=rngs) for _ in range(config.num_layers)])
         self.norm = RMSNorm(config.model_size)
+        self._rematerialize = REMATERIALIZATIONS[config.remat]
 
     @checked(check_initial_state)
     def initial_state(self, batch_size: int) -> LSTMState:
@@ -130,9 +132,9 @@ class LSTM(nnx.Module):
         config, state = self.config, reset_to_zeros(state, start_of_document)
         x = self.embedding[...][tokens].astype(config.dtype)
         *keys, output_key = split_key(dropout_key, config.num_layers + 1)
-        states = []
+        call, states = self._rematerialize(LSTMLayer.__call__, in_scan=False), []
         for index, (layer, key) in enumerate(zip(self.layers, keys, strict=True)):
-            x, own = layer(x, take(state, index), key)
+            x, own = call(layer, x, take(state, index), key)
             states.append(own)
         x = dropout(self.norm(x).astype(config.dtype), config.dropout, output_key)
         return x * config.model_size**-0.5, stack(states)

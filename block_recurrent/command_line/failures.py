@@ -121,8 +121,7 @@ def training_knobs_named(config: ExperimentConfig) -> contextlib.AbstractContext
     knobs = {
         "data.batch_size": config.data.batch_size,
         "data.segment_length": config.data.segment_length,
-        "model.remat = 'layer'": getattr(config.model, "remat", None),
+        "model.remat = 'layer'": config.model.remat,
         "model.dtype = 'bfloat16'": config.model.dtype,
     }
-    knobs = {name: value for name, value in knobs.items() if value is not None}
     return knobs_named(knobs, "; train.py --dry_run shows an estimate")

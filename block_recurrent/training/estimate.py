@@ -10,13 +10,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from block_recurrent import gin_files
-from block_recurrent.baselines.relative import RelativeLayer, Surroundings
 from block_recurrent.config import (
     AnyModelConfig,
     ExperimentConfig,
     ModelConfig,
-    RelativeConfig,
-    TransformerXLConfig,
 )
 from block_recurrent.data import Batch
 from block_recurrent.model.layer_stack import part_ranges
@@ -24,7 +21,7 @@ from block_recurrent.model.parameters import count_parameters, named_parameters
 from block_recurrent.model.protocol import Model
 from block_recurrent.model.stack import Stack
 from block_recurrent.training import TrainState
-from block_recurrent.training.build import make_train_state
+from block_recurrent.training.build import abstract_model, build_model, make_train_state
 from block_recurrent.training.step import segment_loss
 
 Shape: Any = jax.ShapeDtypeStruct
@@ -159,32 +156,24 @@ def kept_for_backward(config: ExperimentConfig, state: TrainState) -> list[Any]:
 def kept_again(config: ExperimentConfig) -> list[Any]:
     """Shapes of what `model.remat` has computed again at a time, what one layer keeps."""
     model, data = config.model, config.data
-    if getattr(model, "remat", "none") == "none":
+    if model.remat == "none":
         return []
-    size = data.batch_size, data.segment_length
     if isinstance(model, ModelConfig):
-        return kept_in_a_layer(model, *size)
-    return kept_in_a_relative_layer(model, *size)
+        return kept_in_a_layer(model, data.batch_size, data.segment_length)
+    return kept_in_a_baseline_layer(model, data.batch_size, data.segment_length)
 
 
-def kept_in_a_relative_layer(config: RelativeConfig, batch_size: int, length: int) -> list[Any]:
-    """Shapes of what a layer of Transformer-XL or of the Transformer keeps, without `remat`."""
-    places = config.memory if isinstance(config, TransformerXLConfig) else 0
-    layer = jax.eval_shape(lambda: RelativeLayer(config, rngs=nnx.Rngs(0)))
-    x, memory = (
-        Shape((batch_size, tokens, config.model_size), jnp.dtype(config.dtype))
-        for tokens in (length, places)
-    )
-    bias = Shape((config.num_heads, config.head_size), jnp.float32)
-    encoding = Shape((places + length, config.model_size), jnp.float32)
-    visible = Shape((batch_size, length, places + length), jnp.bool_)
-    around = Surroundings(encoding, bias, bias, visible)
+def kept_in_a_baseline_layer(config: AnyModelConfig, batch_size: int, length: int) -> list[Any]:
+    """Shapes of what a baseline of one layer keeps, without `remat`."""
+    config = dataclasses.replace(config, num_layers=1, remat="none")
+    model = abstract_model(config)
+    state = jax.eval_shape(lambda: build_model(config, nnx.Rngs(0)).initial_state(batch_size))
+    tokens = Shape((batch_size, length), jnp.int32)
 
-    def run(layer_and_x, memory, around, key):
-        layer, x = layer_and_x
-        return layer(x, memory, around, key)
+    def run(model, tokens, state, key):
+        return model.features(tokens, state, dropout_key=key)[0]
 
-    return _residuals(run, (layer, x), memory, around, _dropout_key(config))
+    return _residuals(run, model, tokens, state, _dropout_key(config))
 
 
 def kept_in_a_layer(config: ModelConfig, batch_size: int, length: int) -> list[Any]:
@@ -208,7 +197,7 @@ def kept_in_a_layer(config: ModelConfig, batch_size: int, length: int) -> list[A
     return _residuals(run, (stack, x), state, _dropout_key(config))
 
 
-def _dropout_key(config: AnyModelConfig | RelativeConfig) -> Any:
+def _dropout_key(config: AnyModelConfig) -> Any:
     return jax.eval_shape(lambda: jax.random.key(0)) if config.dropout > 0 else None
 
 
