@@ -6,8 +6,14 @@ R recurrent layers.
 """
 
 from block_recurrent import interop as interop
+from block_recurrent.baselines.lstm import LSTM as LSTM
+from block_recurrent.baselines.transformer import Transformer as Transformer
+from block_recurrent.baselines.transformer_xl import TransformerXL as TransformerXL
 from block_recurrent.config import LayerConfig as LayerConfig
+from block_recurrent.config import LSTMConfig as LSTMConfig
 from block_recurrent.config import ModelConfig as ModelConfig
+from block_recurrent.config import TransformerConfig as TransformerConfig
+from block_recurrent.config import TransformerXLConfig as TransformerXLConfig
 from block_recurrent.model.cell import RecurrentCell as RecurrentCell
 from block_recurrent.model.gates import FixedGate as FixedGate
 from block_recurrent.model.gates import LSTMGate as LSTMGate

@@ -37,7 +37,7 @@ def _type_error(owner: str, name: str, value: Any, hint: Any) -> Exception:
         return ValueError(f"{owner}.{name} must be one of {allowed}, not {value!r}{hint_text}")
     if isinstance(value, float) and not math.isfinite(value):
         return ValueError(f"{owner}.{name} must be finite, not {value}")
-    expected = hint.__name__ if isinstance(hint, type) else str(hint)
+    expected = hint.__name__ if isinstance(hint, type) else re.sub(r"\w+\.(?=\w)", "", str(hint))
     sentence = f"{owner}.{name} must be {expected}, not {value!r} ({type(value).__name__})"
     if typing.get_origin(hint) is tuple and _has_type(value, typing.get_args(hint)[0]):
         sentence += f"; write ({value!r},)"
@@ -119,6 +119,7 @@ class ModelConfig(LayerConfig):
     """The language model: Transformer-XL, sliding window and block-recurrent alike.
 
     Attributes:
+      architecture: tells this configuration from those of the baselines.
       vocab_size: V, token ids are in [0, V).
       num_layers: L, number of layers.
       recurrent_layers: indices of the recurrent layers, negative ones counted from the end. Without
@@ -136,6 +137,7 @@ class ModelConfig(LayerConfig):
       state_unroll: blocks per iteration of the state scan.
     """
 
+    architecture: Literal["block_recurrent"] = "block_recurrent"
     vocab_size: int
     num_layers: int = 12
     recurrent_layers: tuple[int, ...] = ()
@@ -175,6 +177,146 @@ class ModelConfig(LayerConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class _BaselineConfig(_Checked):
+    """What the configurations of all baselines have."""
+
+    vocab_size: int
+    num_layers: int = 12
+    model_size: int = 1024
+    dropout: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["none", "layer", "dots"] = "none"
+
+    def _validate(self) -> None:
+        self._require_positive("vocab_size", "num_layers", "model_size")
+        self._require(0.0 <= self.dropout < 1.0, f"dropout must be in [0, 1), not {self.dropout}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RelativeConfig(_BaselineConfig):
+    """What Transformer-XL and the vanilla Transformer share: layers with sinusoidal relative
+    positions (Dai et al. 2019, section 3.3).
+
+    Attributes:
+      vocab_size: V, token ids are in [0, V).
+      num_layers: L, number of layers.
+      model_size: E, size of the residual stream; even, for sines and cosines.
+      num_heads: H, attention heads.
+      head_size: D, size of a head's queries, keys and values.
+      mlp_size: M, hidden size of the MLP.
+      dropout: rate, applied only when a call is given a key.
+      dtype: dtype of activations; parameters, norms and softmax are float32.
+      remat: what the backward pass computes again, as `ModelConfig.remat`.
+    """
+
+    num_heads: int = 8
+    head_size: int = 128
+    mlp_size: int = 4096
+
+    def _validate(self) -> None:
+        super()._validate()
+        self._require_positive("num_heads", "head_size", "mlp_size")
+        self._require(
+            self.model_size % 2 == 0,
+            f"sinusoidal positions need an even model_size, not {self.model_size}",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerXLConfig(RelativeConfig):
+    """Transformer-XL as its own paper has it (Dai et al. 2019, arXiv 1901.02860).
+
+    The Transformer-XL rows of the Block-Recurrent Transformer's Table 1 are another model:
+    `ModelConfig` without recurrent layers, in segments of one window.
+
+    Attributes:
+      architecture: tells this configuration from the others.
+      memory: how many inputs of each layer are carried from one segment to the next; may be 0.
+      segment: a longer call is read as segments of so many tokens; None for calls that are one.
+      same_length: each token sees exactly the `memory` newest keys, its own among them, and not
+        all that the memory and its segment have.
+      clamp_length: larger distances count as this one; None or, as the authors write it, -1
+        for no limit.
+    """
+
+    architecture: Literal["transformer_xl"] = "transformer_xl"
+    memory: int = 512
+    segment: int | None = None
+    same_length: bool = False
+    clamp_length: int | None = None
+
+    def _validate(self) -> None:
+        super()._validate()
+        self._require_positive("segment")
+        self._require(self.memory >= 0, f"memory must be at least 0, not {self.memory}")
+        self._require(
+            self.memory > 0 or not self.same_length,
+            "same_length needs a memory of at least 1, not 0: no token would see anything",
+        )
+        self._require(
+            self.clamp_length is None or self.clamp_length == -1 or self.clamp_length > 0,
+            f"clamp_length must be positive, or None or -1 for no limit, not {self.clamp_length}",
+        )
+
+    @property
+    def largest_distance(self) -> int | None:
+        """The distance that all larger ones count as, if there is one."""
+        return None if self.clamp_length == -1 else self.clamp_length
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig(RelativeConfig):
+    """The vanilla Transformer: Transformer-XL's layers on segments that know nothing of another.
+
+    Attributes:
+      architecture: tells this configuration from the others.
+      segment: how many tokens make a segment; a token sees those of its segment up to itself.
+    """
+
+    architecture: Literal["transformer"] = "transformer"
+    segment: int = 512
+
+    def _validate(self) -> None:
+        super()._validate()
+        self._require_positive("segment")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LSTMConfig(_BaselineConfig):
+    """A stack of LSTMs with residual connections.
+
+    Attributes:
+      architecture: tells this configuration from the others.
+      vocab_size: V, token ids are in [0, V).
+      num_layers: L, number of layers.
+      model_size: E, size of the residual stream.
+      hidden_size: units of a layer's cell and hidden state.
+      dropout: rate, applied only when a call is given a key.
+      dtype: dtype of activations; parameters, norms and the carried state are float32.
+      remat: what the backward pass computes again, as `ModelConfig.remat`.
+    """
+
+    architecture: Literal["lstm"] = "lstm"
+    hidden_size: int = 1248
+
+    def _validate(self) -> None:
+        super()._validate()
+        self._require_positive("hidden_size")
+
+
+AnyModelConfig = ModelConfig | TransformerXLConfig | TransformerConfig | LSTMConfig
+# By the values of the field `architecture`.
+ARCHITECTURES: dict[str, type[AnyModelConfig]] = {
+    kind.architecture: kind
+    for kind in (ModelConfig, TransformerXLConfig, TransformerConfig, LSTMConfig)
+}
+if typing.TYPE_CHECKING:
+    _OneOfThem = Any  # who reads an experiment's model mostly knows which kind it is
+else:
+    _OneOfThem = AnyModelConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(_Checked):
     """Documents, and how lanes and segments are cut from them.
 
@@ -190,7 +332,8 @@ class DataConfig(_Checked):
       vocab_sha256: hexadecimal SHA-256 of that file, so that a run says which one it means.
       cache_path: folder for the tokens of a "tfds" corpus; unless given, `token_cache` in `path`.
       batch_size: B, number of lanes.
-      segment_length: N, tokens of a lane per step, a multiple of the model's window.
+      segment_length: N, tokens of a lane per step, a multiple of the model's window, or of its
+        `segment`.
       validation_percent: share of documents held out, where the source has no split of its own.
       seed: order of the training documents.
     """
@@ -316,16 +459,27 @@ class TrainingConfig(_Checked):
 class ExperimentConfig(_Checked):
     """Everything a run depends on, checked together."""
 
-    model: ModelConfig
+    model: _OneOfThem
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
 
     def _validate(self) -> None:
-        segment, window = self.data.segment_length, self.model.window
+        segment, model = self.data.segment_length, self.model
+        if isinstance(model, ModelConfig):
+            self._require(
+                segment % model.window == 0,
+                f"data.segment_length {segment} is no multiple of model.window {model.window}",
+            )
+        if isinstance(model, (TransformerConfig, TransformerXLConfig)) and model.segment:
+            self._require(
+                segment % model.segment == 0,
+                f"data.segment_length {segment} is no multiple of model.segment {model.segment}",
+            )
         self._require(
-            segment % window == 0,
-            f"data.segment_length {segment} is no multiple of model.window {window}",
+            isinstance(model, ModelConfig) or not self.training.clear_states,
+            f"training.clear_states: the architecture {model.architecture!r} has no recurrent "
+            "states to clear",
         )
         self._require(
             self.data.tokenizer != "bytes" or self.model.vocab_size >= 256,

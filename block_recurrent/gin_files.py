@@ -10,6 +10,9 @@ The command line takes `--gin_file=FILE`, relative to the current directory or e
 gin/, and `--gin.NAME=VALUE`, NAME a parameter or a macro; both may be repeated. A file wins over
 what it includes, a later file over an earlier one, and `--gin.NAME=VALUE` over every file.
 
+`model.architecture` says which model the section `model` describes. What it has no use for is left
+out where a file binds it and an error on the command line.
+
 VALUE is read as in a gin file. A VALUE that gin cannot read and that starts with none of
 `" ' ( [ { % @` is a string as it stands: `--gin.data.path=/my/books`.
 
@@ -26,17 +29,24 @@ from typing import Any, NamedTuple
 
 from gin import config_parser
 
-from block_recurrent.config import ExperimentConfig
+from block_recurrent.config import ARCHITECTURES, ExperimentConfig, ModelConfig
 from block_recurrent.system.text import did_you_mean
 
 TO_BE_GIVEN = "(to be given)"
+FLAG = "--gin."
 GIN_FOLDER = Path(__file__).resolve().parents[1] / "gin"
-SECTIONS: dict[str, Any] = typing.get_type_hints(ExperimentConfig)
-PARAMETERS = {
-    f"{section}.{field.name}": field
-    for section, kind in SECTIONS.items()
-    for field in dataclasses.fields(kind)
+# The configurations that a section may be: several of the model, by its architecture.
+SECTIONS: dict[str, tuple[Any, ...]] = {
+    section: typing.get_args(hint) or (hint,)
+    for section, hint in typing.get_type_hints(ExperimentConfig).items()
 }
+ARCHITECTURE = "model.architecture"
+PARAMETERS = dict.fromkeys(
+    f"{section}.{field.name}"
+    for section, kinds in SECTIONS.items()
+    for kind in kinds
+    for field in dataclasses.fields(kind)
+)
 
 
 class ConfigError(ValueError):
@@ -171,7 +181,7 @@ class _Bindings:
                     f"--gin.{flag}: write --gin.NAME=VALUE, for example --gin.model.window=128"
                 )
             name, text = match.groups()
-            self._add(_read_flag(name, text), f"--gin.{name}", seen)
+            self._add(_read_flag(name, text), f"{FLAG}{name}", seen)
 
     def _add(
         self, statement: config_parser.BindingStatement, where: str, seen: dict[str, str]
@@ -200,9 +210,27 @@ class _Bindings:
         for name, binding in self.macros.items():
             if name not in self.macro_uses:
                 raise ConfigError(f"{binding.where}: {self._unused(name)}")
-        for name, field in PARAMETERS.items():
-            if field.default is dataclasses.MISSING and name not in self.parameters:
-                raise ConfigError(f"{name} is not set: give a --gin_file or --gin.{name}=VALUE")
+        for section in SECTIONS:
+            for field in dataclasses.fields(self.kind(section)):
+                name = f"{section}.{field.name}"
+                if field.default is dataclasses.MISSING and name not in self.parameters:
+                    raise ConfigError(f"{name} is not set: give a --gin_file or --gin.{name}=VALUE")
+
+    def kind(self, section: str) -> Any:
+        """The configuration that a section is, for the model by its architecture."""
+        if len(SECTIONS[section]) == 1:
+            return SECTIONS[section][0]
+        if ARCHITECTURE not in self.parameters:
+            return ModelConfig
+        value, where = self.parameters[ARCHITECTURE]
+        name = self._replace_macros(value)
+        if not isinstance(name, str) or name not in ARCHITECTURES:
+            allowed = ", ".join(map(repr, ARCHITECTURES))
+            nearest = did_you_mean(name, ARCHITECTURES) if isinstance(name, str) else ""
+            raise ConfigError(
+                f"{where}: {ARCHITECTURE} must be one of {allowed}, not {name!r}{nearest}"
+            )
+        return ARCHITECTURES[name]
 
     def _unused(self, macro: str) -> str:
         """A sentence: why a name without a point has no effect, and the nearest that would have."""
@@ -213,12 +241,26 @@ class _Bindings:
         return f"nothing uses the macro {macro!r}{nearest}"
 
     def values(self, section: str) -> dict[str, Any]:
-        """The values bound in a section, by field, macros replaced."""
-        return {
-            name.removeprefix(f"{section}."): self._replace_macros(binding.value)
-            for name, binding in self.parameters.items()
-            if name.startswith(f"{section}.")
-        }
+        """The values bound in a section, by field, macros replaced.
+
+        Parameters that the model's architecture does not have are left out where a file binds them,
+        since files of sizes serve all architectures; a flag that names one is an error.
+        """
+        kind = self.kind(section)
+        known, values = {field.name for field in dataclasses.fields(kind)}, {}
+        for name, (value, where) in self.parameters.items():
+            place, _, field = name.partition(".")
+            if place == section and field in known:
+                values[field] = self._replace_macros(value)
+            elif place == section and ARCHITECTURE not in self.parameters:
+                raise ConfigError(f"{where}: {name} needs another architecture; set {ARCHITECTURE}")
+            elif place == section and where.startswith(FLAG):
+                chosen = self.parameters[ARCHITECTURE].where
+                raise ConfigError(
+                    f"{where}: the architecture {kind.architecture!r}, set at {chosen}, has no "
+                    f"parameter {name}"
+                )
+        return values
 
     def _replace_macros(self, value: Any, within: tuple[str, ...] = ()) -> Any:
         if isinstance(value, (list, tuple)):
@@ -272,7 +314,7 @@ def load(
     values = {name: bound.values(name) for name in SECTIONS}
     if not needs_data:
         values["data"] = _missing_paths(values["data"]) | values["data"]
-    sections = {name: bound.build(kind, values[name], name) for name, kind in SECTIONS.items()}
+    sections = {name: bound.build(bound.kind(name), values[name], name) for name in SECTIONS}
     return bound.build(ExperimentConfig, sections)
 
 

@@ -7,12 +7,12 @@ gradients as well, since those have the structure of the model.
 from collections.abc import Iterator, Mapping
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
 from block_recurrent.config import ModelConfig
+from block_recurrent.interop.named import check_names
 from block_recurrent.model.cell import DualWiring, RecurrentCell, SkipWiring
 from block_recurrent.model.gates import FixedGate, LSTMGate
 from block_recurrent.model.language_model import LanguageModel
@@ -115,34 +115,9 @@ def load_parameters(parameters: Mapping[str, ArrayLike], config: ModelConfig) ->
     model = LanguageModel(config, rngs=nnx.Rngs(0))
     layers = _layers(model)
     named = dict(_named(model, layers))
-    _check(parameters, {name: param[...].shape for name, param in named.items()})
+    check_names(parameters, {name: param[...].shape for name, param in named.items()})
     for name, param in named.items():
         param[...] = jnp.asarray(parameters[name], jnp.float32)
     for part, indices in zip(model.stack.parts, part_ranges(config), strict=True):
         part.replace_layers(layers[indices.start : indices.stop])
     return model
-
-
-def _check(parameters: Mapping[str, ArrayLike], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    if not isinstance(parameters, Mapping):
-        raise TypeError(f"parameters must be a mapping, not {type(parameters).__name__}")
-    problems = [f"missing: {name} {shapes[name]}" for name in shapes if name not in parameters]
-    for name, value in parameters.items():
-        dtype, shape = _kind(value)
-        if name not in shapes:
-            problems.append(f"unknown: {name} {shape}")
-        elif not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
-            problems.append(f"no real numbers: {name} is of {dtype}")
-        elif shape != shapes[name]:
-            problems.append(f"misshapen: {name} is {shape}, but {shapes[name]} is needed")
-    if problems:
-        listed = "\n  ".join(problems)
-        raise ValueError(f"the parameters do not fit the configuration:\n  {listed}")
-
-
-def _kind(value: ArrayLike) -> tuple[np.dtype, tuple[int, ...]]:
-    try:
-        array = np.asarray(value)
-    except ValueError:  # rows of different lengths
-        return np.dtype(object), ()
-    return array.dtype, array.shape

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from block_recurrent import gin_files
-from block_recurrent.config import ExperimentConfig
+from block_recurrent.config import ExperimentConfig, ModelConfig
 from block_recurrent.measure.inference import (
     measure_carrying,
     measure_evaluation,
@@ -32,8 +32,13 @@ def choose_rows(base: ExperimentConfig, names: str) -> list[TableRow]:
     """The reference row and those with the paper's names, comma-separated.
 
     Raises:
-      ConfigError: a name that is not in the table.
+      ConfigError: a name that is not in the table, or a base that is another model.
     """
+    if not isinstance(base.model, ModelConfig):
+        raise gin_files.ConfigError(
+            "the benchmark's rows are those of Table 1: model.architecture must be "
+            f"'block_recurrent', not {base.model.architecture!r}"
+        )
     known = {row.paper: row for row in table_rows(base)}
     wanted = [name.strip() for name in names.split(",")]
     for name in wanted:

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import block_recurrent as br
-from block_recurrent.config import ExperimentConfig
+from block_recurrent.config import ExperimentConfig, ModelConfig
 from block_recurrent.data import Batch, TokenizedCorpus, evaluation_batches
 from block_recurrent.measure.timing import ratio, time_in_turn, timed
+from block_recurrent.model.protocol import Model
 from block_recurrent.training.build import make_model
 from block_recurrent.training.evaluation import evaluate, evaluation_step, scoring_lanes
 
@@ -85,16 +86,17 @@ def measure_carrying(config: ExperimentConfig, rounds: int = 9) -> dict[str, flo
       Microseconds a token where the context is carried, and the factor by length of the context.
     """
     data, model = config.data, make_model(config)
-    lanes, window = data.batch_size, config.model.window
-    contexts = [windows * window for windows in CONTEXT_WINDOWS]
-    runs = {length: _scoring(model, lanes, length) for length in {data.segment_length, *contexts}}
+    assert isinstance(config.model, ModelConfig)
+    contexts = [windows * config.model.window for windows in CONTEXT_WINDOWS]
+    lengths = {str(length): length for length in (data.segment_length, *contexts)}
+    runs = {name: _scoring(model, data.batch_size, length) for name, length in lengths.items()}
     seconds = time_in_turn(runs, rounds)
-    carried = [spent / data.segment_length for spent in seconds[data.segment_length]]
-    figures = {"microseconds_a_token": statistics.median(carried) / lanes * 1e6}
-    return figures | {f"times_less_at_{c}": ratio(seconds[c], carried) for c in contexts}
+    carried = [spent / data.segment_length for spent in seconds[str(data.segment_length)]]
+    figures = {"microseconds_a_token": statistics.median(carried) / data.batch_size * 1e6}
+    return figures | {f"times_less_at_{c}": ratio(seconds[str(c)], carried) for c in contexts}
 
 
-def _scoring(model: br.LanguageModel, lanes: int, length: int) -> Callable[[], float]:
+def _scoring(model: Model, lanes: int, length: int) -> Callable[[], float]:
     """Reads and scores `length` tokens of every lane; each call returns its seconds."""
     tokens = np.ones((lanes, length), np.int32)
     batch = Batch(tokens, tokens, np.ones_like(tokens, np.bool_), np.zeros(lanes, np.bool_))
@@ -128,9 +130,7 @@ def measure_generation(
     }
 
 
-def _generating(
-    model: br.LanguageModel, rows: int, position: int, tokens: int
-) -> Callable[[], float]:
+def _generating(model: Model, rows: int, position: int, tokens: int) -> Callable[[], float]:
     """Continues texts of `position` tokens; each call returns its seconds."""
     prompt = jnp.ones((rows, position), jnp.int32)
     point = br.prefill(model, model.initial_state(rows), prompt)[1]

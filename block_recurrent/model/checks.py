@@ -111,7 +111,7 @@ def _check_is_array(name: str, array: Any) -> None:
         raise TypeError(f"{name} must be an array, not {type(array).__name__}")
 
 
-def _check_config(config: Any, kind: type[LayerConfig]) -> None:
+def _check_config(config: Any, kind: type) -> None:
     if not isinstance(config, kind):
         raise TypeError(f"config must be a {kind.__name__}, not {config!r}")
 
@@ -307,19 +307,55 @@ def check_model_call(
 
     Token ids are not looked at: inside a compiled program they are unknown.
     """
+    _check_tokens(tokens)
+    _check_length(tokens.shape[1], model.config.window)
+    check_model_state(model.config, state, tokens.shape[0])
+    _check_options(tokens, start_of_document, dropout_key)
+
+
+def _check_tokens(tokens: Any) -> None:
     if not hasattr(tokens, "dtype") or not jnp.issubdtype(tokens.dtype, jnp.integer):
         found = getattr(tokens, "dtype", type(tokens).__name__)
         raise TypeError(f"tokens must be an integer array, not {found}")
     if tokens.ndim != 2:
         raise ValueError(f"tokens must be [batch, segment], but have shape {tokens.shape}")
     check_size("batch_size", tokens.shape[0])
-    _check_length(tokens.shape[1], model.config.window)
-    check_model_state(model.config, state, tokens.shape[0])
+
+
+def _check_options(tokens: Any, start_of_document: Any, dropout_key: Any) -> None:
     if start_of_document is not None:
         if getattr(start_of_document, "dtype", None) != jnp.bool_:
             raise TypeError(f"start_of_document must be a bool array, not {start_of_document!r}")
         check_array("start_of_document", start_of_document, (tokens.shape[0],))
     check_key("dropout_key", dropout_key)
+
+
+def check_baseline(kind: type) -> Callable[..., None]:
+    """The check of building a baseline from a configuration of this kind."""
+
+    def check(model: Any, config: Any, *, rngs: Any) -> None:
+        _check_config(config, kind)
+        check_rngs(rngs)
+
+    return check
+
+
+def check_baseline_call(
+    model: Any, tokens: Any, state: Any, *, start_of_document: Any = None, dropout_key: Any = None
+) -> None:
+    """Of calling a baseline, and of its method `features`; the model looks at its state itself."""
+    _check_tokens(tokens)
+    check_size("the length of a segment", tokens.shape[1])
+    model.check_state(state, tokens.shape[0])
+    _check_options(tokens, start_of_document, dropout_key)
+
+
+def check_flat_state(state: Any, like: Any) -> None:
+    """Raises unless a state is a NamedTuple of arrays like those of another."""
+    if type(state) is not type(like):
+        raise TypeError(f"state must be a {type(like).__name__}, not {type(state).__name__}")
+    for name, array, wanted in zip(like._fields, state, like, strict=True):
+        check_array(f"the state's {name}", array, wanted.shape, str(wanted.dtype))
 
 
 def check_token_ids(name: str, tokens: ArrayLike, vocab_size: int) -> Array:

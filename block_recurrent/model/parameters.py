@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
-from flax import nnx
 from jax import Array
 
-M = TypeVar("M", bound=nnx.Module)
+M = TypeVar("M")
 
 # Paths of parameters that have a leading axis of layers begin so.
 STACKED = re.compile(r"stack\.parts\.\d+\.layers(?=\.)")
@@ -26,7 +25,7 @@ def _name(path: tuple) -> str:
     return ".".join(part for part in parts if part != "value")
 
 
-def named_parameters(module: nnx.Module) -> dict[str, Array]:
+def named_parameters(module: Any) -> dict[str, Array]:
     """Every array of `module`, or of gradients in its structure, by its path."""
     leaves, _ = jax.tree.flatten_with_path(module)
     return {_name(path): leaf for path, leaf in leaves}
@@ -37,7 +36,7 @@ def replace_parameters(module: M, named: Mapping[str, Array]) -> M:
     return jax.tree.map_with_path(lambda path, _: named[_name(path)], module)
 
 
-def count_parameters(module: nnx.Module, *, embedding: bool = True) -> int:
+def count_parameters(module: Any, *, embedding: bool = True) -> int:
     """How many numbers `module` learns, with or without those of the token embedding."""
     named = named_parameters(module)
     return sum(array.size for name, array in named.items() if embedding or name != "embedding")

@@ -1,6 +1,6 @@
 """Beginning anew: rows of a state that start a document, or states that are cleared."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,13 @@ def reset(state: State, initial: State, start: Array | np.ndarray, *, batch_axis
     return jax.tree.map(select, state, initial)
 
 
-def clear_recurrent(state: ModelState, initial: ModelState) -> ModelState:
-    """`state` with the recurrent states of `initial`; keys and values stay."""
+def reset_to_zeros(state: State, start: Array | np.ndarray | None) -> State:
+    """Zeros in the rows of a model's state where `start` [B] is true; None for no row."""
+    if start is None:
+        return state
+    return reset(state, jax.tree.map(jnp.zeros_like, state), start, batch_axis=1)
+
+
+def clear_recurrent(state: Any, initial: Any) -> ModelState:
+    """A `ModelState` with the recurrent states of `initial`; keys and values stay."""
     return state._replace(recurrent=initial.recurrent)

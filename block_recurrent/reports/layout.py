@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import re
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Colours of the rows' families, the same in every picture.
-FAMILIES = {"XL": "tab:gray", "Slide": "tab:blue", "Rec": "tab:red", "Feedback": "tab:purple"}
+FAMILIES = {
+    "XL": "tab:gray",
+    "Slide": "tab:blue",
+    "Rec": "tab:red",
+    "Feedback": "tab:purple",
+    "Transformer-XL": "tab:brown",
+    "Transformer": "tab:olive",
+    "LSTM": "tab:green",
+}
 
 # Stands in a cell that no run fills.
 MISSING = "-"
@@ -21,7 +30,7 @@ MISSING = "-"
 
 def family(row: str) -> str:
     """The family of a row, by its name."""
-    return row.partition(":")[0]
+    return re.split("[: ]", row)[0]
 
 
 def count_cell(number: float | None) -> str:

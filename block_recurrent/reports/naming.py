@@ -5,7 +5,13 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from block_recurrent.config import ExperimentConfig, ModelConfig
+from block_recurrent.config import (
+    AnyModelConfig,
+    ExperimentConfig,
+    ModelConfig,
+    TransformerConfig,
+    TransformerXLConfig,
+)
 from block_recurrent.training.rows import TableRow, recurrent_name, table_rows
 
 # The paper's columns by the corpus's name in lower case and the tokenizer.
@@ -19,11 +25,18 @@ COLUMNS = {
 # Where files lie sets no run apart.
 PATHS = ("path", "cache_path", "vocab_path")
 SIZES = ("num_layers", "model_size", "num_heads", "head_size", "mlp_size")
+NOT_NAMED = (*SIZES, "hidden_size", *PATHS)
 
 
 def row_name(config: ExperimentConfig) -> str:
-    """The name that Table 1 would give a run, with the sizes of this configuration."""
+    """The name that Table 1 would give a run, with the sizes of this configuration.
+
+    Rows of other models, which Table 1 has not, are "LSTM", "Transformer:512" by the segment, and
+    "Transformer-XL:512" by the memory, which is not the table's XL:512.
+    """
     model = config.model
+    if not isinstance(model, ModelConfig):
+        return _baseline_name(model)
     if model.recurrent_layers:
         return recurrent_name(model)
     if config.data.segment_length == model.window or model.detach_windows:
@@ -31,8 +44,24 @@ def row_name(config: ExperimentConfig) -> str:
     return f"Slide:{model.num_layers}L"
 
 
+def _baseline_name(model: AnyModelConfig) -> str:
+    if isinstance(model, TransformerXLConfig):
+        return f"Transformer-XL:{model.memory}"
+    return f"Transformer:{model.segment}" if isinstance(model, TransformerConfig) else "LSTM"
+
+
+def window_of(config: ExperimentConfig) -> int | None:
+    """What tables show as the window: W, or Transformer-XL's memory; None for other models."""
+    model = config.model
+    if isinstance(model, TransformerXLConfig):
+        return model.memory
+    return model.window if isinstance(model, ModelConfig) else None
+
+
 def paper_row(config: ExperimentConfig) -> TableRow | None:
     """The row of the paper's Table 1 that has this architecture at this size, if there is one."""
+    if not isinstance(config.model, ModelConfig):
+        return None
     return next((row for row in paper_rows() if _shape(row.config) == _shape(config)), None)
 
 
@@ -94,5 +123,5 @@ def _fields(config: ExperimentConfig) -> dict[str, Any]:
         f"{section}.{name}": value[:8] if name == "vocab_sha256" and value else value
         for section, part in vars(config).items()
         for name, value in vars(part).items()
-        if name not in (*SIZES, *PATHS)
+        if name not in NOT_NAMED
     }

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from block_recurrent.config import ModelConfig
 from block_recurrent.reports.layout import (
     FAMILIES,
     Page,
@@ -41,7 +42,8 @@ COLUMNS = {
 
 def is_recurrent(group: SeedGroup) -> bool:
     """Whether the group's models have recurrent layers."""
-    return bool(group.config.model.recurrent_layers)
+    model = group.config.model
+    return isinstance(model, ModelConfig) and bool(model.recurrent_layers)
 
 
 def by_column(groups: Sequence[SeedGroup]) -> dict[str, list[SeedGroup]]:

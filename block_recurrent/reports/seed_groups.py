@@ -9,7 +9,7 @@ from scipy import stats
 
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.reports.layout import MISSING, family
-from block_recurrent.reports.naming import distinct_names, row_name
+from block_recurrent.reports.naming import distinct_names, row_name, window_of
 from block_recurrent.runs.reading import Point, Run, SelectionError, parameters_without_embedding
 
 
@@ -131,7 +131,7 @@ class SeedGroup(NamedTuple):
             "tokenizer": self.config.data.tokenizer,
             "parameters_without_embedding": self.parameters,
             "segment": self.config.data.segment_length,
-            "window": self.config.model.window,
+            "window": window_of(self.config),
             "num_steps": self.config.training.num_steps,
             "finished": self.finished,
             "tokens_seen": self.tokens_seen(),

@@ -16,7 +16,14 @@ from block_recurrent.reports.layout import (
     present,
     short_count,
 )
-from block_recurrent.reports.naming import COLUMNS, column, paper_row, paper_rows, row_name
+from block_recurrent.reports.naming import (
+    COLUMNS,
+    column,
+    paper_row,
+    paper_rows,
+    row_name,
+    window_of,
+)
 from block_recurrent.reports.paper import LENGTH, TITLES, published_cell, row_figures
 from block_recurrent.reports.seed_groups import SeedGroup, group_runs
 from block_recurrent.runs import reading
@@ -123,11 +130,16 @@ def _published(name: str, paper: dict[str, float | None]) -> str:
     return published_cell(name, paper[name]) or SEE_PAPER
 
 
+def _window(group: SeedGroup) -> str:
+    window = window_of(group.config)
+    return "" if window is None else f"{window:,}"
+
+
 OTHER_COLUMNS = {
     "row": lambda group: group.name,
     "parameters": lambda group: f"{group.parameters:,}",
     "segment": lambda group: f"{group.config.data.segment_length:,}",
-    "window": lambda group: f"{group.config.model.window:,}",
+    "window": _window,
     "bits/token": lambda group: group.cell("bits_per_token"),
     "bits/byte": lambda group: group.cell("bits_per_byte"),
     "steps": SeedGroup.progress,

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from block_recurrent.model.language_model import LanguageModel
 from block_recurrent.model.parameters import named_parameters, replace_parameters
+from block_recurrent.model.protocol import Model
 from block_recurrent.runs.array_file import Entry, read_arrays, write_arrays
 from block_recurrent.runs.errors import CheckpointError, Damaged
 from block_recurrent.system.digests import seal, unseal
@@ -95,7 +95,7 @@ def read_state(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, An
     return TrainState(model, rest["optimizer"], rest["carried"], rest["step"]), contents.progress
 
 
-def read_model(folder: Path, like: LanguageModel) -> LanguageModel:
+def read_model(folder: Path, like: Model) -> Model:
     """`like` with the parameters in a checkpoint; arguments and errors are those of `read_state`.
 
     The rest of the checkpoint is checked as well.

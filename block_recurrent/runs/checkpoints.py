@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from block_recurrent.model.language_model import LanguageModel
+from block_recurrent.model.protocol import Model
 from block_recurrent.runs.checkpoint_folder import (
     arrays_of,
     read_model,
@@ -239,9 +239,7 @@ class Checkpoints:
         self._newest, restored = self._newest_whole(lambda folder: read_state(folder, state))
         return restored
 
-    def restore_parameters(
-        self, model: LanguageModel, step: int | None = None
-    ) -> tuple[int, LanguageModel]:
+    def restore_parameters(self, model: Model, step: int | None = None) -> tuple[int, Model]:
         """A checkpoint's step and `model` with its parameters; changes no file.
 
         Args:

@@ -8,8 +8,8 @@ from typing import Any
 
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data.loading import Corpora, load_corpora
-from block_recurrent.model.language_model import LanguageModel
 from block_recurrent.model.parameters import count_parameters
+from block_recurrent.model.protocol import Model
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.records import Records
 from block_recurrent.runs.resumption import begin_or_continue, check_unused
@@ -33,7 +33,7 @@ def train(
     *,
     line: ProgressLine | None = None,
     stop: StopRequest | None = None,
-) -> tuple[LanguageModel, Evaluation]:
+) -> tuple[Model, Evaluation]:
     """Trains to the configured number of steps, from the newest whole checkpoint if there is one.
 
     Args:
@@ -117,7 +117,7 @@ class Run:
             self._close_checkpoints()
             raise
 
-    def finish(self) -> tuple[LanguageModel, Evaluation]:
+    def finish(self) -> tuple[Model, Evaluation]:
         """Takes the steps that are left. Returns and raises: what `train` does."""
         outcome = "failed"
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from block_recurrent import gin_files
-from block_recurrent.config import ExperimentConfig, ModelConfig
+from block_recurrent.config import AnyModelConfig, ExperimentConfig
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.runs import workdir
 from block_recurrent.runs.metrics import METRICS
@@ -89,7 +89,7 @@ class Run(NamedTuple):
 
 
 @functools.cache
-def parameters_without_embedding(model: ModelConfig) -> int:
+def parameters_without_embedding(model: AnyModelConfig) -> int:
     """How many numbers such a model learns besides its embedding; nothing is allocated."""
     return count_parameters(abstract_model(model), embedding=False)
 

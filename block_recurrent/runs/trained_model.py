@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.model.language_model import LanguageModel
+from block_recurrent.model.protocol import Model
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.errors import CheckpointError
 from block_recurrent.runs.workdir import CHECKPOINTS
@@ -15,7 +15,7 @@ NEWEST, BEST = "newest", "best"  # checkpoints
 
 def restore_model(
     workdir: str | Path, config: ExperimentConfig, which: str | int = NEWEST
-) -> tuple[int, LanguageModel]:
+) -> tuple[int, Model]:
     """A checkpoint's step, and the model with its parameters.
 
     Args:

@@ -1,25 +1,49 @@
 """What a configuration means: its model, batches, and state before the first step."""
 
+from collections.abc import Callable, Mapping
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from block_recurrent.config import ExperimentConfig, ModelConfig
+from block_recurrent.baselines import LSTM, Transformer, TransformerXL
+from block_recurrent.config import (
+    AnyModelConfig,
+    ExperimentConfig,
+    LSTMConfig,
+    ModelConfig,
+    TransformerConfig,
+    TransformerXLConfig,
+)
 from block_recurrent.data import TokenizedCorpus, TrainingLanes
 from block_recurrent.model.language_model import LanguageModel
 from block_recurrent.model.parameters import named_parameters
+from block_recurrent.model.protocol import Model
 from block_recurrent.training.optimizer import make_optimizer
 from block_recurrent.training.step import TrainState
 
+# The model of each kind of configuration.
+MODELS: Mapping[type[AnyModelConfig], Callable[..., Model]] = {
+    ModelConfig: LanguageModel,
+    TransformerXLConfig: TransformerXL,
+    TransformerConfig: Transformer,
+    LSTMConfig: LSTM,
+}
 
-def make_model(config: ExperimentConfig) -> LanguageModel:
+
+def build_model(config: AnyModelConfig, rngs: nnx.Rngs) -> Model:
+    """The model of a configuration with initial parameters."""
+    return MODELS[type(config)](config, rngs=rngs)
+
+
+def make_model(config: ExperimentConfig) -> Model:
     """The model with the initial parameters of the run's seed."""
-    return LanguageModel(config.model, rngs=nnx.Rngs(config.training.seed))
+    return build_model(config.model, nnx.Rngs(config.training.seed))
 
 
-def abstract_model(config: ModelConfig) -> LanguageModel:
+def abstract_model(config: AnyModelConfig) -> Model:
     """The model with a `jax.ShapeDtypeStruct` for every parameter; nothing is computed."""
-    return jax.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0)))
+    return jax.eval_shape(lambda: build_model(config, nnx.Rngs(0)))
 
 
 def make_train_state(config: ExperimentConfig) -> TrainState:

@@ -9,14 +9,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from block_recurrent import LanguageModel, gin_files
-from block_recurrent.config import ExperimentConfig, ModelConfig
+from block_recurrent import gin_files
+from block_recurrent.config import (
+    AnyModelConfig,
+    ExperimentConfig,
+    ModelConfig,
+)
 from block_recurrent.data import Batch
 from block_recurrent.model.layer_stack import part_ranges
 from block_recurrent.model.parameters import count_parameters, named_parameters
+from block_recurrent.model.protocol import Model
 from block_recurrent.model.stack import Stack
 from block_recurrent.training import TrainState
-from block_recurrent.training.build import make_train_state
+from block_recurrent.training.build import abstract_model, build_model, make_train_state
 from block_recurrent.training.step import segment_loss
 
 Shape: Any = jax.ShapeDtypeStruct
@@ -53,26 +58,38 @@ def abstract_train_state(config: ExperimentConfig) -> TrainState:
     return jax.eval_shape(partial(make_train_state, config))
 
 
-def count_components(model: LanguageModel) -> dict[str, int]:
+def count_components(model: Model) -> dict[str, int]:
     """Parameters by component, bottom up; layers are counted from 1."""
+    if isinstance(model.config, ModelConfig):
+        return _components_of_parts(model, model.config)
+    named = named_parameters(model)
+    sizes = {name: array.size for name, array in named.items()}
+    layers = sum(size for name, size in sizes.items() if name.startswith("layers."))
+    embedding = sizes["embedding"]
+    rest = sum(sizes.values()) - embedding - layers
+    all_layers = _layers(range(model.config.num_layers))
+    return {"embedding": embedding, all_layers: layers, "beside them": rest}
+
+
+def _components_of_parts(model: Model, config: ModelConfig) -> dict[str, int]:
     named = named_parameters(model)
     counts = {"embedding": named["embedding"].size}
     feedback = 0
-    for index, layers in enumerate(part_ranges(model.config)):
+    for index, layers in enumerate(part_ranges(config)):
         prefix = f"stack.parts.{index}."
         sizes = {
             name.removeprefix(prefix): array.size
             for name, array in named.items()
             if name.startswith(prefix)
         }
-        if layers.start in model.config.recurrent_indices:
+        if layers.start in config.recurrent_indices:
             tokens = sum(
                 sizes[name] for name in sizes if name.startswith("layer.cell.token_layer.")
             )
             counts[f"{_layers(layers)}, recurrent: tokens"] = tokens
             counts[f"{_layers(layers)}, recurrent: states"] = sum(sizes.values()) - tokens
         else:
-            extra = _attention_to_states(sizes) if model.config.feedback else 0
+            extra = _attention_to_states(sizes) if config.feedback else 0
             counts[_layers(layers)] = sum(sizes.values()) - extra
             feedback += extra
     return counts | {"feedback": feedback, "final norm": named["norm.scale"].size}
@@ -98,16 +115,11 @@ def estimate_memory(config: ExperimentConfig, state: TrainState) -> Memory:
     kept = kept_for_backward(config, state)
     size = data.batch_size * data.segment_length * model.vocab_size
     logits = [x for x in kept if x.size == size and x.shape[-1] == model.vocab_size]
-    if model.logits_by_window:
+    if isinstance(model, ModelConfig) and model.logits_by_window:
         window = Shape((data.batch_size, model.window, model.vocab_size), jnp.float32)
         logits = [window, window]
         # The gradient of the embedding is there from the forward pass on; it is counted as such.
         kept = [x for x in kept if x.shape != (model.vocab_size, model.model_size)]
-    again = (
-        []
-        if model.remat == "none"
-        else kept_in_a_layer(model, data.batch_size, data.segment_length)
-    )
     return Memory(
         parameters=array_bytes(state.model),
         optimizer_state=array_bytes(state.optimizer),
@@ -115,7 +127,7 @@ def estimate_memory(config: ExperimentConfig, state: TrainState) -> Memory:
         carried_state=array_bytes(state.carried),
         activations=array_bytes([x for x in kept if x not in logits]),
         logits=array_bytes(logits),
-        computed_again=array_bytes(again),
+        computed_again=array_bytes(kept_again(config)),
     )
 
 
@@ -141,6 +153,29 @@ def kept_for_backward(config: ExperimentConfig, state: TrainState) -> list[Any]:
     return _residuals(loss, state.model, state.carried, batch, _dropout_key(config.model))
 
 
+def kept_again(config: ExperimentConfig) -> list[Any]:
+    """Shapes of what `model.remat` has computed again at a time, what one layer keeps."""
+    model, data = config.model, config.data
+    if model.remat == "none":
+        return []
+    if isinstance(model, ModelConfig):
+        return kept_in_a_layer(model, data.batch_size, data.segment_length)
+    return kept_in_a_baseline_layer(model, data.batch_size, data.segment_length)
+
+
+def kept_in_a_baseline_layer(config: AnyModelConfig, batch_size: int, length: int) -> list[Any]:
+    """Shapes of what a baseline of one layer keeps, without `remat`."""
+    config = dataclasses.replace(config, num_layers=1, remat="none")
+    model = abstract_model(config)
+    state = jax.eval_shape(lambda: build_model(config, nnx.Rngs(0)).initial_state(batch_size))
+    tokens = Shape((batch_size, length), jnp.int32)
+
+    def run(model, tokens, state, key):
+        return model.features(tokens, state, dropout_key=key)[0]
+
+    return _residuals(run, model, tokens, state, _dropout_key(config))
+
+
 def kept_in_a_layer(config: ModelConfig, batch_size: int, length: int) -> list[Any]:
     """Shapes of what one layer keeps, a recurrent one if there is any, without `remat`."""
     recurrent = (0,) if config.recurrent_layers else ()
@@ -162,7 +197,7 @@ def kept_in_a_layer(config: ModelConfig, batch_size: int, length: int) -> list[A
     return _residuals(run, (stack, x), state, _dropout_key(config))
 
 
-def _dropout_key(config: ModelConfig) -> Any:
+def _dropout_key(config: AnyModelConfig) -> Any:
     return jax.eval_shape(lambda: jax.random.key(0)) if config.dropout > 0 else None
 
 

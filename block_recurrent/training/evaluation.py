@@ -11,9 +11,8 @@ from jax import Array
 
 from block_recurrent.config import DataConfig, ExperimentConfig
 from block_recurrent.data import Batch, TokenizedCorpus, evaluation_batches
-from block_recurrent.model.language_model import LanguageModel
+from block_recurrent.model.protocol import CarriedState, Model
 from block_recurrent.model.reset import clear_recurrent
-from block_recurrent.model.state import ModelState
 from block_recurrent.parallel.mesh import batch_sharding, carried_sharding, make_mesh, replicated
 from block_recurrent.training.loss import model_cross_entropy
 
@@ -75,8 +74,8 @@ class Evaluation(NamedTuple):
 
 @jax.jit(donate_argnums=1, static_argnames="clear_states")
 def evaluation_step(
-    model: LanguageModel, carried: ModelState, batch: Batch, *, clear_states: bool = False
-) -> tuple[ModelState, Array, Array]:
+    model: Model, carried: CarriedState, batch: Batch, *, clear_states: bool = False
+) -> tuple[CarriedState, Array, Array]:
     """Reads one segment of every lane: the next state, summed nats and number of targets."""
     if clear_states:
         carried = clear_recurrent(carried, model.initial_state(carried.batch_size))
@@ -87,7 +86,7 @@ def evaluation_step(
 
 def evaluate(
     config: ExperimentConfig,
-    model: LanguageModel,
+    model: Model,
     corpus: TokenizedCorpus,
     progress: Callable[[float], object] = lambda share: None,
     *,

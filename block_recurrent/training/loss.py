@@ -1,11 +1,15 @@
 """The loss: negative log-likelihood, summed and counted over the targets that are not padding."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from block_recurrent.config import ModelConfig
 from block_recurrent.model.language_model import LanguageModel, tied_logits
+from block_recurrent.model.protocol import Model
 
 Targets = Array | np.ndarray
 
@@ -29,7 +33,7 @@ def cross_entropy(logits: Array, targets: Targets, mask: Targets) -> tuple[Array
 
 
 def model_cross_entropy(
-    model: LanguageModel, features: Array, targets: Targets, mask: Targets
+    model: Model, features: Array, targets: Targets, mask: Targets
 ) -> tuple[Array, Array]:
     """`cross_entropy` of a model's logits, from the features that they are computed from.
 
@@ -42,10 +46,11 @@ def model_cross_entropy(
       targets: [B, N] integers.
       mask: [B, N] bool.
     """
-    if not model.config.logits_by_window:
+    config = model.config
+    if not (isinstance(config, ModelConfig) and config.logits_by_window):
         return cross_entropy(model.logits(features), targets, mask)
-    windows = [_windows(x, model.config.window) for x in (features, targets, mask)]
-    nats = nats_by_window(model.embedding[...], *windows)
+    windows = [_windows(x, config.window) for x in (features, targets, mask)]
+    nats = nats_by_window(cast(LanguageModel, model).embedding[...], *windows)
     return nats, jnp.sum(mask, dtype=jnp.int32)
 
 

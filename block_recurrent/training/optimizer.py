@@ -8,7 +8,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from block_recurrent.config import ExperimentConfig, OptimizerConfig
+from block_recurrent.config import AnyModelConfig, ExperimentConfig, ModelConfig, OptimizerConfig
 from block_recurrent.model.layer_stack import part_ranges
 from block_recurrent.model.parameters import STACKED, stacked_layers
 
@@ -49,15 +49,21 @@ def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
     optimizer = config.optimizer
     rule = _make_rule(optimizer, make_schedule(optimizer, config.training.num_steps))
     rules = {ALONE: rule} | {
-        stacked_layers(part): _each_layer(rule)
-        for part, layers in enumerate(part_ranges(config.model))
-        if layers.start not in config.model.recurrent_indices
+        stacked_layers(part): _each_layer(rule) for part in _stacked_parts(config.model)
     }
     labels = cast(Any, lambda named: {name: _label(name) for name in named})
     by_label = optax.partition(cast(Any, rules), labels)
     if optimizer.clip_norm is None:
         return by_label
     return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), by_label)
+
+
+def _stacked_parts(model: AnyModelConfig) -> list[int]:
+    """The parts of a model's stack whose parameters have a leading axis of layers."""
+    if not isinstance(model, ModelConfig):
+        return []
+    ranges, recurrent = part_ranges(model), model.recurrent_indices
+    return [part for part, layers in enumerate(ranges) if layers.start not in recurrent]
 
 
 def _make_rule(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:

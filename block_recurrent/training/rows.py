@@ -7,7 +7,19 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from block_recurrent.config import ExperimentConfig, LayerConfig, ModelConfig
+import jax
+from flax import nnx
+
+from block_recurrent.baselines import lstm_of_size
+from block_recurrent.config import (
+    ExperimentConfig,
+    LayerConfig,
+    ModelConfig,
+    TransformerConfig,
+    TransformerXLConfig,
+)
+from block_recurrent.model.language_model import LanguageModel
+from block_recurrent.model.parameters import count_parameters
 
 
 class TableRow(NamedTuple):
@@ -15,7 +27,7 @@ class TableRow(NamedTuple):
 
     Attributes:
       name: what the table calls it, with the sizes it has here.
-      paper: what the paper calls it.
+      paper: what the paper calls it; empty where the row is not one of the paper's.
       config: the configuration of its run.
     """
 
@@ -100,6 +112,46 @@ def table_rows(
     ]
 
 
+def lstm(base: ExperimentConfig) -> TableRow:
+    """An LSTM of two layers with as many parameters as the reference."""
+    model, counterpart = base.model, reference(base).config.model
+    shapes = jax.eval_shape(lambda: LanguageModel(counterpart, rngs=nnx.Rngs(0)))
+    config = lstm_of_size(
+        count_parameters(shapes, embedding=False),
+        vocab_size=model.vocab_size,
+        num_layers=2,
+        model_size=model.model_size,
+        dropout=model.dropout,
+        dtype=model.dtype,
+    )
+    return TableRow("LSTM", "", dataclasses.replace(base, model=config))
+
+
+def transformer(base: ExperimentConfig) -> TableRow:
+    """The vanilla Transformer on segments of one base window."""
+    config = TransformerConfig(**_sizes(base.model), segment=base.model.window)
+    name = f"Transformer:{config.segment}"
+    return TableRow(name, "", dataclasses.replace(base, model=config))
+
+
+def transformer_xl(base: ExperimentConfig) -> TableRow:
+    """Transformer-XL as its own paper has it, segment and memory of one base window."""
+    window = base.model.window
+    config = TransformerXLConfig(**_sizes(base.model), segment=window, memory=window)
+    name = f"Transformer-XL:{window}"
+    return TableRow(name, "", dataclasses.replace(base, model=config))
+
+
+def _sizes(model: ModelConfig) -> dict[str, Any]:
+    """The fields of the base's model that those of Dai et al. have too."""
+    names = ("vocab_size", "num_layers", "model_size", "num_heads", "head_size", "mlp_size")
+    return {name: getattr(model, name) for name in (*names, "dropout", "dtype", "remat")}
+
+
 def small_table_rows(base: ExperimentConfig) -> list[TableRow]:
-    """The rows of the small table: all read the same lanes, as much of each in a step."""
-    return table_rows(base, xl_side_by_side)
+    """The rows of the small table, older systems first.
+
+    All read the same lanes, as much of each in a step.
+    """
+    older = [lstm(base), transformer(base), transformer_xl(base)]
+    return older + table_rows(base, xl_side_by_side)

@@ -12,10 +12,9 @@ from jax import Array
 from jax.sharding import Mesh
 
 from block_recurrent.data import Batch
-from block_recurrent.model.language_model import LanguageModel
 from block_recurrent.model.parameters import named_parameters, replace_parameters
+from block_recurrent.model.protocol import CarriedState, Model
 from block_recurrent.model.reset import clear_recurrent, reset
-from block_recurrent.model.state import ModelState
 from block_recurrent.parallel.mesh import carried_sharding, replicated
 from block_recurrent.training.loss import model_cross_entropy
 
@@ -26,13 +25,13 @@ class TrainState(NamedTuple):
     Attributes:
       model: its parameters.
       optimizer: the optimizer's state, by parameter path.
-      carried: the lanes' caches and recurrent states.
+      carried: what the lanes carry from segment to segment.
       step: int32 scalar, steps taken.
     """
 
-    model: LanguageModel
+    model: Model
     optimizer: optax.OptState
-    carried: ModelState
+    carried: CarriedState
     step: Array
 
 
@@ -65,13 +64,13 @@ def train_state_sharding(mesh: Mesh) -> Any:
 
 
 def segment_loss(
-    model: LanguageModel,
-    carried: ModelState,
+    model: Model,
+    carried: CarriedState,
     batch: Batch,
     *,
     dropout_key: Array | None = None,
     clear_states: bool = False,
-) -> tuple[Array, tuple[Array, Array, ModelState]]:
+) -> tuple[Array, tuple[Array, Array, CarriedState]]:
     """The mean loss over a batch's targets, and what it is made of.
 
     Args:

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from block_recurrent.model import generation
-from block_recurrent.model.generation import Sampling, generate, prefill, sample
+from block_recurrent.model import generation, sampling
+from block_recurrent.model.generation import generate, prefill
+from block_recurrent.model.sampling import Sampling, sample
 from tests.helpers import (
     MODELS,
     SIZES,
@@ -201,7 +202,7 @@ def test_one_compiled_loop_serves_many_lengths(monkeypatch):
 
 @pytest.mark.parametrize("top_k", [1, 2, VOCABULARY - 1, VOCABULARY, 1000])
 def test_top_k_keeps_the_k_largest(top_k):
-    kept = np.asarray(generation.keep_top_k(LOGITS, jnp.int32(top_k)))
+    kept = np.asarray(sampling.keep_top_k(LOGITS, jnp.int32(top_k)))
     for before, after in zip(np.asarray(LOGITS), kept, strict=True):
         largest = np.argsort(before)[-top_k:]
         expected = np.full(VOCABULARY, -np.inf)
@@ -211,7 +212,7 @@ def test_top_k_keeps_the_k_largest(top_k):
 
 @pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.9, 0.99, 1.0])
 def test_top_p_keeps_the_fewest_that_reach_p(top_p):
-    kept = np.asarray(generation.keep_top_p(LOGITS, jnp.float32(top_p)))
+    kept = np.asarray(sampling.keep_top_p(LOGITS, jnp.float32(top_p)))
     for before, after in zip(np.asarray(LOGITS, np.float64), kept, strict=True):
         probabilities = np.exp(before) / np.sum(np.exp(before))
         order = np.argsort(-before)

@@ -1,0 +1,102 @@
+"""The vanilla Transformer: segments of a fixed length, none of which knows of another."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from block_recurrent.baselines.relative import RelativeModel, newest
+from block_recurrent.baselines.transformer_xl import RelativeState, empty_state
+from block_recurrent.config import TransformerConfig
+from block_recurrent.model.checks import (
+    check_baseline,
+    check_baseline_call,
+    check_flat_state,
+    check_initial_state,
+    checked,
+)
+from block_recurrent.model.reset import reset_to_zeros
+
+
+class Transformer(RelativeModel):
+    """A decoder-only Transformer on segments of `config.segment` tokens.
+
+    A call reads whole segments, with no memory at all; or a part of one whose length divides the
+    segment's, with a memory that is emptied at the segment's end. Both give the same logits.
+    Documents are cut into segments from their start on; calls of one length, or of those that
+    `next_length` gives, never cross a segment's end.
+
+    Args:
+      config: sizes.
+      rngs: of the initial parameters.
+
+    Example:
+      >>> model = Transformer(config, rngs=nnx.Rngs(0))
+      >>> logits, state = model(tokens, model.initial_state(batch_size=2))
+    """
+
+    config: TransformerConfig
+
+    @checked(check_baseline(TransformerConfig))
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+
+    @checked(check_initial_state)
+    def initial_state(self, batch_size: int) -> RelativeState:
+        """The state between two segments: nothing. Calls of less than a segment make it larger."""
+        return empty_state(self.config, batch_size, places=0)
+
+    def check_state(self, state: Any, batch_size: int) -> None:
+        """Raises TypeError or ValueError unless `state` is one of this model."""
+        within = isinstance(state, RelativeState) and 0 not in state.memory.shape
+        places = self.config.segment if within else 0
+        like = jax.eval_shape(partial(empty_state, self.config, batch_size, places))
+        check_flat_state(state, like)
+
+    @checked(check_baseline_call)
+    def features(
+        self,
+        tokens: Array | np.ndarray,
+        state: RelativeState,
+        *,
+        start_of_document: Array | np.ndarray | None = None,
+        dropout_key: Array | None = None,
+    ) -> tuple[Array, RelativeState]:
+        """All but the last product of a call, whose arguments it takes.
+
+        Raises:
+          ValueError: N neither divides the segment nor is a multiple of it.
+        """
+        segment, (batch, length) = self.config.segment, tokens.shape
+        if segment % length and length % segment:
+            raise ValueError(
+                f"a call of {length} tokens is neither whole segments of {segment} nor a part that "
+                "divides one"
+            )
+        if length % segment == 0:
+            rows = tokens.reshape(-1, segment)
+            none = empty_state(self.config, len(rows), places=0)
+            features, _ = self.read(rows, none.memory, none.length[0], dropout_key=dropout_key)
+            features = features.reshape(batch, length, -1)
+            return features, state._replace(length=jnp.zeros_like(state.length))
+        if state.memory.shape[2] == 0:
+            state = empty_state(self.config, batch, segment)._replace(length=state.length)
+        memory, filled = reset_to_zeros(state, start_of_document)
+        # Before the call at most segment - length tokens of the segment have been read.
+        features, inputs = self.read(
+            tokens, memory[:, :, length:], filled[0], dropout_key=dropout_key
+        )
+        return features, RelativeState(newest(memory, inputs), (filled + length) % segment)
+
+    def next_length(self, state: RelativeState, available: int) -> int:
+        """The largest that goes without a rest into the segment and into what was read of it."""
+        segment, read = self.config.segment, np.unique(state.length)
+        return next(
+            length
+            for length in range(min(available, segment), 0, -1)
+            if segment % length == 0 and not np.any(read % length)
+        )

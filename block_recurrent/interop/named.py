@@ -1,0 +1,39 @@
+"""Whether arrays by name are those that a model needs."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+
+def check_names(parameters: Mapping[str, ArrayLike], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises unless `parameters` has the names of `shapes` and no others, in these shapes.
+
+    Raises:
+      TypeError: no mapping.
+      ValueError: names that are missing or unknown, or arrays of the wrong shape or kind, all
+        listed.
+    """
+    if not isinstance(parameters, Mapping):
+        raise TypeError(f"parameters must be a mapping, not {type(parameters).__name__}")
+    problems = [f"missing: {name} {shapes[name]}" for name in shapes if name not in parameters]
+    for name, value in parameters.items():
+        dtype, shape = _kind(value)
+        if name not in shapes:
+            problems.append(f"unknown: {name} {shape}")
+        elif not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+            problems.append(f"no real numbers: {name} is of {dtype}")
+        elif shape != shapes[name]:
+            problems.append(f"misshapen: {name} is {shape}, but {shapes[name]} is needed")
+    if problems:
+        listed = "\n  ".join(problems)
+        raise ValueError(f"the parameters do not fit the configuration:\n  {listed}")
+
+
+def _kind(value: ArrayLike) -> tuple[np.dtype, tuple[int, ...]]:
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        return np.dtype(object), ()
+    return array.dtype, array.shape
