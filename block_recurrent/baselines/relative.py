@@ -123,6 +123,26 @@ def shift_rows(scores: Array) -> Array:
     return padded.reshape(*batch, keys + 1, length)[..., 1:, :].reshape(scores.shape)
 
 
+def memories(memory: Array, x: Array, segment: int) -> Array:
+    """What a layer remembers before each of K segments, without gradient.
+
+    A layer's inputs depend on earlier segments through its memory alone, so that all segments may
+    go through one layer at a time.
+
+    Args:
+      memory: before the first segment, [B, P, E].
+      x: the layer's inputs, [B, K * segment, E].
+      segment: its length.
+
+    Returns:
+      [B * K, P, E].
+    """
+    places, size = memory.shape[1:]
+    stream = jax.lax.stop_gradient(jnp.concatenate([memory, x], axis=1))
+    begin = np.arange(0, x.shape[1], segment)
+    return stream[:, begin[:, None] + np.arange(places)].reshape(-1, places, size)
+
+
 class RelativeLayer(nnx.Module):
     """One layer: self-attention and MLP, each followed by the norm of its sum with the input.
 
@@ -212,6 +232,7 @@ class RelativeModel(nnx.Module):
         memory: Array,
         filled: Array,
         *,
+        segment: int | None = None,
         span: int | None = None,
         largest: int | None = None,
         dropout_key: Array | None = None,
@@ -222,6 +243,8 @@ class RelativeModel(nnx.Module):
           tokens: integers in [0, V).
           memory: earlier inputs of every layer, the newest last, [L, B, P, E].
           filled: [B] int32, how many places of the memory hold something.
+          segment: N is a number of segments of so many tokens, read as by one call after another,
+            with no gradient between them; None for one segment.
           span: a token sees at most so many keys, the newest.
           largest: distances beyond this one count as it.
           dropout_key: dropout is on when given.
@@ -229,14 +252,16 @@ class RelativeModel(nnx.Module):
         Returns:
           The features [B, N, E], and the inputs of every layer, [L, B, N, E].
         """
-        config, places, length = self.config, memory.shape[2], tokens.shape[1]
+        config, places, (batch, length) = self.config, memory.shape[2], tokens.shape
+        segment = segment or length
         token_key, encoding_key, output_key, layers_key = split_key(dropout_key, 4)
-        encoding = encode_distances(places + length, config.model_size, largest)
+        encoding = encode_distances(places + segment, config.model_size, largest)
+        filled = filled[:, None] + np.arange(0, length, segment)
         around = Surroundings(
             dropout(encoding, config.dropout, encoding_key),
             self.content_bias[...],
             self.position_bias[...],
-            visible_keys(length, places, filled, span),
+            visible_keys(segment, places, jnp.minimum(filled, places).reshape(-1), span),
         )
         x = self.embedding[...][tokens].astype(config.dtype) * config.model_size**0.5
         x = dropout(x, config.dropout, token_key)
@@ -244,7 +269,9 @@ class RelativeModel(nnx.Module):
         inputs, keys = [], split_key(layers_key, config.num_layers)
         for layer, own, key in zip(self.layers, memory, keys, strict=True):
             inputs.append(x)
-            x = call(layer, x, own, around, key)
+            before = memories(own, x, segment)
+            x = call(layer, x.reshape(-1, segment, config.model_size), before, around, key)
+            x = x.reshape(batch, length, config.model_size)
         return dropout(x, config.dropout, output_key), jnp.stack(inputs)
 
     def __call__(

@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
@@ -78,11 +77,11 @@ class Transformer(RelativeModel):
                 "divides one"
             )
         if length % segment == 0:
-            rows = tokens.reshape(-1, segment)
-            none = empty_state(self.config, len(rows), places=0)
-            features, _ = self.read(rows, none.memory, none.length[0], dropout_key=dropout_key)
-            features = features.reshape(batch, length, -1)
-            return features, state._replace(length=jnp.zeros_like(state.length))
+            none = empty_state(self.config, batch, places=0)
+            features, _ = self.read(
+                tokens, none.memory, none.length[0], segment=segment, dropout_key=dropout_key
+            )
+            return features, state._replace(length=none.length)
         if state.memory.shape[2] == 0:
             state = empty_state(self.config, batch, segment)._replace(length=state.length)
         memory, filled = reset_to_zeros(state, start_of_document)

@@ -49,11 +49,11 @@ def empty_state(config: RelativeConfig, batch_size: int, places: int) -> Relativ
 class TransformerXL(RelativeModel):
     """Transformer-XL: layers that also read a memory of their own earlier inputs.
 
-    No gradient flows into the memory. A call longer than `config.segment` is several segments, read
-    one after the other. Without `same_length` a token sees the memory and what its segment has
-    before it, so that the length of segments has an influence on the logits: the paper evaluates,
-    and `br.generate` generates, in shorter ones than those of training. With `same_length`
-    splitting a document into calls anywhere gives the same logits.
+    No gradient flows into the memory. A call longer than `config.segment` is several segments.
+    Without `same_length` a token sees the memory and what its segment has before it, so that the
+    length of segments has an influence on the logits: the paper evaluates, and `br.generate`
+    generates, in shorter ones than those of training. With `same_length` splitting a document into
+    calls anywhere gives the same logits.
 
     Args:
       config: sizes, and what is remembered.
@@ -93,36 +93,22 @@ class TransformerXL(RelativeModel):
         Raises:
           ValueError: the call is longer than a segment, and N no multiple of it.
         """
-        segment = self.config.segment
-        state = reset_to_zeros(state, start_of_document)
-        if segment is None or tokens.shape[1] <= segment:
-            return self._read_segment(tokens, state, dropout_key)
-        if tokens.shape[1] % segment:
-            raise ValueError(f"{tokens.shape[1]} tokens are no whole segments of {segment}")
-        segments = jnp.swapaxes(tokens.reshape(len(tokens), -1, segment), 0, 1)
-        keys = None if dropout_key is None else jax.random.split(dropout_key, len(segments))
-
-        def step(state: RelativeState, inputs: tuple) -> tuple[RelativeState, Array]:
-            features, state = self._read_segment(inputs[0], state, inputs[1])
-            return jax.lax.stop_gradient(state), features
-
-        state, features = jax.lax.scan(step, state, (segments, keys))
-        return jnp.swapaxes(features, 0, 1).reshape(*tokens.shape, -1), state
-
-    def _read_segment(
-        self, tokens: Array | np.ndarray, state: RelativeState, dropout_key: Array | None
-    ) -> tuple[Array, RelativeState]:
-        config = self.config
+        config, length = self.config, tokens.shape[1]
+        segment = min(config.segment or length, length)
+        if length % segment:
+            raise ValueError(f"a call of {length} tokens is not whole segments of {segment}")
+        memory, filled = reset_to_zeros(state, start_of_document)
         features, inputs = self.read(
             tokens,
-            state.memory,
-            state.length[0],
+            memory,
+            filled[0],
+            segment=segment,
             span=config.memory if config.same_length else None,
             largest=config.largest_distance,
             dropout_key=dropout_key,
         )
-        filled = jnp.minimum(state.length + tokens.shape[1], config.memory)
-        return features, RelativeState(newest(state.memory, inputs), filled)
+        filled = jnp.minimum(filled + length, config.memory)
+        return features, RelativeState(newest(memory, inputs), filled)
 
     def next_length(self, state: RelativeState, available: int) -> int:
         """A power of two, at most 512."""
