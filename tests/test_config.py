@@ -9,18 +9,28 @@ from block_recurrent.config import (
     DataConfig,
     ExperimentConfig,
     LayerConfig,
+    LSTMConfig,
     ModelConfig,
     OptimizerConfig,
     TrainingConfig,
+    TransformerConfig,
+    TransformerXLConfig,
 )
 from tests.helpers import SIZES
 
 MODEL = {"vocab_size": 256}
-CONFIGS = [LayerConfig, ModelConfig, DataConfig, OptimizerConfig, TrainingConfig]
+NOTHING_SEEN = {"same_length": True, "memory": 0}
+BASELINES = [TransformerXLConfig, TransformerConfig, LSTMConfig]
+CONFIGS = [LayerConfig, ModelConfig, *BASELINES, DataConfig, OptimizerConfig, TrainingConfig]
 
+BASELINE_SIZES = ["vocab_size", "num_layers", "model_size"]
+HEADS = ["num_heads", "head_size", "mlp_size"]
 POSITIVE = {
     LayerConfig: [*SIZES],
     ModelConfig: [*SIZES, "vocab_size", "num_layers", "state_unroll"],
+    TransformerXLConfig: [*BASELINE_SIZES, *HEADS],
+    TransformerConfig: [*BASELINE_SIZES, *HEADS, "segment"],
+    LSTMConfig: [*BASELINE_SIZES, "hidden_size"],
     DataConfig: ["batch_size", "segment_length"],
     OptimizerConfig: ["learning_rate", "warmup_steps", "clip_norm"],
     TrainingConfig: [
@@ -62,6 +72,23 @@ WRONG = [
     ),
     (ModelConfig, MODEL | {"feedback": 1}, TypeError, "feedback must be bool, not 1 (int)"),
     (ModelConfig, MODEL | {"remat": "full"}, ValueError, "one of 'none', 'layer', 'dots'"),
+    (TransformerXLConfig, {}, TypeError, "vocab_size"),
+    (TransformerXLConfig, MODEL | {"memory": -1}, ValueError, "memory must be at least 0, not -1"),
+    (TransformerXLConfig, MODEL | NOTHING_SEEN, ValueError, "same_length needs a memory"),
+    (
+        TransformerXLConfig,
+        MODEL | {"clamp_length": 0},
+        ValueError,
+        "None or -1 for no limit, not 0",
+    ),
+    (TransformerXLConfig, MODEL | {"model_size": 7}, ValueError, "an even model_size, not 7"),
+    (
+        TransformerConfig,
+        MODEL | {"architecture": "lstm"},
+        ValueError,
+        "must be one of 'transformer'",
+    ),
+    (LSTMConfig, MODEL | {"dropout": 1.0}, ValueError, "dropout must be in [0, 1), not 1.0"),
     (DataConfig, {"source": "json"}, ValueError, "did you mean 'jsonl'"),
     (DataConfig, {"source": "jsonl"}, ValueError, "source 'jsonl' needs a path; set data.path"),
     (DataConfig, {"source": "text"}, ValueError, "source 'text' needs a path; set data.path"),

@@ -9,16 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gin
-import jax
 import pytest
-from flax import nnx
 
-from block_recurrent import LanguageModel, ModelConfig, gin_files
-from block_recurrent.config import ExperimentConfig
+from block_recurrent import LSTMConfig, ModelConfig, gin_files
+from block_recurrent.config import AnyModelConfig, ExperimentConfig
 from block_recurrent.gin_files import GIN_FOLDER, load, to_gin
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.reports import naming
 from block_recurrent.training import rows
+from block_recurrent.training.build import abstract_model
 
 README = (GIN_FOLDER / "README.md").read_text(encoding="utf-8")
 PARTS = {
@@ -53,24 +52,39 @@ PAPER = {
 }
 
 
+# Rows that are not the paper's.
+BASELINES = ("transformer_xl", "transformer", "lstm")
+
+
 @functools.cache
 def read(*files: str) -> ExperimentConfig:
     return load(files, needs_data=False)
 
 
 @functools.cache
-def built(config: ModelConfig) -> int:
+def built(config: AnyModelConfig) -> int:
     """Parameters without embedding of a model that is only built abstractly."""
-    model = jax.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0)))
-    return count_parameters(model, embedding=False)
+    return count_parameters(abstract_model(config), embedding=False)
 
 
 def count(run: str) -> int:
     return built(dataclasses.replace(read(run).model, vocab_size=256, remat="none", dropout=0.0))
 
 
-def closed_form(config: ModelConfig) -> int:
-    """Parameters without embedding by the equations of the paper."""
+def closed_form(config: AnyModelConfig) -> int:
+    """Parameters without embedding by the equations of the papers."""
+    if isinstance(config, ModelConfig):
+        return closed_form_of_the_table(config)
+    e, layers = config.model_size, config.num_layers
+    if isinstance(config, LSTMConfig):
+        h = config.hidden_size
+        return layers * (e + 4 * h * (e + h + 1) + h * e) + e
+    heads, m = config.num_heads * config.head_size, config.mlp_size
+    # The layers, u and v, and the bias of the logits of bytes.
+    return layers * (5 * e * heads + 2 * e * m + m + 5 * e) + 2 * heads + 256
+
+
+def closed_form_of_the_table(config: ModelConfig) -> int:
     e, m, s, h = config.model_size, config.mlp_size, config.num_states, config.num_heads
     heads = h * config.head_size
     plain = 4 * e * heads + 2 * e * m + 2 * e + h + 32 * h
@@ -101,13 +115,13 @@ def test_a_run_reads_back_equal_and_has_as_many_parameters_as_its_equations(run,
 @pytest.fixture(scope="module")
 def registered() -> Iterator[dict]:
     yield {
-        name: gin.external_configurable(kind, name, module="test_gin_files")
-        for name, kind in gin_files.SECTIONS.items()
+        name: gin.external_configurable(kinds[0], name, module="test_gin_files")
+        for name, kinds in gin_files.SECTIONS.items()
     }
     gin.clear_config()
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", [run for run in RUNS if Path(run).stem not in BASELINES])
 def test_gin_itself_reads_the_same_values(run, registered, monkeypatch):
     experiment = read(run)
     paths = {"data.path": experiment.data.path, "data.vocab_path": experiment.data.vocab_path}
@@ -122,6 +136,9 @@ def test_any_size_goes_with_any_row():
     for files in itertools.product(PARTS["sizes"], PARTS["tokenizers"], PARTS["rows"]):
         experiment = read(*files)
         row = files[-1]
+        if Path(row).stem in BASELINES:
+            assert experiment.model.architecture == Path(row).stem
+            continue
         assert ("rows/xl" in row) == (experiment.data.segment_length == experiment.model.window)
         assert experiment.model.feedback == ("feedback" in row)
         assert bool(experiment.model.recurrent_layers) == bool(re.search("rec|feedback", row))
@@ -129,6 +146,8 @@ def test_any_size_goes_with_any_row():
 
 def test_the_small_size_over_a_run_of_table_1_is_the_same_row():
     for run in TABLE_1:
+        if Path(run).stem in BASELINES:
+            continue
         row = PAPER[Path(run).stem].paper
         small = read(run, "sizes/small.gin")
         if row.startswith(("Rec:", "Feedback:")):
@@ -152,9 +171,9 @@ def test_any_data_goes_with_any_optimizer():
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_table_1_has_every_row_of_the_paper_at_its_size(corpus):
     files = {Path(run).stem: run for run in TABLE_1 if run.split("/")[1] == corpus}
-    assert set(files) == set(PAPER)
-    for name, run in files.items():
-        experiment, row = read(run), PAPER[name].config
+    assert set(files) == {*PAPER, *BASELINES}
+    for name, paper in PAPER.items():
+        experiment, row = read(files[name]), paper.config
         model, data = experiment.model, experiment.data
         assert (data.name, data.tokenizer, model.vocab_size) == CORPORA[corpus]
         assert data.batch_size * data.segment_length == 2**17
@@ -164,6 +183,20 @@ def test_table_1_has_every_row_of_the_paper_at_its_size(corpus):
         assert model == dataclasses.replace(row.model, **of_the_corpus, **update_of(model))
         assert (experiment.optimizer, experiment.training) == (row.optimizer, row.training)
         assert data.source == "tfds" and experiment.training.num_steps == 500_000
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_table_1_has_the_baselines_at_the_size_of_its_rows(corpus):
+    table = read(f"table1/{corpus}/xl_512.gin")
+    for name in BASELINES:
+        run = f"table1/{corpus}/{name}.gin"
+        experiment = read(run)
+        assert experiment.model.architecture == name and naming.paper_row(experiment) is None
+        assert experiment.data == table.data and experiment.training == table.training
+        assert experiment.optimizer == table.optimizer
+        assert experiment.model.vocab_size == table.model.vocab_size
+        assert experiment.model.remat == "layer" and experiment.model.dropout == 0.05
+        assert math.isclose(count(run), count(f"table1/{corpus}/xl_512.gin"), rel_tol=0.005)
 
 
 def update_of(model: ModelConfig) -> dict[str, str]:
@@ -216,9 +249,9 @@ def test_the_readme_names_every_run_of_table_1_and_its_sizes():
     for row, (paper, window, segment, batch, millions) in table.items():
         experiment = read(f"table1/arxiv/{row}.gin")
         data = experiment.data
-        shown = [experiment.model.window, data.segment_length, data.batch_size]
+        shown = [naming.window_of(experiment) or "", data.segment_length, data.batch_size]
         assert [window, segment, batch] == list(map(str, shown))
-        assert paper.lower().replace(":", "_") == row
+        assert paper.lower().replace(":", "_") == ("" if row in BASELINES else row)
         assert millions == f"{count(f'table1/arxiv/{row}.gin') / 1e6:.1f} M"
 
 

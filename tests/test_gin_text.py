@@ -14,15 +14,20 @@ import pytest
 from block_recurrent import gin_files
 from block_recurrent.command_line.flags import make_parser, parse
 from block_recurrent.config import (
+    ARCHITECTURES,
     DataConfig,
     ExperimentConfig,
+    LSTMConfig,
     ModelConfig,
     OptimizerConfig,
     TrainingConfig,
+    TransformerConfig,
+    TransformerXLConfig,
 )
 from block_recurrent.gin_files import GIN_FOLDER, ConfigError, load, to_gin
 
 TINY = ["sizes/tiny.gin"]
+FITTING = ["data.segment_length=512"]  # a whole segment of the vanilla Transformer
 
 
 def load_text(folder: Path, text: str, *bindings: str) -> ExperimentConfig:
@@ -49,6 +54,14 @@ def parser() -> argparse.ArgumentParser:
             optimizer=OptimizerConfig(name="adamw", weight_decay=0.1, clip_norm=1e30),
             training=TrainingConfig(num_steps=10**15),
         ),
+        ExperimentConfig(
+            model=TransformerXLConfig(vocab_size=256, memory=0, clamp_length=-1, remat="dots")
+        ),
+        ExperimentConfig(
+            model=TransformerConfig(vocab_size=300, segment=64),
+            data=DataConfig(segment_length=64),
+        ),
+        ExperimentConfig(model=LSTMConfig(vocab_size=300, hidden_size=7, dtype="bfloat16")),
         ExperimentConfig(
             model=ModelConfig(vocab_size=256, recurrent_layers=(0,), dtype="bfloat16"),
             data=DataConfig(source="jsonl", path=""),
@@ -292,3 +305,46 @@ def test_nothing_imports_tensorflow_and_no_package_hides_gin():
     environment = {**os.environ, "PYTHONPATH": str(folder.parent)}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=folder, env=environment)
     assert not (GIN_FOLDER / "__init__.py").exists()
+
+
+# Architectures.
+
+
+def test_what_an_architecture_has_not_is_left_out_of_files_and_refused_on_the_command_line(
+    tmp_path,
+):
+    lstm = load(TINY, ["model.architecture=lstm", "model.hidden_size=5"])
+    assert lstm.model == LSTMConfig(vocab_size=256, num_layers=6, model_size=128, hidden_size=5)
+    for flag in ("model.window=4", "model.memory=4"):
+        with pytest.raises(ConfigError) as caught:
+            load_text(tmp_path, "model.architecture = 'lstm'", flag)
+        name = flag.partition("=")[0]
+        assert f"--gin.{name}: the architecture 'lstm'" in str(caught.value)
+        assert f"it.gin:1, has no parameter {name}" in str(caught.value)
+    with pytest.raises(ConfigError, match="it.gin:1: model.memory needs another architecture"):
+        load_text(tmp_path, "model.memory = 4")
+
+
+def test_a_wrong_architecture_is_answered_with_the_right_ones(tmp_path):
+    with pytest.raises(ConfigError, match="it.gin:1: model.architecture must be one of .* 'lstm'"):
+        load_text(tmp_path, "model.architecture = ['lstm']")
+    with pytest.raises(ConfigError, match="not 'lstn' .did you mean 'lstm'"):
+        load(TINY, ["model.architecture=lstn"])
+    with pytest.raises(ConfigError, match="model.vocab_size is not set"):
+        load([], ["model.architecture=transformer"])
+
+
+def test_errors_of_an_architecture_say_where(tmp_path):
+    text = "model.architecture = 'transformer'\nmodel.segment = 7"
+    with pytest.raises(ConfigError, match="it.gin:2: data.segment_length 1024 must be model.segme"):
+        load_text(tmp_path, text)
+    with pytest.raises(ConfigError, match="--gin.training.clear_states: .*'lstm' has no recurrent"):
+        load(TINY, ["model.architecture=lstm", "training.clear_states=True"])
+
+
+def test_a_configuration_without_the_architecture_is_the_block_recurrent_one(tmp_path):
+    lines = to_gin(load(TINY)).splitlines()
+    old = [line for line in lines if not line.startswith("model.architecture")]
+    assert len(old) == len(lines) - 1
+    (tmp_path / "config.gin").write_text("\n".join(old), encoding="utf-8")
+    assert load([tmp_path / "config.gin"]) == load(TINY)

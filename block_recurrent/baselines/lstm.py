@@ -45,14 +45,27 @@ class LSTMState(NamedTuple):
         return self.cell.shape[1]
 
 
+def _sigmoid(x: Array) -> Array:
+    return jax.nn.sigmoid(x.astype(jnp.float32))
+
+
+def _tanh(x: Array) -> Array:
+    return jnp.tanh(x.astype(jnp.float32))
+
+
 class LSTMLayer(nnx.Module):
-    """`x + projection(cell(rms(x)))`, token by token."""
+    """`x + projection(cell(rms(x)))`, token by token; gates and state are float32."""
 
     def __init__(self, config: LSTMConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.norm = RMSNorm(config.model_size)
         self.cell = nnx.OptimizedLSTMCell(
-            config.model_size, config.hidden_size, dtype=jnp.dtype(config.dtype), rngs=rngs
+            config.model_size,
+            config.hidden_size,
+            gate_fn=_sigmoid,
+            activation_fn=_tanh,
+            dtype=jnp.dtype(config.dtype),
+            rngs=rngs,
         )
         self.projection = dense(config.hidden_size, config.model_size, rngs=rngs)
 

@@ -96,7 +96,8 @@ def evaluate(
 
     Args:
       config: of the run, for the segment length and the number of lanes. The metrics depend on
-        them only with `training.clear_states`, where they depend on the segment length.
+        them only with `training.clear_states` and of Transformer-XL as its own paper has it, where
+        they depend on the segment length.
       model: the language model.
       corpus: the documents.
       progress: called after each batch with the share of the tokens that has been scored; what it

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import pytest
 from jax.extend.core import jaxprs_in_params
 
+from block_recurrent.config import LSTMConfig
 from block_recurrent.gin_files import load
 from block_recurrent.measure.flops import forward_flops, step_flops
 from block_recurrent.training.build import abstract_model
+from tests.baselines.tiny import CONFIGS as BASELINES
 from tests.helpers import MODELS, model_config
 
 # GFLOP a token in training, at the paper's size with a vocabulary of 32,000.
@@ -78,3 +80,20 @@ def test_what_is_computed_again_and_what_is_hidden_is_not_counted():
     again = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="none"))
     assert step_flops(config) == step_flops(again)
     assert forward_flops(config.model) < forward_flops(config.model, keys=1024)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_they_are_the_products_of_a_baseline(name):
+    config, batch, length = BASELINES[name], 2, 8
+    model = abstract_model(config)
+    state = jax.eval_shape(lambda model: model.initial_state(batch), model)
+    tokens = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    traced = jax.make_jaxpr(lambda model, *given: model(*given))(model, tokens, state)
+    if isinstance(config, LSTMConfig):
+        keys, distances = None, 0
+    else:
+        keys = length + getattr(config, "memory", 0)
+        heads = config.num_heads * config.head_size
+        distances = config.num_layers * keys * 2 * config.model_size * heads
+    counted = forward_flops(config, keys=keys, segment=length) * tokens.size + distances
+    assert product_flops(traced.jaxpr) == pytest.approx(counted)

@@ -3,7 +3,15 @@
 import pytest
 
 from block_recurrent import gin_files
-from block_recurrent.reports.naming import column, distinct_names, paper_row, paper_rows, row_name
+from block_recurrent.reports.layout import FAMILIES, family
+from block_recurrent.reports.naming import (
+    column,
+    distinct_names,
+    paper_row,
+    paper_rows,
+    row_name,
+    window_of,
+)
 from block_recurrent.reports.paper import TABLE_1
 from tests.synthetic_runs import load, paper, small
 
@@ -57,3 +65,16 @@ def test_names_tell_what_is_unusual():
     assert distinct_names([usual, other]) == both
     faster = load(small(optimizer__learning_rate=0.1))
     assert distinct_names([usual, faster, third])[2] == "Rec:fixed:skip (num_states = 16)"
+
+
+def test_other_models_have_names_that_are_no_rows_of_the_paper():
+    names = {"transformer_xl": "Transformer-XL:512", "transformer": "Transformer:512"}
+    for row, name in (names | {"lstm": "LSTM"}).items():
+        config = load(paper(row))
+        assert row_name(config) == name and paper_row(config) is None
+        assert window_of(config) == (512 if row == "transformer_xl" else None)
+        dropped = load(paper(row, model__dropout=0.5))
+        own = [f"{name} (dropout = {rate})" for rate in (0.05, 0.5)]
+        assert distinct_names([config, dropped]) == own
+        assert {family(name) for name in (*own, name)} == {name.partition(":")[0]}
+        assert family(name) in FAMILIES

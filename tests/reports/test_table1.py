@@ -119,3 +119,16 @@ def test_files_hold_what_was_printed(tmp_path, capsys):
 @pytest.mark.parametrize("arguments", [[], ["/no/such/run"], ["--outptu=x", "."]], ids=str)
 def test_wrong_calls_end_in_status_2(arguments, capsys):
     assert exit_status(program.main, *arguments) == 2 and "error: " in capsys.readouterr().err
+
+
+def test_other_models_stand_below_without_figures_of_the_paper(tmp_path):
+    names = ("lstm", "transformer", "transformer_xl")
+    folders = [write_run(tmp_path / row, paper(row), [2.0, 1.5, 1.25, 1.125]) for row in names]
+    page = table1.make_page(make_table(*folders))
+    table = page.tables["Other runs: PG19 bytes"]
+    shown = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert list(shown) == ["LSTM", "Transformer:512", "Transformer-XL:512"]
+    assert [row["window"] for row in shown.values()] == ["", "", "512"]
+    assert {row["bits/token"] for row in shown.values()} == {"1.125"}
+    assert exit_status(program.main, *folders, f"--output={tmp_path / 'out'}") == 0
+    assert "LSTM" in (tmp_path / "out" / "table1.md").read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import signal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,12 @@ import pytest
 from block_recurrent.config import (
     DataConfig,
     ExperimentConfig,
+    LSTMConfig,
     ModelConfig,
     OptimizerConfig,
     TrainingConfig,
+    TransformerConfig,
+    TransformerXLConfig,
 )
 from block_recurrent.data import ByteTokenizer, Corpus, Document, TrainingLanes, tokenize
 from block_recurrent.data.loading import Corpora
@@ -50,6 +54,15 @@ CONFIG = ExperimentConfig(
         num_steps=STEPS, log_every=2, evaluate_every=4, checkpoint_every=3, keep_checkpoints=1
     ),
 )
+BASELINE: dict[str, Any] = {"vocab_size": 256, "num_layers": 1, "model_size": 12, "dropout": 0.2}
+HEADS: dict[str, Any] = {name: SIZES[name] for name in ("num_heads", "head_size", "mlp_size")}
+MODELS = {
+    "float32": MODEL,
+    "bfloat16": dataclasses.replace(MODEL, dtype="bfloat16"),
+    "transformer_xl": TransformerXLConfig(**BASELINE, **HEADS, memory=5),
+    "transformer": TransformerConfig(**BASELINE, **HEADS, segment=2 * MODEL.window),
+    "lstm": LSTMConfig(**BASELINE, hidden_size=5),
+}
 # Stopped in the first interval, at a checkpoint, at an evaluation, right after, and between logs.
 LONG = dataclasses.replace(
     CONFIG,
@@ -140,9 +153,9 @@ def run_with_stops(config, workdir, stops: int) -> None:
     run(config, workdir)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_stopped_run_is_the_uninterrupted_one(dtype, uninterrupted, tmp_path, interrupt):
-    config = dataclasses.replace(LONG, model=dataclasses.replace(MODEL, dtype=dtype))
+@pytest.mark.parametrize("model", MODELS)
+def test_a_stopped_run_is_the_uninterrupted_one(model, uninterrupted, tmp_path, interrupt):
+    config = dataclasses.replace(LONG, model=MODELS[model])
     expected = uninterrupted(config)
     batches = interrupt(*STOPS)
     run_with_stops(config, tmp_path, len(STOPS))

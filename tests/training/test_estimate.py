@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
 DATA = DataConfig(batch_size=2, segment_length=16)
 BYTES = {"vocab_size": 256}
+SHORT = ["data.segment_length=512"]
 
 
 def experiment(optimizer: str = "adafactor", **changes) -> ExperimentConfig:
@@ -107,3 +108,20 @@ def test_a_run_is_described_without_data_and_without_a_work_directory(capsys, tm
     assert ["total", "without", "embedding", "160,462,968"] in words
     assert ["final", "norm", "1,024"] in words
     assert ["a", "step", "131,072"] in words and words[-1][-1] == f"{2**17 * 500_000:,}"
+
+
+@pytest.mark.parametrize("row", ["transformer_xl", "transformer", "lstm"])
+def test_a_dry_run_knows_the_baselines(row, capsys):
+    """Also what is computed again: less is kept, and one layer of what was kept else."""
+    files = [f"--gin_file=table1/pg19_bytes/{row}.gin", "--dry_run"]
+    assert train.main(files) == 0
+    assert "layers 1-12" in capsys.readouterr().out
+    config = load([f"table1/pg19_bytes/{row}.gin", "sizes/tiny.gin"], SHORT, needs_data=False)
+    state = estimate.abstract_train_state(config)
+    assert sum(estimate.count_components(state.model).values()) == count_parameters(state.model)
+    kept = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="none"))
+    again, all_kept = (
+        estimate.estimate_memory(c, estimate.abstract_train_state(c)) for c in (config, kept)
+    )
+    assert again.activations + again.computed_again < all_kept.activations
+    assert all_kept.computed_again == 0 < again.computed_again
