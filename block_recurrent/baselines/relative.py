@@ -137,10 +137,11 @@ def memories(memory: Array, x: Array, segment: int) -> Array:
     Returns:
       [B * K, P, E].
     """
-    places, size = memory.shape[1:]
+    rows, places, size = memory.shape
     stream = jax.lax.stop_gradient(jnp.concatenate([memory, x], axis=1))
     begin = np.arange(0, x.shape[1], segment)
-    return stream[:, begin[:, None] + np.arange(places)].reshape(-1, places, size)
+    each = stream[:, begin[:, None] + np.arange(places)]
+    return each.reshape(rows * len(begin), places, size)
 
 
 class RelativeLayer(nnx.Module):
