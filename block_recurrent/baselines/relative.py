@@ -124,7 +124,7 @@ def shift_rows(scores: Array) -> Array:
 
 
 def memories(memory: Array, x: Array, segment: int) -> Array:
-    """What a layer remembers before each of K segments, without gradient.
+    """What a layer remembers before each of K segments; of these it is without gradient.
 
     A layer's inputs depend on earlier segments through its memory alone, so that all segments may
     go through one layer at a time.
@@ -138,7 +138,7 @@ def memories(memory: Array, x: Array, segment: int) -> Array:
       [B * K, P, E].
     """
     rows, places, size = memory.shape
-    stream = jax.lax.stop_gradient(jnp.concatenate([memory, x], axis=1))
+    stream = jnp.concatenate([memory, jax.lax.stop_gradient(x)], axis=1)
     begin = np.arange(0, x.shape[1], segment)
     each = stream[:, begin[:, None] + np.arange(places)]
     return each.reshape(rows * len(begin), places, size)

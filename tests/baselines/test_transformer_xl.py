@@ -116,11 +116,38 @@ def test_the_transformer_carries_no_memory_between_whole_segments():
     ]
 
 
-@pytest.mark.parametrize("length", [3, 16])
-def test_a_call_that_does_not_divide_the_segment_is_refused(length):
+@pytest.mark.parametrize("length", [3, 12])
+def test_a_call_that_does_not_fit_the_segment_is_refused(length):
     model = random_baseline(CONFIGS["transformer"])
-    with pytest.raises(ValueError, match=f"a call of {length} tokens does not divide"):
+    with pytest.raises(ValueError, match=f"a call of {length} tokens is neither whole segments"):
         model(TOKENS[:, :length], model.initial_state(2))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("transformer", {}), ("clamped", {}), ("same_length", {}), ("transformer_xl", {"memory": 12})],
+)
+def test_a_call_of_several_segments_is_as_many_calls_without_gradient_between(name, changes):
+    config = dataclasses.replace(CONFIGS[name], **changes)
+    segments = config if name == "transformer" else dataclasses.replace(config, segment=8)
+    model, together = random_baseline(config), random_baseline(segments)
+    start = jnp.array([False, True])
+
+    @jax.jit
+    @partial(jax.grad, has_aux=True)
+    def gradients(model, tokens, state, start):
+        features, state = model.features(tokens, state, start_of_document=start)
+        return jnp.sum(jnp.sin(features)), (features, state)
+
+    _, (_, before) = gradients(model, TOKENS[:, :8], model.initial_state(2), start)
+    state, sums, parts = before, [], []
+    for tokens, begins in ((TOKENS[:, :8], start), (TOKENS[:, 8:16], start & False)):
+        gradient, (features, state) = gradients(model, tokens, state, begins)
+        sums.append(gradient)
+        parts.append(features)
+    whole, (features, after) = gradients(together, TOKENS[:, :16], before, start)
+    assert_close((features, after), (jnp.concatenate(parts, axis=1), state))
+    assert_close(to_parameters(whole), to_parameters(jax.tree.map(jnp.add, *sums)))
 
 
 def test_parameters_by_name_read_back():
