@@ -73,13 +73,14 @@ class Transformer(RelativeModel):
         segment, (batch, length) = self.config.segment, tokens.shape
         if segment % length:
             raise ValueError(f"a call of {length} tokens does not divide the segment of {segment}")
+        state = reset_to_zeros(state, start_of_document)
         if length == segment:
             none = empty_state(self.config, batch, places=0)
             features, _ = self.read(tokens, none.memory, none.length[0], dropout_key=dropout_key)
-            return features, state._replace(length=none.length)
+            return features, state  # as it was between two segments: nothing has been read
         if state.memory.shape[2] == 0:
             state = empty_state(self.config, batch, segment)._replace(length=state.length)
-        memory, filled = reset_to_zeros(state, start_of_document)
+        memory, filled = state
         # Before the call at most segment - length tokens of the segment have been read.
         features, inputs = self.read(
             tokens, memory[:, :, length:], filled[0], dropout_key=dropout_key
