@@ -53,7 +53,7 @@ def names():
 
 def test_every_page_with_code_is_run_here():
     with_code = [path.name for path in PAGES if blocks_of(path) and path != TUTORIAL]
-    assert with_code == ["README.md", "generation.md", "layers.md"]
+    assert with_code == ["README.md", "baselines.md", "generation.md", "layers.md"]
     together = "".join(blocks_of(path) for path in PAGES)
     assert [shown for shown in SMALLER if shown not in together] == []
 
@@ -74,6 +74,11 @@ def test_shapes_of_generation_are_those_in_the_comments():
     assert defined["new"].shape == defined["more"].shape == (2, 3)
     assert defined["logits"].shape == (2, 256)
     assert isinstance(defined["point"], br.GenerationState)
+
+
+def test_shapes_of_baselines_are_those_in_the_comments():
+    defined = run(ROOT / "docs/baselines.md")
+    assert defined["logits"].shape == (2, 100, 256) and defined["new"].shape == (2, 3)
 
 
 @pytest.fixture(scope="module")

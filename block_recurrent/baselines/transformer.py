@@ -76,15 +76,16 @@ class Transformer(RelativeModel):
                 f"a call of {length} tokens is neither whole segments of {segment} nor a part that "
                 "divides one"
             )
+        state = reset_to_zeros(state, start_of_document)
         if length % segment == 0:
             none = empty_state(self.config, batch, places=0)
             features, _ = self.read(
                 tokens, none.memory, none.length[0], segment=segment, dropout_key=dropout_key
             )
-            return features, state._replace(length=none.length)
+            return features, state  # as it was between two segments: nothing has been read
         if state.memory.shape[2] == 0:
             state = empty_state(self.config, batch, segment)._replace(length=state.length)
-        memory, filled = reset_to_zeros(state, start_of_document)
+        memory, filled = state
         # Before the call at most segment - length tokens of the segment have been read.
         features, inputs = self.read(
             tokens, memory[:, :, length:], filled[0], dropout_key=dropout_key

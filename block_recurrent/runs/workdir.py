@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from block_recurrent.config import ExperimentConfig
+from block_recurrent.config import ExperimentConfig, TransformerXLConfig
 from block_recurrent.gin_files import ConfigError, load, to_gin
 from block_recurrent.runs.errors import WorkdirInUse
 from block_recurrent.system.files import PARTIAL, reason, write_whole
@@ -117,13 +117,14 @@ def other_settings(workdir: Path, config: ExperimentConfig) -> list[str]:
     """Where settings differ from those of the run, in what an evaluation's figures may depend on.
 
     Files may have moved, as long as the corpus keeps its name. Where segments begin with cleared
-    states, their length matters.
+    states, and where tokens see a memory and their segment, the length of segments matters.
 
     Raises:
       ConfigError: the run's configuration cannot be read.
     """
     run = _with_corpus_name(_read(config_file(workdir)))
-    matter = ("data.segment_length",) if config.training.clear_states else ()
+    cut = config.training.clear_states or isinstance(config.model, TransformerXLConfig)
+    matter = ("data.segment_length",) if cut else ()
     return _differences(run, _with_corpus_name(config), NOT_IN_FIGURES, matter)
 
 
@@ -138,14 +139,23 @@ def _differences(
     may_change: tuple[str, ...],
     may_not_change: tuple[str, ...] = (),
 ) -> list[str]:
-    """A phrase for each parameter that differs; names are given by how they begin."""
-    pairs = zip(to_gin(old).splitlines(), to_gin(new).splitlines(), strict=True)
+    """A phrase for each parameter of both that differs; names are given by how they begin.
+
+    Where one has a parameter that the other has not, the architecture differs.
+    """
+    before, after = _lines(old), _lines(new)
     return [
-        f"{before}, now {after.partition(' = ')[2]}"
-        for before, after in pairs
-        if before != after
-        and (before.startswith(may_not_change) or not before.startswith(may_change))
+        f"{name} = {value}, now {after[name]}"
+        for name, value in before.items()
+        if after.get(name, value) != value
+        and (name.startswith(may_not_change) or not name.startswith(may_change))
     ]
+
+
+def _lines(config: ExperimentConfig) -> dict[str, str]:
+    """Values as text, by name."""
+    lines = (line.partition(" = ") for line in to_gin(config).splitlines() if line)
+    return {name: value for name, _, value in lines}
 
 
 def _foreign(workdir: Path) -> list[str]:

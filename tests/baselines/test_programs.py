@@ -31,15 +31,14 @@ def test_a_work_directory_of_a_baseline_serves_every_program(name, tmp_path, cap
     capsys.readouterr()
     prompt = tmp_path / "prompt.txt"
     prompt.write_text("the quick brown", encoding="utf-8")
-    words = [f"--workdir={workdir}", f"--prompt={prompt}", "--max_new_tokens=5"]
-    for samples in (1, 2):
-        assert generate.main([*words, f"--samples={samples}"]) == 0
-        assert len(capsys.readouterr().out) >= samples
+    assert generate.main([f"--workdir={workdir}", f"--prompt={prompt}", "--max_new_tokens=5"]) == 0
+    assert capsys.readouterr().out.endswith("\n")
 
 
 def test_another_model_in_the_same_work_directory_is_refused(tmp_path, capsys):
     inputs, workdir = make_inputs(tmp_path), tmp_path / "run"
-    short = "--gin.training.num_steps=1"
-    assert run(inputs, workdir, "--gin.model.architecture=lstm", short) == 0
-    assert run(inputs, workdir, short) != 0
-    assert "model.architecture" in capsys.readouterr().err
+    lstm = ["--gin.model.architecture=lstm", "--gin.model.hidden_size=5"]
+    assert run(inputs, workdir, *lstm, "--gin.training.num_steps=1") == 0
+    assert run(inputs, workdir) == 2
+    difference = "model.architecture = 'lstm', now 'block_recurrent'"
+    assert difference in capsys.readouterr().err

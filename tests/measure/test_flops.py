@@ -9,7 +9,8 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from block_recurrent.config import LSTMConfig
-from block_recurrent.gin_files import load
+from block_recurrent.gin_files import ConfigError, load
+from block_recurrent.measure.benchmark import choose_rows
 from block_recurrent.measure.flops import forward_flops, step_flops
 from block_recurrent.training.build import abstract_model
 from tests.baselines.tiny import CONFIGS as BASELINES
@@ -97,3 +98,9 @@ def test_they_are_the_products_of_a_baseline(name):
         distances = config.num_layers * keys * 2 * config.model_size * heads
     counted = forward_flops(config, keys=keys, segment=length) * tokens.size + distances
     assert product_flops(traced.jaxpr) == pytest.approx(counted)
+
+
+def test_the_benchmark_has_rows_of_the_table_alone():
+    base = load(["benchmark.gin"], ["model.architecture=lstm"])
+    with pytest.raises(ConfigError, match="must be 'block_recurrent', not 'lstm'"):
+        choose_rows(base, "XL:2048")
