@@ -1,0 +1,298 @@
+"""What the recurrent states do while documents are read: how fast they change, and who uses them.
+
+Documents are read block by block (N = W), so that the states before and after a block are those
+that are carried, and a layer's keys and values of the block are its cache afterwards. Everything
+else is computed by the model's own layers.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from block_recurrent.analysis.token_losses import Progress
+from block_recurrent.data import Batch, TokenizedCorpus
+from block_recurrent.data.lanes import evaluation_lanes
+from block_recurrent.data.segments import Lane, LaneReader
+from block_recurrent.model.blocks import concatenate_windows
+from block_recurrent.model.cell import RecurrentCell
+from block_recurrent.model.layer_stack import split_state
+from block_recurrent.model.reset import reset
+from block_recurrent.model.state import LayerState, ModelState, add_axis, take
+
+LAGS = (1, 2, 4, 8, 16, 32, 64)  # blocks; states are kept for comparison every max(LAGS) blocks
+
+
+class GateShares(NamedTuple):
+    """Means over states, [B, E] for a gate's E units.
+
+    Attributes:
+      kept: what the old state is multiplied by, g or f.
+      added: what the new value is multiplied by, 1 - g or i.
+    """
+
+    kept: Array
+    added: Array
+
+
+class Observed(NamedTuple):
+    """Of one recurrent layer while it reads a block.
+
+    Attributes:
+      change: |s' - s| / |s| over all states together, [B].
+      similarity: mean cosine between two different states as they enter the block, [B].
+      later: mean cosine of each state, after the block, with itself in the kept states, [B].
+      gates: of each gate.
+      attention: probability that a token gives each state, summed over the tokens, [B, H, S].
+      entropy: of these probabilities in nats, summed over the tokens, [B, H].
+    """
+
+    change: Array
+    similarity: Array
+    later: Array
+    gates: list[GateShares]
+    attention: Array
+    entropy: Array
+
+
+def relative_change(before: Array, after: Array) -> Array:
+    """|s' - s| / |s|, [B, S, E] -> [B]."""
+
+    def norm(x: Array) -> Array:
+        return jnp.sqrt(jnp.square(x).sum((-2, -1)))
+
+    return norm(after - before) / norm(before)
+
+
+def _directions(states: Array) -> Array:
+    return states / jnp.linalg.norm(states, axis=-1, keepdims=True)
+
+
+def mean_similarity(states: Array) -> Array:
+    """Mean cosine between different ones of S states [B, S, E] -> [B]; 1 for a single one."""
+    number = states.shape[-2]
+    if number == 1:
+        return jnp.ones(states.shape[:-2])
+    together = jnp.square(_directions(states).sum(-2)).sum(-1)
+    return (together - number) / (number * (number - 1))
+
+
+def similarity_to(states: Array, others: Array) -> Array:
+    """Mean over S of the cosine of each state with its counterpart, [B, S, E] twice -> [B]."""
+    return (_directions(states) * _directions(others)).sum(-1).mean(-1)
+
+
+def attention_probabilities(queries: Array, keys: Array) -> Array:
+    """Softmax of the products of scaled queries [..., Q, H, D] and keys [..., S, H, D].
+
+    Returns:
+      [..., H, Q, S] float32.
+    """
+    logits = jnp.einsum("...qhd,...shd->...hqs", queries, keys, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(logits, axis=-1)
+
+
+def recurrent_inputs(model: Any, tokens: Array | np.ndarray, state: ModelState) -> list[Array]:
+    """What each recurrent layer reads of one block [B, W], [B, W, E] each."""
+    x, config, inputs = model.embed(tokens), model.config, []
+    context = None
+    if config.feedback:
+        context = add_axis(model.stack.cells[-1].project(state.recurrent[-1]).context, 1)
+    for part, own in zip(model.stack.parts, split_state(config, state), strict=True):
+        inputs += [x] * len(part.cells)
+        x, _ = part(x, own, context)
+    return inputs
+
+
+def observe_layer(
+    cell: RecurrentCell,
+    x: Array,
+    mask: Array,
+    before: LayerState,
+    after: LayerState,
+    kept: Array,
+) -> Observed:
+    """Observes one layer.
+
+    Args:
+      cell: of the layer.
+      x: what the layer reads, [B, W, E].
+      mask: [B, W], the tokens that count.
+      before: cache [B, W, H, D] and states [B, S, E] of this layer before the block.
+      after: the same after it.
+      kept: states kept for comparison, [B, S, E].
+    """
+    projections = cell.project(before.recurrent)
+    heads = cell.attend(projections, concatenate_windows(before.cache, after.cache))
+    gates = []
+    for gate, inputs in cell.wiring.gate_inputs(before.recurrent, heads):
+        shares = [jnp.broadcast_to(y, before.recurrent.shape) for y in gate.shares(inputs)]
+        gates.append(GateShares(*(y.mean(1) for y in shares)))
+    queries = cell.token_layer.project(x).state_queries
+    assert queries is not None
+    p = attention_probabilities(queries, projections.context.keys)
+    entropy = -jnp.where(p > 0, p * jnp.log(p), 0.0).sum(-1)
+    counted = mask[:, None].astype(p.dtype)
+    return Observed(
+        relative_change(before.recurrent, after.recurrent),
+        mean_similarity(before.recurrent),
+        similarity_to(after.recurrent, kept),
+        gates,
+        jnp.einsum("bhqs,bhq->bhs", p, jnp.broadcast_to(counted, entropy.shape)),
+        (entropy * counted).sum(-1),
+    )
+
+
+@jax.jit
+def observe_block(
+    model: Any, carried: ModelState, batch: Batch, kept: Array
+) -> tuple[ModelState, list[Observed]]:
+    """Reads one block of every lane: the next state, and what each recurrent layer did.
+
+    Args:
+      model: a language model with recurrent layers.
+      carried: as it enters the block.
+      batch: a block, N = W.
+      kept: states kept for comparison, [R, B, S, E].
+    """
+    initial = model.initial_state(len(batch.inputs))
+    before = reset(carried, initial, batch.start_of_document, batch_axis=1)
+    _, after = model.features(batch.inputs, before)
+    inputs = recurrent_inputs(model, batch.inputs, before)
+    mask, found = jnp.asarray(batch.mask), []
+    for number, layer in enumerate(model.config.recurrent_indices):
+        entered, left = (
+            LayerState(take(state.cache, layer), state.recurrent[number])
+            for state in (before, after)
+        )
+        cell = model.stack.cells[number]
+        found.append(observe_layer(cell, inputs[number], mask, entered, left, kept[number]))
+    return after, found
+
+
+class LayerStates(NamedTuple):
+    """A recurrent layer's states over whole documents; n blocks, those of a full window.
+
+    Attributes:
+      position: of each block's first token in its document, [n].
+      change: |s' - s| / |s| of each block, [n].
+      similarity: mean cosine between different states as they enter each block, [n].
+      lags: numbers of blocks.
+      later: mean cosine of a state with itself so many blocks later, NaN without any, [lags].
+      kept: mean of what each unit keeps, of each gate, [G, E].
+      added: mean of what each unit takes of the new value, [G, E].
+      attention: mean probability that a token gives each state, [H, S].
+      effective: exp of the mean entropy of a token's probabilities, [H]: how many states a token
+        attends to.
+    """
+
+    position: np.ndarray
+    change: np.ndarray
+    similarity: np.ndarray
+    lags: tuple[int, ...]
+    later: np.ndarray
+    kept: np.ndarray
+    added: np.ndarray
+    attention: np.ndarray
+    effective: np.ndarray
+
+    @property
+    def used(self) -> np.ndarray:
+        """exp of the entropy of the mean probabilities, [H]: how many states are attended to."""
+        return effective_number(self.attention)
+
+
+def effective_number(probabilities: np.ndarray) -> np.ndarray:
+    """exp of the entropy of [..., S] probabilities: S if they are equal, 1 if one has all."""
+    logarithms = np.log(np.where(probabilities > 0, probabilities, 1))
+    return np.exp(-(probabilities * logarithms).sum(-1))
+
+
+class _Sums:
+    """Adds up what is observed of one layer."""
+
+    def __init__(self) -> None:
+        self.blocks: list[tuple[int, float, float]] = []
+        self.later = {lag: [0.0, 0] for lag in LAGS}
+        self.gates: Any = 0.0
+        self.attention: Any = 0.0
+        self.entropy: Any = 0.0
+        self.tokens = 0
+
+    def add(self, seen: Observed, lanes: Sequence[Lane | None], mask: np.ndarray) -> None:
+        whole = mask.all(1)
+        for row in np.flatnonzero(whole).tolist():
+            lane = lanes[row]
+            assert lane is not None
+            figures = float(seen.change[row]), float(seen.similarity[row])
+            self.blocks.append((lane.offset, *figures))
+        self.gates += np.array([[y[whole].sum(0) for y in gate] for gate in seen.gates])
+        self.attention += seen.attention.sum(0)
+        self.entropy += seen.entropy.sum(0)
+        self.tokens += int(mask.sum())
+
+    def add_later(self, later: np.ndarray, lag: int, rows: np.ndarray) -> None:
+        self.later[lag][0] += float(later[rows].sum())
+        self.later[lag][1] += int(rows.sum())
+
+    def means(self) -> LayerStates:
+        position, change, similarity = np.array(self.blocks).reshape(-1, 3).T
+        later = [total / count if count else np.nan for total, count in self.later.values()]
+        gates = np.asarray(self.gates) / max(len(self.blocks), 1)
+        return LayerStates(
+            position.astype(int),
+            change,
+            similarity,
+            LAGS,
+            np.array(later),
+            gates[:, 0],
+            gates[:, 1],
+            self.attention / self.tokens,
+            np.exp(self.entropy / self.tokens),
+        )
+
+
+def observe_states(
+    model: Any,
+    corpus: TokenizedCorpus,
+    *,
+    lanes: int,
+    progress: Progress = lambda share: None,
+) -> list[LayerStates]:
+    """The states of each recurrent layer, lowest first, while documents are read.
+
+    Args:
+      model: a language model with recurrent layers.
+      corpus: the documents.
+      lanes: how many are read at once.
+      progress: called with the share of the tokens that have been read.
+    """
+    window = model.config.window
+    reader = LaneReader(corpus, lanes, window, model.config.vocab_size)
+    carried = model.initial_state(lanes)
+    sums = [_Sums() for _ in model.stack.cells]
+    kept, kept_lanes, age, done = carried.recurrent, [None] * lanes, 0, 0
+    for standing in evaluation_lanes(reader):
+        batch = reader.batch(standing)
+        carried, seen = observe_block(model, carried, batch, kept)
+        seen = jax.device_get(seen)
+        age += 1
+        rows = _same_document(kept_lanes, standing) & batch.mask.all(1)
+        for layer, own in zip(sums, seen, strict=True):
+            layer.add(own, standing, batch.mask)
+            if age in LAGS:
+                layer.add_later(own.later, age, rows)
+        if age == LAGS[-1] or not any(kept_lanes):
+            kept, kept_lanes, age = carried.recurrent, standing, 0
+        done += int(batch.mask.sum())
+        progress(done / len(corpus.tokens))
+    return [layer.means() for layer in sums]
+
+
+def _same_document(one: Sequence[Lane | None], other: Sequence[Lane | None]) -> np.ndarray:
+    """The lanes [B] that read the same document at both times."""
+    pairs = zip(one, other, strict=True)
+    return np.array([bool(a and b and a.document == b.document) for a, b in pairs])
