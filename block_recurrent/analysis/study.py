@@ -105,7 +105,7 @@ class Study(NamedTuple):
         return [] if self.reference is None else [i for i in indices if i != self.reference]
 
 
-Report = Callable[[str], object]
+Report = Callable[[str], None]
 
 
 def study(
