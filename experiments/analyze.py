@@ -20,7 +20,8 @@ from block_recurrent.command_line.parser import Parser
 from block_recurrent.command_line.values import positive
 from block_recurrent.command_line.workdirs import parse_runs
 from block_recurrent.data.documents import SPLITS
-from block_recurrent.reports.analysis import report, with_reference
+from block_recurrent.reports.analysis.report import report
+from block_recurrent.reports.analysis.runs import with_reference
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import stop_on_signal

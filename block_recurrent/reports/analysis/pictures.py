@@ -9,7 +9,7 @@ from block_recurrent.analysis.context_length import THRESHOLD
 from block_recurrent.analysis.intervals import Estimate
 from block_recurrent.analysis.states import LAGS, LayerStates
 from block_recurrent.analysis.study import Study
-from block_recurrent.reports import analysis_figures as figures
+from block_recurrent.reports.analysis import figures
 from block_recurrent.reports.layout import FAMILIES, family, label_logarithmic, short_count
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def draw_distance(study: Study, picture: "Figure") -> None:
     _draw_limits(study, left)
     left.axhline(0.0, color="black", linewidth=0.8)
     left.set_xscale("log")
+    label_logarithmic(left.xaxis)
     left.set_xlabel("tokens to the previous occurrence of the word")
     left.set_ylabel("gain, bits per word")
     left.legend(frameon=False)
@@ -113,7 +114,8 @@ def _draw_first(panel: "Axes", x: float, gain: Estimate, style: dict[str, Any]) 
     mean, low, high = (float(part[-1]) for part in gain)
     errors = None if np.isnan(low) else [[mean - low], [high - mean]]
     panel.errorbar([x], [mean], errors, color=style["color"], marker=style["marker"], capsize=3)
-    panel.annotate("first", (x, mean), xytext=(0, 12), textcoords="offset points", ha="center")
+    offset = {"xytext": (-8, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
+    panel.annotate("first", (x, mean), **offset)
 
 
 def _draw_limits(study: Study, panel: "Axes") -> None:
@@ -197,9 +199,9 @@ def draw_context(study: Study, picture: "Figure") -> None:
     right.axhline(100 * THRESHOLD, color="black", linewidth=0.8, linestyle=":")
     right.set_xlabel("tokens of context before they are doubled")
     right.set_ylabel("relative gain on the hard tokens, %")
-    for panel in (left, right):
+    for panel, lengths in ((left, contexts.lengths), (right, contexts.lengths[:-1])):
         panel.set_xscale("log", base=2)
-        panel.set_xticks(contexts.lengths, [short_count(length) for length in contexts.lengths])
+        panel.set_xticks(lengths, list(map(short_count, lengths)))
         panel.legend(frameon=False)
     _finish((left, right))
 
@@ -213,18 +215,25 @@ def _layers(study: Study) -> Iterator[tuple[int, str, LayerStates]]:
             yield index, name if len(layers) == 1 else f"{name}, layer {layer}", states
 
 
+def _layer_color(study: Study, number: int) -> str:
+    """The family's colour of the only recurrent layer; several differ among themselves."""
+    layers = list(_layers(study))
+    return _style(study, layers[0][0])["color"] if len(layers) == 1 else f"C{number}"
+
+
 def draw_states(study: Study, picture: "Figure") -> None:
     """How much blocks change the states, how long states stay alike, and the gates."""
     picture.set_size_inches(14, 4.5)
     change, later, gates = panels = picture.subplots(1, 3)
     for number, (index, name, states) in enumerate(_layers(study)):
-        color, window = f"C{number}", study.subjects[index].config.model.window
+        color, window = _layer_color(study, number), study.subjects[index].config.model.window
         centres, (low, middle, high) = figures.change_by_position(states, window)
         change.plot(centres, middle, color=color, marker="o", markersize=4, label=name)
         change.fill_between(centres, low, high, color=color, alpha=0.2, linewidth=0)
         later.plot(states.lags, states.later, color=color, marker="o", markersize=4, label=name)
         if len(states.similarity):
-            later.axhline(states.similarity.mean(), color=color, linestyle=":")
+            alike = f"{name}: with other states"
+            later.axhline(states.similarity.mean(), color=color, linestyle=":", label=alike)
         for gate, (kept, added) in enumerate(zip(states.kept, states.added, strict=True)):
             place = f", gate {gate + 1}" if len(states.kept) > 1 else ""
             _draw_gate(gates, kept, f"{name}{place}: kept", color, "-")
@@ -233,8 +242,7 @@ def draw_states(study: Study, picture: "Figure") -> None:
     change.set_xscale("log")
     change.set_yscale("log")
     label_logarithmic(change.xaxis)
-    change.yaxis.set_minor_formatter("")
-    change.yaxis.set_major_formatter("{x:g}")
+    label_logarithmic(change.yaxis)
     change.set_xlabel("position in the document, tokens")
     change.set_ylabel("change of the states by a block, |s' - s| / |s|")
     later.set_xscale("log", base=2)
@@ -251,7 +259,7 @@ def draw_states(study: Study, picture: "Figure") -> None:
 
 
 def _draw_gate(panel: "Axes", shares: np.ndarray, label: str, color: str, line: str) -> None:
-    panel.hist(shares, 40, (0.0, 1.0), histtype="step", color=color, linestyle=line, label=label)
+    panel.hist(shares, 40, range=(0, 1), histtype="step", color=color, linestyle=line, label=label)
 
 
 def draw_attention(study: Study, picture: "Figure") -> None:

@@ -1,37 +1,20 @@
-"""Where the gain of the recurrence comes from: tables and data of `analysis.study`."""
+"""The tables of the analyses."""
 
 import itertools
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from block_recurrent.analysis.documents import one_document, take_documents
 from block_recurrent.analysis.intervals import Estimate
 from block_recurrent.analysis.interventions import NORMAL
-from block_recurrent.analysis.study import Options, Report, Study, Subject, study
+from block_recurrent.analysis.study import Study
 from block_recurrent.analysis.token_losses import reach_of
-from block_recurrent.config import DataConfig
-from block_recurrent.data import DataError, TokenizedCorpus, Tokenizer, make_tokenizer
-from block_recurrent.data.loading import load_split
-from block_recurrent.reports import analysis_figures as figures
-from block_recurrent.reports.analysis_pictures import PICTURES
-from block_recurrent.reports.layout import (
-    MISSING,
-    Page,
-    TextTable,
-    can_draw,
-    json_text,
-    picture_lines,
-    save_picture,
-)
-from block_recurrent.reports.naming import distinct_names
-from block_recurrent.runs.reading import Run, SelectionError, read_runs
-from block_recurrent.runs.trained_model import restore_model
+from block_recurrent.reports.analysis import figures
+from block_recurrent.reports.analysis.data import json_values
+from block_recurrent.reports.layout import MISSING, Page, TextTable
 
-NAME = "analysis"
 DESCRIPTION = (
     "Bits are per token unless they are called bits per word. A difference is a run's figure minus "
     "the reference's, below zero the run is better; a gain is the reference's minus the run's. "
@@ -41,100 +24,6 @@ DESCRIPTION = (
     "table."
 )
 LEFT = ("run", "reading", "words", "word", "document", "workdir", "gate")
-
-
-def load_subjects(runs: Sequence[Run]) -> list[Subject]:
-    """The runs' newest models.
-
-    Raises:
-      CheckpointError: a run has no checkpoint.
-    """
-    names = distinct_names([run.config for run in runs])
-    names = [
-        f"{name} ({run.workdir.name})" if names.count(name) > 1 else name
-        for name, run in zip(names, runs, strict=True)
-    ]
-    return [
-        Subject(name, str(run.workdir), *_restored(run))
-        for name, run in zip(names, runs, strict=True)
-    ]
-
-
-def _restored(run: Run) -> tuple[int, Any, Any]:
-    step, model = restore_model(run.workdir, run.config)
-    return step, run.config, model
-
-
-def load_corpus(
-    runs: Sequence[Run], split: str, text: Path | None, report: Report
-) -> tuple[TokenizedCorpus, Tokenizer]:
-    """The documents that all runs are analysed on, and their tokenizer.
-
-    Args:
-      runs: at least one.
-      split: of the runs' corpus.
-      text: a file to read in place of the corpus.
-      report: takes the progress, for people.
-
-    Raises:
-      DataError: documents that cannot be read, or none.
-      SelectionError: runs with other documents or another tokenizer than the first.
-    """
-    first, *others = runs
-    tokenizer = make_tokenizer(first.config.data)
-    for run in others:
-        name = make_tokenizer(run.config.data).name
-        if name != tokenizer.name:
-            raise SelectionError(
-                f"{first.workdir} and {run.workdir} have different tokenizers ({tokenizer.name} "
-                f"and {name}), so losses of their tokens cannot be compared: analyse them apart"
-            )
-    if text is not None:
-        return one_document(text.name, _read(text), tokenizer), tokenizer
-    corpus = load_split(first.config.data, split, report)
-    known = {_documents(first.config.data)}
-    for run in others:
-        if _documents(run.config.data) in known:
-            continue
-        if load_split(run.config.data, split, report).fingerprint != corpus.fingerprint:
-            raise SelectionError(
-                f"{first.workdir} and {run.workdir} have different {split} documents, so their "
-                "losses cannot be compared: analyse them apart, or on a --text=FILE"
-            )
-        known.add(_documents(run.config.data))
-    return corpus, tokenizer
-
-
-def _documents(data: DataConfig) -> tuple[Any, ...]:
-    return data.source, data.path, data.validation_percent
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8", "replace")
-    except OSError as error:
-        raise DataError(f"--text={path}: {error.strerror}") from error
-
-
-def with_reference(runs: Sequence[Run], against: Path | None) -> list[Run]:
-    """The runs, and that in the directory `against` if it is given and not among them.
-
-    Raises:
-      ConfigError: there is no run in it.
-    """
-    if against is None or find_reference(runs, against) is not None:
-        return list(runs)
-    return [*runs, *read_runs([against])]
-
-
-def find_reference(runs: Sequence[Run], against: Path | None) -> int | None:
-    """The index of the run in the directory `against`, or of the first without recurrent layers."""
-    for index, run in enumerate(runs):
-        if against is None and not getattr(run.config.model, "recurrent_layers", ()):
-            return index
-        if against is not None and run.workdir.resolve() == against.resolve():
-            return index
-    return None
 
 
 def make_page(study: Study) -> Page:
@@ -156,7 +45,7 @@ def make_page(study: Study) -> Page:
         tables["Gates, share by unit"] = _gates_table(study, recurrent)
         tables["Attention of tokens to states, by head"] = _attention_table(study, recurrent)
     description = " ".join([*_sentences(study), DESCRIPTION])
-    return Page(tables, description, figures.data(study))
+    return Page(tables, description, json_values(study))
 
 
 def _corpus_title(study: Study) -> str:
@@ -331,7 +220,7 @@ def _attention_table(study: Study, indices: Sequence[int]) -> TextTable:
     return TextTable(columns, rows, LEFT)
 
 
-def _top_table(study: Study, index: int) -> TextTable:
+def top_table(study: Study, index: int) -> TextTable:
     rows = [
         [
             f"`{gain.word}`",
@@ -343,69 +232,3 @@ def _top_table(study: Study, index: int) -> TextTable:
         for gain in figures.top_words(study, index)
     ]
     return TextTable(("word", "document", "position", "distance", "gain, bits"), rows, LEFT)
-
-
-def markdown(study: Study, page: Page, pictures: bool) -> str:
-    """The page as Markdown, with the words that gain most."""
-    tables = dict(page.tables)
-    for index in study.others():
-        tables[f"The words that gain most with {_name(study, index)}"] = _top_table(study, index)
-    text = page._replace(tables=tables).markdown(None)
-    shown = [name for name in PICTURES if pictures and PICTURES[name].shows(study)]
-    lines = [line for name in shown for line in picture_lines(name, f"{name}.png")]
-    return "\n\n".join([text.rstrip(), *lines]) + "\n"
-
-
-def report(
-    runs: Sequence[Run],
-    folder: Path,
-    *,
-    against: Path | None,
-    split: str,
-    text: Path | None,
-    documents: int,
-    tokens: int,
-    options: Options,
-    progress: Report = lambda text: None,
-) -> None:
-    """Analyses runs, prints the tables and writes them, with data and pictures, into `folder`.
-
-    Args:
-      runs: at least one.
-      folder: where the files go.
-      against: work directory of the reference, among the runs; None for the first run without
-        recurrent layers.
-      split: of the runs' corpus.
-      text: a file to read in place of the corpus.
-      documents: how many are read, at most.
-      tokens: of each document, the first so many.
-      options: how much is computed.
-      progress: takes the progress, for people.
-
-    Raises:
-      CheckpointError, DataError, SelectionError: what `load_subjects` and `load_corpus` raise.
-    """
-    corpus, tokenizer = load_corpus(runs, split, text, progress)
-    corpus = take_documents(corpus, tokenizer, documents, tokens)
-    reference = find_reference(runs, against)
-    found = study(load_subjects(runs), reference, corpus, tokenizer, options, progress)
-    page = make_page(found)
-    print(page.text() + "\n")
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = can_draw()
-    write(folder / f"{NAME}.md", markdown(found, page, drawn))
-    write(folder / f"{NAME}.json", json_text(page.data))
-    if not drawn:
-        print("no pictures: pip install '.[plots]'")
-    for name, picture in PICTURES.items():
-        if drawn and picture.shows(found):
-            save_picture(
-                lambda figure, draw=picture.draw: draw(found, figure), folder / f"{name}.png"
-            )
-            print(f"written to {folder / name}.png")
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a file and says so."""
-    path.write_text(text, encoding="utf-8")
-    print(f"written to {path}")
