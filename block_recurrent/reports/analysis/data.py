@@ -57,17 +57,15 @@ def _run_data(study: Study, index: int) -> dict[str, Any]:
 
 def _words_data(study: Study, index: int) -> dict[str, Any]:
     limits, counts, gain = figures.gain_by_distance(study, index)
-    top = figures.top_words(study, index)
+    top, reach = figures.top_words(study, index), figures.reach(study, index)
     return {
-        **{
-            f"of_pair_{name}": value
-            for name, value in figures.reach(study, index)._asdict().items()
-        },
+        "window": reach.window,
+        "reach": reach.reach,
         "classes": figures.word_classes(study, index),
         "distance_edges": limits.tolist(),
         "counts_by_distance": counts.tolist(),
         "gain_by_distance": _listed(gain),
-        "shares_of_top": figures.shares(top, figures.reach(study, index)),
+        "shares_of_top": figures.shares(top, reach),
         "top": [
             {
                 "word": word.word,

@@ -24,9 +24,8 @@ def markdown(study: Study, page: Page, pictures: bool) -> str:
     """The page as Markdown, with the words that gain most."""
     tables = dict(page.tables)
     for index in study.others():
-        tables[f"The words that gain most with {study.subjects[index].name}"] = top_table(
-            study, index
-        )
+        name = study.subjects[index].name
+        tables[f"The words that gain most with {name}"] = top_table(study, index)
     text = page._replace(tables=tables).markdown(None)
     shown = [name for name in PICTURES if pictures and PICTURES[name].shows(study)]
     lines = [line for name in shown for line in picture_lines(name, f"{name}.png")]
