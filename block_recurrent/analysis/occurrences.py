@@ -174,9 +174,9 @@ def largest_gains(
     words: Sequence[Words],
     own: Sequence[np.ndarray],
     reference: Sequence[np.ndarray],
-    count: int = 20,
+    count: int | None = 20,
 ) -> list[Gain]:
-    """The words of all documents that gain most, the largest gain first."""
+    """The `count` words of all documents that gain most, or all, the largest gain first."""
     gains = []
     for document, (found, one, other) in enumerate(zip(words, own, reference, strict=True)):
         difference = np.asarray(other, np.float64) - one

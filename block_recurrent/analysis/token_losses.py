@@ -18,7 +18,7 @@ from block_recurrent.data.lanes import evaluation_lanes
 from block_recurrent.data.segments import Lane, LaneReader
 from block_recurrent.model.reset import clear_recurrent
 
-LOGITS_AT_ONCE = 512  # positions of a lane whose logits exist at the same time, at most
+LOGITS_AT_ONCE = 2**26  # how many exist at the same time, if segments can be halved so often
 Progress = Callable[[float], object]
 Lanes = Sequence[Lane | None]
 
@@ -43,8 +43,10 @@ def reach_of(config: Any) -> Reach:
 
 def target_nats(model: Any, features: Array, targets: Array) -> Array:
     """Negative log-likelihood of every target: features [B, N, E], [B, N] integers -> [B, N]."""
-    length = features.shape[1]
-    size = math.gcd(length, LOGITS_AT_ONCE)
+    batch, length, _ = features.shape
+    size = length
+    while size % 2 == 0 and batch * size * model.config.vocab_size > LOGITS_AT_ONCE:
+        size //= 2
 
     def nats(start: Array) -> Array:
         piece = jax.lax.dynamic_slice_in_dim(features, start, size, axis=1)

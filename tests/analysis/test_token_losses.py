@@ -60,8 +60,8 @@ def test_they_are_those_of_the_logits_also_piece_by_piece(monkeypatch):
     features, _ = model.features(tokens, model.initial_state(2))
     log_p = jax.nn.log_softmax(model.logits(features))
     expected = -np.take_along_axis(np.asarray(log_p), targets[..., None], -1)[..., 0]
-    for size in (512, 2):
-        monkeypatch.setattr(token_losses, "LOGITS_AT_ONCE", size)
+    for most in (2**26, 2 * 2 * 256, 1):  # all positions, two, or one at a time
+        monkeypatch.setattr(token_losses, "LOGITS_AT_ONCE", most)
         np.testing.assert_allclose(target_nats(model, features, targets), expected, rtol=1e-5)
 
 

@@ -102,6 +102,9 @@ def test_what_gains_most_is_a_word_of_the_text(analysed):
     assert words["window"] == words["reach"] == 4
     count = words["shares_of_top"]["not_in_window"]
     assert count == sum(word["distance"] is None or word["distance"] > 4 for word in words["top"])
+    everything = words["shares_of_all"]
+    assert everything["words"] == words["classes"][-1]["words"] >= 20
+    assert everything["capital"] == 0
     gains = [word["bits"] for word in words["top"]]
     assert gains == sorted(gains, reverse=True)
 

@@ -65,7 +65,8 @@ def _words_data(study: Study, index: int) -> dict[str, Any]:
         "distance_edges": limits.tolist(),
         "counts_by_distance": counts.tolist(),
         "gain_by_distance": _listed(gain),
-        "shares_of_top": figures.shares(top, reach),
+        "shares_of_top": figures.shares(study, index),
+        "shares_of_all": figures.shares(study, index, None),
         "top": [
             {
                 "word": word.word,

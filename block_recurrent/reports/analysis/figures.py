@@ -28,6 +28,7 @@ from block_recurrent.analysis.token_losses import (
 )
 
 Losses = Sequence[np.ndarray]
+TOP = 20  # words that are told apart, as in the paper
 
 
 def _in_bits(nats: Estimate) -> Estimate:
@@ -176,13 +177,14 @@ def gain_by_distance(study: Study, index: int) -> tuple[np.ndarray, np.ndarray, 
     return limits, found.counts.sum(0), _gain(found)
 
 
-def top_words(study: Study, index: int, count: int = 20) -> list[Gain]:
-    """The words that gain most."""
+def top_words(study: Study, index: int, count: int | None = TOP) -> list[Gain]:
+    """The words that gain most; all words where `count` is None."""
     return largest_gains(study.words, *_word_losses(study, index), count)
 
 
-def shares(gains: Sequence[Gain], limits: Reach) -> dict[str, int]:
-    """How many of some words are not in the window, and how many look like names."""
+def shares(study: Study, index: int, count: int | None = TOP) -> dict[str, int]:
+    """How many of `top_words` were not in the window before, and how many look like names."""
+    gains, limits = top_words(study, index, count), reach(study, index)
     return {
         "words": len(gains),
         "not_in_window": sum(

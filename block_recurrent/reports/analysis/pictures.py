@@ -10,7 +10,7 @@ from block_recurrent.analysis.intervals import Estimate
 from block_recurrent.analysis.states import LAGS, LayerStates
 from block_recurrent.analysis.study import Study
 from block_recurrent.reports.analysis import figures
-from block_recurrent.reports.layout import FAMILIES, family, label_logarithmic, short_count
+from block_recurrent.reports.layout import FAMILIES, family, label_logarithmic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -201,7 +201,7 @@ def draw_context(study: Study, picture: "Figure") -> None:
     right.set_ylabel("relative gain on the hard tokens, %")
     for panel, lengths in ((left, contexts.lengths), (right, contexts.lengths[:-1])):
         panel.set_xscale("log", base=2)
-        panel.set_xticks(lengths, list(map(short_count, lengths)))
+        panel.set_xticks(lengths, [f"{length:,}" for length in lengths])
         panel.legend(frameon=False)
     _finish((left, right))
 

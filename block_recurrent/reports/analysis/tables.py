@@ -61,13 +61,15 @@ def _sentences(study: Study) -> list[str]:
     """What the tables leave out, and the words that gain most as a number."""
     found = []
     for index in study.others():
-        shares = figures.shares(figures.top_words(study, index), figures.reach(study, index))
-        if shares["words"]:
+        top, usual = figures.shares(study, index), figures.shares(study, index, None)
+        if top["words"]:
+            of_all = {kind: f"{count / usual['words']:.0%}" for kind, count in usual.items()}
             found.append(
-                f"Of the {shares['words']} words that gain most with {_name(study, index)}, "
-                f"{shares['not_in_window']} have no earlier occurrence within the window, "
-                f"{shares['capital']} begin with a capital letter and {shares['identifier']} look "
-                "like identifiers."
+                f"Of the {top['words']} words that gain most with {_name(study, index)}, "
+                f"{top['not_in_window']} have no earlier occurrence within the window (of all "
+                f"words {of_all['not_in_window']}), {top['capital']} begin with a capital letter "
+                f"({of_all['capital']}) and {top['identifier']} look like identifiers "
+                f"({of_all['identifier']})."
             )
     for subject in study.subjects:
         if not subject.recurrent:
