@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from block_recurrent.analysis.documents import lanes_for
 from block_recurrent.analysis.intervals import Estimate, estimate
 from block_recurrent.analysis.interventions import FROZEN, NORMAL, READINGS, SWAPPED
 from block_recurrent.analysis.occurrences import (
@@ -81,8 +82,9 @@ def difference_by_position(study: Study, index: int) -> Estimate:
 
 
 def readings(study: Study) -> list[str]:
-    """The readings that can be told apart; with one document there is no other's states."""
-    return [name for name in READINGS if name != SWAPPED or len(study.corpus) > 1]
+    """The readings that say something: a document read alone has no other's states."""
+    alone = lanes_for(study.corpus, study.options.lanes) == 1
+    return [name for name in READINGS if name != SWAPPED or not alone]
 
 
 def reading_label(study: Study, name: str) -> str:

@@ -80,7 +80,9 @@ def _sentences(study: Study) -> list[str]:
     if study.reference is None:
         found.append("No run without recurrent layers was given to compare with: see --against.")
     if study.contexts is None:
-        found.append("The documents are too short to vary the length of the context.")
+        found.append(
+            "The length of the context was not varied: documents or --context are too short."
+        )
     return found
 
 
