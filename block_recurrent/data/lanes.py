@@ -161,13 +161,15 @@ def evaluation_batches(
       DataError: the arguments do not fit together. Iterating also raises it, when a lane reaches
         a token outside the vocabulary or a damaged document.
     """
-    return _until_empty(LaneReader(corpus, batch_size, segment_length, vocab_size), rows)
+    reader = LaneReader(corpus, batch_size, segment_length, vocab_size)
+    return (reader.batch(lanes[rows]) for lanes in evaluation_lanes(reader))
 
 
-def _until_empty(reader: LaneReader, rows: slice) -> Iterator[Batch]:
+def evaluation_lanes(reader: LaneReader) -> Iterator[list[Lane | None]]:
+    """Where the lanes of a reader stand, batch after batch, in `evaluation_batches`."""
     corpus = reader.corpus
     opened = map(Lane, sorted(range(len(corpus)), key=lambda index: -corpus.length(index)))
     lanes: list[Lane | None] = [None] * reader.batch_size
     while any(lanes := [lane or next(opened, None) for lane in lanes]):
-        yield reader.batch(lanes[rows])
+        yield lanes
         lanes = [reader.advance(lane) for lane in lanes]

@@ -46,6 +46,10 @@ class Tokenizer(Protocol):
         """Returns the text of the token ids [n]."""
         ...
 
+    def spellings(self) -> list[bytes]:
+        """Returns the UTF-8 bytes that each id of the vocabulary stands for, [V]."""
+        ...
+
 
 class ByteTokenizer:
     """One token per byte of the UTF-8 text, ids 0 to 255: `decode(encode(text)) == text`.
@@ -74,6 +78,10 @@ class ByteTokenizer:
           DataError: an id is not a byte.
         """
         return _inside(tokens, 256, "a byte").astype(np.uint8).tobytes().decode("utf-8", "replace")
+
+    def spellings(self) -> list[bytes]:
+        """Returns every byte."""
+        return [bytes([byte]) for byte in range(256)]
 
 
 class SentencePieceTokenizer:
@@ -137,6 +145,22 @@ class SentencePieceTokenizer:
           DataError: an id is outside the vocabulary.
         """
         return self._processor.decode(_inside(tokens, self.vocab_size, "a piece").tolist())
+
+    def spellings(self) -> list[bytes]:
+        """Returns the bytes of each piece; none for marks such as <s>, U+FFFD for <unk>.
+
+        Together, those of a text's pieces are the text, but for a space that the vocabulary may put
+        before it and for what the vocabulary loses.
+        """
+        bytes_of = {piece: bytes([byte]) for byte, piece in self._bytes.items()}
+        return [bytes_of.get(piece, self._spelling(piece)) for piece in range(self.vocab_size)]
+
+    def _spelling(self, piece: int) -> bytes:
+        if self._processor.is_unknown(piece):
+            return "\N{REPLACEMENT CHARACTER}".encode()
+        if self._processor.is_control(piece):
+            return b""
+        return self._processor.id_to_piece(piece).replace(_SPACE_MARK, " ").encode()
 
 
 def _inside(tokens: Sequence[int] | np.ndarray, vocab_size: int, what: str) -> np.ndarray:

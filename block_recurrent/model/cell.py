@@ -18,7 +18,7 @@ from block_recurrent.model.checks import (
     checked,
 )
 from block_recurrent.model.dense import apply_dense, dense
-from block_recurrent.model.gates import GATES
+from block_recurrent.model.gates import GATES, Gate
 from block_recurrent.model.norm import RMSNorm, l2_normalize
 from block_recurrent.model.sliding_window import (
     SlidingWindowLayer,
@@ -40,6 +40,11 @@ class SkipWiring(nnx.Module):
         """States [B, S, E] float32 and heads [B, S, 2HD] -> next states."""
         return self.gate(states, attended)
 
+    def gate_inputs(self, states: Array, attended: Array) -> list[tuple[Gate, Array]]:
+        """The gate and its input [B, S, R], in a call with these arguments."""
+        del states
+        return [(self.gate, attended)]
+
 
 class SingleWiring(nnx.Module):
     """`s' = gate(s, tanh(W2 relu(W1 y)))`: the MLP reads the heads themselves, one gate."""
@@ -52,8 +57,14 @@ class SingleWiring(nnx.Module):
 
     def __call__(self, states: Array, attended: Array) -> Array:
         """States [B, S, E] float32 and heads [B, S, 2HD] -> next states."""
+        ((gate, inputs),) = self.gate_inputs(states, attended)
+        return gate(states, inputs)
+
+    def gate_inputs(self, states: Array, attended: Array) -> list[tuple[Gate, Array]]:
+        """The gate and its input [B, S, R], in a call with these arguments."""
+        del states
         (hidden,) = apply_dense(attended, self.hidden)
-        return self.gate(states, jax.nn.relu(hidden))
+        return [(self.gate, jax.nn.relu(hidden))]
 
 
 class DualWiring(nnx.Module):
@@ -70,8 +81,17 @@ class DualWiring(nnx.Module):
     def __call__(self, states: Array, attended: Array) -> Array:
         """States [B, S, E] float32 and heads [B, S, 2HD] -> next states."""
         states = self.attention_gate(states, attended)
-        (hidden,) = apply_dense(self.norm(states).astype(attended.dtype), self.hidden)
-        return self.mlp_gate(states, jax.nn.relu(hidden))
+        return self.mlp_gate(states, self._mlp_inputs(states, attended.dtype))
+
+    def gate_inputs(self, states: Array, attended: Array) -> list[tuple[Gate, Array]]:
+        """Both gates and their inputs [B, S, R], in a call with these arguments."""
+        between = self.attention_gate(states, attended)
+        inputs = self._mlp_inputs(between, attended.dtype)
+        return [(self.attention_gate, attended), (self.mlp_gate, inputs)]
+
+    def _mlp_inputs(self, states: Array, dtype: jnp.dtype) -> Array:
+        (hidden,) = apply_dense(self.norm(states).astype(dtype), self.hidden)
+        return jax.nn.relu(hidden)
 
 
 WIRINGS = {"skip": SkipWiring, "single": SingleWiring, "dual": DualWiring}
@@ -145,11 +165,15 @@ class RecurrentCell(nnx.Module):
         self, states: Array, projections: StateProjections, token_context: KeysValues
     ) -> Array:
         """`horizontal`, given the projections of the states."""
+        return self.wiring(states, self.attend(projections, token_context))
+
+    def attend(self, projections: StateProjections, token_context: KeysValues) -> Array:
+        """The heads that the wiring takes, [B, S, 2HD]: on the states and on the tokens."""
         attend = self.token_layer.attention.attend
         own = attend(projections.queries, projections.context)
         read = attend(projections.token_queries, token_context)
         heads = jnp.concatenate([own, read], axis=-2)
-        return self.wiring(states, heads.reshape(*heads.shape[:-2], -1))
+        return heads.reshape(*heads.shape[:-2], -1)
 
     @checked(check_horizontal)
     def horizontal(self, states: Array, token_context: KeysValues) -> Array:

@@ -52,8 +52,14 @@ class FixedGate(nnx.Module):
     def __call__(self, states: Array, inputs: Array) -> Array:
         """The next states, [..., S, E] float32; `inputs` decide the dtype of the projection."""
         (update,) = apply_dense(inputs, self.output)
+        kept, added = self.shares(inputs)
+        return states * kept + self.activation(update.astype(jnp.float32)) * added
+
+    def shares(self, inputs: Array) -> tuple[Array, Array]:
+        """What the old states and the new values are multiplied by: `g` and `1 - g`, [E]."""
+        del inputs
         gate = jax.nn.sigmoid(self.bias[...])
-        return states * gate + self.activation(update.astype(jnp.float32)) * (1.0 - gate)
+        return gate, 1.0 - gate
 
 
 class LSTMGate(nnx.Module):
@@ -83,10 +89,20 @@ class LSTMGate(nnx.Module):
     def __call__(self, states: Array, inputs: Array) -> Array:
         """The next states, [..., S, E] float32; `inputs` decide the dtype of the projections."""
         projected = apply_dense(inputs, self.output, self.forget, self.input)
-        update, forget, keep = (x.astype(jnp.float32) for x in projected)
-        forget = jax.nn.sigmoid(forget + self.forget_bias + 1.0)
-        keep = jax.nn.sigmoid(keep + self.input_bias - 1.0)
-        return states * forget + self.activation(update) * keep
+        update, forget, enter = (x.astype(jnp.float32) for x in projected)
+        kept, added = self._shares(forget, enter)
+        return states * kept + self.activation(update) * added
+
+    def shares(self, inputs: Array) -> tuple[Array, Array]:
+        """What the old states and the new values are multiplied by: `f` and `i`, [..., S, E]."""
+        projected = apply_dense(inputs, self.forget, self.input)
+        forget, enter = (x.astype(jnp.float32) for x in projected)
+        return self._shares(forget, enter)
+
+    def _shares(self, forget: Array, enter: Array) -> tuple[Array, Array]:
+        kept = jax.nn.sigmoid(forget + self.forget_bias + 1.0)
+        return kept, jax.nn.sigmoid(enter + self.input_bias - 1.0)
 
 
+Gate = FixedGate | LSTMGate
 GATES: dict[str, type[FixedGate] | type[LSTMGate]] = {"fixed": FixedGate, "lstm": LSTMGate}

@@ -140,16 +140,25 @@ def write_files(
       draw: draws on an empty matplotlib `Figure`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = importlib.util.find_spec("matplotlib") is not None
+    drawn = can_draw()
     paths = [folder / f"{name}.{kind}" for kind in ("md", "json", "png")[: 2 + drawn]]
     paths[0].write_text(markdown(f"{name}.png" if drawn else None), encoding="utf-8")
-    text = json.dumps(_finite(data), indent=2, allow_nan=False)
-    paths[1].write_text(text + "\n", encoding="utf-8")
+    paths[1].write_text(json_text(data), encoding="utf-8")
     if drawn:
         save_picture(draw, paths[2])
     else:
         print("no picture: pip install '.[plots]'")
     return paths
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is there."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def json_text(data: Any) -> str:
+    """JSON values as the content of a file; null stands for numbers that are not finite."""
+    return json.dumps(_finite(data), indent=2, allow_nan=False) + "\n"
 
 
 def _finite(data: Any) -> Any:

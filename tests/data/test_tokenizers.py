@@ -88,6 +88,17 @@ def test_pieces_are_learnt_and_white_space_is_kept(vocabulary):
     assert tokenizer.encode("a\n\nb").tolist().count(newline[0]) == 2
 
 
+def test_spellings_of_a_texts_pieces_are_the_text(vocabulary):
+    pieces = SentencePieceTokenizer(vocabulary)
+    for tokenizer in (ByteTokenizer(), pieces):
+        spellings = tokenizer.spellings()
+        assert len(spellings) == tokenizer.vocab_size
+        for text in [*TEXTS, PROSE]:
+            spelled = b"".join(spellings[token] for token in tokenizer.encode(text))
+            assert spelled.decode() == text
+    assert pieces.spellings()[pieces.beginning_of_document] == b""
+
+
 def test_training_depends_on_the_documents_alone():
     documents = [Document(str(i), "", PROSE[: 500 * i] + LETTERS) for i in range(1, 5)]
     first = train_vocabulary(iter(documents), 420)

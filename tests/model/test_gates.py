@@ -62,6 +62,14 @@ def test_lstm_gate_keeps_forgets_and_adds_in_its_limits():
 
 
 @pytest.mark.parametrize("kind", GATES.values())
+def test_shares_are_what_old_and_new_are_multiplied_by(kind):
+    gate = make(kind)
+    kept, added = gate.shares(INPUTS)
+    expected = STATE * kept + (INPUTS @ gate.output.kernel[...]) * added
+    assert_close(gate(STATE, INPUTS), expected)
+
+
+@pytest.mark.parametrize("kind", GATES.values())
 def test_state_stays_float32_whatever_the_inputs(kind):
     gate = make(kind)
     low = gate(STATE, INPUTS.astype(jnp.bfloat16))

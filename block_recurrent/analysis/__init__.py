@@ -1,0 +1,1 @@
+"""Where the gain of the recurrence comes from: computations on trained models, no files."""

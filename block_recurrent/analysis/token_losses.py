@@ -1,0 +1,156 @@
+"""The loss of every token of every document, and its mean by position in the document.
+
+Needs no more of a model than the protocol: `initial_state`, `features`, `logits`, and
+`config.vocab_size`.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from block_recurrent.data import Batch, TokenizedCorpus
+from block_recurrent.data.lanes import evaluation_lanes
+from block_recurrent.data.segments import Lane, LaneReader
+from block_recurrent.model.reset import clear_recurrent
+
+LOGITS_AT_ONCE = 2**26  # how many exist at the same time, if segments can be halved so often
+Progress = Callable[[float], object]
+Lanes = Sequence[Lane | None]
+
+
+class Reach(NamedTuple):
+    """How far back a model's attention sees.
+
+    Attributes:
+      window: tokens that one layer sees; 0 for a model without a window.
+      reach: tokens from which anything can come through the windows of all layers.
+    """
+
+    window: int
+    reach: int
+
+
+def reach_of(config: Any) -> Reach:
+    """The reach of a model's configuration, whatever its architecture."""
+    window = getattr(config, "window", None) or 0
+    return Reach(window, window * (getattr(config, "num_layers", None) or 1))
+
+
+def target_nats(model: Any, features: Array, targets: Array) -> Array:
+    """Negative log-likelihood of every target: features [B, N, E], [B, N] integers -> [B, N]."""
+    batch, length, _ = features.shape
+    size = length
+    while size % 2 == 0 and batch * size * model.config.vocab_size > LOGITS_AT_ONCE:
+        size //= 2
+
+    def nats(start: Array) -> Array:
+        piece = jax.lax.dynamic_slice_in_dim(features, start, size, axis=1)
+        chosen = jax.lax.dynamic_slice_in_dim(targets, start, size, axis=1)
+        logits = model.logits(piece)
+        of_target = jnp.take_along_axis(logits, chosen[..., None], axis=-1)[..., 0]
+        return jax.nn.logsumexp(logits, axis=-1) - of_target
+
+    by_piece = jax.lax.map(nats, jnp.arange(0, length, size))
+    return jnp.moveaxis(by_piece, 0, 1).reshape(targets.shape)
+
+
+@jax.jit(donate_argnums=1, static_argnames="clear_states")
+def read_segment(
+    model: Any, carried: Any, batch: Batch, *, clear_states: bool
+) -> tuple[Any, Array]:
+    """Reads one segment of every lane: the next state, and the loss of its targets [B, N]."""
+    if clear_states:
+        carried = clear_recurrent(carried, model.initial_state(len(batch.inputs)))
+    start = batch.start_of_document
+    features, carried = model.features(batch.inputs, carried, start_of_document=start)
+    return carried, target_nats(model, features, jnp.asarray(batch.targets))
+
+
+def token_losses(
+    model: Any,
+    corpus: TokenizedCorpus,
+    *,
+    lanes: int,
+    segment_length: int,
+    clear_states: bool = False,
+    progress: Progress = lambda share: None,
+) -> list[np.ndarray]:
+    """The loss of every token in nats, each document read from its start, the state carried.
+
+    The losses of all tokens together are the nats of `evaluate`.
+
+    Args:
+      model: the language model.
+      corpus: the documents.
+      lanes: how many are read at once.
+      segment_length: N, tokens of a lane that are read at once.
+      clear_states: clear the recurrent states before every segment.
+      progress: called with the share of the tokens that have been read.
+
+    Returns:
+      For each of the D documents, [n] float32, n its number of tokens.
+    """
+    reader = LaneReader(corpus, lanes, segment_length, model.config.vocab_size)
+
+    def read() -> Iterator[tuple[Lanes, Array]]:
+        carried = model.initial_state(lanes)
+        for standing in evaluation_lanes(reader):
+            batch = reader.batch(standing)
+            carried, nats = read_segment(model, carried, batch, clear_states=clear_states)
+            yield standing, nats
+
+    losses = empty_losses(corpus)
+    done = 0
+    for standing, nats in read():
+        done += put_losses(losses, standing, np.asarray(nats))
+        progress(done / len(corpus.tokens))
+    return losses
+
+
+def empty_losses(corpus: TokenizedCorpus) -> list[np.ndarray]:
+    """A place for the loss of every token, NaN so far."""
+    return [np.full(corpus.length(index), np.nan, np.float32) for index in range(len(corpus))]
+
+
+def put_losses(losses: list[np.ndarray], lanes: Lanes, nats: np.ndarray) -> int:
+    """Puts the losses [B, N] of what lanes have read where they belong; returns how many."""
+    count = 0
+    for lane, row in zip(lanes, nats, strict=True):
+        if lane is not None:
+            place = losses[lane.document][lane.offset : lane.offset + len(row)]
+            place[:] = row[: len(place)]
+            count += len(place)
+    return count
+
+
+def bits(nats: Sequence[np.ndarray]) -> float:
+    """Bits per token of all documents together."""
+    tokens = sum(map(len, nats))
+    return float(sum(x.sum(dtype=np.float64) for x in nats) / tokens / math.log(2))
+
+
+def position_edges(longest: int, first: int = 64) -> np.ndarray:
+    """0, `first`, and its doubles up to the first that is not below `longest`."""
+    doublings = max(0, math.ceil(math.log2(max(longest, 1) / first)))
+    return np.array([0, *(first * 2**power for power in range(doublings + 1))])
+
+
+def sums_by_position(
+    losses: Sequence[np.ndarray], edges: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the losses and numbers of tokens between edges, of each document: [D, len(edges)-1].
+
+    A bin holds the positions `edges[i] <= position < edges[i + 1]`, counted from 0.
+    """
+    sums = np.zeros((len(losses), len(edges) - 1))
+    counts = np.zeros_like(sums)
+    for document, nats in enumerate(losses):
+        bins = np.searchsorted(edges, np.arange(len(nats)), side="right") - 1
+        counts[document] = np.bincount(bins, minlength=sums.shape[1])
+        sums[document] = np.bincount(bins, nats, sums.shape[1])
+    return sums, counts
