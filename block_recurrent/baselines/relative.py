@@ -253,16 +253,17 @@ class RelativeModel(nnx.Module):
         Returns:
           The features [B, N, E], and the inputs of every layer, [L, B, N, E].
         """
-        config, places, (batch, length) = self.config, memory.shape[2], tokens.shape
-        segment = segment or length
+        config, places = self.config, memory.shape[2]
+        batch, length = tokens.shape
+        each = segment or length
         token_key, encoding_key, output_key, layers_key = split_key(dropout_key, 4)
-        encoding = encode_distances(places + segment, config.model_size, largest)
-        filled = filled[:, None] + np.arange(0, length, segment)
+        encoding = encode_distances(places + each, config.model_size, largest)
+        filled = filled[:, None] + np.arange(0, length, each)
         around = Surroundings(
             dropout(encoding, config.dropout, encoding_key),
             self.content_bias[...],
             self.position_bias[...],
-            visible_keys(segment, places, jnp.minimum(filled, places).reshape(-1), span),
+            visible_keys(each, places, jnp.minimum(filled, places).reshape(-1), span),
         )
         x = self.embedding[...][tokens].astype(config.dtype) * config.model_size**0.5
         x = dropout(x, config.dropout, token_key)
@@ -270,8 +271,8 @@ class RelativeModel(nnx.Module):
         inputs, keys = [], split_key(layers_key, config.num_layers)
         for layer, own, key in zip(self.layers, memory, keys, strict=True):
             inputs.append(x)
-            before = memories(own, x, segment)
-            x = call(layer, x.reshape(-1, segment, config.model_size), before, around, key)
+            before = memories(own, x, each)
+            x = call(layer, x.reshape(-1, each, config.model_size), before, around, key)
             x = x.reshape(batch, length, config.model_size)
         return dropout(x, config.dropout, output_key), jnp.stack(inputs)
 

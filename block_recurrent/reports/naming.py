@@ -58,6 +58,14 @@ def window_of(config: ExperimentConfig) -> int | None:
     return model.window if isinstance(model, ModelConfig) else None
 
 
+def segment_of(config: ExperimentConfig) -> int:
+    """What tables show as the segment: as many tokens as gradients pass through at once."""
+    model, length = config.model, config.data.segment_length
+    if isinstance(model, ModelConfig):
+        return model.window if model.detach_windows else length
+    return getattr(model, "segment", None) or length
+
+
 def paper_row(config: ExperimentConfig) -> TableRow | None:
     """The row of the paper's Table 1 that has this architecture at this size, if there is one."""
     if not isinstance(config.model, ModelConfig):

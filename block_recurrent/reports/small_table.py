@@ -66,7 +66,7 @@ def _row_cells(result: Mapping[str, Any]) -> list[str]:
         result["row"],
         f"{result['parameters']:,}",
         f"{result['segment']:,}",
-        f"{result['window']:,}",
+        "" if result["window"] is None else f"{result['window']:,}",
         f"{result['step_time']:.2f}",
         f"{result['bits_per_byte']:.3f}",
         result["paper_row"],

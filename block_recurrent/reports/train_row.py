@@ -12,6 +12,7 @@ from block_recurrent.data import Corpus, make_tokenizer, tokenize
 from block_recurrent.data.loading import Corpora, load_documents
 from block_recurrent.measure.timing import TimedStep, ratio, time_in_turn
 from block_recurrent.model.parameters import count_parameters
+from block_recurrent.reports.naming import segment_of, window_of
 from block_recurrent.reports.paper import row_figures
 from block_recurrent.runs import train, workdir
 from block_recurrent.system.files import write_whole
@@ -75,8 +76,8 @@ def train_row(base: ExperimentConfig, row: TableRow, folder: Path, stop: StopReq
         "paper_row": row.paper,
         "parameters": count_parameters(model),
         "parameters_without_embedding": count_parameters(model, embedding=False),
-        "segment": row.config.data.segment_length,
-        "window": row.config.model.window,
+        "segment": segment_of(row.config),
+        "window": window_of(row.config),
         "steps": row.config.training.num_steps,
         "learning_rate": row.config.optimizer.learning_rate,
         "step_time": time_step(row.config, reference(base).config),

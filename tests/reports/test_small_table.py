@@ -9,10 +9,13 @@ import pytest
 from block_recurrent import gin_files
 from block_recurrent.data import Corpus, Document
 from block_recurrent.measure.timing import ratio, time_in_turn
+from block_recurrent.model.parameters import count_parameters
+from block_recurrent.reports.naming import segment_of, window_of
 from block_recurrent.reports.paper import TABLE_1, row_figures
 from block_recurrent.reports.small_table import SmallTable
 from block_recurrent.reports.train_row import shorten
 from block_recurrent.reports.untrained import lzma_bits_per_byte, order_2_bits_per_byte
+from block_recurrent.training.build import abstract_model
 from block_recurrent.training.rows import recurrent, reference, small_table_rows, table_rows
 
 
@@ -34,14 +37,36 @@ def test_the_rows_are_those_of_the_paper(base):
 def test_rows_differ_from_the_base_only_where_they_must(base):
     rows = small_table_rows(base)
     for row in rows:
-        assert (row.config.optimizer, row.config.training) == (base.optimizer, base.training)
-        assert row.config.data == base.data
+        assert (row.config.data, row.config.training) == (base.data, base.training)
+    older, rows = rows[:3], rows[3:]
+    assert [row.name for row in older] == ["LSTM", "Transformer:16", "Transformer-XL:16"]
+    assert all(row.config.optimizer == base.optimizer for row in rows)
     assert [row.paper for row in rows] == [row.paper for row in table_rows(base)]
     assert [row.config.model.window for row in rows[:4]] == [16, 32, 64, 16]
     assert [row.config.model.detach_windows for row in rows[:4]] == [True, True, True, False]
     assert reference(base).config.model.num_layers == base.model.num_layers + 1
     feedback = recurrent(base, "lstm", "single", feedback=True).config.model
     assert (feedback.gate, feedback.wiring, feedback.feedback) == ("lstm", "single", True)
+
+
+def test_the_lstm_has_as_many_parameters_as_the_reference(base):
+    lstm, *_ = small_table_rows(base)
+    counts = [
+        count_parameters(abstract_model(row.config.model), embedding=False)
+        for row in (lstm, reference(base))
+    ]
+    assert abs(counts[0] / counts[1] - 1) < 0.01
+
+
+def test_segments_and_windows_are_those_of_the_models(base):
+    shown = {
+        row.name: (segment_of(row.config), window_of(row.config)) for row in small_table_rows(base)
+    }
+    assert shown["LSTM"] == (128, None)
+    assert shown["Transformer:16"] == (16, None)
+    assert shown["Transformer-XL:16"] == (16, 16)
+    assert shown["XL:64"] == (64, 64)
+    assert shown["Rec:fixed:skip"] == (128, 16)
 
 
 def test_lzma_is_that_of_the_standard_library():
@@ -96,7 +121,7 @@ def test_report_files_hold_every_row_and_invent_nothing(base, tmp_path):
     for row in small_table_rows(base):
         shown = [cell.strip() for cell in cells[row.name]][-5:]
         assert [float(x) if x else None for x in shown] == list(row_figures(row.paper))
-    assert len(json.loads(data.read_text())["results"]) == 13
+    assert len(json.loads(data.read_text())["results"]) == 16
     assert picture.read_bytes().startswith(b"\x89PNG")
     columns, rows, _ = table.table()
     assert all(len(row) == len(columns) for row in rows)
@@ -106,14 +131,14 @@ def test_without_matplotlib_the_report_has_no_picture(base, tmp_path, capsys, mo
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     markdown, data = fake_table(base).write(tmp_path)
     assert "Small models." in markdown.read_text() and ".png" not in markdown.read_text()
-    assert len(json.loads(data.read_text())["results"]) == 13
+    assert len(json.loads(data.read_text())["results"]) == 16
     assert capsys.readouterr().out == "no picture: pip install '.[plots]'\n"
 
 
 def test_text_has_the_untrained_baselines_under_the_rows(base):
     lines = fake_table(base).text().splitlines()
-    assert lines.index("") == 15
-    assert [line.split()[0] for line in lines[16:18]] == ["lzma", "order"]
+    assert lines.index("") == 18
+    assert [line.split()[0] for line in lines[19:21]] == ["lzma", "order"]
 
 
 def test_shortened_documents_are_prefixes():
