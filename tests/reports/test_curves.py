@@ -12,7 +12,7 @@ from block_recurrent.runs import reading
 from experiments import curves as program
 from tests.synthetic_runs import TARGETS, exit_status, small, write_run
 
-BITS = {"rec_fixed_skip": [2.0, 2.25, 1.75], "slide_5l": [2.125, 2.25, 2.0]}
+BITS = {"rec_fixed_skip": [2.0, 2.25, 1.75], "slide_4l": [2.125, 2.25, 2.0]}
 
 
 def write_all(folder, corpus="latex", bits=BITS):
@@ -57,7 +57,7 @@ def test_the_interval_is_that_of_a_paired_t_test(tmp_path, capsys):
     assert "0: 2.0000, 1: 2.2500, 2: 1.7500" in printed
     assert f"{4 * TARGETS:,.0f}" in printed
     assert (tmp_path / "out/curves.png").read_bytes().startswith(b"\x89PNG")
-    assert "latex: differences to Slide:5L" in (tmp_path / "out/curves.md").read_text()
+    assert "latex: differences to Slide:4L" in (tmp_path / "out/curves.md").read_text()
 
 
 def test_a_missing_seed_makes_no_pair(tmp_path):
@@ -68,10 +68,10 @@ def test_a_missing_seed_makes_no_pair(tmp_path):
 
 def test_a_finished_run_and_an_unfinished_one_make_no_pair(tmp_path):
     done = write_run(tmp_path / "done", small(), [2.0] * 4)
-    going = write_run(tmp_path / "going", small("slide_5l"), [3.0, 2.0])
+    going = write_run(tmp_path / "going", small("slide_4l"), [3.0, 2.0])
     section = sections_of([done, going])["books"]
     assert section.differences(section.groups[0]) == {}
-    table = curves.make_page({"books": section}).tables["books: differences to Slide:5L"]
+    table = curves.make_page({"books": section}).tables["books: differences to Slide:4L"]
     assert table.rows[0][-4:] == ["-", "-", "-", "0"] and table.rows[1][4] == "2.0000 @2"
 
 
@@ -86,17 +86,17 @@ def test_corpora_stand_apart(tmp_path):
 def test_the_reference_is_one_row_or_an_error(tmp_path):
     folders = write_all(tmp_path)
     assert sections_of(folders, "Rec")["latex"].reference.name == "Rec:fixed:skip"
-    with pytest.raises(reading.RunError, match="there are Rec:fixed:skip, Slide:5L"):
+    with pytest.raises(reading.RunError, match="there are Rec:fixed:skip, Slide:4L"):
         sections_of(folders, "XL")
-    more = write_run(tmp_path / "more", small("slide_4l", "latex"), [2.0] * 4)
-    with pytest.raises(reading.RunError, match="Slide:5L; Slide:4L"):
+    more = write_run(tmp_path / "more", small("slide_3l", "latex"), [2.0] * 4)
+    with pytest.raises(reading.RunError, match="Slide:4L; Slide:3L"):
         sections_of([*folders, more])
-    assert sections_of([*folders, more], "Slide:4L")["latex"].reference.name == "Slide:4L"
+    assert sections_of([*folders, more], "Slide:3L")["latex"].reference.name == "Slide:3L"
 
 
 def test_rows_of_a_family_look_different(tmp_path):
-    folders = [write_run(tmp_path / row, small(row), [2.0] * 4) for row in ("slide_4l", "slide_5l")]
-    section = sections_of(folders, "Slide:4L")["books"]
+    folders = [write_run(tmp_path / row, small(row), [2.0] * 4) for row in ("slide_3l", "slide_4l")]
+    section = sections_of(folders, "Slide:3L")["books"]
     first, second = map(section.style, section.groups)
     assert first["color"] == second["color"] and first["linestyle"] != second["linestyle"]
 

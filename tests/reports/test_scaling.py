@@ -17,14 +17,14 @@ def columns_of(*folders):
 
 def test_rows_stand_by_size_in_the_table_of_their_corpus(tmp_path):
     columns = columns_of(
-        write_run(tmp_path / "5", small("slide_5l"), [2.0] * 4),
-        write_run(tmp_path / "4", small("slide_4l"), [3.0] * 4),
+        write_run(tmp_path / "5", small("slide_4l"), [2.0] * 4),
+        write_run(tmp_path / "4", small("slide_3l"), [3.0] * 4),
         write_run(tmp_path / "rec", small(), [1.0] * 4),
         write_run(tmp_path / "pg19", paper("slide_13l", data__tokenizer="sentencepiece"), [4.0]),
     )
     assert list(columns) == ["PG19 tokens", "books, bytes"]
     rows = scaling.make_page(columns).tables["books, bytes"].rows
-    assert [row[0] for row in rows] == ["Slide:4L", "Rec:fixed:skip", "Slide:5L"]
+    assert [row[0] for row in rows] == ["Slide:3L", "Rec:fixed:skip", "Slide:4L"]
     assert [row[2] for row in rows] == ["no", "yes", "no"]
     assert [row[3] for row in rows] == ["3.000", "1.000", "2.000"]
 
@@ -38,8 +38,8 @@ def test_the_papers_points_stand_with_its_tokens_only(tmp_path):
 
 def test_a_run_without_figures_is_in_the_table_and_not_in_the_picture(tmp_path, capsys):
     folders = [
-        write_run(tmp_path / "none", small("slide_4l", corpus="latex"), []),
-        write_run(tmp_path / "some", small("slide_5l"), [3.0, 2.0]),
+        write_run(tmp_path / "none", small("slide_3l", corpus="latex"), []),
+        write_run(tmp_path / "some", small("slide_4l"), [3.0, 2.0]),
     ]
     assert program.main([*map(str, folders), f"--output={tmp_path / 'out'}"]) == 0
     printed = capsys.readouterr().out

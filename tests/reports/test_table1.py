@@ -79,7 +79,7 @@ def test_step_time_is_relative_to_the_reference_on_the_same_corpus(tmp_path):
 
 def test_what_fits_no_row_or_column_stands_below(tmp_path):
     table = make_table(
-        write_run(tmp_path / "small", small("slide_5l", "latex"), [2.0] * 4),
+        write_run(tmp_path / "small", small("slide_4l", "latex"), [2.0] * 4),
         write_run(
             tmp_path / "cleared", paper("rec_fixed_skip", training__clear_states=True), [1.0]
         ),
@@ -87,7 +87,7 @@ def test_what_fits_no_row_or_column_stands_below(tmp_path):
     assert table.cells == {}
     assert set(table.others) == {"PG19 bytes", "latex, bytes"}
     below = table1.make_page(table).tables["Other runs: latex, bytes"]
-    assert below.rows[0][0] == "Slide:5L" and "2.000" in below.rows[0]
+    assert below.rows[0][0] == "Slide:4L" and "2.000" in below.rows[0]
 
 
 def test_one_cell_holds_one_configuration(tmp_path):
