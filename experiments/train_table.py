@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             train_table(base, folder, command, at_once, stop)
         except RowFailed as failed:
+            print(f"{failed}; the same command tries it again", file=sys.stderr)
             return failed.exit_status
     print(f"{duration(time.monotonic() - begin)} in all")
     return 0

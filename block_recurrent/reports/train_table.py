@@ -103,7 +103,12 @@ def train_rows(
     at_once: int,
     stop: StopRequest,
 ) -> None:
-    """Trains those of the rows that are missing, and says each one's result as it is done."""
+    """Trains those of the rows that are missing, and says each one's result as it is done.
+
+    Raises:
+      RowFailed: a row could not be trained; the others were.
+      Stopped: a stop was requested.
+    """
     titles = {row.name: f"[{number}/{len(rows)}] {row.name}" for number, row in enumerate(rows, 1)}
     by_name = {row.name: row for row in missing}
     line, begin = ProgressLine(), time.monotonic()
@@ -113,19 +118,22 @@ def train_rows(
         leave(f"{titles[name]} | {text}")
 
     commands = {name: [*command, f"--row={name}"] for name in by_name}
-    ended = run_side_by_side(commands, at_once, stop, hear)
+    ended, failures = run_side_by_side(commands, at_once, stop, hear), []
     try:
         for done, (name, status) in enumerate(ended, 1):
             stop.check()
             result = read_result(folder, by_name[name])
             if status or result is None:
-                raise RowFailed(name, status)
+                failures.append(RowFailed(name, status))
+                continue
             left = duration((time.monotonic() - begin) / done * (len(missing) - done))
             line.clear()
             print(f"{titles[name]}: {_figures(result)}; about {left} left", flush=True)
         stop.check()
     finally:
         line.end()
+    if failures:
+        raise failures[0]
 
 
 def _figures(result: dict[str, Any]) -> str:
