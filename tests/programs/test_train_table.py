@@ -40,12 +40,16 @@ def words(corpus, workdir, **changes):
     return [*(f"--gin.{name}={value!r}" for name, value in values.items()), f"--workdir={workdir}"]
 
 
-def test_rows_are_trained_side_by_side_and_once(corpus, tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def two_rows(monkeypatch):
     monkeypatch.setattr(
         parent,
         "small_table_rows",
         lambda base: [row for row in small_table_rows(base) if row.name in ROWS],
     )
+
+
+def test_rows_are_trained_side_by_side_and_once(corpus, two_rows, tmp_path, capsys, monkeypatch):
     line = [*words(corpus, tmp_path), "--at_once=2"]
     assert train_table.main(line) == 0
     first = capsys.readouterr().out
@@ -63,10 +67,15 @@ def test_rows_are_trained_side_by_side_and_once(corpus, tmp_path, capsys, monkey
     assert table[0] and table[0] == table[1]
 
 
-def test_a_row_that_fails_says_why_and_ends_the_table(corpus, tmp_path, capsys):
+def test_rows_that_fail_say_why_and_keep_no_other_from_being_trained(
+    corpus, two_rows, tmp_path, capsys
+):
     line = words(corpus, tmp_path, **{"optimizer.learning_rate": 1e30})
     assert train_table.main([*line, "--at_once=1"]) == 5
-    assert "[1/13] XL:4 | train_table.py: error: loss" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    for title in ("[1/2] XL:8", "[2/2] Rec:fixed:skip"):
+        assert f"{title} | train_table.py: error: loss" in said
+    assert "XL:8 ended with status 5" in said
 
 
 def test_a_stop_saves_every_row_and_another_call_goes_on(corpus, tmp_path):
@@ -80,8 +89,8 @@ def test_a_stop_saves_every_row_and_another_call_goes_on(corpus, tmp_path):
             break
     _, said = table.communicate(timeout=60)
     assert table.returncode == 128 + signal.SIGTERM
-    assert re.search(r"XL:4.*is saved", said)
-    assert len(os.listdir(tmp_path / "XL-4/checkpoints")) == 1
+    assert re.search(r"LSTM.*is saved", said)
+    assert len(os.listdir(tmp_path / "LSTM/checkpoints")) == 1
 
 
 def test_a_row_that_there_is_not_is_named(tmp_path, capsys):
