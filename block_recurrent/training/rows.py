@@ -12,7 +12,6 @@ from flax import nnx
 
 from block_recurrent.baselines import lstm_of_size
 from block_recurrent.config import (
-    AnyModelConfig,
     ExperimentConfig,
     LayerConfig,
     ModelConfig,
@@ -113,16 +112,11 @@ def table_rows(
     ]
 
 
-# Learning rates of other models relative to the base's. For the models of Dai et al., whose initial
-# values are small, three times 0.05 was the best of one, three and eight times after a million
-# bytes; for the paper's rows once, of half, one and three times. The LSTM was better with twice
-# that, until its gradient overflowed, and worse with half and three times.
-LSTM_RATE = 1.0
-RELATIVE_RATE = 1.0
-
-
 def lstm(base: ExperimentConfig) -> TableRow:
-    """An LSTM of two layers with as many parameters as the reference, its gradient clipped."""
+    """An LSTM of two layers with as many parameters as the reference.
+
+    Its gradient is clipped, because it overflows otherwise.
+    """
     model, counterpart = base.model, reference(base).config.model
     shapes = jax.eval_shape(lambda: LanguageModel(counterpart, rngs=nnx.Rngs(0)))
     config = lstm_of_size(
@@ -133,34 +127,22 @@ def lstm(base: ExperimentConfig) -> TableRow:
         dropout=model.dropout,
         dtype=model.dtype,
     )
-    return _older("LSTM", base, config, LSTM_RATE, clip_norm=1.0)
+    optimizer = dataclasses.replace(base.optimizer, clip_norm=1.0)
+    return TableRow("LSTM", "", dataclasses.replace(base, model=config, optimizer=optimizer))
 
 
 def transformer(base: ExperimentConfig) -> TableRow:
     """The vanilla Transformer on segments of one base window."""
     window = base.model.window
     config = TransformerConfig(**_sizes(base.model), segment=window)
-    return _older(f"Transformer:{window}", base, config, RELATIVE_RATE)
+    return TableRow(f"Transformer:{window}", "", dataclasses.replace(base, model=config))
 
 
 def transformer_xl(base: ExperimentConfig) -> TableRow:
     """Transformer-XL as its own paper has it, segment and memory of one base window."""
     window = base.model.window
     config = TransformerXLConfig(**_sizes(base.model), segment=window, memory=window)
-    return _older(f"Transformer-XL:{window}", base, config, RELATIVE_RATE)
-
-
-def _older(
-    name: str, base: ExperimentConfig, model: AnyModelConfig, rate: float, **changes: Any
-) -> TableRow:
-    """A row that is not the paper's, with `rate` times the base's learning rate."""
-    optimizer = dataclasses.replace(
-        base.optimizer,
-        learning_rate=rate * base.optimizer.learning_rate,
-        final_learning_rate=rate * base.optimizer.final_learning_rate,
-        **changes,
-    )
-    return TableRow(name, "", dataclasses.replace(base, model=model, optimizer=optimizer))
+    return TableRow(f"Transformer-XL:{window}", "", dataclasses.replace(base, model=config))
 
 
 def _sizes(model: ModelConfig) -> dict[str, Any]:
