@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from block_recurrent.measure.processes import ENVIRONMENT
 from block_recurrent.reports import train_table as parent
 from block_recurrent.training.rows import small_table_rows
 from experiments import train_table
@@ -17,6 +18,7 @@ from tests.quick_runs import write_corpus
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
+    "model.num_layers": 2,
     "model.model_size": 8,
     "model.head_size": 4,
     "model.mlp_size": 8,
@@ -38,6 +40,12 @@ def corpus(tmp_path_factory):
 def words(corpus, workdir, **changes):
     values = SMALL | {"data.path": str(corpus)} | changes
     return [*(f"--gin.{name}={value!r}" for name, value in values.items()), f"--workdir={workdir}"]
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation(monkeypatch):
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
