@@ -18,8 +18,13 @@ from block_recurrent.command_line.flags import make_parser, parse
 from block_recurrent.command_line.values import positive
 from block_recurrent.reports.train_row import train_row
 from block_recurrent.reports.train_table import RowFailed, find_row, train_table
-from block_recurrent.system.children import count_cores, default_backend, stop_with_parent
-from block_recurrent.system.devices import check_device, use_one_core
+from block_recurrent.system.children import stop_with_parent
+from block_recurrent.system.devices import (
+    check_device,
+    count_cores,
+    default_backend,
+    use_one_core,
+)
 from block_recurrent.system.progress import duration
 from block_recurrent.system.signals import stop_on_signal
 

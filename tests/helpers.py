@@ -140,6 +140,12 @@ def read_with_gradients(model, tokens, state, start=None, key=None):
     return _read_with_gradients(model, tokens, state, start, key)
 
 
+def under(arrays: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The arrays whose names begin with the prefix, without it."""
+    names = [name for name in arrays if name.startswith(prefix)]
+    return {name.removeprefix(prefix): arrays[name] for name in names}
+
+
 def assert_close(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
     """Equal shapes, and `max|a - b| <= tolerance * max(1, max|b|)`, leaf by leaf."""
 

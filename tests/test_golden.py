@@ -9,7 +9,7 @@ import pytest
 
 import block_recurrent as br
 from block_recurrent.interop.meliad import load_parameters, to_parameters
-from tests.helpers import assert_close, read_with_gradients
+from tests.helpers import assert_close, read_with_gradients, under
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 
@@ -31,11 +31,6 @@ def model_config(golden: dict) -> br.ModelConfig:
         feedback=golden["feedback"],
         positions=golden["pos"],
     )
-
-
-def under(arrays: dict, prefix: str) -> dict:
-    names = [name for name in arrays if name.startswith(prefix)]
-    return {name.removeprefix(prefix): arrays[name] for name in names}
 
 
 def test_there_are_golden_cases():

@@ -65,6 +65,7 @@ class _Sums:
         self.tokens = 0
 
     def add(self, seen: Observed, lanes: Sequence[Lane | None], mask: np.ndarray) -> None:
+        """Adds a block of every lane [B], of which the mask [B, W] says what is text."""
         whole = mask.all(1)
         for row in np.flatnonzero(whole).tolist():
             lane = lanes[row]
@@ -77,10 +78,12 @@ class _Sums:
         self.tokens += int(mask.sum())
 
     def add_later(self, later: np.ndarray, lag: int, rows: np.ndarray) -> None:
+        """Adds similarities [B] with the states `lag` blocks ago, of some rows [B]."""
         self.later[lag][0] += float(later[rows].sum())
         self.later[lag][1] += int(rows.sum())
 
     def means(self) -> LayerStates:
+        """The figures of all that was added."""
         position, change, similarity = np.array(self.blocks).reshape(-1, 3).T
         later = [total / count if count else np.nan for total, count in self.later.values()]
         gates = np.asarray(self.gates) / max(len(self.blocks), 1)

@@ -27,7 +27,8 @@ class Reach(NamedTuple):
     """How far back a model's attention sees.
 
     Attributes:
-      window: tokens that one layer sees; 0 for a model without a window.
+      window: tokens before its own that one layer sees at least: a window, or Transformer-XL's
+        memory; 0 for other models.
       reach: tokens from which anything can come through the windows of all layers.
     """
 
@@ -37,8 +38,8 @@ class Reach(NamedTuple):
 
 def reach_of(config: Any) -> Reach:
     """The reach of a model's configuration, whatever its architecture."""
-    window = getattr(config, "window", None) or 0
-    return Reach(window, window * (getattr(config, "num_layers", None) or 1))
+    window = getattr(config, "window", None) or getattr(config, "memory", 0)
+    return Reach(window, window * config.num_layers)
 
 
 def target_nats(model: Any, features: Array, targets: Array) -> Array:

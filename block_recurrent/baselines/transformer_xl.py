@@ -111,6 +111,6 @@ class TransformerXL(RelativeModel):
         return features, RelativeState(newest(memory, inputs), filled)
 
     def next_length(self, state: RelativeState, available: int) -> int:
-        """A power of two, at most 512."""
+        """A power of two, at most 512 and at most a segment."""
         del state
-        return power_of_two(available)
+        return power_of_two(min(available, self.config.segment or available))

@@ -81,6 +81,7 @@ def train_table(
         print(description + "\n", flush=True)
         stop.nothing_to_save = False
         train_rows(folder, rows, missing, command, at_once, stop)
+        stop.nothing_to_save = True
         results = [read_result(folder, row) for row in rows]
         table = SmallTable(
             [result for result in results if result is not None],
@@ -153,11 +154,11 @@ def describe(base: ExperimentConfig, training: Corpus, validation: Corpus) -> st
         f"the first {VALIDATION_CHARACTERS:,} characters of {len(validation.documents)} others, "
         f"{text_bytes(validation):,} bytes. All rows read the same {data.batch_size} documents "
         f"side by side, {data.segment_length} bytes of each a step, in the same order; the "
-        "segments of XL are one window long, several of them a step, with no gradient from one to "
-        f"the next. Step time is relative to {reference(base).name}, measured in turn with it, on "
-        "one core each. The order-2 model was counted on all training bytes; lzma compresses each "
-        "document on its own. The paper's columns are bits per token; a blank is a figure that "
-        "could not be verified."
+        "segments of the Transformers and of XL are one window long, several of them a step, with "
+        "no gradient from one to the next. Step time is relative to "
+        f"{reference(base).name}, measured in turn with it, on one core each. The order-2 model "
+        "was counted on all training bytes; lzma compresses each document on its own. The paper's "
+        "columns are bits per token; a blank is a figure that could not be verified."
     )
 
 

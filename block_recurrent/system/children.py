@@ -4,10 +4,9 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from block_recurrent.system.signals import StopRequest
@@ -103,7 +102,7 @@ def _heard(said: "queue.SimpleQueue[tuple[str, str | None]]") -> Iterator[tuple[
         return
 
 
-def _send(children, number: signal.Signals) -> None:
+def _send(children: Iterable[subprocess.Popen[str]], number: signal.Signals) -> None:
     for child in children:
         child.send_signal(number)
 
@@ -120,19 +119,3 @@ def stop_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True, name="parent").start()
-
-
-def count_cores() -> int:
-    """CPU cores that this process may use."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
-
-
-def default_backend() -> str:
-    """The kind of device that JAX takes, such as "cpu", asked in a process of its own.
-
-    An accelerator that this process took would not be there for its children.
-    """
-    code = "import jax; print(jax.default_backend())"
-    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    return asked.stdout.strip()

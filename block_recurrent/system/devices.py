@@ -1,6 +1,8 @@
-"""Whether the accelerator that was asked for is there."""
+"""The devices that are there: the accelerator that was asked for, and cores of a CPU."""
 
 import os
+import subprocess
+import sys
 
 import jax
 
@@ -34,3 +36,19 @@ def check_device() -> None:
             f"the device asked for (JAX_PLATFORMS={asked!r}) is not there ({reason[0]}); unset "
             "JAX_PLATFORMS to take what there is"
         ) from error
+
+
+def count_cores() -> int:
+    """CPU cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
+def default_backend() -> str:
+    """The kind of device that JAX takes, such as "cpu", asked in a process of its own.
+
+    An accelerator that this process took would not be there for others.
+    """
+    code = "import jax; print(jax.default_backend())"
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return asked.stdout.strip()

@@ -11,7 +11,7 @@ import pytest
 import block_recurrent as br
 from block_recurrent.interop.transformer_xl import load_parameters, to_parameters
 from block_recurrent.training.loss import model_cross_entropy
-from tests.helpers import assert_close
+from tests.helpers import assert_close, under
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden/transformer_xl").glob("*.npz"))
 
@@ -28,11 +28,6 @@ def model_config(golden: dict) -> br.TransformerXLConfig:
         same_length=golden["same_length"],
         clamp_length=golden["clamp_len"],
     )
-
-
-def under(arrays: dict, prefix: str) -> dict:
-    names = [name for name in arrays if name.startswith(prefix)]
-    return {name.removeprefix(prefix): arrays[name] for name in names}
 
 
 @jax.jit

@@ -150,6 +150,17 @@ def test_a_call_of_several_segments_is_as_many_calls_without_gradient_between(na
     assert_close(to_parameters(whole), to_parameters(jax.tree.map(jnp.add, *sums)))
 
 
+def test_a_prompt_is_read_whatever_the_segment_is():
+    plain = CONFIGS["clamped"]
+    new = []
+    for config in (plain, dataclasses.replace(plain, segment=6)):
+        model = random_baseline(config)
+        new.append(
+            br.generate(model, model.initial_state(2), TOKENS, max_new_tokens=3, temperature=0.0)
+        )
+    assert_equal(*new)
+
+
 def test_parameters_by_name_read_back():
     config = CONFIGS["clamped"]
     assert isinstance(config, br.TransformerXLConfig)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from block_recurrent.system.children import Ended, count_cores, run_side_by_side
+from block_recurrent.system.children import Ended, run_side_by_side
 from block_recurrent.system.signals import StopRequest
 
 SAYS = "import sys; print(sys.argv[1]); sys.exit(int(sys.argv[2]))"
@@ -90,7 +90,3 @@ def test_a_child_ends_with_its_parent():
         time.sleep(0.05)
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
-
-
-def test_cores_are_counted():
-    assert 1 <= count_cores() <= (os.cpu_count() or 1)

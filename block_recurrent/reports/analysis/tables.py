@@ -225,6 +225,7 @@ def _attention_table(study: Study, indices: Sequence[int]) -> TextTable:
 
 
 def top_table(study: Study, index: int) -> TextTable:
+    """The words that gain most with a run."""
     rows = [
         [
             f"`{gain.word}`",
