@@ -456,6 +456,30 @@ class TrainingConfig(_Checked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig(_Checked):
+    """How many devices there are along each axis of the mesh; -1, for one of them, is what is left.
+
+    Attributes:
+      data: shares out the lanes.
+      fsdp: shares out the lanes and all large parameters, each of which is put together when it is
+        needed; their number on a device falls by as much.
+      tensor: shares out heads and hidden units.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def _validate(self) -> None:
+        sizes = dataclasses.asdict(self)
+        for name, size in sizes.items():
+            self._require(size > 0 or size == -1, f"{name} must be positive or -1, not {size}")
+        self._require(
+            list(sizes.values()).count(-1) <= 1, f"only one axis can be -1, what is left: {sizes}"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ExperimentConfig(_Checked):
     """Everything a run depends on, checked together."""
 
@@ -463,6 +487,7 @@ class ExperimentConfig(_Checked):
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
+    mesh: MeshConfig = MeshConfig()
 
     def _validate(self) -> None:
         segment, model = self.data.segment_length, self.model

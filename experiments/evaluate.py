@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from block_recurrent.command_line.cluster import add_cluster_options, join_cluster
 from block_recurrent.command_line.failures import reported, training_knobs_named
 from block_recurrent.command_line.flags import make_parser, parse
 from block_recurrent.command_line.values import file_to_write, positive
@@ -43,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="where the result goes, in place of WORKDIR",
     )
+    add_cluster_options(parser)
     arguments, config = parse(parser, argv, lambda found: [config_file(found.workdir)])
+    join_cluster(parser, arguments)
     with stop_on_signal(nothing_to_save=True), training_knobs_named(config):
         check_device()
         score(

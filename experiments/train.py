@@ -3,18 +3,21 @@
     python experiments/train.py --gin_file=gin/laptop_rec_fixed_skip.gin --workdir=runs/rec
 
     python experiments/train.py --gin_file=gin/table1/arxiv/rec_fixed_skip.gin --dry_run
+    srun python experiments/train.py --gin_file=gin/scaling/1300m_rec.gin --workdir=W --multiprocess
 
-The second prints configuration, parameters and memory of a run and reads no data.
+The second prints configuration, parameters and memory of a run and reads no data. The third is one
+of several processes, on one machine or many, that see the same files; process 0 speaks for all.
 
 SIGINT (Ctrl-C), SIGTERM or SIGHUP saves a checkpoint and leaves with status 130, 143 or 129, a
 second one leaves at once; the same command goes on from there, with the same result as without the
-stop.
+stop. Of several processes any may get the signal: all save and leave.
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from block_recurrent.command_line.cluster import add_cluster_options, join_cluster
 from block_recurrent.command_line.failures import reported, training_knobs_named
 from block_recurrent.command_line.flags import make_parser, parse
 from block_recurrent.runs import train
@@ -29,12 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dry_run", action="store_true", help="only print configuration, parameters and memory"
     )
+    add_cluster_options(parser)
     arguments, config = parse(parser, argv, needs_data=lambda found: not found.dry_run)
     if arguments.dry_run:
         print(describe(config), end="")
         return 0
     if arguments.workdir is None:
         parser.error("the following arguments are required: --workdir")
+    join_cluster(parser, arguments)
     with training_knobs_named(config):
         train(config, arguments.workdir)
     return 0

@@ -4,7 +4,8 @@
     1   anything else                    6   out of memory
     2   command line or configuration    7   the device asked for is not there
     3   data                             129, 130, 143   stopped by SIGHUP, SIGINT, SIGTERM
-    4   checkpoints or work directory
+    4   checkpoints or work directory      8   other processes were not found
+                                         9   another process has ended
 
 `--debug`, anywhere on the command line, shows the traceback instead of the sentence. The traceback
 of an unknown failure is always shown.
@@ -14,6 +15,7 @@ import contextlib
 import functools
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import DataError
 from block_recurrent.gin_files import ConfigError
 from block_recurrent.model.attention import AttentionImpossible
+from block_recurrent.parallel import processes
+from block_recurrent.parallel.processes import ClusterUnreachable, ProcessLost
 from block_recurrent.runs.errors import CheckpointError, SaveFailed, WorkdirInUse
 from block_recurrent.runs.reading import RunError
 from block_recurrent.system.devices import DeviceMissing
@@ -41,6 +45,8 @@ STATUSES: dict[type[BaseException], int] = {
     FloatingPointError: 5,
     MemoryError: 6,
     DeviceMissing: 7,
+    ClusterUnreachable: processes.UNREACHABLE,
+    ProcessLost: processes.LOST,
 }
 Program = Callable[..., int]
 
@@ -62,14 +68,24 @@ def reported(program: Program) -> Program:
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except Exception as error:
-            described = None if DEBUG in words else describe(error)
+            described = None if DEBUG in words else describe(processes.lost(error) or error)
             if described is None:
+                _leave_others(1, traceback.format_exc())
                 raise
             status, sentence = described
-            print(f"{Path(sys.argv[0]).name}: error: {sentence}", file=sys.stderr)
+            sentence = f"{Path(sys.argv[0]).name}: error: {sentence}"
+            _leave_others(status, sentence)
+            print(sentence, file=sys.stderr)
             return status
 
     return main
+
+
+def _leave_others(status: int, text: str) -> None:
+    """Ends one of several processes with a text: the others may wait for it in vain."""
+    if processes.several():
+        print(text, file=sys.stderr)
+        processes.leave(status)
 
 
 def describe(error: BaseException) -> tuple[int, str] | None:

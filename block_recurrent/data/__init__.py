@@ -3,7 +3,7 @@
 from block_recurrent.data.corpus import Corpus, load_corpus
 from block_recurrent.data.documents import Document, byte_count, split_of, word_count
 from block_recurrent.data.errors import DataError
-from block_recurrent.data.lanes import TrainingLanes, evaluation_batches, host_rows
+from block_recurrent.data.lanes import TrainingLanes, evaluation_batches
 from block_recurrent.data.segments import Batch
 from block_recurrent.data.tfds_reader import TfdsDirectory
 from block_recurrent.data.token_cache import cached_tokens
@@ -29,7 +29,6 @@ __all__ = [
     "byte_count",
     "cached_tokens",
     "evaluation_batches",
-    "host_rows",
     "load_corpus",
     "make_tokenizer",
     "split_of",

@@ -3,7 +3,7 @@
 `TrainingLanes` goes on for ever, in random order; `evaluation_batches` reads each document once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,30 +22,12 @@ def epoch_order(num_documents: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(words, kind="stable")
 
 
-def host_rows(batch_size: int, host: int, hosts: int) -> slice:
-    """Returns which of the lanes belong to one of several hosts; all have the same number.
-
-    Raises:
-      DataError: the lanes cannot be shared out evenly.
-    """
-    if batch_size % hosts:
-        raise DataError(
-            f"batch_size = {batch_size} cannot be shared out evenly among {hosts} hosts: "
-            "use a multiple."
-        )
-    share = batch_size // hosts
-    return slice(host * share, (host + 1) * share)
-
-
-ALL_ROWS = slice(None)
-
-
 class TrainingLanes:
     """An endless iterator of batches over the documents of a corpus in random order.
 
     Every epoch is a new permutation of the documents, a function of `seed` and the number of the
     epoch alone. A lane whose document has ended takes the next one of the order; epochs follow
-    one another without a gap, so no lane is ever idle. Every host follows all lanes, which costs
+    one another without a gap, so no lane is ever idle. Every process follows all lanes, which costs
     nothing, and reads the tokens of its own: what a lane reads does not depend on their number.
 
     Args:
@@ -54,7 +36,7 @@ class TrainingLanes:
       segment_length: N, in tokens.
       vocab_size: V, the vocabulary of the model.
       seed: seed of the order, at least 0.
-      rows: the lanes whose batches are wanted, see `host_rows`.
+      rows: the lanes whose batches are wanted; all unless given.
 
     Raises:
       DataError: the arguments do not fit together. Iterating also raises it, when a lane reaches
@@ -69,13 +51,13 @@ class TrainingLanes:
         vocab_size: int,
         *,
         seed: int = 0,
-        rows: slice = ALL_ROWS,
+        rows: Sequence[int] | None = None,
     ):
         if seed < 0:
             raise DataError(f"seed = {seed} must be at least 0.")
         self._reader = LaneReader(corpus, batch_size, segment_length, vocab_size)
         self._seed = seed
-        self._rows = rows
+        self._rows = range(batch_size) if rows is None else rows
         self._identity = {
             "seed": seed,
             "documents": len(corpus),
@@ -102,7 +84,7 @@ class TrainingLanes:
         """Returns the next segment of every lane among `rows`."""
         lanes = [lane or Lane(self._next_document()) for lane in self._lanes]
         self._lanes = [self._reader.advance(lane) for lane in lanes]
-        return self._reader.batch(lanes[self._rows])
+        return self._reader.batch([lanes[row] for row in self._rows])
 
     @property
     def position(self) -> dict[str, Any]:
@@ -142,7 +124,7 @@ def evaluation_batches(
     segment_length: int,
     vocab_size: int,
     *,
-    rows: slice = ALL_ROWS,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """Returns batches that hold each document once, until all lanes of all hosts are empty.
 
@@ -155,14 +137,15 @@ def evaluation_batches(
       batch_size: B, the number of lanes of all hosts.
       segment_length: N, in tokens.
       vocab_size: V, the vocabulary of the model.
-      rows: the lanes whose batches are wanted, see `host_rows`.
+      rows: the lanes whose batches are wanted; all unless given.
 
     Raises:
       DataError: the arguments do not fit together. Iterating also raises it, when a lane reaches
         a token outside the vocabulary or a damaged document.
     """
     reader = LaneReader(corpus, batch_size, segment_length, vocab_size)
-    return (reader.batch(lanes[rows]) for lanes in evaluation_lanes(reader))
+    rows = range(batch_size) if rows is None else rows
+    return (reader.batch([lanes[row] for row in rows]) for lanes in evaluation_lanes(reader))
 
 
 def evaluation_lanes(reader: LaneReader) -> Iterator[list[Lane | None]]:

@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 
 from block_recurrent.config import DataConfig, ExperimentConfig
 from block_recurrent.data import Batch
-from block_recurrent.gin_files import ConfigError
 from block_recurrent.measure.chips import GIB
 from block_recurrent.measure.flops import step_flops
 from block_recurrent.measure.hlo import read_program
@@ -41,18 +40,14 @@ def compile_report(config: ExperimentConfig, target: Target) -> dict[str, Any]:
       does not say is None.
 
     Raises:
-      ConfigError: the lanes cannot be shared out evenly.
+      ConfigError: lanes or parameters cannot be shared out evenly, or devices would be left over.
     """
-    mesh = make_mesh(config.data.batch_size, target.devices)
-    if mesh.size != len(target.devices):
-        raise ConfigError(
-            f"data.batch_size {config.data.batch_size} is no multiple of the "
-            f"{len(target.devices)} devices of {target.topology}: a lane is on one device"
-        )
-    step: Any = make_run_step(config)
+    mesh = make_mesh(config.mesh, config.data.batch_size, target.devices, exact=True)
     begin = time.perf_counter()
     with built_for({"cuda": "gpu"}.get(target.platform, target.platform)):
         state = abstract_run_state(config, mesh)
+        places = jax.tree.map(lambda array: array.sharding, state)
+        step: Any = make_run_step(config, places)
         lowered = step.lower(state, abstract_batch(config.data, mesh))
     figures = _expected(config, target) | {"state_bytes": array_bytes(state[:2])}
     middle = time.perf_counter()

@@ -25,6 +25,7 @@ from block_recurrent.model.dense import apply_dense, dense, dropout
 from block_recurrent.model.norm import RMSNorm, l2_normalize
 from block_recurrent.model.positions import make_positions
 from block_recurrent.model.state import KeysValues, empty_cache
+from block_recurrent.parallel.axes import by_lanes
 
 
 class Projections(NamedTuple):
@@ -214,10 +215,10 @@ class SlidingWindowLayer(nnx.Module):
             seen = attend(queries, state_context, dropout_rate=rate, dropout_key=state_key)
             heads = jnp.concatenate([heads, join_blocks(seen)], axis=-2)
         (update,) = apply_dense(heads.reshape(*heads.shape[:-2], -1), self.output)
-        x = x + update
+        x = by_lanes(x + update)
         (hidden,) = apply_dense(self.mlp_norm(x).astype(x.dtype), self.mlp_hidden)
         (update,) = apply_dense(jax.nn.relu(hidden), self.mlp_output)
-        return x + dropout(update, self.config.dropout, mlp_key)
+        return by_lanes(x + dropout(update, self.config.dropout, mlp_key))
 
     def read_token(
         self, x: Array, visible: KeysValues, state_context: KeysValues | None = None

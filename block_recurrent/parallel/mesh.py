@@ -1,9 +1,11 @@
-"""Data parallelism: lanes are shared out over the devices, parameters are on every one of them.
+"""Devices in three axes, and where on them every array lies.
 
-The compiler derives everything else, the sums over devices above all, from where the arguments
-of a step lie.
+`data` and `fsdp` share out the lanes, `fsdp` also every large parameter, which is put together when
+it is needed; `tensor` shares out heads and hidden units. The compiler derives everything else, the
+sums over devices above all, from where the arguments of a step lie.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,17 +13,63 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-LANES = "lanes"
+from block_recurrent.config import MeshConfig
+from block_recurrent.gin_files import ConfigError
+from block_recurrent.parallel.axes import DATA, FSDP, LANES, TENSOR
 
 
-def make_mesh(batch_size: int, devices: Sequence[Any] | None = None) -> Mesh:
-    """A row of devices, as many of those there are as share `batch_size` lanes out evenly.
+def make_mesh(
+    config: MeshConfig,
+    batch_size: int = 0,
+    devices: Sequence[Any] | None = None,
+    *,
+    exact: bool = False,
+) -> Mesh:
+    """The devices of a run.
 
-    `devices` are those there are, unless they are given.
+    They are taken in JAX's own order, in which those of a process follow one another.
+
+    Args:
+      config: how many along each axis.
+      batch_size: B, lanes to share out; 0 if there are none.
+      devices: those there are, unless they are given.
+      exact: all of them have to be used. Otherwise, where `config.data` is -1, they may be fewer:
+        as many as share the lanes out evenly.
+
+    Raises:
+      ConfigError: there are not as many devices, or the lanes cannot be shared out evenly.
     """
     devices = jax.devices() if devices is None else devices
-    number = next(n for n in range(len(devices), 0, -1) if batch_size % n == 0)
-    return Mesh(np.asarray(devices[:number]), (LANES,))
+    sizes = _sizes(config, batch_size, len(devices), exact)
+    used = math.prod(sizes)
+    if used > len(devices) or (exact and used < len(devices)):
+        raise ConfigError(
+            f"{_shown(sizes)} are {used} devices, but there are {len(devices)}: set one of them "
+            "to -1, what is left, or start on as many"
+        )
+    return Mesh(np.asarray(devices[:used]).reshape(sizes), (DATA, FSDP, TENSOR))
+
+
+def _sizes(config: MeshConfig, batch_size: int, number: int, exact: bool) -> tuple[int, ...]:
+    sizes = [config.data, config.fsdp, config.tensor]
+    if -1 in sizes:
+        rest = max(number // -math.prod(sizes), 1)
+        if sizes[0] == -1 and not exact:
+            rest = next((n for n in range(rest, 0, -1) if batch_size % (n * sizes[1]) == 0), 1)
+        sizes[sizes.index(-1)] = rest
+    if batch_size % (sizes[0] * sizes[1]):
+        raise ConfigError(
+            f"{batch_size} lanes cannot be shared out evenly among {sizes[0] * sizes[1]} groups "
+            f"of devices ({_shown(sizes)}): data.batch_size must be a multiple of mesh.data x "
+            "mesh.fsdp"
+        )
+    return tuple(sizes)
+
+
+def _shown(sizes: Sequence[int]) -> str:
+    return ", ".join(
+        f"mesh.{name} = {size}" for name, size in zip((DATA, FSDP, TENSOR), sizes, strict=True)
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -34,6 +82,83 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(LANES))
 
 
-def carried_sharding(mesh: Mesh) -> NamedSharding:
-    """Of a model's carried state, [L, B, ...]: shared out by its second axis."""
-    return NamedSharding(mesh, PartitionSpec(None, LANES))
+def carried_sharding(mesh: Mesh, carried: Any) -> Any:
+    """Of a model's carried state: [L, B, ...] by lanes, [L, B, W, H, D] by lanes and heads."""
+
+    def place(array: Any) -> NamedSharding:
+        heads = (None, TENSOR) if array.ndim == 5 else ()
+        return NamedSharding(mesh, PartitionSpec(None, LANES, *heads))
+
+    return jax.tree.map(place, carried)
+
+
+def vote_array(mesh: Mesh, vote: bool) -> jax.Array:
+    """[devices] float32: of this process's devices what it votes, 1 or 0."""
+    sharding = NamedSharding(mesh, PartitionSpec((DATA, FSDP, TENSOR)))
+    own = np.full(1, vote, np.float32)
+    return jax.make_array_from_callback((mesh.size,), sharding, lambda index: own)
+
+
+def lanes_of_process(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The lanes that devices of this process read, in order.
+
+    Asked of the sharding, for they need not be neighbours.
+    """
+    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    rows = [range(*rows.indices(batch_size)) for (rows,) in slices]
+    return np.unique(np.concatenate(rows))
+
+
+def place_batch(batch: Any, mesh: Mesh, rows: np.ndarray, batch_size: int) -> Any:
+    """A process's lanes of a batch, on the devices that read them.
+
+    Args:
+      batch: arrays [rows, ...].
+      mesh: the devices.
+      rows: what `lanes_of_process` returns.
+      batch_size: B, lanes of all processes.
+    """
+    sharding = batch_sharding(mesh)
+    if sharding.is_fully_addressable:
+        return jax.device_put(batch, sharding)
+
+    def place(array: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            wanted = np.arange(*index[0].indices(batch_size))
+            return array[np.searchsorted(rows, wanted)]
+
+        return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, part)
+
+    return jax.tree.map(place, batch)
+
+
+def with_places(shapes: Any, shardings: Any) -> Any:
+    """Shapes of arrays, with where they lie."""
+    return jax.tree.map(
+        lambda array, sharding: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """A copy of an array, whole, in every process that has a part of it."""
+    if array.is_fully_addressable:
+        return np.array(array, copy=True)
+    from jax.experimental.multihost_utils import process_allgather
+
+    return np.asarray(process_allgather(array, tiled=True))
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Arrays that lie there already or that every process has whole, where the shardings say."""
+
+    def place_one(array: Any, sharding: NamedSharding) -> jax.Array:
+        if getattr(array, "sharding", None) == sharding:
+            return array
+        if sharding.is_fully_addressable:
+            return jax.device_put(array, sharding)
+        values = np.asarray(array)
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+    return jax.tree.map(place_one, tree, shardings)

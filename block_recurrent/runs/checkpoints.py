@@ -3,6 +3,8 @@
 A checkpoint is a folder named after its step, see `checkpoint_folder`. It is written in the
 background, under another name until it is whole and on the disk. Restoring checks every byte; what
 is damaged is left aside, and the newest whole checkpoint is taken.
+
+Of several processes, which see the same files, process 0 writes, and what it finds is so for all.
 """
 
 import contextlib
@@ -10,7 +12,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +21,8 @@ import jax
 import numpy as np
 
 from block_recurrent.model.protocol import Model
+from block_recurrent.parallel import processes
+from block_recurrent.parallel.mesh import fetch
 from block_recurrent.runs.checkpoint_folder import (
     arrays_of,
     read_model,
@@ -122,18 +126,25 @@ class Checkpoints:
         Raises:
           SaveFailed: more have failed, among them the last. Nothing is written by this call.
         """
+        step = int(state.step)
+        if not processes.decided(lambda: self._is_wanted(step, loss, patience)):
+            return
+        copies = jax.tree.map(fetch, arrays_of(state))
+        if processes.is_primary():
+            self._submit(self._write, step, copies, dict(progress), loss)
+
+    def _is_wanted(self, step: int, loss: float | None, patience: float) -> bool:
+        """Whether there is no checkpoint of the step yet; if there is, its loss is noted."""
         self.settle()
         if len(self._failures) > patience:
             failures, self._failures = self._failures, []
             raise failures[-1]
-        step = int(state.step)
         self._set_damaged_aside()
         self._look_for_newest()
         if step in self.steps():
             self._submit(self._finish, step, loss)
-            return
-        copies = jax.tree.map(lambda array: np.array(array, copy=True), arrays_of(state))
-        self._submit(self._write, step, copies, dict(progress), loss)
+            return False
+        return True
 
     def _submit(self, save: Callable[..., None], *arguments: Any) -> None:
         def attempt() -> None:
@@ -157,6 +168,9 @@ class Checkpoints:
         Raises:
           SaveFailed: it failed.
         """
+        processes.decided(self._wait)
+
+    def _wait(self) -> None:
         saving, self._saving = self._saving, None
         try:
             if saving is not None:
@@ -177,7 +191,7 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for the save in progress and ends the thread. Raises: what `wait` raises."""
         try:
-            self.wait()
+            self._wait()
         finally:
             self._worker.shutdown()
 
@@ -297,12 +311,12 @@ class Checkpoints:
     def _newest_whole(self, read: Callable[[Path], T]) -> tuple[int, T]:
         """The newest whole checkpoint's step, and what `read` makes of it."""
         damaged: dict[int, Damaged] = {}
-        while left := [step for step in self.steps() if step not in damaged]:
+        while left := self._left(damaged):
             folder = self.directory / str(left[-1])
             try:
-                result = read(folder)
+                result = processes.together(lambda folder=folder: read(folder))
             except Damaged as error:
-                if folder.is_dir():  # else another process has removed it meanwhile
+                if processes.decided(folder.is_dir):  # else it was removed meanwhile
                     damaged[left[-1]] = error
                 continue
             for step, error in damaged.items():
@@ -310,6 +324,10 @@ class Checkpoints:
             self._damaged = list(damaged)
             return left[-1], result
         raise CheckpointError(self._why_none(damaged))
+
+    def _left(self, damaged: Collection[int]) -> list[int]:
+        """The steps of all checkpoints that were not found to be damaged, oldest first."""
+        return processes.decided(lambda: [step for step in self.steps() if step not in damaged])
 
     def _why_none(self, damaged: Mapping[int, Damaged]) -> str:
         if damaged:

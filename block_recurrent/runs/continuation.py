@@ -1,5 +1,6 @@
 """Text from a trained model: a prompt in, characters out as soon as they are whole."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import Tokenizer, make_tokenizer
 from block_recurrent.model.generation import generate
+from block_recurrent.parallel.mesh import make_mesh
 from block_recurrent.runs.trained_model import NEWEST, restore_model
 
 # Tokens before a piece of text that may decide how it is written: the space before a word.
@@ -77,7 +79,8 @@ def continue_text(
       CheckpointError: there is no such checkpoint, or it does not fit the configuration.
       DataError: the vocabulary cannot be used.
     """
-    _, model = restore_model(workdir, config, checkpoint)
+    mesh = make_mesh(dataclasses.replace(config.mesh, data=1))
+    _, model = restore_model(workdir, config, checkpoint, mesh)
     tokenizer = make_tokenizer(config.data)
     tokens = read_prompt(prompt, tokenizer)
     stream = Stream(tokenizer, tokens)

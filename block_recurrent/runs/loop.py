@@ -10,6 +10,7 @@ from block_recurrent.config import ExperimentConfig
 from block_recurrent.data.loading import Corpora, load_corpora
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.model.protocol import Model
+from block_recurrent.parallel import processes
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.records import Records
 from block_recurrent.runs.resumption import begin_or_continue, check_unused
@@ -59,15 +60,22 @@ def train(
       FloatingPointError: loss, gradient or parameters are no longer finite.
       SaveFailed: checkpoints or metrics cannot be written.
     """
-    line, workdir = line or ProgressLine(), Path(workdir)
-    with _stop_request(stop) as stop, locked(workdir):
-        check_claim(workdir, config)
-        check_unused(workdir)
+    workdir = Path(workdir)
+    line = line or ProgressLine(quiet=not processes.is_primary())
+    with _stop_request(stop) as stop, contextlib.ExitStack() as held:
+        processes.decided(lambda: _claim(workdir, config, held))
         check_device()
         if corpora is None:
             corpora = _read_corpora(config, line)
         with contextlib.closing(Run(config, workdir, corpora, line, stop)) as run:
             return run.finish()
+
+
+def _claim(workdir: Path, config: ExperimentConfig, held: contextlib.ExitStack) -> None:
+    """Locks a work directory that the run may use, until `held` is left."""
+    held.enter_context(locked(workdir))
+    check_claim(workdir, config)
+    check_unused(workdir)
 
 
 def _stop_request(stop: StopRequest | None) -> contextlib.AbstractContextManager[StopRequest]:
@@ -76,12 +84,15 @@ def _stop_request(stop: StopRequest | None) -> contextlib.AbstractContextManager
 
 def _read_corpora(config: ExperimentConfig, line: ProgressLine) -> Corpora:
     """The documents, which are described together with the model."""
-    corpora = load_corpora(config.data, line.show)
-    model = abstract_model(config.model)
-    sizes = [f"{count_parameters(model, embedding=e):,}" for e in (True, False)]
-    for corpus in corpora:
-        print(corpus.summary())
-    print(f"parameters: {sizes[0]}, without embedding {sizes[1]}", flush=True)
+    if config.data.source == "tfds":
+        processes.decided(lambda: load_corpora(config.data, line.show) and None)  # fills the cache
+    corpora = processes.together(lambda: load_corpora(config.data, line.show))
+    if processes.is_primary():
+        model = abstract_model(config.model)
+        sizes = [f"{count_parameters(model, embedding=e):,}" for e in (True, False)]
+        for corpus in corpora:
+            print(corpus.summary())
+        print(f"parameters: {sizes[0]}, without embedding {sizes[1]}", flush=True)
     return corpora
 
 
@@ -111,11 +122,14 @@ class Run:
             if begin_or_continue(self.trainer, self.checkpoints, workdir, config, self.progress):
                 line.end(f"continuing from step {self.trainer.step:,}")
             self.first_step = self.trainer.step
-            self.records = Records(workdir, self.first_step, self.checkpoints, self.warn)
+            processes.decided(lambda: self._open_records(workdir))
             self._note_evaluation()
         except BaseException:
             self._close_checkpoints()
             raise
+
+    def _open_records(self, workdir: Path) -> None:
+        self.records = Records(workdir, self.first_step, self.checkpoints, self.warn)
 
     def finish(self) -> tuple[Model, Evaluation]:
         """Takes the steps that are left. Returns and raises: what `train` does."""
@@ -140,7 +154,7 @@ class Run:
             if self._is_due(training.evaluate_every) and not self._is_evaluated():
                 self.evaluate()
             self.take_step()
-            self.stop.check()
+            self._check_stop()
             if self._is_due(training.checkpoint_every):
                 self.save()
         self.save()
@@ -150,7 +164,22 @@ class Run:
         return self.trainer.step > 0 and self.trainer.step % every == 0
 
     def _is_evaluated(self) -> bool:
-        return self.records.metric(self.trainer.step, VALIDATION_LOSS) is not None
+        return self._validation_loss() is not None
+
+    def _validation_loss(self) -> float | None:
+        """That of the present step, if it is known."""
+        return processes.decided(lambda: self.records.metric(self.trainer.step, VALIDATION_LOSS))
+
+    def _record(self, metrics: dict[str, float]) -> None:
+        step = self.trainer.step
+        processes.decided(lambda: self.records.write(step, metrics))
+
+    def _check_stop(self) -> None:
+        """Raises Stopped after the same step in all processes, of which any may have been asked."""
+        if not processes.several():
+            self.stop.check()
+        elif self.trainer.stop_agreed:
+            raise Stopped(self.stop.signal or "SIGTERM")
 
     def take_step(self) -> None:
         """Takes one step, and logs it if that is due.
@@ -159,12 +188,12 @@ class Run:
           FloatingPointError: it or the one before was not finite, and may not be skipped.
           SaveFailed: the metrics cannot be written.
         """
-        self.trainer.take_step()
+        self.trainer.take_step(vote=self.stop.signal is not None)
         self.stop.nothing_to_save = False
         step, training = self.trainer.step, self.config.training
         if self._is_due(training.log_every) or step == training.num_steps:
             metrics = self.trainer.metrics()
-            self.records.write(step, metrics)
+            self._record(metrics)
             self.line.show(self.trainer.meter.describe(step, metrics))
 
     def evaluate(self) -> Evaluation:
@@ -181,14 +210,15 @@ class Run:
         with self.clock.part("evaluation"):
             found = evaluate(self.config, trainer.state.model, documents, self._while_evaluating)
         metrics = {f"validation/{name}": value for name, value in found.metrics().items()}
-        self.records.write(trainer.step, metrics)
+        self._record(metrics)
         self.line.end(f"step {trainer.step:,}: validation {found.describe()}")
         self.save(loss=found.bits_per_token)
         trainer.meter.restart_clock()
         return found
 
     def _while_evaluating(self, share: float) -> None:
-        self.stop.check()
+        if processes.any_of(self.stop.signal is not None):
+            raise Stopped(self.stop.signal or "SIGTERM")
         self.line.show(f"evaluating {self.corpora.validation.origin}: {share:.0%}")
 
     def save(self, *, loss: float | None = None) -> None:
@@ -204,7 +234,8 @@ class Run:
         patience = math.inf if self.stop.signal else MOST_FAILED_SAVES - 1
         with self.clock.part("save"):
             self.trainer.check_state()
-            self.records.flush()
+            if processes.is_primary():
+                self.records.flush()
             self.checkpoints.save(self.trainer.state, self.progress(), loss=loss, patience=patience)
 
     def progress(self) -> dict[str, Any]:
@@ -213,7 +244,7 @@ class Run:
 
     def _note_evaluation(self) -> None:
         """Notes the loss of a checkpoint if a kill came after its metrics and before that note."""
-        loss = self.records.metric(self.trainer.step, VALIDATION_LOSS)
+        loss = self._validation_loss()
         if loss is not None:
             self.checkpoints.save(self.trainer.state, self.progress(), loss=loss)
 
@@ -231,6 +262,8 @@ class Run:
 
     def _summarize(self, outcome: str) -> None:
         """Says where the time went, on the screen and in `summary.json`."""
+        if not processes.is_primary():
+            return
         self.checkpoints.settle()
         times = {"seconds": self.clock.seconds, "shares": self.clock.shares()}
         self.records.summarize(outcome, self.trainer.step, times)
@@ -242,7 +275,8 @@ class Run:
         What fails here is a warning, not to hide why the run failed.
         """
         self._close_checkpoints()
-        self.records.close()
+        if processes.is_primary():
+            self.records.close()
         self.stop.nothing_to_save = True
 
     def _close_checkpoints(self) -> None:

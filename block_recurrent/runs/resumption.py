@@ -6,6 +6,7 @@ from typing import Any
 
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import DataError
+from block_recurrent.parallel import processes
 from block_recurrent.runs.checkpoints import SAVING, Checkpoints
 from block_recurrent.runs.errors import CheckpointError
 from block_recurrent.runs.launches import record_launch
@@ -49,22 +50,30 @@ def begin_or_continue(
       CheckpointError: there is something, but nothing to continue from.
       DataError: the documents are not those the run began with.
     """
-    continues = bool(checkpoints.steps())
+    continues = processes.decided(lambda: bool(checkpoints.steps()))
     if continues:
         state, saved = checkpoints.restore(trainer.abstract_state())
         check_same_data(workdir, saved, progress())
         trainer.restore(state, saved)
-        read_metrics(workdir / METRICS)  # whether they are damaged
     else:
         trainer.begin()
+    processes.decided(lambda: _open_workdir(workdir, config, checkpoints, continues))
+    if not continues:
+        checkpoints.save(trainer.state, progress())
+    return continues
+
+
+def _open_workdir(
+    workdir: Path, config: ExperimentConfig, checkpoints: Checkpoints, continues: bool
+) -> None:
+    """The first changes to the files of a work directory."""
+    if continues:
+        read_metrics(workdir / METRICS)  # whether they are damaged
     workdir.mkdir(parents=True, exist_ok=True)
     write_config(workdir, config)
     record_launch(workdir)
     if continues:
         checkpoints.tidy()
-    else:
-        checkpoints.save(trainer.state, progress())
-    return continues
 
 
 def check_unused(workdir: Path) -> None:

@@ -4,8 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data.loading import load_split
+from block_recurrent.parallel import processes
+from block_recurrent.parallel.axes import DATA, FSDP
+from block_recurrent.parallel.mesh import make_mesh
 from block_recurrent.runs.trained_model import NEWEST, restore_model
 from block_recurrent.runs.workdir import other_settings
 from block_recurrent.system.files import write_whole
@@ -51,19 +56,20 @@ def score(
     others = other_settings(workdir, config)
     if checkpoint != NEWEST:
         others.append(f"checkpoint: {checkpoint}")
-    line = ProgressLine()
-    step, model = restore_model(workdir, config, checkpoint)
-    corpus = load_split(config.data, split, line.show)
-    print(corpus.summary(), flush=True)
+    line = ProgressLine(quiet=not processes.is_primary())
+    mesh = make_mesh(config.mesh, config.data.batch_size, exact=processes.several())
+    step, model = restore_model(workdir, config, checkpoint, mesh)
+    corpus = processes.together(lambda: load_split(config.data, split, line.show))
+    if processes.is_primary():
+        print(corpus.summary(), flush=True)
     metrics = evaluate(
         config,
         model,
         corpus,
         lambda share: line.show(f"evaluating {corpus.origin}: {share:.0%}"),
-        batch_size=batch_size or scoring_lanes(config.data, corpus),
+        batch_size=batch_size or scoring_lanes(config.data, corpus, _fewest_lanes(config, mesh)),
     ).metrics()
     line.end()
-    _print(metrics)
     result = {
         "step": step,
         "split": split,
@@ -72,12 +78,21 @@ def score(
         "documents": len(corpus),
         **metrics,
     }
+    if not processes.is_primary():
+        return result
+    _print(metrics)
     if output or not others:
         _write(output or evaluation_file(workdir, split), result)
     else:
         listed = "; ".join(others)
         print(f"not written, for it differs from the run in: {listed}; --output=FILE writes it")
     return result
+
+
+def _fewest_lanes(config: ExperimentConfig, mesh: Mesh) -> int:
+    """How many groups of devices share the lanes out, at the least."""
+    fixed = processes.several() or config.mesh.data != -1
+    return mesh.shape[FSDP] * (mesh.shape[DATA] if fixed else 1)
 
 
 def _print(metrics: dict[str, Any]) -> None:

@@ -16,11 +16,11 @@ from block_recurrent.system.lock import hold
 CONFIG, LOCK, CHECKPOINTS = "config.gin", "lock", "checkpoints"
 # When a run is continued, its length and rhythm may change, and its files may have moved: what is
 # in them is compared with what the run began with.
-MAY_CHANGE = ("training.", "data.path", "data.cache_path", "data.vocab_path", "data.name")
+MAY_CHANGE = ("training.", "mesh.", "data.path", "data.cache_path", "data.vocab_path", "data.name")
 MAY_NOT_CHANGE = ("training.seed", "training.clear_states")
 # What an evaluation's figures do not depend on: how batches are cut, and where the files lie.
 NOT_IN_FIGURES = (
-    *("data.batch_size", "data.segment_length"),
+    *("data.batch_size", "data.segment_length", "mesh."),
     *("data.path", "data.cache_path", "data.vocab_path"),
 )
 

@@ -1,6 +1,7 @@
 """What a configuration means: its model, batches, and state before the first step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,16 @@ def make_train_state(config: ExperimentConfig) -> TrainState:
     return TrainState(model, optimizer, carried, jnp.int32(0))
 
 
-def make_lanes(config: ExperimentConfig, corpus: TokenizedCorpus) -> TrainingLanes:
-    """The endless training batches of the run."""
+def abstract_train_state(config: ExperimentConfig) -> TrainState:
+    """Shapes and dtypes of the state before the run's first step; nothing is computed."""
+    return jax.eval_shape(partial(make_train_state, config))
+
+
+def make_lanes(
+    config: ExperimentConfig, corpus: TokenizedCorpus, rows: Sequence[int] | None = None
+) -> TrainingLanes:
+    """The endless training batches of the run; of some of its lanes, if `rows` are given."""
     data, vocab_size = config.data, config.model.vocab_size
-    return TrainingLanes(corpus, data.batch_size, data.segment_length, vocab_size, seed=data.seed)
+    return TrainingLanes(
+        corpus, data.batch_size, data.segment_length, vocab_size, seed=data.seed, rows=rows
+    )

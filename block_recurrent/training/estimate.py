@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +20,7 @@ from block_recurrent.model.parameters import count_parameters, named_parameters
 from block_recurrent.model.protocol import Model
 from block_recurrent.model.stack import Stack
 from block_recurrent.training import TrainState
-from block_recurrent.training.build import abstract_model, build_model, make_train_state
+from block_recurrent.training.build import abstract_model, abstract_train_state, build_model
 from block_recurrent.training.step import segment_loss
 
 Shape: Any = jax.ShapeDtypeStruct
@@ -51,11 +50,6 @@ class Memory(NamedTuple):
     activations: int
     logits: int
     computed_again: int
-
-
-def abstract_train_state(config: ExperimentConfig) -> TrainState:
-    """Shapes and dtypes of the state before the first step."""
-    return jax.eval_shape(partial(make_train_state, config))
 
 
 def count_components(model: Model) -> dict[str, int]:

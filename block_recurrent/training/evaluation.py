@@ -8,12 +8,21 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from block_recurrent.config import DataConfig, ExperimentConfig
 from block_recurrent.data import Batch, TokenizedCorpus, evaluation_batches
 from block_recurrent.model.protocol import CarriedState, Model
 from block_recurrent.model.reset import clear_recurrent
-from block_recurrent.parallel.mesh import batch_sharding, carried_sharding, make_mesh, replicated
+from block_recurrent.parallel import processes
+from block_recurrent.parallel.mesh import (
+    carried_sharding,
+    lanes_of_process,
+    make_mesh,
+    place,
+    place_batch,
+)
+from block_recurrent.parallel.parameters import model_sharding
 from block_recurrent.training.loss import model_cross_entropy
 
 
@@ -92,7 +101,7 @@ def evaluate(
     *,
     batch_size: int | None = None,
 ) -> Evaluation:
-    """Scores a corpus, on all devices that can share out the lanes evenly.
+    """Scores a corpus on the mesh of a run.
 
     Args:
       config: of the run, for the segment length and the number of lanes. The metrics depend on
@@ -109,14 +118,17 @@ def evaluate(
     """
     data = config.data
     lanes = batch_size or data.batch_size
-    mesh = make_mesh(lanes)
-    model = jax.device_put(model, replicated(mesh))
-    batches = evaluation_batches(corpus, lanes, data.segment_length, config.model.vocab_size)
+    mesh = make_mesh(config.mesh, lanes, exact=processes.several())
+    model = place(model, model_sharding(mesh, model))
+    rows = lanes_of_process(mesh, lanes)
+    batches = evaluation_batches(
+        corpus, lanes, data.segment_length, config.model.vocab_size, rows=rows
+    )
 
     def score() -> Iterator[tuple[Array, Array]]:
-        carried = jax.device_put(model.initial_state(lanes), carried_sharding(mesh))
+        carried = initial_carried(model, lanes, mesh)
         for batch in batches:
-            batch = jax.device_put(batch, batch_sharding(mesh))
+            batch = place_batch(batch, mesh, rows, lanes)
             carried, nats, tokens = evaluation_step(
                 model, carried, batch, clear_states=config.training.clear_states
             )
@@ -133,7 +145,17 @@ def evaluate(
     return Evaluation(nats, tokens, int(corpus.byte_counts.sum()), int(corpus.word_counts.sum()))
 
 
-def scoring_lanes(data: DataConfig, corpus: TokenizedCorpus) -> int:
+def initial_carried(model: Model, batch_size: int, mesh: Mesh) -> CarriedState:
+    """What lanes carry at a document's start, shared out over a mesh that the model is on."""
+
+    def initial(model: Model) -> CarriedState:
+        return model.initial_state(batch_size)
+
+    places = carried_sharding(mesh, jax.eval_shape(initial, model))
+    return jax.jit(initial, out_shardings=places)(model)
+
+
+def scoring_lanes(data: DataConfig, corpus: TokenizedCorpus, fewest: int = 1) -> int:
     """How many lanes read a corpus fast where nothing is trained.
 
     Twice those of training, whose forward pass holds less than a backward pass does; or half as
@@ -143,6 +165,6 @@ def scoring_lanes(data: DataConfig, corpus: TokenizedCorpus) -> int:
     segments = -(-np.diff(corpus.ends, prepend=0) // data.segment_length)
     busy = -(-int(segments.sum()) // int(segments.max(initial=1)))
     lanes = 2 * data.batch_size
-    while lanes % 2 == 0 and lanes // 2 >= busy:
+    while lanes % (2 * fewest) == 0 and lanes // 2 >= busy:
         lanes //= 2
     return lanes

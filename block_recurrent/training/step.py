@@ -16,6 +16,7 @@ from block_recurrent.model.parameters import named_parameters, replace_parameter
 from block_recurrent.model.protocol import CarriedState, Model
 from block_recurrent.model.reset import clear_recurrent, reset
 from block_recurrent.parallel.mesh import carried_sharding, replicated
+from block_recurrent.parallel.parameters import model_sharding, optimizer_sharding
 from block_recurrent.training.loss import model_cross_entropy
 
 
@@ -42,11 +43,13 @@ class StepMetrics(NamedTuple):
       nats: summed loss of the step's targets.
       targets: how many there were.
       gradient_norm: global norm of the gradient of the mean loss, before clipping.
+      votes: how many devices' processes had been asked to stop when the step began.
     """
 
     nats: Any
     targets: Any
     gradient_norm: Any
+    votes: Any = 0.0
 
     @property
     def finite(self) -> bool:
@@ -54,13 +57,21 @@ class StepMetrics(NamedTuple):
         return math.isfinite(self.nats) and math.isfinite(self.gradient_norm)
 
 
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+TrainStep = Callable[..., tuple[TrainState, StepMetrics]]
 
 
-def train_state_sharding(mesh: Mesh) -> Any:
-    """Lanes are shared out over the devices, all else is on every one; a prefix of the state."""
-    everywhere = replicated(mesh)
-    return TrainState._make((everywhere, everywhere, carried_sharding(mesh), everywhere))
+def train_state_sharding(mesh: Mesh, state: TrainState) -> TrainState:
+    """Where the arrays of a state, or of its shapes, lie.
+
+    Raises:
+      ConfigError: parameters cannot be shared out evenly.
+    """
+    return TrainState(
+        model_sharding(mesh, state.model),
+        optimizer_sharding(mesh, state.optimizer, state.model),
+        carried_sharding(mesh, state.carried),
+        cast(Array, replicated(mesh)),
+    )
 
 
 def segment_loss(
@@ -102,16 +113,22 @@ def make_train_step(
     *,
     clear_states: bool = False,
     skip_non_finite: bool = False,
+    places: TrainState | None = None,
 ) -> TrainStep:
-    """The compiled step; it takes over (donates) the memory of the state it is given.
+    """The compiled step of a state and a batch; it takes over (donates) the state's memory.
+
+    Several processes give it their votes too, [devices] float32, whose sum is a metric.
 
     The mean loss over the batch's targets is minimised. No gradient flows into the carried state.
     Dropout of step t depends on `dropout_key` and t alone. `clear_states` is that of
     `TrainingConfig`. `skip_non_finite` leaves everything but the step's number as it was where loss
     or gradient are not finite; lanes that begin a document with that step begin it with the next.
+    `places` is where the next state's arrays lie, as `train_state_sharding` returns it.
     """
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    def step(
+        state: TrainState, batch: Batch, votes: Array | None = None
+    ) -> tuple[TrainState, StepMetrics]:
         uses_dropout = state.model.config.dropout > 0
         key = jax.random.fold_in(dropout_key, state.step) if uses_dropout else None
         loss = partial(segment_loss, dropout_key=key, clear_states=clear_states)
@@ -122,6 +139,8 @@ def make_train_step(
         named = cast(dict[str, Array], optax.apply_updates(named, updates))
         model = replace_parameters(state.model, named)
         metrics = StepMetrics(nats, targets, optax.tree.norm(gradients))
+        if votes is not None:
+            metrics = metrics._replace(votes=jnp.sum(votes))
         taken = TrainState(model, optimizer_state, carried, state.step + 1)
         if skip_non_finite:
             initial = state.model.initial_state(state.carried.batch_size)
@@ -131,7 +150,8 @@ def make_train_step(
             taken = jax.tree.map(lambda new, old: jnp.where(finite, new, old), taken, skipped)
         return taken, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    out: Any = {} if places is None else {"out_shardings": (places, None)}
+    return jax.jit(step, donate_argnums=0, **out)
 
 
 @jax.jit

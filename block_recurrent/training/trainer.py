@@ -1,7 +1,6 @@
 """A model in training: what computes, and touches no file."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,9 +9,17 @@ from jax.sharding import Mesh
 
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import TokenizedCorpus
-from block_recurrent.parallel.mesh import batch_sharding, make_mesh
+from block_recurrent.parallel import processes
+from block_recurrent.parallel.mesh import (
+    lanes_of_process,
+    make_mesh,
+    place,
+    place_batch,
+    vote_array,
+    with_places,
+)
 from block_recurrent.system.stopwatch import Stopwatch
-from block_recurrent.training.build import make_lanes, make_train_state
+from block_recurrent.training.build import abstract_train_state, make_lanes, make_train_state
 from block_recurrent.training.meter import Meter
 from block_recurrent.training.optimizer import make_optimizer, make_schedule
 from block_recurrent.training.step import (
@@ -27,21 +34,26 @@ from block_recurrent.training.step import (
 MOST_SKIPPED = 10
 
 
-def make_run_step(config: ExperimentConfig) -> TrainStep:
-    """The step that a run takes, with its optimizer and its dropout."""
+def make_run_step(config: ExperimentConfig, places: TrainState | None = None) -> TrainStep:
+    """The step that a run takes, with its optimizer and its dropout; `places` of its states."""
     training = config.training
     return make_train_step(
         make_optimizer(config),
         jax.random.fold_in(jax.random.key(training.seed), 1),
         clear_states=training.clear_states,
         skip_non_finite=training.non_finite == "skip",
+        places=places,
     )
 
 
 def abstract_run_state(config: ExperimentConfig, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and places of a run's arrays on a row of devices; nothing is computed."""
-    initial = partial(make_train_state, config)
-    return jax.jit(initial, out_shardings=train_state_sharding(mesh)).eval_shape()
+    """Shapes, dtypes and places of a run's arrays on a mesh; nothing is computed.
+
+    Raises:
+      ConfigError: parameters cannot be shared out evenly.
+    """
+    state = abstract_train_state(config)
+    return with_places(state, train_state_sharding(mesh, state))
 
 
 class Trainer:
@@ -56,8 +68,9 @@ class Trainer:
     Attributes:
       state: all that changes with a step; set by `begin` or `restore`.
       step: how many have been taken.
-      lanes: the batches to come.
+      lanes: the batches to come, of the lanes that this process's devices read.
       meter: the metrics since the last log.
+      stop_agreed: a process was asked to stop, and all have taken the same steps since.
     """
 
     state: TrainState
@@ -71,18 +84,28 @@ class Trainer:
         advice: Callable[[], str] = str,
     ):
         self._config, self._clock, self._advice = config, clock, advice
-        self.lanes = make_lanes(config, corpus)
+        self._mesh = make_mesh(config.mesh, config.data.batch_size, exact=processes.several())
+        self._rows = lanes_of_process(self._mesh, config.data.batch_size)
+        self.lanes = make_lanes(config, corpus, self._rows)
         self.meter = Meter(config.training.num_steps)
+        self.stop_agreed = False
         self._schedule = make_schedule(config.optimizer, config.training.num_steps)
-        self._mesh = make_mesh(config.data.batch_size)
-        self._train_step = make_run_step(config)
         self._skipped_in_a_row = 0
         self._compiled = False
 
     def begin(self) -> None:
-        """Takes the state before the first step."""
-        sharding = train_state_sharding(self._mesh)
-        self.state, self.step = jax.device_put(make_train_state(self._config), sharding), 0
+        """Takes the state before the first step.
+
+        Raises:
+          ConfigError: parameters cannot be shared out evenly.
+        """
+        state = make_train_state(self._config)
+        self._take(place(state, train_state_sharding(self._mesh, state)))
+
+    def _take(self, state: TrainState) -> None:
+        self.state, self.step = state, int(state.step)
+        places = jax.tree.map(lambda array: array.sharding, state)
+        self._train_step = make_run_step(self._config, places)
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and places of a state's arrays; nothing is computed."""
@@ -105,18 +128,23 @@ class Trainer:
         self.lanes.restore(position["lanes"])
         self.meter.restore(position["unlogged"])
         self._skipped_in_a_row = position["skipped_in_a_row"]
-        self.state, self.step = state, int(state.step)
+        self._take(state)
 
-    def take_step(self) -> None:
+    def take_step(self, *, vote: bool = False) -> None:
         """Takes one step, and looks whether the one before it was finite.
+
+        Args:
+          vote: whether this process, one of several, has been asked to stop.
 
         Raises:
           FloatingPointError: it was not, and may not be skipped.
         """
+        size = self._config.data.batch_size
         with self._clock.part("data"):
-            batch = jax.device_put(next(self.lanes), batch_sharding(self._mesh))
+            batch = place_batch(next(self.lanes), self._mesh, self._rows, size)
+            votes = (vote_array(self._mesh, vote),) if processes.several() else ()
         with self._clock.part("step" if self._compiled else "compilation"):
-            self.state, metrics = self._train_step(self.state, batch)
+            self.state, metrics = self._train_step(self.state, batch, *votes)
             self.step += 1
             self.meter.add(metrics)
             self.check_finite(but=1)
@@ -141,6 +169,7 @@ class Trainer:
         """
         allowed = MOST_SKIPPED - 1 if self._config.training.non_finite == "skip" else 0
         for metrics in self.meter.settle(but=but):
+            self.stop_agreed |= metrics.votes > 0
             self._skipped_in_a_row = 0 if metrics.finite else self._skipped_in_a_row + 1
             if self._skipped_in_a_row > allowed:
                 raise FloatingPointError(self._why_not_finite(metrics))

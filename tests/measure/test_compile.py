@@ -14,6 +14,7 @@ from block_recurrent.gin_files import ConfigError, load
 from block_recurrent.measure import compile_report, compile_text, target
 from block_recurrent.measure.chips import CHIPS, GIB
 from block_recurrent.training import estimate
+from block_recurrent.training.build import abstract_train_state
 from experiments import compile as program
 from tests.programs import PROGRAMS
 
@@ -176,7 +177,7 @@ def figures():
 
 
 def test_what_is_on_every_device_is_what_a_run_has_before_its_first_step(figures):
-    state = estimate.abstract_train_state(tiny(**NARROW))
+    state = abstract_train_state(tiny(**NARROW))
     sizes = (estimate.array_bytes(part) for part in (state.model, state.optimizer))
     assert figures["state_bytes"] == sum(sizes) < figures["peak_bytes"]
 

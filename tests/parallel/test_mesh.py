@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 
-import jax
 import pytest
 
+from block_recurrent.config import MeshConfig
+from block_recurrent.gin_files import ConfigError
 from block_recurrent.parallel.mesh import make_mesh
 
 RUN = """
@@ -78,6 +79,41 @@ def test_a_run_goes_on_with_another_number_of_devices(one, tmp_path):
     assert rest["nats"] == pytest.approx(one["nats"], rel=1e-6)
 
 
-def test_only_as_many_devices_as_share_evenly():
-    assert make_mesh(1).size == 1
-    assert make_mesh(6).size == max(n for n in (1, 2, 3, 6) if n <= len(jax.devices()))
+EIGHT = list(range(8))  # stand for devices
+
+
+@pytest.mark.parametrize(
+    ("config", "lanes", "sizes"),
+    [
+        ({}, 1, (1, 1, 1)),
+        ({}, 6, (6, 1, 1)),
+        ({}, 16, (8, 1, 1)),
+        ({"fsdp": 2}, 16, (4, 2, 1)),
+        ({"fsdp": 2, "tensor": 2}, 4, (2, 2, 2)),
+        ({"data": 1, "fsdp": -1}, 8, (1, 8, 1)),
+        ({"data": 2, "fsdp": 1, "tensor": -1}, 2, (2, 1, 4)),
+    ],
+)
+def test_what_is_left_of_the_devices_is_the_axis_that_is_not_given(config, lanes, sizes):
+    mesh = make_mesh(MeshConfig(**config), lanes, EIGHT)
+    assert tuple(mesh.shape.values()) == sizes
+    assert mesh.devices.reshape(-1).tolist() == EIGHT[: mesh.size]  # in their own order
+
+
+@pytest.mark.parametrize(
+    ("config", "lanes", "sentence"),
+    [
+        ({"fsdp": 4}, 6, "6 lanes cannot be shared out evenly among 4 groups of devices"),
+        ({"data": 4, "tensor": 4}, 4, "mesh.data = 4, mesh.fsdp = 1, mesh.tensor = 4 are 16 dev"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_a_sentence(config, lanes, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        make_mesh(MeshConfig(**config), lanes, EIGHT)
+
+
+def test_no_device_is_left_over_where_all_are_wanted():
+    with pytest.raises(ConfigError, match="are 4 devices, but there are 8"):
+        make_mesh(MeshConfig(data=4), 8, EIGHT, exact=True)
+    with pytest.raises(ConfigError, match="6 lanes cannot be shared out evenly among 8"):
+        make_mesh(MeshConfig(), 6, EIGHT, exact=True)

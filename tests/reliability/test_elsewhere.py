@@ -48,15 +48,17 @@ def python(code: str, *arguments: object, prefix: tuple[str, ...] = (), **enviro
 MOVE = """
 import importlib.util, sys
 import jax
-from block_recurrent.parallel.mesh import make_mesh
+from block_recurrent.config import MeshConfig
+from block_recurrent.parallel.mesh import make_mesh, place
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.training.step import train_state_sharding
 
 spec = importlib.util.spec_from_file_location("elsewhere", sys.argv[1])
 spec.loader.exec_module(here := importlib.util.module_from_spec(spec))
 before, after = map(Checkpoints, sys.argv[2:])
-sharding = train_state_sharding(make_mesh(here.LANES))
-state, progress = before.restore(jax.device_put(here.initial(), sharding))
+initial = here.initial()
+sharding = train_state_sharding(make_mesh(MeshConfig(), here.LANES), initial)
+state, progress = before.restore(place(initial, sharding))
 assert len(jax.devices()) == here.DEVICES
 assert {len(x.sharding.device_set) for x in jax.tree.leaves(state.model)} == {here.DEVICES}
 for x in jax.tree.leaves(state.carried):

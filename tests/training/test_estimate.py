@@ -11,7 +11,7 @@ from block_recurrent.config import DataConfig, ExperimentConfig, OptimizerConfig
 from block_recurrent.gin_files import TO_BE_GIVEN, load
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.training import estimate
-from block_recurrent.training.build import make_train_state
+from block_recurrent.training.build import abstract_train_state, make_train_state
 from experiments import train
 from tests.helpers import MODELS, model_config
 
@@ -29,7 +29,7 @@ def experiment(optimizer: str = "adafactor", **changes) -> ExperimentConfig:
 
 def memory(**changes) -> estimate.Memory:
     config = experiment(**changes)
-    return estimate.estimate_memory(config, estimate.abstract_train_state(config))
+    return estimate.estimate_memory(config, abstract_train_state(config))
 
 
 def nbytes(tree) -> int:
@@ -86,9 +86,9 @@ def test_every_further_layer_keeps_as_much_again():
 
 def test_activations_grow_with_the_batch_and_shrink_with_the_dtype():
     config = experiment(num_layers=6)
-    state = estimate.abstract_train_state(config)
+    state = abstract_train_state(config)
     double = dataclasses.replace(config, data=dataclasses.replace(DATA, batch_size=4))
-    doubled = estimate.estimate_memory(double, estimate.abstract_train_state(double))
+    doubled = estimate.estimate_memory(double, abstract_train_state(double))
     once = estimate.estimate_memory(config, state)
     assert 1.7 < doubled.activations / once.activations < 2
     assert doubled.logits == 2 * once.logits
@@ -117,11 +117,9 @@ def test_a_dry_run_knows_the_baselines(row, capsys):
     assert train.main(files) == 0
     assert "layers 1-12" in capsys.readouterr().out
     config = load([f"table1/pg19_bytes/{row}.gin", "sizes/tiny.gin"], SHORT, needs_data=False)
-    state = estimate.abstract_train_state(config)
+    state = abstract_train_state(config)
     assert sum(estimate.count_components(state.model).values()) == count_parameters(state.model)
     kept = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="none"))
-    again, all_kept = (
-        estimate.estimate_memory(c, estimate.abstract_train_state(c)) for c in (config, kept)
-    )
+    again, all_kept = (estimate.estimate_memory(c, abstract_train_state(c)) for c in (config, kept))
     assert again.activations + again.computed_again < all_kept.activations
     assert all_kept.computed_again == 0 < again.computed_again

@@ -20,6 +20,7 @@ from block_recurrent.model.attention.hashing import make_seeds
 from block_recurrent.model.attention.pallas_launch import LANES, ROWS, Operands
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues
+from block_recurrent.parallel.axes import lane_axes
 
 MOST_WINDOW = 2048  # larger ones do not fit the fast memory
 LEAST_HEAD = 8  # sizes of heads are multiples of it
@@ -114,7 +115,7 @@ def _on_every_device(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def shared_out(settings: Settings, *arrays: Any) -> Any:
-        mesh, axes = _lanes(arrays[0].queries)
+        mesh, axes = lane_axes(arrays[0].queries)
         if not axes:
             return function(settings, *arrays)
 
@@ -135,17 +136,6 @@ def _on_every_device(function: Callable) -> Callable:
         )(*arrays)
 
     return shared_out
-
-
-def _lanes(queries: Array) -> tuple[Any, tuple[str, ...]]:
-    """The mesh that the program runs on, and the axes of it that share out the windows.
-
-    None where there is one device, and inside a program for each of several.
-    """
-    mesh = jax.typeof(queries).sharding.mesh
-    axes = tuple(name for name in mesh.axis_names if name not in mesh.manual_axes)
-    devices = math.prod(mesh.shape[name] for name in axes)
-    return mesh, axes if devices > 1 and queries.shape[0] % devices == 0 else ()
 
 
 def _is_bias(x: Any) -> bool:

@@ -1,0 +1,217 @@
+"""Processes that train one model together, on one machine or many: how they meet and agree.
+
+Every process runs the same program in the same order. Process 0 writes and decides; `decided`
+tells the others what, and `together` is for what all of them have to succeed in. In a program that
+has joined no others both are plain calls.
+"""
+
+import os
+import pickle
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+T = TypeVar("T")
+JOIN_SECONDS = 300  # until a process gives up looking for the others
+HEARTBEAT_SECONDS = 40  # until a process that says nothing is taken for dead
+_RETRY_SECONDS = 0.5
+UNREACHABLE, LOST = 8, 9  # exit statuses
+
+
+class ClusterUnreachable(RuntimeError):
+    """The other processes could not be found."""
+
+
+class ProcessLost(RuntimeError):
+    """Another process has ended or does not answer."""
+
+
+class Cluster(NamedTuple):
+    """Which processes belong together; what is None is asked of the environment.
+
+    Attributes:
+      coordinator_address: HOST:PORT of process 0.
+      process_count: how many there are.
+      process_index: which of them this is, from 0.
+    """
+
+    coordinator_address: str | None = None
+    process_count: int | None = None
+    process_index: int | None = None
+
+
+def join(cluster: Cluster, seconds: float = JOIN_SECONDS) -> None:
+    """Finds the other processes, before JAX looks for devices.
+
+    SLURM, Open MPI, Cloud TPU and GKE say by themselves what `cluster` leaves open. Signals stay
+    this program's own: JAX's notice of preemption would take SIGTERM for itself.
+
+    Args:
+      cluster: as far as it is known.
+      seconds: how long to look for them.
+
+    Raises:
+      ClusterUnreachable: they were not found in time, or nobody says where they are.
+    """
+    jax.config.update("jax_enable_preemption_service", False)
+    if cluster.coordinator_address and cluster.process_index:
+        _wait_for_coordinator(cluster.coordinator_address, seconds)
+    missing = threading.Timer(seconds, _leave_unreached, [seconds])
+    missing.daemon = True
+    missing.start()
+    try:
+        jax.distributed.initialize(
+            *cluster,
+            initialization_timeout=int(seconds) + 60,  # at its end JAX would end the process
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ClusterUnreachable(
+            f"the other processes were not found within {seconds:.0f} s "
+            f"({str(error).splitlines()[0]}); --coordinator_address=HOST:PORT, --process_count "
+            "and --process_index say where they are"
+        ) from error
+    finally:
+        missing.cancel()
+
+
+def _leave_unreached(seconds: float) -> None:
+    sentence = f"error: not all processes were there within {seconds:.0f} s: were all started?"
+    print(sentence, file=sys.stderr)
+    leave(UNREACHABLE)
+
+
+def _wait_for_coordinator(address: str, seconds: float) -> None:
+    """Returns when something listens at an address; JAX itself would end the process."""
+    host, _, port = address.rpartition(":")
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except (OSError, ValueError) as error:
+            if time.monotonic() > end or isinstance(error, ValueError):
+                raise ClusterUnreachable(
+                    f"process 0 does not answer at {address!r} within {seconds:.0f} s ({error}): "
+                    "is it running, and can it be reached from here?"
+                ) from error
+        time.sleep(_RETRY_SECONDS)
+
+
+def several() -> bool:
+    """Whether this process has joined others; looks for no device."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_primary() -> bool:
+    """Whether this is the process that writes and decides."""
+    return not several() or jax.process_index() == 0
+
+
+def decided(decide: Callable[[], T]) -> T:
+    """What `decide` returns in process 0, which alone calls it, in all processes.
+
+    Raises:
+      Exception: what `decide` raises, in all processes.
+    """
+    if not several():
+        return decide()
+    outcome = _outcome(decide) if is_primary() else None
+    return _result(_broadcast(outcome))
+
+
+def together(work: Callable[[], T]) -> T:
+    """What `work` returns, which every process calls.
+
+    Raises:
+      Exception: what it raises in the first process where it fails, in all processes.
+    """
+    if not several():
+        return work()
+    outcome = _outcome(work)
+    for other in _gather(None if outcome[0] else outcome):
+        if other is not None:
+            _result(other)
+    return _result(outcome)
+
+
+def any_of(condition: bool) -> bool:
+    """Whether it holds in any process."""
+    return any(_gather(condition)) if several() else condition
+
+
+def _outcome(work: Callable[[], Any]) -> tuple[bool, Any]:
+    """Whether work succeeded, and its result or its exception."""
+    try:
+        return True, work()
+    except Exception as error:
+        return False, error
+
+
+def _result(outcome: tuple[bool, Any]) -> Any:
+    succeeded, value = outcome
+    if not succeeded:
+        raise value
+    return value
+
+
+def _broadcast(value: Any) -> Any:
+    """A value of process 0, in all processes."""
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    content = _packed(value) if is_primary() else np.zeros(0, np.uint8)
+    size = int(broadcast_one_to_all(np.int32(len(content))))
+    return _unpacked(broadcast_one_to_all(content if is_primary() else np.zeros(size, np.uint8)))
+
+
+def _gather(value: Any) -> list[Any]:
+    """The values of all processes, by their index, in all processes."""
+    from jax.experimental.multihost_utils import process_allgather
+
+    content = _packed(value)
+    sizes = np.asarray(process_allgather(np.int32(len(content)))).reshape(-1)
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: len(content)] = content
+    rows = np.asarray(process_allgather(padded)).reshape(len(sizes), -1)
+    return [_unpacked(row[:size]) for row, size in zip(rows, sizes, strict=True)]
+
+
+def _packed(value: Any) -> np.ndarray:
+    """A value as bytes; an exception that cannot be one becomes another with its message."""
+    try:
+        content = pickle.dumps(value)
+        pickle.loads(content)
+    except Exception:
+        succeeded, error = value
+        content = pickle.dumps((succeeded, RuntimeError(f"{type(error).__name__}: {error}")))
+    return np.frombuffer(content, np.uint8)
+
+
+def _unpacked(content: Any) -> Any:
+    return pickle.loads(np.asarray(content).tobytes())
+
+
+def lost(error: BaseException) -> ProcessLost | None:
+    """The error as that of another process, if it says that one is gone."""
+    if not several() or not isinstance(error, jax.errors.JaxRuntimeError):
+        return None
+    reason = str(error).splitlines()[0]
+    if reason.startswith(("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT")):
+        return None
+    return ProcessLost(
+        f"another process has ended or does not answer ({reason}); the same command goes on from "
+        "the newest checkpoint"
+    )
+
+
+def leave(status: int) -> None:
+    """Ends the process at once, without waiting for the others."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

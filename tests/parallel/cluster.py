@@ -1,0 +1,64 @@
+"""Programs run by several processes on this machine, one CPU device each."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+
+
+class Ended(NamedTuple):
+    """How a process ended, and what it said."""
+
+    status: int
+    output: str
+    errors: str
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def start(program: str, words: Sequence[object], processes: int) -> list[subprocess.Popen]:
+    """Starts a program of `experiments/` as so many processes."""
+    address = f"127.0.0.1:{free_port()}"
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+    }
+    cluster = [f"--coordinator_address={address}", f"--process_count={processes}"]
+    command = [sys.executable, str(ROOT / "experiments" / program), *map(str, words)]
+    return [
+        subprocess.Popen(
+            [*command, *cluster, f"--process_index={index}"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(processes)
+    ]
+
+
+def finish(started: Sequence[subprocess.Popen], seconds: float = 240) -> list[Ended]:
+    """Waits for all processes; kills them when that takes too long."""
+    try:
+        outputs = [process.communicate(timeout=seconds) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [
+        Ended(process.returncode, *output) for process, output in zip(started, outputs, strict=True)
+    ]
+
+
+def run(program: str, words: Sequence[object], processes: int) -> list[Ended]:
+    """Runs a program to its end."""
+    return finish(start(program, words, processes))

@@ -1,0 +1,79 @@
+"""Twenty steps of tiny models on eight devices of a CPU, on meshes of every kind; prints figures.
+
+Run as a program, because the number of devices is set before JAX begins.
+"""
+
+import dataclasses
+import json
+import sys
+
+import jax
+
+from block_recurrent.config import (
+    DataConfig,
+    ExperimentConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainingConfig,
+)
+from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
+from block_recurrent.model.parameters import named_parameters
+from block_recurrent.parallel.parameters import parameter_axes
+from block_recurrent.system.stopwatch import Stopwatch
+from block_recurrent.training.trainer import Trainer
+
+STEPS = 20
+SIZES = {"model_size": 16, "num_heads": 8, "head_size": 4, "mlp_size": 16, "window": 4}
+MODELS = {
+    "slide": {},
+    "fixed_skip": {"recurrent_layers": (1,)},
+    "lstm_dual": {"recurrent_layers": (0, 2), "gate": "lstm", "wiring": "dual"},
+    "feedback": {"recurrent_layers": (1,), "feedback": True},
+}
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
+PRODUCT = MESHES[-1]
+TEXTS = ["0123456789" * 9, "abcdefg" * 3, "to be or not to be, that is", "xy", ".,;" * 33]
+
+
+def experiment(model: str, mesh: tuple[int, ...]) -> ExperimentConfig:
+    config = ModelConfig(vocab_size=256, num_layers=3, num_states=4, **(SIZES | MODELS[model]))
+    return ExperimentConfig(
+        model=config,
+        data=DataConfig(batch_size=8, segment_length=8),
+        optimizer=OptimizerConfig(schedule="cosine", learning_rate=0.01, warmup_steps=3),
+        training=TrainingConfig(num_steps=STEPS),
+        mesh=MeshConfig(**dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))),
+    )
+
+
+def take_steps(config: ExperimentConfig) -> dict:
+    """The losses in bits a token and gradient norms of all steps; how parameters lie."""
+    documents = tuple(Document(f"d{i}", "", text) for i, text in enumerate(TEXTS))
+    trainer = Trainer(config, tokenize(Corpus(documents), ByteTokenizer()), Stopwatch())
+    trainer.begin()
+    figures = []
+    for _ in range(STEPS):
+        trainer.take_step()
+        found = trainer.metrics()
+        figures.append([found["bits_per_token"], found["gradient_norm"]])
+    mesh = dataclasses.asdict(config.mesh)
+    astray = []
+    for name, array in named_parameters(trainer.state.model).items():
+        axes = parameter_axes(name)
+        shape = tuple(
+            size // mesh.get(axis, 1) for size, axis in zip(array.shape, axes, strict=True)
+        )
+        if {shard.data.shape for shard in array.addressable_shards} != {shape}:
+            astray.append(name)
+    return {"steps": figures, "astray": astray, "lanes": trainer.position()["lanes"]}
+
+
+def main(model: str, which: str) -> None:
+    assert len(jax.devices()) == 8
+    meshes = [(1, 1, 1), *(MESHES if which == "all" else [PRODUCT])]
+    print(json.dumps({str(mesh): take_steps(experiment(model, mesh)) for mesh in meshes}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,89 @@
+"""Laws of the table of parameters: it has all of them, and what follows them lies beside them."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+import block_recurrent as br
+from block_recurrent.config import DataConfig, ExperimentConfig, OptimizerConfig
+from block_recurrent.gin_files import ConfigError
+from block_recurrent.model.parameters import named_parameters
+from block_recurrent.parallel.axes import DATA, FSDP, TENSOR
+from block_recurrent.parallel.parameters import TABLE, model_sharding, parameter_axes
+from block_recurrent.training.build import abstract_model, abstract_train_state
+from block_recurrent.training.step import train_state_sharding
+from tests.baselines.tiny import CONFIGS
+from tests.helpers import MODELS
+
+ALL = MODELS | CONFIGS
+PAPER = {"num_layers": 3, "recurrent_layers": (1,), "vocab_size": 256}
+
+
+def one_device() -> Mesh:
+    return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), (DATA, FSDP, TENSOR))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_parameter_is_in_the_table_with_all_its_axes(name):
+    for path, array in named_parameters(abstract_model(ALL[name])).items():
+        assert len(parameter_axes(path)) == array.ndim, path
+
+
+def test_every_line_of_the_table_is_of_a_parameter():
+    names = [path for config in ALL.values() for path in named_parameters(abstract_model(config))]
+    for ending in TABLE:
+        assert any(re.fullmatch(rf"(.*\.)?{ending}", name) for name in names), ending
+
+
+def test_large_parameters_are_shared_out_along_both_axes():
+    for gate, wiring in (("fixed", "skip"), ("lstm", "single"), ("lstm", "dual")):
+        model = abstract_model(br.ModelConfig(**PAPER, gate=gate, wiring=wiring, feedback=True))
+        for path, array in named_parameters(model).items():
+            if array.size >= 1 << 20:
+                assert {FSDP, TENSOR} <= set(parameter_axes(path)), path
+
+
+@pytest.mark.parametrize("optimizer", ["adafactor", "adamw"])
+@pytest.mark.parametrize("feedback", [False, True])
+def test_moments_lie_beside_their_parameters(optimizer, feedback):
+    config = ExperimentConfig(
+        model=br.ModelConfig(**PAPER, feedback=feedback),
+        data=DataConfig(batch_size=2),
+        optimizer=OptimizerConfig(name=optimizer),
+    )
+    state = abstract_train_state(config)
+    places = train_state_sharding(one_device(), state)
+    shapes = {path: x.shape for path, x in named_parameters(state.model).items()}
+    moments = jax.tree_util.tree_leaves_with_path(state.optimizer)
+    along: dict[str, set] = {}
+    for (path, array), place in zip(moments, jax.tree.leaves(places.optimizer), strict=True):
+        name, axes = getattr(path[-1], "key", None), tuple(place.spec)
+        if name in shapes and axes:
+            assert len(axes) == array.ndim
+            if array.shape == shapes[name]:
+                assert axes == parameter_axes(name)
+            sizes = dict(zip(parameter_axes(name), shapes[name], strict=True))
+            for axis, size in zip(axes, array.shape, strict=True):
+                assert axis is None or size == sizes[axis]
+            along.setdefault(f"{path[-2].name} {name}", set()).update(filter(None, axes))
+    for name in shapes:
+        wanted = set(filter(None, parameter_axes(name)))
+        if optimizer == "adamw":
+            assert along.get(f"mu {name}") == along.get(f"nu {name}") == wanted, name
+        else:
+            assert along.get(f"ema {name}") == wanted, name
+            second = [along.get(f"{kind} {name}", set()) for kind in ("v_row", "v_col", "v")]
+            assert set.union(*second) == wanted, name
+
+
+def test_sizes_that_do_not_divide_are_all_named():
+    model = abstract_model(MODELS["fixed_skip"])  # of size 12, with 2 heads
+    mesh = Mesh(np.array([f"device {i}" for i in range(8)]).reshape(1, 8, 1), (DATA, FSDP, TENSOR))
+    with pytest.raises(ConfigError) as caught:
+        model_sharding(mesh, model)
+    message = str(caught.value)
+    assert "embedding [11, 12]: 12 is no multiple of mesh.fsdp = 8" in message
+    assert message.count("mesh.fsdp = 8") > 5 and "norm.scale" not in message

@@ -1,0 +1,127 @@
+"""Laws of several processes: what one process does, they do together, and they end together."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from block_recurrent.runs.checkpoints import read_parameters
+from block_recurrent.runs.metrics import read_metrics
+from tests.parallel.cluster import finish, run, start
+from tests.quick_runs import STEPS, TEXT, write_corpus, write_gin
+
+ENDLESS = {"training.num_steps": 1_000_000, "training.checkpoint_every": 1000}
+
+
+@pytest.fixture(scope="module")
+def gin(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    values = {"data.path": str(write_corpus(folder / "corpus")), "data.batch_size": 4}
+    return write_gin(folder / "run.gin", values)
+
+
+def words(gin: Path, workdir: Path, **values: object) -> list[str]:
+    """Of train.py."""
+    bound = [f"--gin.{name}={value}" for name, value in values.items()]
+    return [f"--gin_file={gin}", f"--workdir={workdir}", *bound]
+
+
+@pytest.fixture(scope="module")
+def alone(gin, tmp_path_factory) -> Path:
+    """The work directory of a run of one process."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    assert [ended.status for ended in run("train.py", words(gin, workdir), 1)] == [0]
+    return workdir
+
+
+def losses(workdir: Path) -> np.ndarray:
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return np.array([line["bits_per_token"] for line in lines if "bits_per_token" in line])
+
+
+def progress(workdir: Path, step: int) -> dict:
+    text = (workdir / "checkpoints" / str(step) / "checkpoint.json").read_text()
+    return json.loads(text.splitlines()[0] if text.count("\n") > 1 else text)
+
+
+def assert_same_run(workdir: Path, other: Path) -> None:
+    """Same figures of every step, same documents, nearly the same parameters."""
+    assert np.abs(losses(workdir) - losses(other)).max() < 1e-5
+    here, there = (read_parameters(path / "checkpoints") for path in (workdir, other))
+    assert here.keys() == there.keys()
+    for name, array in here.items():
+        np.testing.assert_allclose(array, there[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("processes", "mesh"), [(2, {"mesh.fsdp": 2}), (2, {"mesh.tensor": 2}), (4, {})]
+)
+def test_processes_train_as_one_does(gin, alone, tmp_path, processes, mesh):
+    ended = run("train.py", words(gin, tmp_path / "run", **mesh), processes)
+    assert [each.status for each in ended] == [0] * processes, ended
+    assert_same_run(tmp_path / "run", alone)
+    assert "parameters: " in ended[0].output and f"step {STEPS}: " in ended[0].errors
+    for other in ended[1:]:
+        said = [line for line in other.output.splitlines() if "[Gloo]" not in line]
+        assert said == [] and other.errors == ""
+
+
+def test_a_signal_to_one_of_four_stops_all_after_the_same_step(gin, alone, tmp_path):
+    started = start("train.py", words(gin, tmp_path, **ENDLESS), 4)
+    wait_for_steps(tmp_path)
+    begin = time.monotonic()
+    started[2].send_signal(signal.SIGTERM)
+    ended = finish(started)
+    assert time.monotonic() - begin < 10
+    assert [each.status for each in ended] == [128 + signal.SIGTERM] * 4
+    steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()]
+    assert f"step {max(steps):,} is saved" in ended[0].errors
+    metrics = read_metrics(tmp_path / "metrics.jsonl")
+    assert metrics[-1]["step"] == max(steps)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_others_and_fewer_go_on(gin, alone, tmp_path, victim):
+    workdir = tmp_path / "run"
+    held = words(gin, workdir, **{"training.checkpoint_every": 1})
+    started = start("train.py", [*held, "--gin.training.num_steps=100000"], 2)
+    wait_for_steps(workdir, 3)
+    started[victim].kill()
+    begin = time.monotonic()
+    ended = finish(started)
+    assert time.monotonic() - begin < 60
+    assert ended[victim].status == -signal.SIGKILL
+    assert ended[1 - victim].status == 9
+    assert "another process has ended or does not answer" in ended[1 - victim].errors
+    step = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    final = f"--gin.training.num_steps={step + 2}"
+    (again,) = run("train.py", [*held, final], 1)
+    assert again.status == 0 and "continuing from step" in again.errors
+
+
+def wait_for_steps(workdir: Path, number: int = 2) -> None:
+    """Returns when so many steps have been logged."""
+    metrics, end = workdir / "metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < end:
+        if metrics.exists() and len(metrics.read_bytes().splitlines()) >= number:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"{metrics} has not {number} lines")
+
+
+def test_one_refusal_is_that_of_all(gin, alone):
+    ended = run("train.py", words(gin, alone, **{"model.num_states": 5}), 2)
+    assert [each.status for each in ended] == [2, 2]
+    assert "model.num_states = 3, now 5" in ended[0].errors
+
+
+def test_they_score_every_token_once(gin, alone):
+    ended = run("evaluate.py", [f"--workdir={alone}"], 2)
+    assert [each.status for each in ended] == [0, 0], ended
+    found = json.loads((alone / "evaluation_validation.json").read_text())
+    assert found["tokens"] == sum(len(TEXT[n:]) * (n + 1) for n in range(2))
+    expected = read_metrics(alone / "metrics.jsonl")[-1]["validation/bits_per_token"]
+    assert found["bits_per_token"] == pytest.approx(expected, abs=1e-5)
