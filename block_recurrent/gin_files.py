@@ -1,6 +1,6 @@
 """One checked `ExperimentConfig` from gin files and the command line.
 
-A gin file binds the parameters of the sections `model`, `data`, `optimizer` and `training`:
+A gin file binds the parameters of `model`, `data`, `optimizer`, `training` and `mesh`:
 
     include "sizes/paper.gin"         # relative to the folder gin/; includes come first
     WINDOW = 512                      # a macro, read as %WINDOW

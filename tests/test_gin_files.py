@@ -22,7 +22,7 @@ from block_recurrent.training.build import abstract_model
 README = (GIN_FOLDER / "README.md").read_text(encoding="utf-8")
 PARTS = {
     folder: sorted(str(path.relative_to(GIN_FOLDER)) for path in (GIN_FOLDER / folder).glob("*"))
-    for folder in ("sizes", "rows", "data", "optimizers", "tokenizers")
+    for folder in ("sizes", "rows", "data", "optimizers", "tokenizers", "meshes")
 }
 SHARED = {"table1/run.gin", "scaling/run.gin", "small/base.gin"}
 RUNS = sorted(
