@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 
 .PHONY: table table-long test lint docs benchmark soak setup clean
 
-table: $(VENV)/.setup
+table: $(VENV)/.table
 	$(BIN)/python experiments/train_table.py
 
-table-long: $(VENV)/.setup
+table-long: $(VENV)/.table
 	$(BIN)/python experiments/train_table.py --long
 
 test: $(VENV)/.setup
@@ -31,9 +31,14 @@ soak: $(VENV)/.setup
 
 setup: $(VENV)/.setup
 
-$(VENV)/.setup: setup.py
+# What the table needs; the rest is for those who change the code.
+$(VENV)/.table: setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3")'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[plots]'
+	touch $@
+
+$(VENV)/.setup: $(VENV)/.table
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 

@@ -434,6 +434,7 @@ class TrainingConfig(_Checked):
       evaluate_every: steps between evaluations; the last step is always evaluated.
       checkpoint_every: steps between checkpoints; the last step is always saved.
       keep_checkpoints: how many of the newest checkpoints stay.
+      bucket: where copies of the checkpoints go, gs://BUCKET/PATH or s3://BUCKET/PATH.
       non_finite: what to do where loss or gradient are not finite: "stop" the run, or "skip" the
         step, which leaves the parameters as they were (the run stops after ten in a row).
       clear_states: begin every segment with the initial recurrent states, in training and in
@@ -446,6 +447,7 @@ class TrainingConfig(_Checked):
     evaluate_every: int = 10_000
     checkpoint_every: int = 1_000
     keep_checkpoints: int = 3
+    bucket: str | None = None
     non_finite: Literal["stop", "skip"] = "stop"
     clear_states: bool = False
 

@@ -9,8 +9,16 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # What is imported, where its name is not that of the distribution.
 DISTRIBUTIONS = {"orbax": "orbax-checkpoint", "gin": "gin-config", "jaxlib": "jax"}
-HEAVY = ("orbax", "tensorflow_datasets", "tensorflow", "sentencepiece", "gin", "matplotlib")
-HEAVY += ("array_record", "pyarrow", "scipy.stats")
+HEAVY = (
+    "orbax",
+    "tensorstore",
+    "tensorflow_datasets",
+    "tensorflow",
+    "sentencepiece",
+    "gin",
+    "matplotlib",
+)
+HEAVY += ("array_record", "pyarrow", "scipy.stats", "tensorstore")
 # Drives other people's packages in processes of their own; who compares installs them there.
 PEERS = ROOT / "experiments/peers"
 

@@ -23,6 +23,7 @@ import numpy as np
 from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.mesh import fetch
+from block_recurrent.runs.bucket import FETCHING, Bucket, BucketError
 from block_recurrent.runs.checkpoint_folder import (
     arrays_of,
     read_model,
@@ -46,6 +47,7 @@ class Checkpoints:
       directory: created when the first checkpoint is saved, in a directory that exists.
       keep: how many of the newest checkpoints stay; the best one stays besides.
       warn: takes a sentence about a checkpoint that is damaged or gone, or could not be written.
+      bucket: has copies of all of them, for a machine that has lost its own.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class Checkpoints:
         *,
         keep: int = 3,
         warn: Callable[[str], None] = lambda sentence: None,
+        bucket: Bucket | None = None,
     ):
         self.directory = Path(directory).absolute()
         self._keep = keep
         self._warn = warn
+        self._bucket = bucket
         self._worker = ThreadPoolExecutor(1, "checkpoints")
         self._saving: Future[None] | None = None
         self._newest: int | None = None
@@ -65,7 +69,19 @@ class Checkpoints:
         self._damaged: list[int] = []
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints that were finished, oldest first."""
+        """The steps of all checkpoints that were finished, here or in the bucket, oldest first."""
+        here = self._steps_here()
+        if self._bucket is None:
+            return here
+        try:
+            return sorted({*here, *self._bucket.steps()})
+        except BucketError as error:
+            if not here:
+                raise
+            self._warn(str(error))
+            return here
+
+    def _steps_here(self) -> list[int]:
         if not self.directory.is_dir():
             return []
         folders = [path.name for path in self.directory.iterdir() if path.is_dir()]
@@ -73,7 +89,7 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         """The newest checkpoint's step, or None."""
-        return max(self.steps(), default=None)
+        return max(self._steps_here(), default=None)
 
     def describe_newest(self, name: str) -> str:
         """Which step's the newest checkpoint is, in words that call it `name`."""
@@ -95,12 +111,18 @@ class Checkpoints:
         """
         path = self.directory / BEST
         try:
-            step, loss = unseal(path.read_bytes())
-        except FileNotFoundError:
-            return None, math.inf
+            content = self._best_content(path)
+            if content is None:
+                return None, math.inf
+            step, loss = unseal(content)
         except (ValueError, TypeError) as error:
             raise Damaged(f"{path} is damaged ({reason(error)})") from error
         return (step, loss) if step in self.steps() else (None, math.inf)
+
+    def _best_content(self, path: Path) -> bytes | None:
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_bytes()
+        return self._bucket.read(BEST) if self._bucket else None
 
     def _lowest_loss(self) -> float:
         with contextlib.suppress(Damaged):
@@ -141,7 +163,7 @@ class Checkpoints:
             raise failures[-1]
         self._set_damaged_aside()
         self._look_for_newest()
-        if step in self.steps():
+        if step in self._steps_here():
             self._submit(self._finish, step, loss)
             return False
         return True
@@ -158,7 +180,7 @@ class Checkpoints:
         self._saving = self._worker.submit(attempt)
 
     def _look_for_newest(self) -> None:
-        if self._newest is not None and self._newest not in self.steps():
+        if self._newest is not None and self._newest not in self._steps_here():
             self._warn(f"checkpoint {self._newest:,} is no longer in {self.directory}")
             self._newest = None
 
@@ -212,21 +234,35 @@ class Checkpoints:
                 f"({reason(error)}); {newest}"
             ) from error
         self._newest = step
-        self._finish(step, loss)
+        self._finish(step, loss, written=True)
 
-    def _finish(self, step: int, loss: float | None) -> None:
-        """Notes the best checkpoint, and removes all but it and the newest."""
+    def _finish(self, step: int, loss: float | None, *, written: bool = False) -> None:
+        """Notes the best checkpoint, and removes all but it and the newest.
+
+        `written`: the checkpoint is new, whatever the bucket has under its name.
+        """
         try:
             try:
                 if loss is not None and loss < self._lowest_loss():
                     write_whole(self.directory / BEST, seal([step, loss]))
+                if self._bucket:
+                    self._copy_to_bucket(self._bucket, step, written)
             finally:
                 self._remove_old()
         except OSError as error:
+            copy = "the copy in the bucket, " if self._bucket else ""
             raise SaveFailed(
                 f"the checkpoint of step {step:,} was written to {self.directory}, but not what "
-                f"follows: {BEST}, and the removal of old checkpoints ({reason(error)})"
+                f"follows: {copy}{BEST}, and the removal of old checkpoints ({reason(error)})"
             ) from error
+
+    def _copy_to_bucket(self, bucket: Bucket, step: int, written: bool) -> None:
+        bucket.own()
+        if written or step not in bucket.steps():
+            bucket.upload(step, self.directory / str(step))
+        best = self.directory / BEST
+        if best.exists():
+            bucket.write(BEST, best.read_bytes())
 
     def _remove_old(self) -> None:
         try:
@@ -234,12 +270,17 @@ class Checkpoints:
         except Damaged as error:
             self._warn(f"{error}: no checkpoint is removed before the next evaluation")
             return
+        here = self._steps_here()
         for step in self.steps()[: -self._keep]:
-            if step != best:
+            if step == best:
+                continue
+            if step in here:
                 # A folder that is half removed must not look like a checkpoint.
                 old = self.directory / f"{REMOVING}{step}"
                 (self.directory / str(step)).rename(old)
                 remove(old)
+            if self._bucket:
+                self._bucket.remove(step)
 
     def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The newest whole checkpoint, in the structure of `state`: a state, and `progress`.
@@ -282,7 +323,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"there is no checkpoint {step} in {self.directory}: found {found}"
             )
-        return step, read(self.directory / str(step))
+        return step, read(self._fetched(step))
 
     def tidy(self) -> None:
         """Renames the damaged checkpoints that `restore` found, and removes what is half-written.
@@ -305,14 +346,14 @@ class Checkpoints:
 
     def leftovers(self) -> list[Path]:
         """What a killed process left half-written or half-removed."""
-        names = (f"{SAVING}*", f"{REMOVING}*", f"{BEST}{PARTIAL}")
+        names = (f"{SAVING}*", f"{REMOVING}*", f"{FETCHING}*", f"{BEST}{PARTIAL}")
         return sorted(path for name in names for path in self.directory.glob(name))
 
     def _newest_whole(self, read: Callable[[Path], T]) -> tuple[int, T]:
         """The newest whole checkpoint's step, and what `read` makes of it."""
         damaged: dict[int, Damaged] = {}
         while left := self._left(damaged):
-            folder = self.directory / str(left[-1])
+            folder = self._fetched(left[-1])
             try:
                 result = processes.together(lambda folder=folder: read(folder))
             except Damaged as error:
@@ -324,6 +365,18 @@ class Checkpoints:
             self._damaged = list(damaged)
             return left[-1], result
         raise CheckpointError(self._why_none(damaged))
+
+    def _fetched(self, step: int) -> Path:
+        """The folder of a checkpoint, which is copied from the bucket if it is not here."""
+        folder = self.directory / str(step)
+
+        def fetch() -> None:
+            if self._bucket and not folder.is_dir():
+                self._bucket.download(step, folder)
+
+        processes.decided(fetch)
+        processes.together(fetch)  # of those that do not see the files of process 0
+        return folder
 
     def _left(self, damaged: Collection[int]) -> list[int]:
         """The steps of all checkpoints that were not found to be damaged, oldest first."""

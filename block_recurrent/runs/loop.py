@@ -8,13 +8,15 @@ from typing import Any
 
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data.loading import Corpora, load_corpora
+from block_recurrent.gin_files import to_gin
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
+from block_recurrent.runs.bucket import Bucket, bucket_of
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.records import Records
 from block_recurrent.runs.resumption import begin_or_continue, check_unused
-from block_recurrent.runs.workdir import CHECKPOINTS, check_claim, locked
+from block_recurrent.runs.workdir import CHECKPOINTS, CONFIG, check_bucket, check_claim, locked
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import Stopped, StopRequest, stop_on_signal
@@ -63,19 +65,24 @@ def train(
     workdir = Path(workdir)
     line = line or ProgressLine(quiet=not processes.is_primary())
     with _stop_request(stop) as stop, contextlib.ExitStack() as held:
-        processes.decided(lambda: _claim(workdir, config, held))
+        bucket = bucket_of(config)
+        processes.decided(lambda: _claim(workdir, config, bucket, held))
         check_device()
         if corpora is None:
             corpora = _read_corpora(config, line)
-        with contextlib.closing(Run(config, workdir, corpora, line, stop)) as run:
+        with contextlib.closing(Run(config, workdir, corpora, line, stop, bucket)) as run:
             return run.finish()
 
 
-def _claim(workdir: Path, config: ExperimentConfig, held: contextlib.ExitStack) -> None:
+def _claim(
+    workdir: Path, config: ExperimentConfig, bucket: Bucket | None, held: contextlib.ExitStack
+) -> None:
     """Locks a work directory that the run may use, until `held` is left."""
     held.enter_context(locked(workdir))
     check_claim(workdir, config)
-    check_unused(workdir)
+    if bucket:
+        check_bucket(bucket, config)
+    check_unused(workdir, bucket)
 
 
 def _stop_request(stop: StopRequest | None) -> contextlib.AbstractContextManager[StopRequest]:
@@ -109,6 +116,7 @@ class Run:
         corpora: Corpora,
         line: ProgressLine,
         stop: StopRequest | None = None,
+        bucket: Bucket | None = None,
     ):
         self.config = config
         self.corpora = corpora
@@ -116,9 +124,13 @@ class Run:
         self.stop = stop or StopRequest()
         self.clock = Stopwatch()
         keep = config.training.keep_checkpoints
-        self.checkpoints = Checkpoints(workdir / CHECKPOINTS, keep=keep, warn=self.warn)
+        self.checkpoints = Checkpoints(
+            workdir / CHECKPOINTS, keep=keep, warn=self.warn, bucket=bucket
+        )
         self.trainer = Trainer(config, corpora.train, self.clock, self._last_finite)
         try:
+            if bucket:
+                processes.decided(lambda: bucket.write(CONFIG, to_gin(config).encode()))
             if begin_or_continue(self.trainer, self.checkpoints, workdir, config, self.progress):
                 line.end(f"continuing from step {self.trainer.step:,}")
             self.first_step = self.trainer.step

@@ -7,6 +7,7 @@ from typing import Any
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import DataError
 from block_recurrent.parallel import processes
+from block_recurrent.runs.bucket import Bucket
 from block_recurrent.runs.checkpoints import SAVING, Checkpoints
 from block_recurrent.runs.errors import CheckpointError
 from block_recurrent.runs.launches import record_launch
@@ -76,7 +77,7 @@ def _open_workdir(
         checkpoints.tidy()
 
 
-def check_unused(workdir: Path) -> None:
+def check_unused(workdir: Path, bucket: Bucket | None = None) -> None:
     """Sees to it that a run without checkpoints is a new one, and not one that lost them.
 
     Fast, so that it can be called before anything is read or built.
@@ -85,7 +86,7 @@ def check_unused(workdir: Path) -> None:
       CheckpointError: there are signs of an earlier run; they are named.
     """
     folder = workdir / CHECKPOINTS
-    if Checkpoints(folder).steps():
+    if Checkpoints(folder, bucket=bucket).steps():
         return
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     signs = [str(folder / name) for name in sorted(found - {FIRST})]

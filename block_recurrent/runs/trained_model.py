@@ -10,6 +10,7 @@ from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.mesh import with_places
 from block_recurrent.parallel.parameters import model_sharding
+from block_recurrent.runs.bucket import bucket_of
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.errors import CheckpointError
 from block_recurrent.runs.workdir import CHECKPOINTS
@@ -36,7 +37,7 @@ def restore_model(
       CheckpointError: there is no such checkpoint, or it does not fit the configuration.
       ConfigError: the mesh cannot share the parameters out evenly.
     """
-    checkpoints = Checkpoints(Path(workdir) / CHECKPOINTS, warn=_warn)
+    checkpoints = Checkpoints(Path(workdir) / CHECKPOINTS, warn=_warn, bucket=bucket_of(config))
     step = checkpoints.best_step() if which == BEST else which
     if step is None:
         raise CheckpointError(f"there is no best checkpoint in {workdir} yet, or it is not known")

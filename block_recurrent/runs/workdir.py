@@ -3,12 +3,14 @@
 import contextlib
 import dataclasses
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from block_recurrent.config import ExperimentConfig, TransformerXLConfig
 from block_recurrent.gin_files import ConfigError, load, to_gin
+from block_recurrent.runs.bucket import Bucket
 from block_recurrent.runs.errors import WorkdirInUse
 from block_recurrent.system.files import PARTIAL, reason, write_whole
 from block_recurrent.system.lock import hold
@@ -89,13 +91,32 @@ def check_claim(workdir: Path, config: ExperimentConfig) -> None:
             "choose another --workdir"
         )
     if path.exists():
-        differences = _differences(_read(path), config, MAY_CHANGE, MAY_NOT_CHANGE)
-        if differences:
-            listed = "\n  ".join(differences)
-            raise ConfigError(
-                f"{workdir} holds a run with another configuration; choose another --workdir or "
-                f"undo the change:\n  {listed}"
-            )
+        _check_same(path, config, str(workdir), "--workdir")
+
+
+def check_bucket(bucket: Bucket, config: ExperimentConfig) -> None:
+    """Checks that a bucket is new, or has the checkpoints of a run with this configuration.
+
+    Raises:
+      ConfigError: it is of another run; every difference is listed.
+      BucketError: it cannot be read.
+    """
+    content = bucket.read(CONFIG)
+    if content is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / CONFIG
+            path.write_bytes(content)
+            _check_same(path, config, bucket.url, "training.bucket")
+
+
+def _check_same(path: Path, config: ExperimentConfig, where: str, other: str) -> None:
+    differences = _differences(_read(path), config, MAY_CHANGE, MAY_NOT_CHANGE)
+    if differences:
+        listed = "\n  ".join(differences)
+        raise ConfigError(
+            f"{where} holds a run with another configuration; choose another {other} or "
+            f"undo the change:\n  {listed}"
+        )
 
 
 def write_config(workdir: Path, config: ExperimentConfig) -> None:
