@@ -2,9 +2,10 @@
 
     make soak                                      200 kills, about ten minutes
     python experiments/soak.py --kills=20
+    python experiments/soak.py --cluster --kills=20     of several processes that train together
 
-`block_recurrent/measure/soak.py` says what is checked. Status 0, or 1 if a law was broken; the work
-directory is then left as it was found.
+`block_recurrent/measure/soak.py` and `cluster_soak.py` say what is checked. Status 0, or 1 if a law
+was broken; the work directory is then left as it was found.
 """
 
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.parser import Parser
+from block_recurrent.measure.cluster_soak import cluster_soak
 from block_recurrent.measure.processes import Failure
 from block_recurrent.measure.soak import soak
 from block_recurrent.system.progress import ProgressLine
@@ -27,12 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="how many (200)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
+    parser.add_argument("--cluster", action="store_true", help="kill one of several processes")
     parser.add_argument("--workdir", type=Path, default=Path("runs/soak"), help="runs/soak")
     options = parser.parse_args(argv)
     line = ProgressLine()
     with stop_on_signal() as stop:
         try:
-            found = soak(
+            found = (cluster_soak if options.cluster else soak)(
                 options.workdir,
                 TRAIN,
                 kills=options.kills,

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,18 +84,32 @@ def prepare(folder: Path, characters: int = 100) -> None:
 class Training:
     """A process of `program`, which is `experiments/train.py`, that trains in `folder`/`name`.
 
+    Args:
+      folder: what `prepare` has made.
+      name: of the work directory.
+      program: `experiments/train.py`.
+      options: more of its command line.
+      log: name of the file of its output; after `name` unless given.
+
     Attributes:
       workdir: of the run.
       log: where its output goes.
       seconds_to_first_step: from its start until it was seen to have logged a step.
     """
 
-    def __init__(self, folder: Path, name: str, program: Path):
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        program: Path,
+        options: Sequence[str] = (),
+        log: str | None = None,
+    ):
         self.workdir = folder / name
-        self.log, self._metrics = folder / f"{name}.log", self.workdir / METRICS
+        self.log, self._metrics = folder / f"{log or name}.log", self.workdir / METRICS
         self._metrics_before = self._inode()
         command = [sys.executable, str(program)]
-        command += [f"--gin_file={folder / CONFIG}", f"--workdir={self.workdir}"]
+        command += [f"--gin_file={folder / CONFIG}", f"--workdir={self.workdir}", *options]
         environment = os.environ | ENVIRONMENT | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

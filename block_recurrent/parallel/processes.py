@@ -7,6 +7,7 @@ has joined no others both are plain calls.
 
 import os
 import pickle
+import re
 import socket
 import sys
 import threading
@@ -22,6 +23,10 @@ JOIN_SECONDS = 300  # until a process gives up looking for the others
 HEARTBEAT_SECONDS = 40  # until a process that says nothing is taken for dead
 _RETRY_SECONDS = 0.5
 UNREACHABLE, LOST = 8, 9  # exit statuses
+# How messages begin that say that an exchange has failed; their exceptions are of several kinds.
+_OF_OTHERS = re.compile(
+    "(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): "
+)
 
 
 class ClusterUnreachable(RuntimeError):
@@ -199,10 +204,8 @@ def _unpacked(content: Any) -> Any:
 
 def lost(error: BaseException) -> ProcessLost | None:
     """The error as that of another process, if it says that one is gone."""
-    if not several() or not isinstance(error, jax.errors.JaxRuntimeError):
-        return None
-    reason = str(error).splitlines()[0]
-    if reason.startswith(("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT")):
+    reason = (str(error).splitlines() or [""])[0]
+    if not several() or not _OF_OTHERS.match(reason):
         return None
     return ProcessLost(
         f"another process has ended or does not answer ({reason}); the same command goes on from "

@@ -1,0 +1,182 @@
+"""Kills one of several processes that train together, again and again.
+
+A tiny model is trained by one process without interruption; then by one, two or four, a random one
+of which is killed (SIGKILL) at a random moment, and each time another number of them goes on.
+The laws:
+
+- The others end by themselves, within a minute, with the status that says why, or, where JAX's own
+  watch over process 0 is faster, aborted by it.
+- A start goes on from the newest checkpoint that was finished, without a warning.
+- The figures of every step are those of one process without interruption, to rounding.
+"""
+
+import random
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from block_recurrent.measure.processes import (
+    EVERY,
+    Failure,
+    Training,
+    newest_whole,
+    prepare,
+)
+from block_recurrent.parallel.processes import LOST
+from block_recurrent.runs.metrics import METRICS, read_metrics
+from block_recurrent.system.signals import StopRequest
+
+NUMBERS = (1, 2, 4)  # of processes
+LONGEST_END = 60.0  # seconds until the others have ended
+ENDS = (LOST, -signal.SIGABRT)  # statuses of those that were left
+# Rounding depends on the number of processes and grows from step to step, less with small steps.
+OPTIONS = ("--gin.data.batch_size=4", "--gin.optimizer.learning_rate=0.01")
+MOST_APART = 1e-3  # bits a token
+
+
+class ClusterSummary(NamedTuple):
+    """What was seen.
+
+    Attributes:
+      kills: by the number of processes of which one was killed.
+      longest_end: seconds until the others had ended, at most.
+      apart: bits a token between a step's figure and that without interruption, at most.
+    """
+
+    kills: Counter[int]
+    longest_end: float
+    apart: float
+
+    def describe(self) -> str:
+        """Some lines for people."""
+        kinds = ", ".join(f"{self.kills[number]} of {number} processes" for number in NUMBERS)
+        return (
+            f"{self.kills.total()} kills, each followed by another number of processes: {kinds}\n"
+            f"seconds until the others had ended: at most {self.longest_end:.1f}\n"
+            f"bits a token between steps with and without interruption: at most {self.apart:.1e}"
+        )
+
+
+def cluster_soak(
+    folder: Path,
+    program: Path,
+    *,
+    kills: int,
+    seed: int = 0,
+    stop: StopRequest | None = None,
+    report: Callable[[str], None] = lambda text: None,
+) -> ClusterSummary:
+    """Kills processes so many times, then lets the run end.
+
+    Arguments and errors are those of `soak.soak`.
+    """
+    prepare(folder)
+    stop, rng = stop or StopRequest(), random.Random(seed)
+    summary = ClusterSummary(Counter(), 0.0, 0.0)
+    report("training once without interruption")
+    _finish(_start(folder, "whole", program, 1), stop)
+    number = 1
+    while (done := summary.kills.total()) < kills:
+        report(f"{done} of {kills} kills")
+        number = rng.choice([other for other in NUMBERS if other != number])
+        before = newest_whole(folder / "killed")
+        members = _start(folder, "killed", program, number)
+        steps = rng.randint(0, 2 * EVERY)
+        if not _wait_for_steps(members, steps, stop):
+            raise Failure(f"a start ended by itself:\n{members[0].output}")
+        seconds = _kill_one(members, rng.randrange(number))
+        _check_continued(members[0], before)
+        summary.kills[number] += 1
+        summary = summary._replace(longest_end=max(summary.longest_end, seconds))
+        if newest_whole(folder / "killed") > _last_step(folder) - 3 * EVERY:
+            break
+    report("letting it end")
+    _finish(_start(folder, "killed", program, NUMBERS[1]), stop)
+    return summary._replace(apart=_apart(folder))
+
+
+def _start(folder: Path, name: str, program: Path, number: int) -> list[Training]:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    cluster = (f"--coordinator_address=127.0.0.1:{port}", f"--process_count={number}")
+    return [
+        Training(
+            folder,
+            name,
+            program,
+            (*OPTIONS, *cluster, f"--process_index={index}"),
+            log=f"{name}.{index}",
+        )
+        for index in range(number)
+    ]
+
+
+def _finish(members: list[Training], stop: StopRequest) -> None:
+    """Waits for all; raises Failure if one ended badly."""
+    try:
+        for member in members:
+            member.wait(lambda: False, stop)
+            if member.process.returncode:
+                raise Failure(f"status {member.process.returncode}:\n{member.output}")
+    finally:
+        for member in members:
+            member.kill()
+
+
+def _wait_for_steps(members: list[Training], steps: int, stop: StopRequest) -> bool:
+    """Waits until so many have been logged: True; or until the first process has ended: False."""
+    try:
+        return members[0].wait(lambda: members[0].steps_taken() >= steps, stop)
+    except BaseException:
+        for member in members:
+            member.kill()
+        raise
+
+
+def _kill_one(members: list[Training], victim: int) -> float:
+    """Kills a process, and returns after how many seconds the others have ended by themselves."""
+    members[victim].kill()
+    begin = time.monotonic()
+    try:
+        for index, member in enumerate(members):
+            if index != victim:
+                member.process.wait(timeout=LONGEST_END)
+                if member.process.returncode not in ENDS:
+                    raise Failure(f"status {member.process.returncode}:\n{member.output}")
+    finally:
+        for member in members:
+            member.kill()
+    return time.monotonic() - begin
+
+
+def _check_continued(member: Training, newest: int) -> None:
+    if member.has_restored() and member.restored_step() != newest:
+        raise Failure(f"restored step {member.restored_step()}, not the newest, {newest}")
+    if "WARNING" in member.output:
+        raise Failure(f"a warning:\n{member.output}")
+
+
+def _last_step(folder: Path) -> int:
+    return newest_whole(folder / "whole")
+
+
+def _apart(folder: Path) -> float:
+    """The largest difference between figures of both runs; raises Failure if that is too much."""
+    runs = [read_metrics(folder / name / METRICS) for name in ("whole", "killed")]
+    if len(runs[0]) != len(runs[1]):
+        raise Failure(f"{len(runs[1])} lines of metrics, not {len(runs[0])}")
+    names = ("bits_per_token", "validation/bits_per_token")
+    differences = [
+        abs(line[name] - other[name])
+        for line, other in zip(*runs, strict=True)
+        for name in names
+        if name in line
+    ]
+    if max(differences) > MOST_APART:
+        raise Failure(f"figures are {max(differences)} bits a token apart")
+    return max(differences)
