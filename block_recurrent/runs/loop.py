@@ -152,7 +152,7 @@ class Run:
             outcome = "finished"
             return self.trainer.state.model, evaluation
         except Stopped as stopped:
-            self.save()
+            self.save(patience=math.inf)
             self._wait_for_save()
             self.line.end(f"{stopped}: step {self.trainer.step:,} is saved")
             outcome = str(stopped)
@@ -233,17 +233,17 @@ class Run:
             raise Stopped(self.stop.signal or "SIGTERM")
         self.line.show(f"evaluating {self.corpora.validation.origin}: {share:.0%}")
 
-    def save(self, *, loss: float | None = None) -> None:
+    def save(self, *, loss: float | None = None, patience: float = MOST_FAILED_SAVES - 1) -> None:
         """Begins to save a checkpoint, when all metrics and the one before it are on the disk.
 
         Args:
           loss: validation loss of the present step, if known.
+          patience: how many saves in a row may have failed before.
 
         Raises:
           FloatingPointError: a step or the state is not finite.
           SaveFailed: several saves in a row have failed, and this is not the last attempt.
         """
-        patience = math.inf if self.stop.signal else MOST_FAILED_SAVES - 1
         with self.clock.part("save"):
             self.trainer.check_state()
             if processes.is_primary():

@@ -1,6 +1,7 @@
 """A model in training: what computes, and touches no file."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import TokenizedCorpus
 from block_recurrent.parallel import processes
+from block_recurrent.parallel.axes import FSDP, TENSOR
 from block_recurrent.parallel.mesh import (
     lanes_of_process,
     make_mesh,
@@ -56,6 +58,21 @@ def abstract_run_state(config: ExperimentConfig, mesh: Mesh) -> TrainState:
     return with_places(state, train_state_sharding(mesh, state))
 
 
+def make_placed_state(config: ExperimentConfig, mesh: Mesh) -> TrainState:
+    """The state before the first step, where its arrays lie on a mesh.
+
+    Where parameters are shared out, no device ever has all of them.
+
+    Raises:
+      ConfigError: parameters cannot be shared out evenly.
+    """
+    if mesh.shape[FSDP] * mesh.shape[TENSOR] == 1:
+        state = make_train_state(config)
+        return place(state, train_state_sharding(mesh, state))
+    places = train_state_sharding(mesh, abstract_train_state(config))
+    return jax.jit(partial(make_train_state, config), out_shardings=places)()
+
+
 class Trainer:
     """Takes steps, and looks whether they are finite.
 
@@ -99,8 +116,7 @@ class Trainer:
         Raises:
           ConfigError: parameters cannot be shared out evenly.
         """
-        state = make_train_state(self._config)
-        self._take(place(state, train_state_sharding(self._mesh, state)))
+        self._take(make_placed_state(self._config, self._mesh))
 
     def _take(self, state: TrainState) -> None:
         self.state, self.step = state, int(state.step)
