@@ -126,3 +126,16 @@ def test_they_score_every_token_once(gin, alone):
     assert found["tokens"] == sum(len(TEXT[n:]) * (n + 1) for n in range(2))
     expected = read_metrics(alone / "metrics.jsonl")[-1]["validation/bits_per_token"]
     assert found["bits_per_token"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_damaged_checkpoint_is_left_aside_by_all_with_one_warning(gin, tmp_path):
+    assert run("train.py", words(gin, tmp_path, **{"training.num_steps": 4}), 1)[0].status == 0
+    damaged = tmp_path / "checkpoints" / "4" / "training.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-5] ^= 1
+    damaged.write_bytes(content)
+    ended = run("train.py", words(gin, tmp_path), 2)
+    assert [each.status for each in ended] == [0, 0], ended
+    assert ended[0].errors.count("WARNING") == 1 and "checkpoint 4 is damaged" in ended[0].errors
+    assert "continuing from step 2" in ended[0].errors and ended[1].errors == ""
+    assert (tmp_path / "checkpoints" / "damaged-4").is_dir()

@@ -34,3 +34,45 @@ def test_twenty_steps_are_the_same_on_every_mesh(model, meshes):
         assert abs(actual[:, 1] / expected[:, 1] - 1).max() < 1e-5, mesh
         assert other["astray"] == [], mesh
         assert other["lanes"] == one["lanes"], mesh
+
+
+MOVE = """
+import sys
+import jax
+import numpy as np
+from block_recurrent.model.parameters import named_parameters
+from block_recurrent.parallel.mesh import make_mesh, place
+from block_recurrent.runs.checkpoints import Checkpoints, read_parameters
+from block_recurrent.training.trainer import abstract_run_state
+from block_recurrent.training.step import train_state_sharding
+from tests.helpers import random_like
+from tests.parallel.steps import experiment
+
+def mesh_of(sizes):
+    config = experiment("lstm_dual", sizes)
+    return make_mesh(config.mesh, config.data.batch_size), config
+
+first, config = mesh_of((1, 4, 1))
+shapes = abstract_run_state(config, first)
+state = random_like(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
+store = Checkpoints(sys.argv[1])
+store.save(place(state, train_state_sharding(first, state)), {})
+store.wait()
+for sizes in ((1, 2, 2), (2, 1, 2), (1, 1, 1)):
+    mesh, config = mesh_of(sizes)
+    found, _ = store.restore(abstract_run_state(config, mesh))
+    assert {len(x.sharding.device_set) for x in jax.tree.leaves(found)} == {mesh.size}
+    jax.tree.map(np.testing.assert_array_equal, found, state)
+for name, array in named_parameters(state.model).items():
+    np.testing.assert_array_equal(read_parameters(sys.argv[1])[name], array)
+"""
+
+
+def test_a_checkpoint_of_one_mesh_is_read_by_others_to_the_last_bit(tmp_path):
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, "-c", MOVE, str(tmp_path / "checkpoints")]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
