@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import AbstractMesh
 
 from block_recurrent import gin_files
 from block_recurrent.config import (
     AnyModelConfig,
     ExperimentConfig,
+    MeshConfig,
     ModelConfig,
 )
 from block_recurrent.data import Batch
@@ -19,9 +21,10 @@ from block_recurrent.model.layer_stack import part_ranges
 from block_recurrent.model.parameters import count_parameters, named_parameters
 from block_recurrent.model.protocol import Model
 from block_recurrent.model.stack import Stack
+from block_recurrent.parallel.axes import DATA, FSDP
 from block_recurrent.training import TrainState
 from block_recurrent.training.build import abstract_model, abstract_train_state, build_model
-from block_recurrent.training.step import segment_loss
+from block_recurrent.training.step import segment_loss, train_state_sharding
 
 Shape: Any = jax.ShapeDtypeStruct
 
@@ -125,6 +128,34 @@ def estimate_memory(config: ExperimentConfig, state: TrainState) -> Memory:
     )
 
 
+def on_a_device(config: ExperimentConfig, state: TrainState, memory: Memory) -> Memory:
+    """The memory of a device of the run's mesh, from that of one device alone.
+
+    An axis that is what is left of the devices counts as one.
+    """
+    sizes = {axis: max(size, 1) for axis, size in dataclasses.asdict(config.mesh).items()}
+    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
+    places = train_state_sharding(mesh, state)
+    lanes = sizes[DATA] * sizes[FSDP]
+
+    def own_bytes(tree: Any, shardings: Any) -> int:
+        parts = jax.tree.map(
+            lambda array, place: Shape(place.shard_shape(array.shape), array.dtype), tree, shardings
+        )
+        return array_bytes(parts)
+
+    parameters = own_bytes(state.model, places.model)
+    return Memory(
+        parameters=parameters,
+        optimizer_state=own_bytes(state.optimizer, places.optimizer),
+        gradients=parameters,
+        carried_state=own_bytes(state.carried, places.carried),
+        activations=memory.activations // lanes,
+        logits=memory.logits // lanes,
+        computed_again=memory.computed_again // lanes,
+    )
+
+
 def array_bytes(tree: Any) -> int:
     """How many bytes the arrays of a tree have, random keys not counted."""
     return sum(
@@ -214,7 +245,7 @@ def describe(config: ExperimentConfig) -> str:
     sizes = {name: f"{count:,}" for name, count in counts.items() if count}
     for name, embedding in (("total", True), ("total without embedding", False)):
         sizes[name] = f"{count_parameters(state.model, embedding=embedding):,}"
-    memory = estimate_memory(config, state)
+    memory = on_a_device(config, state, estimate_memory(config, state))
     gigabytes = {
         name.replace("_", " "): f"{size / 1e9:,.3f}" for name, size in memory._asdict().items()
     }
@@ -226,12 +257,17 @@ def describe(config: ExperimentConfig) -> str:
     }
     tables = {
         "parameters": sizes,
-        "memory on one device, estimated, in GB": gigabytes,
+        f"memory on {_device(config.mesh)}, estimated, in GB": gigabytes,
         "tokens": tokens,
     }
     return "\n".join(
         [gin_files.to_gin(config), *(_table(title, rows) for title, rows in tables.items())]
     )
+
+
+def _device(mesh: MeshConfig) -> str:
+    sizes = [f"{axis} {size}" for axis, size in vars(mesh).items() if size > 1]
+    return f"a device of {' x '.join(sizes)}" if sizes else "one device"
 
 
 def _table(title: str, rows: Mapping[str, str]) -> str:

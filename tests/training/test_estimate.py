@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from block_recurrent import LanguageModel
-from block_recurrent.config import DataConfig, ExperimentConfig, OptimizerConfig
+from block_recurrent.config import DataConfig, ExperimentConfig, MeshConfig, OptimizerConfig
 from block_recurrent.gin_files import TO_BE_GIVEN, load
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.training import estimate
@@ -123,3 +123,22 @@ def test_a_dry_run_knows_the_baselines(row, capsys):
     again, all_kept = (estimate.estimate_memory(c, abstract_train_state(c)) for c in (config, kept))
     assert again.activations + again.computed_again < all_kept.activations
     assert all_kept.computed_again == 0 < again.computed_again
+
+
+def test_a_mesh_shares_out_what_its_axes_say():
+    sizes = {"num_layers": 2, "model_size": 64, "num_heads": 4, "head_size": 16, "mlp_size": 64}
+    config = experiment(**sizes)
+    state = abstract_train_state(config)
+    whole = estimate.estimate_memory(config, state)
+    assert estimate.on_a_device(config, state, whole) == whole
+    shared = {}
+    for mesh in ({"data": 2}, {"data": 1, "fsdp": 2}, {"data": 1, "tensor": 2}):
+        meshed = dataclasses.replace(config, mesh=MeshConfig(**mesh))
+        shared[max(mesh, key=mesh.__getitem__)] = estimate.on_a_device(meshed, state, whole)
+    assert shared["data"].parameters == whole.parameters
+    for axis in ("fsdp", "tensor"):
+        assert 0.5 <= shared[axis].parameters / whole.parameters < 0.55
+    for axis in ("data", "fsdp"):
+        assert shared[axis].activations == whole.activations // 2
+        assert shared[axis].carried_state == whole.carried_state // 2
+    assert shared["tensor"].activations == whole.activations
