@@ -2,8 +2,11 @@
 
     python experiments/curves.py runs/rec_seed_* runs/slide_seed_* --against=Slide
 
+    python experiments/curves.py runs/window_* --against=Slide --by=model.window
+
 Runs that differ only in their seeds are one row. A difference is taken between runs of the same
-seeds, the row's figure minus the reference's, so below zero the row is better.
+seeds, the row's figure minus the reference's, so below zero the row is better. With `--by` runs are
+compared where that parameter is equal, and the picture shows the differences against it.
 """
 
 import sys
@@ -12,6 +15,7 @@ from collections.abc import Sequence
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.parser import Parser
 from block_recurrent.command_line.workdirs import parse_runs
+from block_recurrent.gin_files import PARAMETERS
 from block_recurrent.reports.curves import report
 
 
@@ -22,8 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--against", default="Slide", metavar="ROW", help="reference row, or how its name begins"
     )
+    parser.add_argument(
+        "--by", choices=PARAMETERS, metavar="PARAMETER", help="such as model.window"
+    )
     arguments, found = parse_runs(parser, argv, "runs/curves")
-    report(found, arguments.against, arguments.output)
+    report(found, arguments.against, arguments.output, arguments.by)
     return 0
 
 

@@ -1,7 +1,8 @@
 """Validation bits per byte against training tokens seen, over seeds, and paired differences."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +14,7 @@ from block_recurrent.reports.layout import (
     Page,
     TextTable,
     count_cell,
+    family,
     present,
     short_count,
 )
@@ -251,11 +253,84 @@ def _at(steps: Sequence[int], found: Sequence[Run]) -> tuple[np.ndarray, np.ndar
     return tokens.mean(0), np.array([list(map(_bits, line)) for line in points])
 
 
-def report(found: Sequence[Run], against: str, folder: Path) -> None:
-    """Prints the tables and writes them, with the picture, into `folder`.
+def arrange_by(found: Sequence[Run], against: str, by: str) -> dict[Any, dict[str, Section]]:
+    """The rows of every corpus for each value of a parameter, in order; runs are compared within.
 
     Raises:
       SelectionError: what `group_runs` and `arrange` raise.
     """
-    sections = arrange(group_runs(found), against)
-    present(make_page(sections), partial(draw, sections), folder, "curves")
+    parts: dict[Any, list[Run]] = {}
+    for run in found:
+        parts.setdefault(reduce(getattr, by.split("."), run.config), []).append(run)
+    values = sorted(parts, key=lambda value: (str(type(value)), value))
+    return {value: arrange(group_runs(parts[value]), against) for value in values}
+
+
+def draw_by(arranged: dict[Any, dict[str, Section]], by: str, picture: "Figure") -> None:
+    """Draws a panel for each corpus: paired differences against the values of a parameter.
+
+    A point is a pair of seeds, a line the mean, a bar its 95 % interval.
+    """
+    corpora = list(dict.fromkeys(name for sections in arranged.values() for name in sections))
+    picture.set_size_inches(1 + 5.5 * len(corpora), 4.5)
+    (panels,) = picture.subplots(1, len(corpora), squeeze=False)
+    for panel, corpus in zip(panels, corpora, strict=True):
+        lines: dict[str, list[tuple[int, list[float]]]] = {}
+        for place, sections in enumerate(arranged.values()):
+            section = sections.get(corpus)
+            for group in section.groups if section else ():
+                if differences := list(section.differences(group).values()):
+                    lines.setdefault(group.name, []).append((place, differences))
+        for (name, points), (line, marker) in zip(lines.items(), cycle(STYLES), strict=False):
+            _draw_line(panel, name, points, {"linestyle": line, "marker": marker})
+        panel.axhline(0.0, color="black", linewidth=0.8)
+        panel.set_title(corpus)
+        panel.set_xticks(range(len(arranged)), list(map(str, arranged)))
+        panel.set_xlabel(by)
+        panel.set_ylabel("bits per byte minus the reference's, same seed")
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False)
+
+
+def _draw_line(
+    panel: "Axes", name: str, points: Sequence[tuple[int, list[float]]], style: dict[str, Any]
+) -> None:
+    color = FAMILIES[family(name)]
+    summaries = [summarize(differences) for _, differences in points]
+    places = [place for place, _ in points]
+    panel.errorbar(
+        places,
+        [summary.mean for summary in summaries],
+        yerr=[summary.interval or 0.0 for summary in summaries],
+        label=name,
+        color=color,
+        capsize=3,
+        **style,
+    )
+    for place, differences in points:
+        panel.plot([place] * len(differences), differences, ".", color=color, alpha=0.5)
+
+
+def report(found: Sequence[Run], against: str, folder: Path, by: str | None = None) -> None:
+    """Prints the tables and writes them, with the picture, into `folder`.
+
+    Args:
+      found: the runs.
+      against: the reference row, or how its name begins.
+      folder: where the files go.
+      by: a parameter such as "model.window", by whose values runs are set side by side.
+
+    Raises:
+      SelectionError: what `group_runs` and `arrange` raise.
+    """
+    if by is None:
+        sections = arrange(group_runs(found), against)
+        present(make_page(sections), partial(draw, sections), folder, "curves")
+        return
+    arranged = arrange_by(found, against, by)
+    sections = {
+        f"{name}, {by} = {value}": section
+        for value, corpora in arranged.items()
+        for name, section in corpora.items()
+    }
+    present(make_page(sections), partial(draw_by, arranged, by), folder, "curves")

@@ -111,3 +111,26 @@ def test_a_reference_that_no_row_has_ends_in_status_2(tmp_path, capsys):
     assert program.main([*folders, "--against=XL", f"--output={tmp_path / 'out'}"]) == 2
     assert "--against=XL" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_by_a_parameter_runs_are_compared_where_it_is_equal(tmp_path, capsys):
+    folders = []
+    for window, better in ((8, 0.25), (16, 0.125)):
+        for row, bits in (("rec_fixed_skip", 2.0 - better), ("slide_4l", 2.0)):
+            for seed in (0, 1):
+                values = {"model__window": window, "training__seed": seed, "data__seed": seed}
+                folder = tmp_path / f"{window}" / row / f"{seed}"
+                noise = 0.0625 * seed * (row == "slide_4l")
+                folders.append(
+                    write_run(folder, small(row, "books", **values), [3.0, bits + noise])
+                )
+    options = [f"--output={tmp_path / 'out'}", "--by=model.window"]
+    assert program.main([*map(str, folders), *options]) == 0
+    found = json.loads((tmp_path / "out/curves.json").read_text())["corpora"]
+    assert list(found) == ["books, model.window = 8", "books, model.window = 16"]
+    for (title, corpus), better in zip(found.items(), (0.25, 0.125), strict=True):
+        pairs = {row["row"]: row["difference"]["pairs"] for row in corpus["rows"]}
+        differences = [pair["difference"] for pair in pairs["Rec:fixed:skip"]]
+        np.testing.assert_allclose(differences, [-better, -better - 0.0625], err_msg=title)
+    assert (tmp_path / "out/curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "books, model.window = 16: differences to Slide:4L" in capsys.readouterr().out
