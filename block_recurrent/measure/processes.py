@@ -111,8 +111,8 @@ class Training:
         command = [sys.executable, str(program)]
         command += [f"--gin_file={folder / CONFIG}", f"--workdir={self.workdir}", *options]
         environment = os.environ | ENVIRONMENT | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"}
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         self._begin = time.monotonic()
         self.seconds_to_first_step: float | None = None
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+AnyMesh = Mesh | AbstractMesh  # of devices, or of their numbers alone
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
 LANES = (DATA, FSDP)  # those that share out lanes
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from block_recurrent.config import MeshConfig
 from block_recurrent.gin_files import ConfigError
-from block_recurrent.parallel.axes import DATA, FSDP, LANES, TENSOR
+from block_recurrent.parallel.axes import DATA, FSDP, LANES, TENSOR, AnyMesh
 
 
 def make_mesh(
@@ -72,7 +72,7 @@ def _shown(sizes: Sequence[int]) -> str:
     )
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """Of arrays that are whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
@@ -82,7 +82,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(LANES))
 
 
-def carried_sharding(mesh: Mesh, carried: Any) -> Any:
+def carried_sharding(mesh: AnyMesh, carried: Any) -> Any:
     """Of a model's carried state: [L, B, ...] by lanes, [L, B, W, H, D] by lanes and heads."""
 
     def place(array: Any) -> NamedSharding:
@@ -99,17 +99,17 @@ def vote_array(mesh: Mesh, vote: bool) -> jax.Array:
     return jax.make_array_from_callback((mesh.size,), sharding, lambda index: own)
 
 
-def lanes_of_process(mesh: Mesh, batch_size: int) -> np.ndarray:
+def lanes_of_process(mesh: Mesh, batch_size: int) -> list[int]:
     """The lanes that devices of this process read, in order.
 
     Asked of the sharding, for they need not be neighbours.
     """
-    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-    rows = [range(*rows.indices(batch_size)) for (rows,) in slices]
-    return np.unique(np.concatenate(rows))
+    places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    slices = [place[0] for place in places if place is not None]
+    return sorted({row for rows in slices for row in range(*rows.indices(batch_size))})
 
 
-def place_batch(batch: Any, mesh: Mesh, rows: np.ndarray, batch_size: int) -> Any:
+def place_batch(batch: Any, mesh: Mesh, rows: Sequence[int], batch_size: int) -> Any:
     """A process's lanes of a batch, on the devices that read them.
 
     Args:
@@ -123,7 +123,7 @@ def place_batch(batch: Any, mesh: Mesh, rows: np.ndarray, batch_size: int) -> An
         return jax.device_put(batch, sharding)
 
     def place(array: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             wanted = np.arange(*index[0].indices(batch_size))
             return array[np.searchsorted(rows, wanted)]
 

@@ -7,15 +7,15 @@ is whole everywhere.
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from block_recurrent.gin_files import ConfigError
 from block_recurrent.model.parameters import STACKED, named_parameters, replace_parameters
-from block_recurrent.parallel.axes import FSDP, TENSOR
+from block_recurrent.parallel.axes import FSDP, TENSOR, AnyMesh
 
 Axes = tuple[str | None, ...]
 
@@ -56,7 +56,7 @@ def parameter_axes(name: str) -> Axes:
     raise KeyError(f"{name} is not in the table of parameters")
 
 
-def model_sharding(mesh: Mesh, model: Any) -> Any:
+def model_sharding(mesh: AnyMesh, model: Any) -> Any:
     """Where the parameters of a model, or of its shapes, lie.
 
     Raises:
@@ -75,12 +75,11 @@ def model_sharding(mesh: Mesh, model: Any) -> Any:
         raise ConfigError(
             f"the model cannot be shared out as mesh.fsdp and mesh.tensor say:\n  {listed}"
         )
-    return replace_parameters(
-        model, {name: NamedSharding(mesh, place) for name, place in places.items()}
-    )
+    shardings = {name: NamedSharding(mesh, place) for name, place in places.items()}
+    return replace_parameters(model, cast(Any, shardings))
 
 
-def optimizer_sharding(mesh: Mesh, optimizer: Any, model: Any) -> Any:
+def optimizer_sharding(mesh: AnyMesh, optimizer: Any, model: Any) -> Any:
     """Where the optimizer's state lies: beside the parameters that it belongs to.
 
     Adafactor's factored moments have one axis less than their parameter and lie along the others.

@@ -278,7 +278,9 @@ def draw_by(arranged: dict[Any, dict[str, Section]], by: str, picture: "Figure")
         lines: dict[str, list[tuple[int, list[float]]]] = {}
         for place, sections in enumerate(arranged.values()):
             section = sections.get(corpus)
-            for group in section.groups if section else ():
+            if section is None:
+                continue
+            for group in section.groups:
                 if differences := list(section.differences(group).values()):
                     lines.setdefault(group.name, []).append((place, differences))
         for (name, points), (line, marker) in zip(lines.items(), cycle(STYLES), strict=False):
@@ -300,7 +302,7 @@ def _draw_line(
     places = [place for place, _ in points]
     panel.errorbar(
         places,
-        [summary.mean for summary in summaries],
+        [summary.mean or 0.0 for summary in summaries],
         yerr=[summary.interval or 0.0 for summary in summaries],
         label=name,
         color=color,

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.sharding import Mesh
 
 from block_recurrent.data import Batch
 from block_recurrent.model.parameters import named_parameters, replace_parameters
 from block_recurrent.model.protocol import CarriedState, Model
 from block_recurrent.model.reset import clear_recurrent, reset
+from block_recurrent.parallel.axes import AnyMesh
 from block_recurrent.parallel.mesh import carried_sharding, replicated
 from block_recurrent.parallel.parameters import model_sharding, optimizer_sharding
 from block_recurrent.training.loss import model_cross_entropy
@@ -60,7 +60,7 @@ class StepMetrics(NamedTuple):
 TrainStep = Callable[..., tuple[TrainState, StepMetrics]]
 
 
-def train_state_sharding(mesh: Mesh, state: TrainState) -> TrainState:
+def train_state_sharding(mesh: AnyMesh, state: TrainState) -> TrainState:
     """Where the arrays of a state, or of its shapes, lie.
 
     Raises:
