@@ -18,7 +18,7 @@ HEAVY = (
     "gin",
     "matplotlib",
 )
-HEAVY += ("array_record", "pyarrow", "scipy.stats", "tensorstore")
+HEAVY += ("array_record", "pyarrow", "scipy.stats")
 # Drives other people's packages in processes of their own; who compares installs them there.
 PEERS = ROOT / "experiments/peers"
 

@@ -68,7 +68,8 @@ def reported(program: Program) -> Program:
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except Exception as error:
-            described = None if DEBUG in words else describe(processes.lost(error) or error)
+            found = describe(error) or describe(processes.lost(error) or error)
+            described = None if DEBUG in words else found
             if described is None:
                 _leave_others(1, traceback.format_exc())
                 raise

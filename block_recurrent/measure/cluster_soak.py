@@ -11,8 +11,10 @@ The laws:
 """
 
 import random
+import shutil
 import signal
 import socket
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from typing import NamedTuple
 
 from block_recurrent.measure.processes import (
     EVERY,
+    STEPS,
     Failure,
     Training,
     newest_whole,
@@ -43,11 +46,13 @@ class ClusterSummary(NamedTuple):
 
     Attributes:
       kills: by the number of processes of which one was killed.
+      runs: how many reached the last step.
       longest_end: seconds until the others had ended, at most.
       apart: bits a token between a step's figure and that without interruption, at most.
     """
 
     kills: Counter[int]
+    runs: int
     longest_end: float
     apart: float
 
@@ -56,6 +61,7 @@ class ClusterSummary(NamedTuple):
         kinds = ", ".join(f"{self.kills[number]} of {number} processes" for number in NUMBERS)
         return (
             f"{self.kills.total()} kills, each followed by another number of processes: {kinds}\n"
+            f"runs that ended like the one without interruption: {self.runs}\n"
             f"seconds until the others had ended: at most {self.longest_end:.1f}\n"
             f"bits a token between steps with and without interruption: at most {self.apart:.1e}"
         )
@@ -76,27 +82,41 @@ def cluster_soak(
     """
     prepare(folder)
     stop, rng = stop or StopRequest(), random.Random(seed)
-    summary = ClusterSummary(Counter(), 0.0, 0.0)
+    summary = ClusterSummary(Counter(), 0, 0.0, 0.0)
     report("training once without interruption")
     _finish(_start(folder, "whole", program, 1), stop)
     number = 1
     while (done := summary.kills.total()) < kills:
-        report(f"{done} of {kills} kills")
+        report(f"{done} of {kills} kills, {summary.runs} runs ended")
         number = rng.choice([other for other in NUMBERS if other != number])
-        before = newest_whole(folder / "killed")
-        members = _start(folder, "killed", program, number)
-        steps = rng.randint(0, 2 * EVERY)
-        if not _wait_for_steps(members, steps, stop):
-            raise Failure(f"a start ended by itself:\n{members[0].output}")
-        seconds = _kill_one(members, rng.randrange(number))
-        _check_continued(members[0], before)
+        seconds = _kill_one_of(number, folder, program, rng, stop)
         summary.kills[number] += 1
         summary = summary._replace(longest_end=max(summary.longest_end, seconds))
-        if newest_whole(folder / "killed") > _last_step(folder) - 3 * EVERY:
-            break
-    report("letting it end")
-    _finish(_start(folder, "killed", program, NUMBERS[1]), stop)
-    return summary._replace(apart=_apart(folder))
+        if done + 1 == kills or newest_whole(folder / "killed") > STEPS - 3 * EVERY:
+            number = rng.choice([other for other in NUMBERS if other != number])
+            _finish(_start(folder, "killed", program, number), stop)
+            apart = max(summary.apart, _apart(folder))
+            summary = summary._replace(runs=summary.runs + 1, apart=apart)
+            shutil.rmtree(folder / "killed")
+    return summary
+
+
+def _kill_one_of(
+    number: int, folder: Path, program: Path, rng: random.Random, stop: StopRequest
+) -> float:
+    """Starts so many processes, kills one, and returns after how many seconds the others end."""
+    before = newest_whole(folder / "killed")
+    members = _start(folder, "killed", program, number)
+    try:
+        steps = rng.randint(1, 2 * EVERY)
+        if not members[0].wait(lambda: members[0].steps_taken() >= steps, stop):
+            raise Failure(f"a start ended by itself:\n{members[0].output}")
+        seconds = _kill_one(members, rng.randrange(number))
+    finally:
+        for member in members:
+            member.kill()
+    _check_continued(members[0], before)
+    return seconds
 
 
 def _start(folder: Path, name: str, program: Path, number: int) -> list[Training]:
@@ -128,29 +148,19 @@ def _finish(members: list[Training], stop: StopRequest) -> None:
             member.kill()
 
 
-def _wait_for_steps(members: list[Training], steps: int, stop: StopRequest) -> bool:
-    """Waits until so many have been logged: True; or until the first process has ended: False."""
-    try:
-        return members[0].wait(lambda: members[0].steps_taken() >= steps, stop)
-    except BaseException:
-        for member in members:
-            member.kill()
-        raise
-
-
 def _kill_one(members: list[Training], victim: int) -> float:
     """Kills a process, and returns after how many seconds the others have ended by themselves."""
     members[victim].kill()
     begin = time.monotonic()
-    try:
-        for index, member in enumerate(members):
-            if index != victim:
-                member.process.wait(timeout=LONGEST_END)
-                if member.process.returncode not in ENDS:
-                    raise Failure(f"status {member.process.returncode}:\n{member.output}")
-    finally:
-        for member in members:
-            member.kill()
+    for index, member in enumerate(members):
+        if index == victim:
+            continue
+        try:
+            member.process.wait(timeout=LONGEST_END)
+        except subprocess.TimeoutExpired as error:
+            raise Failure(f"not ended after {LONGEST_END:.0f} s:\n{member.output}") from error
+        if member.process.returncode not in ENDS:
+            raise Failure(f"status {member.process.returncode}:\n{member.output}")
     return time.monotonic() - begin
 
 
@@ -161,22 +171,18 @@ def _check_continued(member: Training, newest: int) -> None:
         raise Failure(f"a warning:\n{member.output}")
 
 
-def _last_step(folder: Path) -> int:
-    return newest_whole(folder / "whole")
-
-
 def _apart(folder: Path) -> float:
     """The largest difference between figures of both runs; raises Failure if that is too much."""
     runs = [read_metrics(folder / name / METRICS) for name in ("whole", "killed")]
-    if len(runs[0]) != len(runs[1]):
-        raise Failure(f"{len(runs[1])} lines of metrics, not {len(runs[0])}")
-    names = ("bits_per_token", "validation/bits_per_token")
+    steps = [[line["step"] for line in run] for run in runs]
+    if steps[0] != steps[1]:
+        raise Failure(f"{len(steps[1])} lines of metrics, of other steps than {len(steps[0])}")
     differences = [
         abs(line[name] - other[name])
         for line, other in zip(*runs, strict=True)
-        for name in names
+        for name in ("bits_per_token", "validation/bits_per_token")
         if name in line
     ]
-    if max(differences) > MOST_APART:
+    if not max(differences) <= MOST_APART:
         raise Failure(f"figures are {max(differences)} bits a token apart")
     return max(differences)

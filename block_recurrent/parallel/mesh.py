@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from block_recurrent.config import MeshConfig
 from block_recurrent.gin_files import ConfigError
+from block_recurrent.parallel import processes
 from block_recurrent.parallel.axes import DATA, FSDP, LANES, TENSOR, AnyMesh
 
 
@@ -45,7 +46,7 @@ def make_mesh(
     if used > len(devices) or (exact and used < len(devices)):
         raise ConfigError(
             f"{_shown(sizes)} are {used} devices, but there are {len(devices)}: set one of them "
-            "to -1, what is left, or start on as many"
+            "to -1, what is left, or start on as many (--gin.mesh.fsdp=1 and the like)"
         )
     return Mesh(np.asarray(devices[:used]).reshape(sizes), (DATA, FSDP, TENSOR))
 
@@ -57,13 +58,29 @@ def _sizes(config: MeshConfig, batch_size: int, number: int, exact: bool) -> tup
         if sizes[0] == -1 and not exact:
             rest = next((n for n in range(rest, 0, -1) if batch_size % (n * sizes[1]) == 0), 1)
         sizes[sizes.index(-1)] = rest
+    check_lanes(batch_size, sizes)
+    return tuple(sizes)
+
+
+def check_lanes(batch_size: int, sizes: Sequence[int]) -> None:
+    """Sees to it that lanes can be shared out evenly over axes of these sizes.
+
+    Raises:
+      ConfigError: they cannot.
+    """
     if batch_size % (sizes[0] * sizes[1]):
         raise ConfigError(
             f"{batch_size} lanes cannot be shared out evenly among {sizes[0] * sizes[1]} groups "
             f"of devices ({_shown(sizes)}): data.batch_size must be a multiple of mesh.data x "
             "mesh.fsdp"
         )
-    return tuple(sizes)
+
+
+def reading_mesh(config: MeshConfig) -> MeshConfig:
+    """The mesh of a run, or, for reading its model where there are fewer devices, the default."""
+    sizes = (config.data, config.fsdp, config.tensor)
+    needed = math.prod(size for size in sizes if size > 0)
+    return config if processes.several() or needed <= len(jax.devices()) else MeshConfig()
 
 
 def _shown(sizes: Sequence[int]) -> str:
@@ -141,13 +158,14 @@ def with_places(shapes: Any, shardings: Any) -> Any:
     )
 
 
-def fetch(array: jax.Array) -> np.ndarray:
-    """A copy of an array, whole, in every process that has a part of it."""
+def fetch(array: jax.Array) -> np.ndarray | None:
+    """A copy of an array, whole, in process 0, and nothing in the others, which have to call it."""
     if array.is_fully_addressable:
-        return np.array(array, copy=True)
-    from jax.experimental.multihost_utils import process_allgather
-
-    return np.asarray(process_allgather(array, tiled=True))
+        return np.array(array, copy=True) if processes.is_primary() else None
+    sharding: Any = array.sharding
+    everywhere = jax.device_put(array, replicated(sharding.mesh))
+    own = everywhere.addressable_data(0)
+    return np.array(own, copy=True) if processes.is_primary() else None
 
 
 def place(tree: Any, shardings: Any) -> Any:

@@ -23,9 +23,9 @@ JOIN_SECONDS = 300  # until a process gives up looking for the others
 HEARTBEAT_SECONDS = 40  # until a process that says nothing is taken for dead
 _RETRY_SECONDS = 0.5
 UNREACHABLE, LOST = 8, 9  # exit statuses
-# How messages begin that say that an exchange has failed; their exceptions are of several kinds.
+# In messages that say that an exchange has failed; their exceptions are of several kinds.
 _OF_OTHERS = re.compile(
-    "(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): "
+    "Gloo|NCCL|coordination service|heartbeat|Connection (reset|refused|closed)|Socket closed"
 )
 
 
@@ -65,9 +65,11 @@ def join(cluster: Cluster, seconds: float = JOIN_SECONDS) -> None:
       ClusterUnreachable: they were not found in time, or nobody says where they are.
     """
     jax.config.update("jax_enable_preemption_service", False)
+    begin = time.monotonic()
     if cluster.coordinator_address and cluster.process_index:
         _wait_for_coordinator(cluster.coordinator_address, seconds)
-    missing = threading.Timer(seconds, _leave_unreached, [seconds])
+    left = max(seconds - (time.monotonic() - begin), 1.0)
+    missing = threading.Timer(left, _leave_unreached, [seconds])
     missing.daemon = True
     missing.start()
     try:
@@ -78,9 +80,8 @@ def join(cluster: Cluster, seconds: float = JOIN_SECONDS) -> None:
         )
     except (RuntimeError, ValueError) as error:
         raise ClusterUnreachable(
-            f"the other processes were not found within {seconds:.0f} s "
-            f"({str(error).splitlines()[0]}); --coordinator_address=HOST:PORT, --process_count "
-            "and --process_index say where they are"
+            f"the other processes cannot be found ({str(error).splitlines()[0]}): say where they "
+            "are with --coordinator_address=HOST:PORT, --process_count and --process_index"
         ) from error
     finally:
         missing.cancel()
@@ -110,13 +111,26 @@ def _wait_for_coordinator(address: str, seconds: float) -> None:
 
 
 def several() -> bool:
-    """Whether this process has joined others; looks for no device."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1
+    """Whether this process has joined others."""
+    return _place()[1] > 1
 
 
 def is_primary() -> bool:
     """Whether this is the process that writes and decides."""
-    return not several() or jax.process_index() == 0
+    return _place()[0] == 0
+
+
+def _place() -> tuple[int, int]:
+    """This process's index, and how many there are.
+
+    Where there is no device each speaks for itself, as one of several.
+    """
+    if not jax.distributed.is_initialized():
+        return 0, 1
+    try:
+        return jax.process_index(), jax.process_count()
+    except (RuntimeError, AssertionError):
+        return 0, 2
 
 
 def decided(decide: Callable[[], T]) -> T:
@@ -188,13 +202,15 @@ def _gather(value: Any) -> list[Any]:
 
 
 def _packed(value: Any) -> np.ndarray:
-    """A value as bytes; an exception that cannot be one becomes another with its message."""
+    """A value as bytes; a failure that cannot be copied becomes another with its message."""
     try:
         content = pickle.dumps(value)
         pickle.loads(content)
     except Exception:
-        succeeded, error = value
-        content = pickle.dumps((succeeded, RuntimeError(f"{type(error).__name__}: {error}")))
+        if not (isinstance(value, tuple) and value[0] is False):
+            raise
+        error = value[1]
+        content = pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
     return np.frombuffer(content, np.uint8)
 
 
@@ -204,9 +220,9 @@ def _unpacked(content: Any) -> Any:
 
 def lost(error: BaseException) -> ProcessLost | None:
     """The error as that of another process, if it says that one is gone."""
-    reason = (str(error).splitlines() or [""])[0]
-    if not several() or not _OF_OTHERS.match(reason):
+    if not several() or not _OF_OTHERS.search(str(error)):
         return None
+    reason = str(error).splitlines()[0]
     return ProcessLost(
         f"another process has ended or does not answer ({reason}); the same command goes on from "
         "the newest checkpoint"

@@ -6,8 +6,8 @@ not at all. A checkpoint is
     <step>/parameters.safetensors, <step>/training.safetensors, <step>/checkpoint.json
 
 and is there when the last of these is, which is written after the others and removed before them.
-There is no lock: `owner.json` names who began to write there last, and whoever finds another name
-there stops writing.
+Of a large file there are parts, `<name>.0`, `<name>.1` and so on. There is no lock: `owner.json`
+names who began to write there last, and whoever finds another name there writes no more.
 """
 
 import contextlib
@@ -21,11 +21,14 @@ from urllib.parse import urlsplit
 
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.gin_files import ConfigError
+from block_recurrent.runs.checkpoint_folder import CONTENTS
 from block_recurrent.runs.errors import CheckpointError
 from block_recurrent.system.files import reason, whole_folder
 
-CONTENTS, OWNER, FETCHING = "checkpoint.json", "owner.json", ".fetching-"
+OWNER, FETCHING = "owner.json", ".fetching-"
+CONFIG = "config.gin"
 SCHEMES = ("gs", "s3", "file")
+PART_BYTES = 1 << 30  # S3 takes no more than five times that at once
 RETRIES = {"max_retries": 8, "initial_delay": "200ms", "max_delay": "5s"}  # half a minute
 
 
@@ -51,6 +54,9 @@ class Bucket:
       url: gs://BUCKET/PATH, s3://BUCKET/PATH or file:///PATH. An object store of one's own that
         speaks the language of S3 is at AWS_ENDPOINT_URL.
 
+    Attributes:
+      config: of the run that writes there, as `config.gin`.
+
     Raises:
       ConfigError: it is no such address.
       BucketError: it cannot be reached; all methods raise it.
@@ -59,6 +65,7 @@ class Bucket:
     def __init__(self, url: str):
         self.url = url.rstrip("/") + "/"
         self._store = _open(self.url)
+        self.config = b""
         self._token = secrets.token_hex(8)
         self._owned = False
 
@@ -84,36 +91,47 @@ class Bucket:
             self._store.write(name, content).result()
 
     def own(self) -> None:
-        """Takes the place over, once: whoever has written there stops at its next checkpoint."""
-        if not self._owned:
-            self.write(OWNER, self._token.encode())
-            self._owned = True
-
-    def upload(self, step: int, folder: Path) -> None:
-        """Copies a checkpoint from a folder.
+        """Takes the place over at the first call: whoever has written there will notice.
 
         Raises:
-          BucketError: it cannot be, or another run writes there.
+          BucketError: another run has taken it over since.
         """
-        self._check_owner()
-        files = sorted(folder.iterdir(), key=lambda path: path.name == CONTENTS)  # that one last
-        for path in files:
-            self.write(f"{step}/{path.name}", path.read_bytes())
+        if not self._owned:
+            self.write(OWNER, self._token.encode())
+            self.write(CONFIG, self.config)
+            self._owned = True
+        elif self.read(OWNER) != self._token.encode():
+            raise BucketError(f"another run has begun to write to {self.url}; no more is copied")
 
-    def _check_owner(self) -> None:
-        if self._owned and self.read(OWNER) != self._token.encode():
-            raise BucketError(f"another run has begun to write to {self.url}")
+    def upload(self, step: int, folder: Path) -> None:
+        """Copies a checkpoint from a folder, in place of one of that step."""
+        self.remove(step)
+        for path in folder.iterdir():
+            if path.name != CONTENTS:
+                self._upload_file(path, f"{step}/{path.name}")
+        self.write(f"{step}/{CONTENTS}", (folder / CONTENTS).read_bytes())
+
+    def _upload_file(self, path: Path, name: str) -> None:
+        with path.open("rb") as file:
+            content, part = file.read(PART_BYTES), 0
+            while more := file.read(PART_BYTES):
+                self.write(f"{name}.{part}", content)
+                content, part = more, part + 1
+        self.write(f"{name}.{part}" if part else name, content)
 
     def download(self, step: int, folder: Path) -> None:
         """Copies a checkpoint to a folder, which is there as a whole or not at all."""
-        prefix = f"{step}/"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        building = folder.with_name(f"{FETCHING}{step}-{os.getpid()}")
+        building = folder.with_name(f"{FETCHING}{step}-{secrets.token_hex(4)}")
+        parts = [re.fullmatch(rf"{step}/(.+?)(?:\.(\d+))?", name) for name in self.names()]
+        wanted = sorted((part[1], int(part[2] or 0), part[0]) for part in parts if part is not None)
         with whole_folder(folder, building):
-            for name in self.names():
-                if name.startswith(prefix):
-                    content = self.read(name)
-                    (building / name.removeprefix(prefix)).write_bytes(content or b"")
+            for file, _, name in wanted:
+                content = self.read(name)
+                if content is None:
+                    raise BucketError(f"{name} is no longer in {self.url}")
+                with (building / file).open("ab") as joined:
+                    joined.write(content)
 
     def remove(self, step: int) -> None:
         """Removes a checkpoint; from the first moment on it no longer looks like one."""

@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 import re
+import time
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,6 +38,7 @@ from block_recurrent.system.files import PARTIAL, reason, remove, whole_folder, 
 from block_recurrent.training.step import TrainState
 
 T = TypeVar("T")
+FETCHING_SECONDS = 3600  # without a new file in it, what was being copied from a bucket is left
 SAVING, REMOVING, DAMAGED, BEST = ".saving-", ".removing-", "damaged-", "best.json"
 
 
@@ -151,7 +153,7 @@ class Checkpoints:
         step = int(state.step)
         if not processes.decided(lambda: self._is_wanted(step, loss, patience)):
             return
-        copies = jax.tree.map(fetch, arrays_of(state))
+        copies: Any = jax.tree.map(fetch, arrays_of(state))
         if processes.is_primary():
             self._submit(self._write, step, copies, dict(progress), loss)
 
@@ -245,24 +247,32 @@ class Checkpoints:
             try:
                 if loss is not None and loss < self._lowest_loss():
                     write_whole(self.directory / BEST, seal([step, loss]))
-                if self._bucket:
-                    self._copy_to_bucket(self._bucket, step, written)
             finally:
                 self._remove_old()
         except OSError as error:
-            copy = "the copy in the bucket, " if self._bucket else ""
             raise SaveFailed(
                 f"the checkpoint of step {step:,} was written to {self.directory}, but not what "
-                f"follows: {copy}{BEST}, and the removal of old checkpoints ({reason(error)})"
+                f"follows: {BEST}, and the removal of old checkpoints ({reason(error)})"
             ) from error
+        if self._bucket:
+            try:
+                self._copy_to_bucket(self._bucket, step if written else None)
+            except BucketError as error:
+                self._warn(f"the copies in the bucket are not up to date: {error}")
 
-    def _copy_to_bucket(self, bucket: Bucket, step: int, written: bool) -> None:
+    def _copy_to_bucket(self, bucket: Bucket, new: int | None) -> None:
+        """Copies what the bucket lacks, and removes there what is old."""
         bucket.own()
-        if written or step not in bucket.steps():
-            bucket.upload(step, self.directory / str(step))
+        there = bucket.steps()
+        for step in self._steps_here():
+            if step not in there or step == new:
+                bucket.upload(step, self.directory / str(step))
         best = self.directory / BEST
         if best.exists():
             bucket.write(BEST, best.read_bytes())
+        for step in bucket.steps()[: -self._keep]:
+            if step != self.best_step():
+                bucket.remove(step)
 
     def _remove_old(self) -> None:
         try:
@@ -270,23 +280,18 @@ class Checkpoints:
         except Damaged as error:
             self._warn(f"{error}: no checkpoint is removed before the next evaluation")
             return
-        here = self._steps_here()
-        for step in self.steps()[: -self._keep]:
-            if step == best:
-                continue
-            if step in here:
+        for step in self._steps_here()[: -self._keep]:
+            if step != best:
                 # A folder that is half removed must not look like a checkpoint.
                 old = self.directory / f"{REMOVING}{step}"
                 (self.directory / str(step)).rename(old)
                 remove(old)
-            if self._bucket:
-                self._bucket.remove(step)
 
     def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The newest whole checkpoint, in the structure of `state`: a state, and `progress`.
 
-        `state` may hold `jax.ShapeDtypeStruct`s in place of arrays. No file is changed; `tidy` sets
-        damaged checkpoints aside.
+        `state` may hold `jax.ShapeDtypeStruct`s in place of arrays. No file is changed, but that it
+        is copied from the bucket if it is only there; `tidy` sets damaged checkpoints aside.
 
         Raises:
           CheckpointError: there is none, or it is of another model.
@@ -295,7 +300,7 @@ class Checkpoints:
         return restored
 
     def restore_parameters(self, model: Model, step: int | None = None) -> tuple[int, Model]:
-        """A checkpoint's step and `model` with its parameters; changes no file.
+        """A checkpoint's step and `model` with its parameters; files as with `restore`.
 
         Args:
           model: of the same configuration; may hold `jax.ShapeDtypeStruct`s in place of arrays.
@@ -318,12 +323,14 @@ class Checkpoints:
         """
         if step is None:
             return self._newest_whole(read)
-        if step not in self.steps():
-            found = ", ".join(map(str, self.steps())) or "none"
+        steps = processes.decided(self.steps)
+        if step not in steps:
+            found = ", ".join(map(str, steps)) or "none"
             raise CheckpointError(
                 f"there is no checkpoint {step} in {self.directory}: found {found}"
             )
-        return step, read(self._fetched(step))
+        folder = self._fetched(step)
+        return step, processes.together(lambda: read(folder))
 
     def tidy(self) -> None:
         """Renames the damaged checkpoints that `restore` found, and removes what is half-written.
@@ -338,6 +345,9 @@ class Checkpoints:
             aside = self.directory / f"{DAMAGED}{step}"
             remove(aside)
             (self.directory / str(step)).rename(aside)
+            if self._bucket:
+                with contextlib.suppress(BucketError):
+                    self._bucket.remove(step)
         self._damaged = []
 
     def _remove_leftovers(self) -> None:
@@ -346,8 +356,13 @@ class Checkpoints:
 
     def leftovers(self) -> list[Path]:
         """What a killed process left half-written or half-removed."""
-        names = (f"{SAVING}*", f"{REMOVING}*", f"{FETCHING}*", f"{BEST}{PARTIAL}")
-        return sorted(path for name in names for path in self.directory.glob(name))
+        names = (f"{SAVING}*", f"{REMOVING}*", f"{BEST}{PARTIAL}")
+        found = [path for name in names for path in self.directory.glob(name)]
+        old = time.time() - FETCHING_SECONDS
+        fetched = [
+            path for path in self.directory.glob(f"{FETCHING}*") if path.stat().st_mtime < old
+        ]
+        return sorted(found + fetched)
 
     def _newest_whole(self, read: Callable[[Path], T]) -> tuple[int, T]:
         """The newest whole checkpoint's step, and what `read` makes of it."""
@@ -375,7 +390,6 @@ class Checkpoints:
                 self._bucket.download(step, folder)
 
         processes.decided(fetch)
-        processes.together(fetch)  # of those that do not see the files of process 0
         return folder
 
     def _left(self, damaged: Collection[int]) -> list[int]:

@@ -11,7 +11,7 @@ import numpy as np
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import Tokenizer, make_tokenizer
 from block_recurrent.model.generation import generate
-from block_recurrent.parallel.mesh import make_mesh
+from block_recurrent.parallel.mesh import make_mesh, reading_mesh
 from block_recurrent.runs.trained_model import NEWEST, restore_model
 
 # Tokens before a piece of text that may decide how it is written: the space before a word.
@@ -79,7 +79,7 @@ def continue_text(
       CheckpointError: there is no such checkpoint, or it does not fit the configuration.
       DataError: the vocabulary cannot be used.
     """
-    mesh = make_mesh(dataclasses.replace(config.mesh, data=1))
+    mesh = make_mesh(dataclasses.replace(reading_mesh(config.mesh), data=1))
     _, model = restore_model(workdir, config, checkpoint, mesh)
     tokenizer = make_tokenizer(config.data)
     tokens = read_prompt(prompt, tokenizer)

@@ -12,11 +12,19 @@ from block_recurrent.gin_files import to_gin
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
-from block_recurrent.runs.bucket import Bucket, bucket_of
+from block_recurrent.runs.bucket import Bucket, BucketError, bucket_of
 from block_recurrent.runs.checkpoints import Checkpoints
+from block_recurrent.runs.errors import SaveFailed
 from block_recurrent.runs.records import Records
 from block_recurrent.runs.resumption import begin_or_continue, check_unused
-from block_recurrent.runs.workdir import CHECKPOINTS, CONFIG, check_bucket, check_claim, locked
+from block_recurrent.runs.shared import load_by_all
+from block_recurrent.runs.workdir import (
+    CHECKPOINTS,
+    check_bucket,
+    check_claim,
+    locked,
+    write_config,
+)
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import Stopped, StopRequest, stop_on_signal
@@ -27,6 +35,7 @@ from block_recurrent.training.trainer import Trainer
 
 VALIDATION_LOSS = "validation/bits_per_token"
 MOST_FAILED_SAVES = 3
+BATCHES_A_VOTE = 10  # of an evaluation by several processes
 
 
 def train(
@@ -66,7 +75,7 @@ def train(
     line = line or ProgressLine(quiet=not processes.is_primary())
     with _stop_request(stop) as stop, contextlib.ExitStack() as held:
         bucket = bucket_of(config)
-        processes.decided(lambda: _claim(workdir, config, bucket, held))
+        processes.decided(lambda: _claim(workdir, config, bucket, line, held))
         check_device()
         if corpora is None:
             corpora = _read_corpora(config, line)
@@ -75,13 +84,25 @@ def train(
 
 
 def _claim(
-    workdir: Path, config: ExperimentConfig, bucket: Bucket | None, held: contextlib.ExitStack
+    workdir: Path,
+    config: ExperimentConfig,
+    bucket: Bucket | None,
+    line: ProgressLine,
+    held: contextlib.ExitStack,
 ) -> None:
     """Locks a work directory that the run may use, until `held` is left."""
     held.enter_context(locked(workdir))
     check_claim(workdir, config)
-    if bucket:
-        check_bucket(bucket, config)
+    here = Checkpoints(workdir / CHECKPOINTS).steps()
+    try:
+        if bucket:
+            check_bucket(bucket, config)
+        if bucket and not here and bucket.steps():
+            write_config(workdir, config)  # before anything is copied from there
+    except BucketError as error:
+        if not here:
+            raise
+        line.end(f"WARNING: {error}")
     check_unused(workdir, bucket)
 
 
@@ -91,9 +112,7 @@ def _stop_request(stop: StopRequest | None) -> contextlib.AbstractContextManager
 
 def _read_corpora(config: ExperimentConfig, line: ProgressLine) -> Corpora:
     """The documents, which are described together with the model."""
-    if config.data.source == "tfds":
-        processes.decided(lambda: load_corpora(config.data, line.show) and None)  # fills the cache
-    corpora = processes.together(lambda: load_corpora(config.data, line.show))
+    corpora = load_by_all(config.data, lambda: load_corpora(config.data, line.show))
     if processes.is_primary():
         model = abstract_model(config.model)
         sizes = [f"{count_parameters(model, embedding=e):,}" for e in (True, False)]
@@ -123,6 +142,7 @@ class Run:
         self.line = line
         self.stop = stop or StopRequest()
         self.clock = Stopwatch()
+        self._batches = 0  # of evaluations
         keep = config.training.keep_checkpoints
         self.checkpoints = Checkpoints(
             workdir / CHECKPOINTS, keep=keep, warn=self.warn, bucket=bucket
@@ -130,7 +150,7 @@ class Run:
         self.trainer = Trainer(config, corpora.train, self.clock, self._last_finite)
         try:
             if bucket:
-                processes.decided(lambda: bucket.write(CONFIG, to_gin(config).encode()))
+                bucket.config = to_gin(config).encode()
             if begin_or_continue(self.trainer, self.checkpoints, workdir, config, self.progress):
                 line.end(f"continuing from step {self.trainer.step:,}")
             self.first_step = self.trainer.step
@@ -151,6 +171,9 @@ class Run:
             self._wait_for_save()
             outcome = "finished"
             return self.trainer.state.model, evaluation
+        except (FloatingPointError, SaveFailed):  # in all processes
+            processes.decided(self.checkpoints.settle)
+            raise
         except Stopped as stopped:
             self.save(patience=math.inf)
             self._wait_for_save()
@@ -229,7 +252,9 @@ class Run:
         return found
 
     def _while_evaluating(self, share: float) -> None:
-        if processes.any_of(self.stop.signal is not None):
+        self._batches += 1
+        ask = not processes.several() or self._batches % BATCHES_A_VOTE == 0
+        if ask and processes.any_of(self.stop.signal is not None):
             raise Stopped(self.stop.signal or "SIGTERM")
         self.line.show(f"evaluating {self.corpora.validation.origin}: {share:.0%}")
 

@@ -1,5 +1,6 @@
 """Scores a run's model on the documents of a split, and keeps the run's own metrics."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from block_recurrent.config import ExperimentConfig
 from block_recurrent.data.loading import load_split
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.axes import DATA, FSDP
-from block_recurrent.parallel.mesh import make_mesh
+from block_recurrent.parallel.mesh import make_mesh, reading_mesh
+from block_recurrent.runs.shared import load_by_all
 from block_recurrent.runs.trained_model import NEWEST, restore_model
 from block_recurrent.runs.workdir import other_settings
 from block_recurrent.system.files import write_whole
@@ -56,10 +58,11 @@ def score(
     others = other_settings(workdir, config)
     if checkpoint != NEWEST:
         others.append(f"checkpoint: {checkpoint}")
+    config = dataclasses.replace(config, mesh=reading_mesh(config.mesh))
     line = ProgressLine(quiet=not processes.is_primary())
     mesh = make_mesh(config.mesh, config.data.batch_size, exact=processes.several())
     step, model = restore_model(workdir, config, checkpoint, mesh)
-    corpus = processes.together(lambda: load_split(config.data, split, line.show))
+    corpus = load_by_all(config.data, lambda: load_split(config.data, split, line.show))
     if processes.is_primary():
         print(corpus.summary(), flush=True)
     metrics = evaluate(

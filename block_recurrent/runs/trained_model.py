@@ -38,7 +38,7 @@ def restore_model(
       ConfigError: the mesh cannot share the parameters out evenly.
     """
     checkpoints = Checkpoints(Path(workdir) / CHECKPOINTS, warn=_warn, bucket=bucket_of(config))
-    step = checkpoints.best_step() if which == BEST else which
+    step = processes.decided(checkpoints.best_step) if which == BEST else which
     if step is None:
         raise CheckpointError(f"there is no best checkpoint in {workdir} yet, or it is not known")
     model = abstract_model(config.model)

@@ -10,12 +10,12 @@ from typing import BinaryIO
 
 from block_recurrent.config import ExperimentConfig, TransformerXLConfig
 from block_recurrent.gin_files import ConfigError, load, to_gin
-from block_recurrent.runs.bucket import Bucket
+from block_recurrent.runs.bucket import CONFIG, Bucket
 from block_recurrent.runs.errors import WorkdirInUse
 from block_recurrent.system.files import PARTIAL, reason, write_whole
 from block_recurrent.system.lock import hold
 
-CONFIG, LOCK, CHECKPOINTS = "config.gin", "lock", "checkpoints"
+LOCK, CHECKPOINTS = "lock", "checkpoints"
 # When a run is continued, its length and rhythm may change, and its files may have moved: what is
 # in them is compared with what the run began with.
 MAY_CHANGE = ("training.", "mesh.", "data.path", "data.cache_path", "data.vocab_path", "data.name")

@@ -22,6 +22,7 @@ from block_recurrent.model.parameters import count_parameters, named_parameters
 from block_recurrent.model.protocol import Model
 from block_recurrent.model.stack import Stack
 from block_recurrent.parallel.axes import DATA, FSDP
+from block_recurrent.parallel.mesh import check_lanes
 from block_recurrent.training import TrainState
 from block_recurrent.training.build import abstract_model, abstract_train_state, build_model
 from block_recurrent.training.step import segment_loss, train_state_sharding
@@ -132,8 +133,12 @@ def on_a_device(config: ExperimentConfig, state: TrainState, memory: Memory) -> 
     """The memory of a device of the run's mesh, from that of one device alone.
 
     An axis that is what is left of the devices counts as one.
+
+    Raises:
+      ConfigError: lanes or parameters cannot be shared out evenly.
     """
     sizes = {axis: max(size, 1) for axis, size in dataclasses.asdict(config.mesh).items()}
+    check_lanes(config.data.batch_size, list(sizes.values()))
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
     places = train_state_sharding(mesh, state)
     lanes = sizes[DATA] * sizes[FSDP]

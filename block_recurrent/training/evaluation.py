@@ -147,6 +147,9 @@ def evaluate(
 
 def initial_carried(model: Model, batch_size: int, mesh: Mesh) -> CarriedState:
     """What lanes carry at a document's start, shared out over a mesh that the model is on."""
+    if not processes.several():
+        carried = model.initial_state(batch_size)
+        return place(carried, carried_sharding(mesh, carried))
 
     def initial(model: Model) -> CarriedState:
         return model.initial_state(batch_size)

@@ -42,11 +42,6 @@ def losses(workdir: Path) -> np.ndarray:
     return np.array([line["bits_per_token"] for line in lines if "bits_per_token" in line])
 
 
-def progress(workdir: Path, step: int) -> dict:
-    text = (workdir / "checkpoints" / str(step) / "checkpoint.json").read_text()
-    return json.loads(text.splitlines()[0] if text.count("\n") > 1 else text)
-
-
 def assert_same_run(workdir: Path, other: Path) -> None:
     """Same figures of every step, same documents, nearly the same parameters."""
     assert np.abs(losses(workdir) - losses(other)).max() < 1e-5
@@ -69,7 +64,7 @@ def test_processes_train_as_one_does(gin, alone, tmp_path, processes, mesh):
         assert said == [] and other.errors == ""
 
 
-def test_a_signal_to_one_of_four_stops_all_after_the_same_step(gin, alone, tmp_path):
+def test_a_signal_to_one_of_four_stops_all_after_the_same_step(gin, tmp_path):
     started = start("train.py", words(gin, tmp_path, **ENDLESS), 4)
     wait_for_steps(tmp_path)
     begin = time.monotonic()
@@ -84,7 +79,7 @@ def test_a_signal_to_one_of_four_stops_all_after_the_same_step(gin, alone, tmp_p
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_others_and_fewer_go_on(gin, alone, tmp_path, victim):
+def test_a_killed_process_ends_the_others_and_fewer_go_on(gin, tmp_path, victim):
     workdir = tmp_path / "run"
     held = words(gin, workdir, **{"training.checkpoint_every": 1})
     started = start("train.py", [*held, "--gin.training.num_steps=100000"], 2)

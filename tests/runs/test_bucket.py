@@ -14,7 +14,7 @@ import pytest
 
 from block_recurrent.gin_files import ConfigError
 from block_recurrent.runs.bucket import Bucket, BucketError
-from block_recurrent.runs.checkpoints import CheckpointError, Checkpoints, SaveFailed
+from block_recurrent.runs.checkpoints import CheckpointError, Checkpoints
 from tests.helpers import assert_equal
 from tests.parallel.cluster import free_port
 from tests.quick_runs import SAVED, STEPS, Steps, logged_steps, make_inputs, run
@@ -109,15 +109,46 @@ def test_what_was_being_written_or_removed_is_no_checkpoint(tmp_path, url):
 
 
 def test_who_began_later_has_the_place(tmp_path, url):
-    first = Checkpoints(tmp_path / "first", bucket=Bucket(url))
+    warnings: list[str] = []
+    first = Checkpoints(tmp_path / "first", keep=1, warn=warnings.append, bucket=Bucket(url))
     first.save(trained(step=1), POSITION)
     first.wait()
-    save(tmp_path / "second", url, 2)
-    first.save(trained(step=3), POSITION)
-    with pytest.raises(SaveFailed, match="another run has begun to write to"):
-        first.wait()
+    save(tmp_path / "second", url, 2, 3, keep=2)
+    first.save(trained(step=4), POSITION, loss=0.0)
     first.close()
-    assert Bucket(url).steps() == [1, 2]
+    assert len(warnings) == 1 and "another run has begun to write to" in warnings[0]
+    assert Bucket(url).steps() == [2, 3] and first.steps() == [2, 3, 4]
+    assert Checkpoints(tmp_path / "third", bucket=Bucket(url)).best_step() == 3
+
+
+def test_what_could_not_be_copied_is_copied_with_the_next_and_nothing_is_lost(tmp_path, url):
+    class Full(Bucket):
+        full = False
+
+        def write(self, name: str, content: bytes) -> None:
+            if self.full and not name.endswith("owner.json"):
+                raise BucketError("no room")
+            super().write(name, content)
+
+    bucket, warnings = Full(url), []
+    store = Checkpoints(tmp_path / "here", keep=2, warn=warnings.append, bucket=bucket)
+    for step in (1, 2, 3, 4, 5):
+        bucket.full = step in (3, 4)
+        store.save(trained(step=step), POSITION)
+        store.wait()
+        if bucket.full:
+            assert bucket.steps() == [1, 2]
+    store.close()
+    assert [("no room" in warning) for warning in warnings] == [True, True]
+    assert bucket.steps() == [4, 5]
+
+
+def test_large_files_are_copied_in_parts(tmp_path, url, monkeypatch):
+    monkeypatch.setattr("block_recurrent.runs.bucket.PART_BYTES", 1000)
+    save(tmp_path / "here", url, 1)
+    assert sum(".safetensors." in name for name in Bucket(url).names()) > 4
+    there = Checkpoints(tmp_path / "there", bucket=Bucket(url))
+    assert_equal(there.restore(initial())[0], trained(step=1))
 
 
 def test_without_the_bucket_what_is_here_is_used(tmp_path):

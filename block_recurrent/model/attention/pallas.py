@@ -116,7 +116,7 @@ def _on_every_device(function: Callable) -> Callable:
     @functools.wraps(function)
     def shared_out(settings: Settings, *arrays: Any) -> Any:
         mesh, axes = lane_axes(arrays[0].queries)
-        if not axes:
+        if mesh.size <= 1 or mesh.manual_axes:
             return function(settings, *arrays)
 
         def own_windows(*arrays: Any) -> Any:
