@@ -132,11 +132,11 @@ def spoil(monkeypatch):
     take_step = Trainer.take_step
 
     def at(step, name, number):
-        def taking(trainer):
+        def taking(trainer, **options):
             if trainer.step == step - 1:
                 array = named_parameters(trainer.state.model)[name]
                 replace(trainer, **{name: array.at[(0,) * array.ndim].set(number)})
-            take_step(trainer)
+            take_step(trainer, **options)
 
         monkeypatch.setattr(Trainer, "take_step", taking)
 
