@@ -80,4 +80,4 @@ def test_bits_are_per_token_not_per_document():
 
 def test_reach_is_that_of_all_windows_and_nothing_without_a_window():
     assert reach_of(model_of().config) == Reach(4, 12)
-    assert reach_of(SimpleNamespace(vocab_size=256)) == Reach(0, 0)
+    assert reach_of(SimpleNamespace(vocab_size=256, num_layers=2)) == Reach(0, 0)

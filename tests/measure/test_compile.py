@@ -164,7 +164,9 @@ def fake(name: str = "v5e", devices: int = 1) -> target.Target:
 
 
 def test_lanes_that_cannot_be_shared_out_are_a_sentence():
-    with pytest.raises(ConfigError, match="batch_size 4 is no multiple of the 3 devices of v5e:3"):
+    with pytest.raises(
+        ConfigError, match="4 lanes cannot be shared out evenly among 3 groups of devices"
+    ):
         compile_report.compile_report(tiny(), fake(devices=3))
 
 

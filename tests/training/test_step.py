@@ -170,7 +170,7 @@ def test_a_batch_of_padding_changes_no_parameter():
     before = named_parameters(prepare().model)
     state, metrics = train_step()(prepare(), batch(mask=np.zeros((BATCH, LENGTH), bool)))
     assert_equal(named_parameters(state.model), before)
-    assert metrics == (0, 0, 0)
+    assert metrics == (0, 0, 0, 0)
 
 
 def test_dropout_follows_from_the_seed_and_the_step():
