@@ -15,7 +15,7 @@ from pathlib import Path
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.parser import Parser
 from block_recurrent.measure.cluster_soak import cluster_soak
-from block_recurrent.measure.processes import Failure
+from block_recurrent.measure.processes import Failure, Plan
 from block_recurrent.measure.soak import soak
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import stop_on_signal
@@ -35,14 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     line = ProgressLine()
     with stop_on_signal() as stop:
         try:
-            found = (cluster_soak if options.cluster else soak)(
-                options.workdir,
-                TRAIN,
-                kills=options.kills,
-                seed=options.seed,
-                stop=stop,
-                report=line.show,
-            )
+            plan = Plan(options.workdir, TRAIN, options.kills, options.seed, stop, line.show)
+            found = cluster_soak(plan) if options.cluster else soak(plan)
         except Failure as failure:
             line.end()
             print(f"{parser.prog}: failed: {failure}", file=sys.stderr)

@@ -5,8 +5,6 @@ import argparse
 from block_recurrent.command_line.parser import Parser
 from block_recurrent.parallel.processes import Cluster, join
 
-NAMES = ("coordinator_address", "process_count", "process_index")
-
 
 def add_cluster_options(parser: Parser) -> None:
     """Adds `--multiprocess`, and what says where the processes are if nothing else does."""
@@ -31,14 +29,14 @@ def join_cluster(parser: Parser, arguments: argparse.Namespace) -> None:
     Raises:
       ClusterUnreachable: they were not found.
     """
-    cluster = Cluster(*(getattr(arguments, name) for name in NAMES))
+    cluster = Cluster(*(getattr(arguments, name) for name in Cluster._fields))
     if cluster == Cluster():
         if arguments.multiprocess:
             join(cluster)
         return
     address, count, index = cluster
     if address is None or count is None or index is None:
-        parser.error("--" + ", --".join(NAMES) + " belong together")
+        parser.error("--" + ", --".join(Cluster._fields) + " belong together")
     if not 0 <= index < count:
         parser.error(f"--process_index={index} is not in 0 .. {count - 1}, of {count} processes")
     if not address.rpartition(":")[2].isdigit() or not address.rpartition(":")[0]:

@@ -68,31 +68,23 @@ def reported(program: Program) -> Program:
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except Exception as error:
-            found = describe(error) or describe(processes.lost(error) or error)
-            described = None if DEBUG in words else found
-            if described is None:
-                _leave_others(1, traceback.format_exc())
+            described = None if DEBUG in words else describe(error)
+            if described is None and not processes.several():
                 raise
-            status, sentence = described
-            sentence = f"{Path(sys.argv[0]).name}: error: {sentence}"
-            _leave_others(status, sentence)
-            print(sentence, file=sys.stderr)
+            status, sentence = described or (1, traceback.format_exc())
+            print(f"{Path(sys.argv[0]).name}: error: {sentence}", file=sys.stderr)
+            if processes.several():  # at an ordinary end it would wait for the others, in vain
+                processes.leave(status)
             return status
 
     return main
-
-
-def _leave_others(status: int, text: str) -> None:
-    """Ends one of several processes with a text: the others may wait for it in vain."""
-    if processes.several():
-        print(text, file=sys.stderr)
-        processes.leave(status)
 
 
 def describe(error: BaseException) -> tuple[int, str] | None:
     """The exit status and the sentence of a known failure, else None."""
     if is_out_of_memory(error):
         return STATUSES[MemoryError], _out_of_memory(error)
+    error = processes.lost(error) or error
     for kind, status in STATUSES.items():
         if isinstance(error, kind):
             return status, str(error)

@@ -13,11 +13,9 @@ The laws:
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,13 +23,14 @@ from block_recurrent.measure.processes import (
     EVERY,
     STEPS,
     Failure,
+    Plan,
     Training,
+    free_port,
     newest_whole,
     prepare,
 )
 from block_recurrent.parallel.processes import LOST
 from block_recurrent.runs.metrics import METRICS, read_metrics
-from block_recurrent.system.signals import StopRequest
 
 NUMBERS = (1, 2, 4)  # of processes
 LONGEST_END = 60.0  # seconds until the others have ended
@@ -67,68 +66,40 @@ class ClusterSummary(NamedTuple):
         )
 
 
-def cluster_soak(
-    folder: Path,
-    program: Path,
-    *,
-    kills: int,
-    seed: int = 0,
-    stop: StopRequest | None = None,
-    report: Callable[[str], None] = lambda text: None,
-) -> ClusterSummary:
-    """Kills processes so many times, then lets the run end.
-
-    Arguments and errors are those of `soak.soak`.
-    """
-    prepare(folder)
-    stop, rng = stop or StopRequest(), random.Random(seed)
-    summary = ClusterSummary(Counter(), 0, 0.0, 0.0)
-    report("training once without interruption")
-    _finish(_start(folder, "whole", program, 1), stop)
-    number = 1
-    while (done := summary.kills.total()) < kills:
-        report(f"{done} of {kills} kills, {summary.runs} runs ended")
-        number = rng.choice([other for other in NUMBERS if other != number])
-        seconds = _kill_one_of(number, folder, program, rng, stop)
+def cluster_soak(plan: Plan) -> ClusterSummary:
+    """Kills processes as often as planned, then lets the run end. Errors are those of `soak`."""
+    prepare(plan.folder)
+    rng, killed = random.Random(plan.seed), plan.folder / "killed"
+    summary, number = ClusterSummary(Counter(), 0, 0.0, 0.0), 1
+    plan.report("training once without interruption")
+    _finish(plan, "whole", number)
+    while (done := summary.kills.total()) < plan.kills:
+        plan.report(f"{done} of {plan.kills} kills, {summary.runs} runs ended")
+        number = _another(number, rng)
+        seconds = _kill_one_of(plan, number, rng)
         summary.kills[number] += 1
         summary = summary._replace(longest_end=max(summary.longest_end, seconds))
-        if done + 1 == kills or newest_whole(folder / "killed") > STEPS - 3 * EVERY:
-            number = rng.choice([other for other in NUMBERS if other != number])
-            _finish(_start(folder, "killed", program, number), stop)
-            apart = max(summary.apart, _apart(folder))
+        if done + 1 == plan.kills or newest_whole(killed) > STEPS - 3 * EVERY:
+            number = _another(number, rng)
+            _finish(plan, killed.name, number)
+            apart = max(summary.apart, _apart(plan.folder))
             summary = summary._replace(runs=summary.runs + 1, apart=apart)
-            shutil.rmtree(folder / "killed")
+            shutil.rmtree(killed)
     return summary
 
 
-def _kill_one_of(
-    number: int, folder: Path, program: Path, rng: random.Random, stop: StopRequest
-) -> float:
-    """Starts so many processes, kills one, and returns after how many seconds the others end."""
-    before = newest_whole(folder / "killed")
-    members = _start(folder, "killed", program, number)
-    try:
-        steps = rng.randint(1, 2 * EVERY)
-        if not members[0].wait(lambda: members[0].steps_taken() >= steps, stop):
-            raise Failure(f"a start ended by itself:\n{members[0].output}")
-        seconds = _kill_one(members, rng.randrange(number))
-    finally:
-        for member in members:
-            member.kill()
-    _check_continued(members[0], before)
-    return seconds
+def _another(number: int, rng: random.Random) -> int:
+    return rng.choice([other for other in NUMBERS if other != number])
 
 
-def _start(folder: Path, name: str, program: Path, number: int) -> list[Training]:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    cluster = (f"--coordinator_address=127.0.0.1:{port}", f"--process_count={number}")
+def _start(plan: Plan, name: str, number: int) -> list[Training]:
+    address = f"127.0.0.1:{free_port()}"
+    cluster = (f"--coordinator_address={address}", f"--process_count={number}")
     return [
         Training(
-            folder,
+            plan.folder,
             name,
-            program,
+            plan.program,
             (*OPTIONS, *cluster, f"--process_index={index}"),
             log=f"{name}.{index}",
         )
@@ -136,16 +107,31 @@ def _start(folder: Path, name: str, program: Path, number: int) -> list[Training
     ]
 
 
-def _finish(members: list[Training], stop: StopRequest) -> None:
-    """Waits for all; raises Failure if one ended badly."""
+def _finish(plan: Plan, name: str, number: int) -> None:
+    """Lets so many processes train to the end."""
+    members = _start(plan, name, number)
     try:
         for member in members:
-            member.wait(lambda: False, stop)
-            if member.process.returncode:
-                raise Failure(f"status {member.process.returncode}:\n{member.output}")
+            member.finish(plan.stop)
     finally:
         for member in members:
             member.kill()
+
+
+def _kill_one_of(plan: Plan, number: int, rng: random.Random) -> float:
+    """Starts so many processes, kills one, and returns after how many seconds the others end."""
+    before = newest_whole(plan.folder / "killed")
+    members = _start(plan, "killed", number)
+    try:
+        steps = rng.randint(1, 2 * EVERY)
+        if not members[0].wait(lambda: members[0].steps_taken() >= steps, plan.stop):
+            raise Failure(f"a start ended by itself:\n{members[0].output}")
+        seconds = _kill_one(members, rng.randrange(number))
+    finally:
+        for member in members:
+            member.kill()
+    _check_continued(members[0], before)
+    return seconds
 
 
 def _kill_one(members: list[Training], victim: int) -> float:

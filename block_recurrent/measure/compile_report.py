@@ -46,8 +46,7 @@ def compile_report(config: ExperimentConfig, target: Target) -> dict[str, Any]:
     begin = time.perf_counter()
     with built_for({"cuda": "gpu"}.get(target.platform, target.platform)):
         state = abstract_run_state(config, mesh)
-        places = jax.tree.map(lambda array: array.sharding, state)
-        step: Any = make_run_step(config, places)
+        step: Any = make_run_step(config, state)
         lowered = step.lower(state, abstract_batch(config.data, mesh))
     figures = _expected(config, target) | {"state_bytes": array_bytes(state[:2])}
     middle = time.perf_counter()

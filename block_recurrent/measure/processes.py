@@ -3,11 +3,13 @@
 The processes train a tiny model on a generated corpus, a step every few milliseconds.
 """
 
+import dataclasses
 import json
 import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -49,6 +51,27 @@ ENVIRONMENT = {
 CONTINUING = re.compile(r"continuing from step ([\d,]+)")
 POLL_SECONDS, LONGEST_SECONDS = 0.003, 300
 MARK = "left-by-a-killed-process"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a soak is to do.
+
+    Attributes:
+      folder: for all files, new or of an earlier call.
+      program: `experiments/train.py`.
+      kills: their number.
+      seed: of the moments.
+      stop: asked to stop.
+      report: takes the progress, for people.
+    """
+
+    folder: Path
+    program: Path
+    kills: int
+    seed: int = 0
+    stop: StopRequest = dataclasses.field(default_factory=StopRequest)
+    report: Callable[[str], None] = lambda text: None
 
 
 class Failure(Exception):
@@ -161,10 +184,35 @@ class Training:
             time.sleep(POLL_SECONDS)
         return self.process.poll() is None
 
+    def finish(self, stop: StopRequest) -> None:
+        """Waits for the end, and ends it if that is interrupted.
+
+        Raises:
+          Failure: it ended badly, or does not end.
+          Stopped: as `stop` says.
+        """
+        try:
+            self.wait(lambda: False, stop)
+        finally:
+            self.kill()
+        self.check_ended()
+
+    def check_ended(self) -> None:
+        """Raises Failure if a process that was not killed ended badly."""
+        if self.process.returncode:
+            raise Failure(f"a start ended with status {self.process.returncode}:\n{self.output}")
+
     def kill(self) -> None:
         """Ends the process at once, if it has not ended."""
         self.process.kill()
         self.process.wait()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
 
 
 def last_logged(workdir: Path) -> int:

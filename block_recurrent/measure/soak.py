@@ -17,12 +17,10 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from block_recurrent.measure import processes
-from block_recurrent.measure.processes import EVERY, MARK, Failure, Training
-from block_recurrent.system.signals import StopRequest
+from block_recurrent.measure.processes import EVERY, MARK, Failure, Plan, Training
 
 WITHIN = ("start", "step", "save")
 SAVE_SECONDS = 0.2
@@ -63,21 +61,17 @@ class Summary(NamedTuple):
 class Killer:
     """Runs that are killed, one after the other, and what was seen of them."""
 
-    def __init__(self, folder: Path, program: Path, seed: int, stop: StopRequest):
-        self.folder, self.program, self.stop = folder, program, stop
-        self.rng = random.Random(seed)
-        self.workdir = folder / "killed"
+    def __init__(self, plan: Plan):
+        self.folder, self.program, self.stop = plan.folder, plan.program, plan.stop
+        self.rng = random.Random(plan.seed)
+        self.workdir = plan.folder / "killed"
         self.summary = Summary(Counter(), 0, 0, [], 0)
         self.logged = self.whole = 0
         self.expected = self._uninterrupted()
 
     def _uninterrupted(self) -> dict[str, Any]:
         training = Training(self.folder, "whole", self.program)
-        try:
-            training.wait(lambda: False, self.stop)
-        finally:
-            training.kill()
-        check_ended(training)
+        training.finish(self.stop)
         return processes.outcome_of(training.workdir)
 
     def start(self, *, kill: bool) -> None:
@@ -95,7 +89,7 @@ class Killer:
         if training.process.returncode == -signal.SIGKILL:
             self._note_kill(training)
         else:
-            check_ended(training)
+            training.check_ended()
             self._check_outcome()
 
     def _moment(self, training: Training) -> tuple[Callable[[], bool], float]:
@@ -166,43 +160,19 @@ def newest_begun(logged: int) -> int:
     return max(logged - 1, 0) // EVERY * EVERY
 
 
-def check_ended(training: Training) -> None:
-    """Raises Failure if a process that was not killed ended badly."""
-    if training.process.returncode:
-        raise Failure(
-            f"a start ended with status {training.process.returncode}:\n{training.output}"
-        )
-
-
-def soak(
-    folder: Path,
-    program: Path,
-    *,
-    kills: int,
-    seed: int = 0,
-    stop: StopRequest | None = None,
-    report: Callable[[str], None] = lambda text: None,
-) -> Summary:
-    """Kills training so many times, then lets it end.
-
-    Args:
-      folder: for all files, new or of an earlier call.
-      program: `experiments/train.py`.
-      kills: their number.
-      seed: of the moments.
-      stop: asked to stop.
-      report: takes the progress, for people.
+def soak(plan: Plan) -> Summary:
+    """Kills training as often as planned, then lets it end.
 
     Raises:
       Failure: a law was broken.
       ConfigError: the folder holds something else.
-      Stopped: as `stop` says.
+      Stopped: as `plan.stop` says.
     """
-    processes.prepare(folder)
-    report("training once without interruption")
-    killer = Killer(folder, program, seed, stop or StopRequest())
-    while (done := killer.summary.kills.total()) < kills:
-        report(f"{done} of {kills} kills, {killer.summary.runs} runs ended")
+    processes.prepare(plan.folder)
+    plan.report("training once without interruption")
+    killer = Killer(plan)
+    while (done := killer.summary.kills.total()) < plan.kills:
+        plan.report(f"{done} of {plan.kills} kills, {killer.summary.runs} runs ended")
         killer.start(kill=True)
     killer.start(kill=False)
     return killer.summary

@@ -102,11 +102,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def carried_sharding(mesh: AnyMesh, carried: Any) -> Any:
     """Of a model's carried state: [L, B, ...] by lanes, [L, B, W, H, D] by lanes and heads."""
 
-    def place(array: Any) -> NamedSharding:
+    def sharding(array: Any) -> NamedSharding:
         heads = (None, TENSOR) if array.ndim == 5 else ()
         return NamedSharding(mesh, PartitionSpec(None, LANES, *heads))
 
-    return jax.tree.map(place, carried)
+    return jax.tree.map(sharding, carried)
 
 
 def vote_array(mesh: Mesh, vote: bool) -> jax.Array:
@@ -139,14 +139,14 @@ def place_batch(batch: Any, mesh: Mesh, rows: Sequence[int], batch_size: int) ->
     if sharding.is_fully_addressable:
         return jax.device_put(batch, sharding)
 
-    def place(array: np.ndarray) -> jax.Array:
+    def share_out(array: np.ndarray) -> jax.Array:
         def part(index: Any) -> np.ndarray:
             wanted = np.arange(*index[0].indices(batch_size))
             return array[np.searchsorted(rows, wanted)]
 
         return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, part)
 
-    return jax.tree.map(place, batch)
+    return jax.tree.map(share_out, batch)
 
 
 def with_places(shapes: Any, shardings: Any) -> Any:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 
 T = TypeVar("T")
 JOIN_SECONDS = 300  # until a process gives up looking for the others
@@ -145,14 +146,20 @@ def decided(decide: Callable[[], T]) -> T:
     return _result(_broadcast(outcome))
 
 
-def together(work: Callable[[], T]) -> T:
+def together(work: Callable[[], T], *, primary_first: bool = False) -> T:
     """What `work` returns, which every process calls.
+
+    Args:
+      work: to be done by each.
+      primary_first: process 0 does it before the others begin, for it makes what all will use.
 
     Raises:
       Exception: what it raises in the first process where it fails, in all processes.
     """
     if not several():
         return work()
+    if primary_first:
+        decided(lambda: (work(), None)[1])
     outcome = _outcome(work)
     for other in _gather(None if outcome[0] else outcome):
         if other is not None:
@@ -182,8 +189,6 @@ def _result(outcome: tuple[bool, Any]) -> Any:
 
 def _broadcast(value: Any) -> Any:
     """A value of process 0, in all processes."""
-    from jax.experimental.multihost_utils import broadcast_one_to_all
-
     content = _packed(value) if is_primary() else np.zeros(0, np.uint8)
     size = int(broadcast_one_to_all(np.int32(len(content))))
     return _unpacked(broadcast_one_to_all(content if is_primary() else np.zeros(size, np.uint8)))
@@ -191,8 +196,6 @@ def _broadcast(value: Any) -> Any:
 
 def _gather(value: Any) -> list[Any]:
     """The values of all processes, by their index, in all processes."""
-    from jax.experimental.multihost_utils import process_allgather
-
     content = _packed(value)
     sizes = np.asarray(process_allgather(np.int32(len(content)))).reshape(-1)
     padded = np.zeros(sizes.max(), np.uint8)

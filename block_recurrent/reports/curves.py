@@ -327,12 +327,13 @@ def report(found: Sequence[Run], against: str, folder: Path, by: str | None = No
     """
     if by is None:
         sections = arrange(group_runs(found), against)
-        present(make_page(sections), partial(draw, sections), folder, "curves")
-        return
-    arranged = arrange_by(found, against, by)
-    sections = {
-        f"{name}, {by} = {value}": section
-        for value, corpora in arranged.items()
-        for name, section in corpora.items()
-    }
-    present(make_page(sections), partial(draw_by, arranged, by), folder, "curves")
+        drawing = partial(draw, sections)
+    else:
+        arranged = arrange_by(found, against, by)
+        drawing = partial(draw_by, arranged, by)
+        sections = {
+            f"{name}, {by} = {value}": section
+            for value, corpora in arranged.items()
+            for name, section in corpora.items()
+        }
+    present(make_page(sections), drawing, folder, "curves")

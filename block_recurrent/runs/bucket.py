@@ -125,6 +125,8 @@ class Bucket:
         building = folder.with_name(f"{FETCHING}{step}-{secrets.token_hex(4)}")
         parts = [re.fullmatch(rf"{step}/(.+?)(?:\.(\d+))?", name) for name in self.names()]
         wanted = sorted((part[1], int(part[2] or 0), part[0]) for part in parts if part is not None)
+        if not any(file == CONTENTS for file, _, _ in wanted):
+            raise BucketError(f"checkpoint {step:,} is no longer in {self.url}")
         with whole_folder(folder, building):
             for file, _, name in wanted:
                 content = self.read(name)

@@ -119,7 +119,8 @@ class Checkpoints:
             step, loss = unseal(content)
         except (ValueError, TypeError) as error:
             raise Damaged(f"{path} is damaged ({reason(error)})") from error
-        return (step, loss) if step in self.steps() else (None, math.inf)
+        there = step in self._steps_here() or step in self.steps()
+        return (step, loss) if there else (None, math.inf)
 
     def _best_content(self, path: Path) -> bytes | None:
         with contextlib.suppress(FileNotFoundError):
@@ -263,15 +264,15 @@ class Checkpoints:
     def _copy_to_bucket(self, bucket: Bucket, new: int | None) -> None:
         """Copies what the bucket lacks, and removes there what is old."""
         bucket.own()
-        there = bucket.steps()
-        for step in self._steps_here():
+        here, there, noted = self._steps_here(), bucket.steps(), self.directory / BEST
+        for step in here:
             if step not in there or step == new:
                 bucket.upload(step, self.directory / str(step))
-        best = self.directory / BEST
-        if best.exists():
-            bucket.write(BEST, best.read_bytes())
-        for step in bucket.steps()[: -self._keep]:
-            if step != self.best_step():
+        if noted.exists():
+            bucket.write(BEST, noted.read_bytes())
+        best = self.best_step()
+        for step in sorted({*here, *there})[: -self._keep]:
+            if step != best:
                 bucket.remove(step)
 
     def _remove_old(self) -> None:
@@ -347,6 +348,7 @@ class Checkpoints:
             (self.directory / str(step)).rename(aside)
             if self._bucket:
                 with contextlib.suppress(BucketError):
+                    self._bucket.own()
                     self._bucket.remove(step)
         self._damaged = []
 

@@ -17,7 +17,6 @@ from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.errors import SaveFailed
 from block_recurrent.runs.records import Records
 from block_recurrent.runs.resumption import begin_or_continue, check_unused
-from block_recurrent.runs.shared import load_by_all
 from block_recurrent.runs.workdir import (
     CHECKPOINTS,
     check_bucket,
@@ -112,7 +111,9 @@ def _stop_request(stop: StopRequest | None) -> contextlib.AbstractContextManager
 
 def _read_corpora(config: ExperimentConfig, line: ProgressLine) -> Corpora:
     """The documents, which are described together with the model."""
-    corpora = load_by_all(config.data, lambda: load_corpora(config.data, line.show))
+    corpora = processes.together(
+        lambda: load_corpora(config.data, line.show), primary_first=config.data.source == "tfds"
+    )
     if processes.is_primary():
         model = abstract_model(config.model)
         sizes = [f"{count_parameters(model, embedding=e):,}" for e in (True, False)]
@@ -214,7 +215,11 @@ class Run:
         if not processes.several():
             self.stop.check()
         elif self.trainer.stop_agreed:
-            raise Stopped(self.stop.signal or "SIGTERM")
+            raise self._stopped()
+
+    def _stopped(self) -> Stopped:
+        """Because of a signal to this process or to another, whose name is not known."""
+        return Stopped(self.stop.signal or "SIGTERM")
 
     def take_step(self) -> None:
         """Takes one step, and logs it if that is due.
@@ -255,7 +260,7 @@ class Run:
         self._batches += 1
         ask = not processes.several() or self._batches % BATCHES_A_VOTE == 0
         if ask and processes.any_of(self.stop.signal is not None):
-            raise Stopped(self.stop.signal or "SIGTERM")
+            raise self._stopped()
         self.line.show(f"evaluating {self.corpora.validation.origin}: {share:.0%}")
 
     def save(self, *, loss: float | None = None, patience: float = MOST_FAILED_SAVES - 1) -> None:

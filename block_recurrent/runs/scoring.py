@@ -12,7 +12,6 @@ from block_recurrent.data.loading import load_split
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.axes import DATA, FSDP
 from block_recurrent.parallel.mesh import make_mesh, reading_mesh
-from block_recurrent.runs.shared import load_by_all
 from block_recurrent.runs.trained_model import NEWEST, restore_model
 from block_recurrent.runs.workdir import other_settings
 from block_recurrent.system.files import write_whole
@@ -62,7 +61,10 @@ def score(
     line = ProgressLine(quiet=not processes.is_primary())
     mesh = make_mesh(config.mesh, config.data.batch_size, exact=processes.several())
     step, model = restore_model(workdir, config, checkpoint, mesh)
-    corpus = load_by_all(config.data, lambda: load_split(config.data, split, line.show))
+    corpus = processes.together(
+        lambda: load_split(config.data, split, line.show),
+        primary_first=config.data.source == "tfds",
+    )
     if processes.is_primary():
         print(corpus.summary(), flush=True)
     metrics = evaluate(

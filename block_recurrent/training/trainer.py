@@ -36,15 +36,18 @@ from block_recurrent.training.step import (
 MOST_SKIPPED = 10
 
 
-def make_run_step(config: ExperimentConfig, places: TrainState | None = None) -> TrainStep:
-    """The step that a run takes, with its optimizer and its dropout; `places` of its states."""
+def make_run_step(config: ExperimentConfig, state: TrainState) -> TrainStep:
+    """The step that a run takes, with its optimizer and its dropout.
+
+    Its states lie where the arrays of `state`, or the shapes of `abstract_run_state`, do.
+    """
     training = config.training
     return make_train_step(
         make_optimizer(config),
         jax.random.fold_in(jax.random.key(training.seed), 1),
         clear_states=training.clear_states,
         skip_non_finite=training.non_finite == "skip",
-        places=places,
+        places=jax.tree.map(lambda array: array.sharding, state),
     )
 
 
@@ -120,8 +123,7 @@ class Trainer:
 
     def _take(self, state: TrainState) -> None:
         self.state, self.step = state, int(state.step)
-        places = jax.tree.map(lambda array: array.sharding, state)
-        self._train_step = make_run_step(self._config, places)
+        self._train_step = make_run_step(self._config, state)
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and places of a state's arrays; nothing is computed."""

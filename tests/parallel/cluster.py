@@ -1,14 +1,13 @@
 """Programs run by several processes on this machine, one CPU device each."""
 
-import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
+from block_recurrent.measure.processes import free_port
+from tests.interpreter import settings
+from tests.programs import PROGRAMS
 
 
 class Ended(NamedTuple):
@@ -19,26 +18,15 @@ class Ended(NamedTuple):
     errors: str
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
 def start(program: str, words: Sequence[object], processes: int) -> list[subprocess.Popen]:
     """Starts a program of `experiments/` as so many processes."""
     address = f"127.0.0.1:{free_port()}"
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-    }
     cluster = [f"--coordinator_address={address}", f"--process_count={processes}"]
-    command = [sys.executable, str(ROOT / "experiments" / program), *map(str, words)]
+    command = [sys.executable, str(PROGRAMS / program), *map(str, words)]
     return [
         subprocess.Popen(
             [*command, *cluster, f"--process_index={index}"],
-            env=environment,
+            env=settings(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

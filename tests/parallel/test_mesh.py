@@ -1,15 +1,13 @@
 """Laws of data parallelism: as many devices as there are, and the same figures."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from block_recurrent.config import MeshConfig
 from block_recurrent.gin_files import ConfigError
 from block_recurrent.parallel.mesh import make_mesh
+from tests.interpreter import python
 
 RUN = """
 import json, pathlib, sys
@@ -50,13 +48,8 @@ print(json.dumps({
 
 def run(workdir, devices: int, batch_size: int = 8, steps: int = 4) -> dict:
     """A short training run on so many devices of the CPU."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    arguments = [sys.executable, "-c", RUN, str(workdir), str(batch_size), str(steps)]
-    output = subprocess.run(
-        arguments, env=environment, check=True, stdout=subprocess.PIPE, text=True
-    )
-    return json.loads(output.stdout.splitlines()[-1])
+    output = python(RUN, workdir, batch_size, steps, devices=devices)
+    return json.loads(output.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,13 @@
 """Laws of sharding: whatever the mesh, a run's figures and its documents are the same."""
 
 import json
-import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from tests.interpreter import python, settings
 from tests.parallel import steps
 
 
@@ -16,13 +16,8 @@ from tests.parallel import steps
     [(model, "all" if model == "fixed_skip" else "product") for model in steps.MODELS],
 )
 def test_twenty_steps_are_the_same_on_every_mesh(model, meshes):
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
     command = [sys.executable, "-m", "tests.parallel.steps", model, meshes]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    ended = subprocess.run(command, env=settings(devices=8), capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert "Involuntary full rematerialization" not in ended.stderr
     found = json.loads(ended.stdout.splitlines()[-1])
@@ -69,10 +64,4 @@ for name, array in named_parameters(state.model).items():
 
 
 def test_a_checkpoint_of_one_mesh_is_read_by_others_to_the_last_bit(tmp_path):
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_PLATFORMS": "cpu",
-    }
-    command = [sys.executable, "-c", MOVE, str(tmp_path / "checkpoints")]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
+    python(MOVE, tmp_path / "checkpoints", devices=4)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.parallel.cluster import ROOT, free_port
+from block_recurrent.measure.processes import free_port
+from tests.interpreter import ROOT
 from tests.quick_runs import STEPS, write_corpus, write_gin
 
 DAEMONS = ("slurmctld", "slurmd")

@@ -2,10 +2,7 @@
 
 import functools
 import json
-import os
 import subprocess
-import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 
@@ -14,8 +11,8 @@ from block_recurrent.runs.checkpoints import Checkpoints, read_parameters
 from block_recurrent.training import TrainState
 from tests import quick_runs
 from tests.helpers import assert_equal, model_config, random_like, random_train_state
+from tests.interpreter import python
 
-ROOT = Path(__file__).parents[2]
 LANES, DEVICES = 8, 4
 
 
@@ -26,23 +23,6 @@ def initial() -> TrainState:
 
 def trained() -> TrainState:
     return random_like(initial(), seed=3)._replace(step=jnp.int32(3))
-
-
-def python(code: str, *arguments: object, prefix: tuple[str, ...] = (), **environment: str) -> str:
-    """What a program prints, run by itself with the modules of the repository."""
-    folders = (environment.pop("PYTHONPATH", ""), ROOT)
-    path = os.pathsep.join(filter(None, map(str, folders)))
-    settings = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": path}
-    command = [*prefix, sys.executable, "-c", code, *map(str, arguments)]
-    ended = subprocess.run(
-        command,
-        env=os.environ | settings | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
 
 
 MOVE = """
@@ -73,8 +53,7 @@ def test_the_same_numbers_on_other_devices_and_as_numpy(tmp_path):
     before, after = Checkpoints(tmp_path / "one"), Checkpoints(tmp_path / "four")
     before.save(trained(), {"x": 1})
     before.close()
-    flags = f"--xla_force_host_platform_device_count={DEVICES}"
-    python(MOVE, __file__, before.directory, after.directory, XLA_FLAGS=flags)
+    python(MOVE, __file__, before.directory, after.directory, devices=DEVICES)
     state, progress = after.restore(initial())
     assert_equal(state, trained())
     assert progress == {"x": 1}

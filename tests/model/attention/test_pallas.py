@@ -2,9 +2,6 @@
 
 import functools
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +22,7 @@ from tests.helpers import (
     randomize,
     read_with_gradients,
 )
+from tests.interpreter import python
 from tests.model.attention.arguments import values_and_gradients, window_arguments
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 6e-2}
@@ -194,9 +192,6 @@ print(json.dumps({
 
 
 def test_devices_take_the_windows_of_their_lanes():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", SEVERAL_DEVICES]
-    output = subprocess.run(command, env=os.environ | flags, check=True, capture_output=True)
-    figures = json.loads(output.stdout.splitlines()[-1])
+    figures = json.loads(python(SEVERAL_DEVICES, devices=4))
     assert figures["difference"] < 1e-5
     assert (figures["devices"], figures["gathers"]) == (4, 0)
