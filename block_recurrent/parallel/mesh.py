@@ -158,14 +158,16 @@ def with_places(shapes: Any, shardings: Any) -> Any:
     )
 
 
-def fetch(array: jax.Array) -> np.ndarray | None:
-    """A copy of an array, whole, in process 0, and nothing in the others, which have to call it."""
-    if array.is_fully_addressable:
-        return np.array(array, copy=True) if processes.is_primary() else None
-    sharding: Any = array.sharding
-    everywhere = jax.device_put(array, replicated(sharding.mesh))
-    own = everywhere.addressable_data(0)
-    return np.array(own, copy=True) if processes.is_primary() else None
+def fetch(array: jax.Array, process: int) -> np.ndarray | None:
+    """A copy of an array, whole, in one process, and nothing in the others, which have to call it.
+
+    Only that one array is put together at a time.
+    """
+    whole = array
+    if not array.is_fully_addressable:
+        sharding: Any = array.sharding
+        whole = jax.device_put(array, replicated(sharding.mesh)).addressable_data(0)
+    return np.array(whole, copy=True) if processes.index() == process else None
 
 
 def place(tree: Any, shardings: Any) -> Any:

@@ -113,12 +113,22 @@ def _wait_for_coordinator(address: str, seconds: float) -> None:
 
 def several() -> bool:
     """Whether this process has joined others."""
-    return _place()[1] > 1
+    return count() > 1
+
+
+def count() -> int:
+    """How many processes there are."""
+    return _place()[1]
+
+
+def index() -> int:
+    """Which of them this is, from 0."""
+    return _place()[0]
 
 
 def is_primary() -> bool:
-    """Whether this is the process that writes and decides."""
-    return _place()[0] == 0
+    """Whether this is the process that speaks and decides."""
+    return index() == 0
 
 
 def _place() -> tuple[int, int]:
@@ -165,6 +175,40 @@ def together(work: Callable[[], T], *, primary_first: bool = False) -> T:
         if other is not None:
             _result(other)
     return _result(outcome)
+
+
+def report(subject: str, work: Callable[[], Any]) -> None:
+    """Does work, in any thread, and tells `reported` what came of it; once for each subject."""
+    content = _packed(_outcome(work)).tobytes()
+    _messages().key_value_set_bytes(_key(subject, index()), content)
+
+
+def reported(subject: str, process: int, seconds: float) -> Any:
+    """What another process's work returned; waits, in any thread, until it is done.
+
+    Raises:
+      Exception: what the work raised.
+      ProcessLost: nothing was heard for so long.
+    """
+    key = _key(subject, process)
+    try:
+        content = _messages().blocking_key_value_get_bytes(key, int(1000 * seconds))
+        _messages().key_value_delete(key)
+    except RuntimeError as error:
+        why = str(error).splitlines()[0]
+        raise ProcessLost(f"process {process} does not say that it is done ({why})") from error
+    return _result(pickle.loads(content))
+
+
+def _key(subject: str, process: int) -> str:
+    return f"block_recurrent/{subject}/{process}"
+
+
+def _messages() -> Any:
+    """The store of the coordination service, for which JAX has no public name."""
+    from jax._src import distributed
+
+    return distributed.global_state.client
 
 
 def any_of(condition: bool) -> bool:

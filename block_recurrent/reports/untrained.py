@@ -22,30 +22,40 @@ def order_2_bits_per_byte(train: Sequence[Document], documents: Sequence[Documen
     Counts are smoothed with the model one order lower by Witten and Bell's rule: a context that was
     followed by t different bytes in n places gives t / (n + t) to the lower order.
     """
-    pairs = [_contexts(document) for document in train]
-    counts = np.zeros((256, 256, 256), np.int64)
-    for first, second, byte in pairs:
-        np.add.at(counts, (first, second, byte), 1)
-    order_0 = _smooth(counts.sum((0, 1)), np.full(256, 1 / 256))
-    order_1 = _smooth(counts.sum(0), order_0)
-    order_2 = _smooth(counts, order_1)
+    counts = np.bincount(np.concatenate([_codes(document) for document in train]), minlength=256**3)
+    orders = [_Order(counts.reshape(-1, 256**size).sum(0)) for size in (1, 2, 3)]
     bits, total = 0.0, 0
     for document in documents:
-        first, second, byte = _contexts(document)
-        bits -= float(np.log2(order_2[first, second, byte]).sum())
-        total += len(byte)
+        codes = _codes(document)
+        probability = np.full(len(codes), 1 / 256)
+        for order in orders:
+            probability = order.smooth(codes, probability)
+        bits -= float(np.log2(probability).sum())
+        total += len(codes)
     return bits / total
 
 
-def _contexts(document: Document) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every byte with the two before it, zeros before the first: three arrays [n]."""
-    text = np.frombuffer(b"\0\0" + document.text.encode(), np.uint8)
-    return text[:-2], text[1:-1], text[2:]
+def _codes(document: Document) -> np.ndarray:
+    """Every byte with the two before it, zeros before the first, as one number."""
+    text = np.frombuffer(b"\0\0" + document.text.encode(), np.uint8).astype(np.int64)
+    return (text[:-2] * 256 + text[1:-1]) * 256 + text[2:]
 
 
-def _smooth(counts: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """Probabilities [..., 256] from counts [..., 256], `lower` being those of the order below."""
-    places = counts.sum(-1, keepdims=True)
-    kinds = (counts > 0).sum(-1, keepdims=True)
-    smoothed = (counts + kinds * lower) / np.maximum(places + kinds, 1)
-    return np.where(places > 0, smoothed, np.broadcast_to(lower, counts.shape))
+class _Order:
+    """What was counted of contexts of one length.
+
+    Args:
+      counts: by the context and the byte that follows it, as one number.
+    """
+
+    def __init__(self, counts: np.ndarray):
+        self.counts = counts
+        self.places = counts.reshape(-1, 256).sum(1)
+        self.kinds = np.count_nonzero(counts.reshape(-1, 256), 1)
+
+    def smooth(self, codes: np.ndarray, lower: np.ndarray) -> np.ndarray:
+        """The probabilities of bytes from those of the order below."""
+        codes = codes % len(self.counts)
+        places, kinds = self.places[codes // 256], self.kinds[codes // 256]
+        smoothed = (self.counts[codes] + kinds * lower) / np.maximum(places + kinds, 1)
+        return np.where(places > 0, smoothed, lower)

@@ -5,9 +5,10 @@ not at all. A checkpoint is
 
     <step>/parameters.safetensors, <step>/training.safetensors, <step>/checkpoint.json
 
-and is there when the last of these is, which is written after the others and removed before them.
-Of a large file there are parts, `<name>.0`, `<name>.1` and so on. There is no lock: `owner.json`
-names who began to write there last, and whoever finds another name there writes no more.
+or more files if several processes wrote it. It is there when `checkpoint.json` is, which is written
+after the others and removed before them. Of a large file there are parts, `<name>.0`, `<name>.1`
+and so on. There is no lock: `owner.json` names who began to write there last, and whoever finds
+another name there writes no more.
 """
 
 import contextlib

@@ -1,15 +1,16 @@
-"""One checkpoint on disk: a folder of three files, whose every byte is checked when it is read.
+"""One checkpoint on disk: a folder of files whose every byte is checked when it is read.
 
 parameters.safetensors    the parameters by path
 training.safetensors      the optimizer's and the carried state, and the step
 checkpoint.json           dtype, shape and XXH3 of every array; the data's position and the like;
                           and its own digest
 
-Nothing in them depends on the devices that the arrays were on.
+Of N processes each writes some of the arrays, to parameters-00001-of-0000N.safetensors and the
+like. Every array is in one piece: nothing in it depends on the devices that it was on.
 """
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +21,9 @@ from block_recurrent.model.parameters import named_parameters, replace_parameter
 from block_recurrent.model.protocol import Model
 from block_recurrent.runs.array_file import Entry, read_arrays, write_arrays
 from block_recurrent.runs.errors import CheckpointError, Damaged
+from block_recurrent.runs.shares import file_of
 from block_recurrent.system.digests import seal, unseal
-from block_recurrent.system.files import reason
+from block_recurrent.system.files import flush_to_disk, reason
 from block_recurrent.training.step import TrainState
 
 FORMAT = 1
@@ -42,6 +44,11 @@ class Contents(NamedTuple):
     files: dict[str, dict[str, Entry]]
     progress: dict[str, Any]
 
+    def entries(self, file: str) -> dict[str, Entry]:
+        """The arrays of a file, or of all its parts."""
+        parts = [entries for part, entries in self.files.items() if file_of(part) == file]
+        return {name: entry for entries in parts for name, entry in entries.items()}
+
 
 def arrays_of(state: TrainState) -> dict[str, dict[str, Any]]:
     """The arrays of a state by name, in the files that they are saved to."""
@@ -54,24 +61,42 @@ def _rest_of(state: TrainState) -> dict[str, Any]:
     return {"optimizer": state.optimizer, "carried": state.carried, "step": state.step}
 
 
-def write_folder(
-    folder: Path,
-    name: str,
-    arrays: Mapping[str, Mapping[str, np.ndarray]],
-    progress: Mapping[str, Any],
-) -> None:
-    """Writes the files of a checkpoint.
+def write_files(
+    folder: Path, arrays: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, dict[str, Entry]]:
+    """Writes arrays by file and name; returns what `write_contents` wants to know of them.
 
-    Args:
-      folder: an empty one.
-      name: that the folder is to have.
-      arrays: by file and name, see `arrays_of`.
-      progress: JSON values.
+    Returns when they are on the disk.
 
     Raises:
       OSError: they cannot be written.
     """
     files = {file: write_arrays(folder / file, named) for file, named in arrays.items()}
+    for file in files:
+        flush_to_disk(folder / file)
+    return files
+
+
+def write_contents(
+    folder: Path,
+    name: str,
+    files: Mapping[str, Mapping[str, Entry]],
+    progress: Mapping[str, Any],
+) -> None:
+    """Writes the list of what a checkpoint holds.
+
+    Args:
+      folder: of its files.
+      name: that the folder is to have.
+      files: all of them, by name.
+      progress: JSON values.
+
+    Raises:
+      OSError: it cannot be written, or other files are there.
+    """
+    for path in folder.iterdir():
+        if path.name not in files:
+            raise FileExistsError(errno.EEXIST, f"{path} was there before and cannot be removed")
     contents = {"format": FORMAT, "name": name, "files": files, "progress": progress}
     (folder / CONTENTS).write_text(seal(contents), encoding="utf-8")
 
@@ -88,7 +113,7 @@ def read_state(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, An
       CheckpointError: it is of another model, or cannot be read at present.
     """
     contents, wanted = read_contents(folder), arrays_of(like)
-    found = _read(folder, contents, wanted)
+    found = _read(folder, contents, wanted, _place)
     structure = jax.tree.structure(_rest_of(like))
     rest = jax.tree.unflatten(structure, [found[TRAINING][name] for name in wanted[TRAINING]])
     model = replace_parameters(like.model, found[PARAMETERS])
@@ -100,23 +125,20 @@ def read_model(folder: Path, like: Model) -> Model:
 
     The rest of the checkpoint is checked as well.
     """
-    found = _read(folder, read_contents(folder), {PARAMETERS: named_parameters(like)})
+    found = _read(folder, read_contents(folder), {PARAMETERS: named_parameters(like)}, _place)
     return replace_parameters(like, found[PARAMETERS])
 
 
 def read_parameters_of(folder: Path) -> dict[str, np.ndarray]:
     """The parameters in a checkpoint by path, as NumPy arrays; errors are those of `read_state`."""
     contents = read_contents(folder)
-    try:
-        check_arrays(folder, contents, TRAINING)
-        return dict(read_arrays(folder / PARAMETERS, contents.files[PARAMETERS]))
-    except OSError as error:
-        raise _unreadable(error, folder) from error
+    wanted = {PARAMETERS: contents.entries(PARAMETERS)}
+    return _read(folder, contents, wanted, lambda values, like: values)[PARAMETERS]
 
 
 def check_folder(folder: Path) -> None:
     """Reads a checkpoint and keeps nothing; errors are those of `read_state`."""
-    _read(folder, read_contents(folder), {})
+    _read(folder, read_contents(folder), {}, _place)
 
 
 def read_contents(folder: Path) -> Contents:
@@ -153,29 +175,24 @@ def read_contents(folder: Path) -> Contents:
 
 
 def _read(
-    folder: Path, contents: Contents, wanted: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, jax.Array]]:
-    """The arrays of the files in `wanted`, where its arrays are; the other files are checked."""
+    folder: Path,
+    contents: Contents,
+    wanted: Mapping[str, Mapping[str, Any]],
+    place: Callable[[np.ndarray, Any], Any],
+) -> dict[str, dict[str, Any]]:
+    """The arrays of the files in `wanted`, each placed as there; the other files are checked."""
     for file, like in wanted.items():
-        _check_fit(folder / file, contents.files[file], like)
+        _check_fit(folder / file, contents.entries(file), like)
+    found: dict[str, dict[str, Any]] = {file: {} for file in wanted}
     try:
-        for file in contents.files.keys() - wanted.keys():
-            check_arrays(folder, contents, file)
-        return {
-            file: {
-                name: _place(array, like[name])
-                for name, array in read_arrays(folder / file, contents.files[file])
-            }
-            for file, like in wanted.items()
-        }
+        for part, entries in contents.files.items():
+            file = file_of(part)
+            for name, array in read_arrays(folder / part, entries):
+                if file in wanted:
+                    found[file][name] = place(array, wanted[file][name])
     except OSError as error:
         raise _unreadable(error, folder) from error
-
-
-def check_arrays(folder: Path, contents: Contents, file: str) -> None:
-    """Reads a file of a checkpoint and keeps nothing; errors are those of `read_arrays`."""
-    for _ in read_arrays(folder / file, contents.files[file]):
-        pass
+    return found
 
 
 def _place(values: np.ndarray, like: Any) -> jax.Array:

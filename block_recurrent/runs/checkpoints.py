@@ -4,10 +4,13 @@ A checkpoint is a folder named after its step, see `checkpoint_folder`. It is wr
 background, under another name until it is whole and on the disk. Restoring checks every byte; what
 is damaged is left aside, and the newest whole checkpoint is taken.
 
-Of several processes, which see the same files, process 0 writes, and what it finds is so for all.
+Of several processes, which see the same files, each writes a part of a checkpoint, and process 0
+the rest when it has heard of all parts; what it finds is so for all.
 """
 
 import contextlib
+import functools
+import itertools
 import math
 import os
 import re
@@ -18,26 +21,28 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
 
 from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
-from block_recurrent.parallel.mesh import fetch
 from block_recurrent.runs.bucket import FETCHING, Bucket, BucketError
 from block_recurrent.runs.checkpoint_folder import (
     arrays_of,
     read_model,
     read_parameters_of,
     read_state,
-    write_folder,
+    write_contents,
+    write_files,
 )
 from block_recurrent.runs.errors import CheckpointError, Damaged, SaveFailed
+from block_recurrent.runs.shares import own_share
 from block_recurrent.system.digests import seal, unseal
-from block_recurrent.system.files import PARTIAL, reason, remove, whole_folder, write_whole
+from block_recurrent.system.files import PARTIAL, put_in_place, reason, remove, write_whole
 from block_recurrent.training.step import TrainState
 
 T = TypeVar("T")
+LONGEST_SAVE = 3600  # seconds until the part of another process is given up
+_NUMBERS = itertools.count()  # of saves, the same in all processes
 FETCHING_SECONDS = 3600  # without a new file in it, what was being copied from a bucket is left
 SAVING, REMOVING, DAMAGED, BEST = ".saving-", ".removing-", "damaged-", "best.json"
 
@@ -154,9 +159,13 @@ class Checkpoints:
         step = int(state.step)
         if not processes.decided(lambda: self._is_wanted(step, loss, patience)):
             return
-        copies: Any = jax.tree.map(fetch, arrays_of(state))
+        copies = own_share(arrays_of(state))
+        subject = f"checkpoint {next(_NUMBERS)}"
         if processes.is_primary():
-            self._submit(self._write, step, copies, dict(progress), loss)
+            self._submit(self._write, step, copies, dict(progress), loss, subject)
+        else:
+            write = functools.partial(self._write_files, step, copies)
+            self._submit(processes.report, subject, write)
 
     def _is_wanted(self, step: int, loss: float | None, patience: float) -> bool:
         """Whether there is no checkpoint of the step yet; if there is, its loss is noted."""
@@ -169,6 +178,7 @@ class Checkpoints:
         if step in self._steps_here():
             self._submit(self._finish, step, loss)
             return False
+        self._remove_leftovers()
         return True
 
     def _submit(self, save: Callable[..., None], *arguments: Any) -> None:
@@ -221,15 +231,23 @@ class Checkpoints:
             self._worker.shutdown()
 
     def _write(
-        self, step: int, arrays: dict[str, Any], progress: dict[str, Any], loss: float | None
+        self,
+        step: int,
+        arrays: dict[str, Any],
+        progress: dict[str, Any],
+        loss: float | None,
+        subject: str,
     ) -> None:
+        """Writes what process 0 does of a checkpoint; `subject`: what the others report of."""
         folder, saving = self.directory / str(step), self.directory / f"{SAVING}{step}"
         try:
-            self.directory.mkdir(exist_ok=True)
-            self._remove_leftovers()
-            with whole_folder(folder, saving):
-                write_folder(saving, folder.name, arrays, progress)
+            files = self._write_files(step, arrays)
+            for other in range(1, processes.count()):
+                files |= processes.reported(subject, other, LONGEST_SAVE)
+            write_contents(saving, folder.name, files, progress)
+            put_in_place(saving, folder)
         except Exception as error:  # of any kind, for nobody would see it in this thread
+            remove(saving)
             kept = self.latest_step()
             newest = "there is none yet" if kept is None else f"the newest is that of step {kept:,}"
             raise SaveFailed(
@@ -238,6 +256,13 @@ class Checkpoints:
             ) from error
         self._newest = step
         self._finish(step, loss, written=True)
+
+    def _write_files(self, step: int, arrays: dict[str, Any]) -> dict[str, Any]:
+        """Writes a process's files of a checkpoint to the folder where it is put together."""
+        saving = self.directory / f"{SAVING}{step}"
+        self.directory.mkdir(exist_ok=True)
+        saving.mkdir(exist_ok=True)
+        return write_files(saving, arrays)
 
     def _finish(self, step: int, loss: float | None, *, written: bool = False) -> None:
         """Notes the best checkpoint, and removes all but it and the newest.

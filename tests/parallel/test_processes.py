@@ -1,6 +1,7 @@
 """Laws of several processes: what one process does, they do together, and they end together."""
 
 import json
+import resource
 import signal
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from block_recurrent.runs.checkpoint_folder import check_folder
 from block_recurrent.runs.checkpoints import read_parameters
 from block_recurrent.runs.metrics import read_metrics
 from tests.parallel.cluster import finish, run, start
@@ -56,6 +58,8 @@ def test_processes_train_as_one_does(gin, alone, tmp_path, processes, mesh):
     ended = run("train.py", words(gin, tmp_path / "run", **mesh), processes)
     assert [each.status for each in ended] == [0] * processes, ended
     assert_same_run(tmp_path / "run", alone)
+    newest = tmp_path / "run" / "checkpoints" / str(STEPS)
+    assert len(list(newest.glob(f"*-of-{processes:05}.safetensors"))) == 2 * processes
     assert "parameters: " in ended[0].output and f"step {STEPS}: " in ended[0].errors
     for other in ended[1:]:
         said = [line for line in other.output.splitlines() if "[Gloo]" not in line]
@@ -119,8 +123,9 @@ def test_they_score_every_token_once(gin, alone):
 
 
 def test_a_damaged_checkpoint_is_left_aside_by_all_with_one_warning(gin, tmp_path):
-    assert run("train.py", words(gin, tmp_path, **{"training.num_steps": 4}), 1)[0].status == 0
-    damaged = tmp_path / "checkpoints" / "4" / "training.safetensors"
+    ended = run("train.py", words(gin, tmp_path, **{"training.num_steps": 4}), 2)
+    assert [each.status for each in ended] == [0, 0], ended
+    damaged = tmp_path / "checkpoints" / "4" / "training-00002-of-00002.safetensors"
     content = bytearray(damaged.read_bytes())
     content[-5] ^= 1
     damaged.write_bytes(content)
@@ -129,3 +134,17 @@ def test_a_damaged_checkpoint_is_left_aside_by_all_with_one_warning(gin, tmp_pat
     assert ended[0].errors.count("WARNING") == 1 and "checkpoint 4 is damaged" in ended[0].errors
     assert "continuing from step 2" in ended[0].errors and ended[1].errors == ""
     assert (tmp_path / "checkpoints" / "damaged-4").is_dir()
+
+
+def test_what_one_cannot_write_none_has_saved(gin, tmp_path):
+    held = words(gin, tmp_path, **(ENDLESS | {"training.checkpoint_every": 1}))
+    started = start("train.py", held, 2)
+    wait_for_steps(tmp_path)
+    resource.prlimit(started[1].pid, resource.RLIMIT_FSIZE, (16, 16))
+    ended = finish(started)
+    assert [each.status for each in ended] == [4, 4], ended
+    assert "could not be written" in ended[0].errors and "File too large" in ended[0].errors
+    store = tmp_path / "checkpoints"
+    newest = max(int(path.name) for path in store.iterdir() if path.name.isdigit())
+    assert f"the newest is that of step {newest:,}" in ended[0].errors
+    check_folder(store / str(newest))

@@ -169,14 +169,14 @@ def inputs(tmp_path_factory):
 @pytest.fixture
 def fails_at(monkeypatch):
     """Makes writing the checkpoints of steps fail, almost at its end."""
-    write, failing = checkpoints.write_folder, set()
+    write, failing = checkpoints.write_contents, set()
 
     def writing(folder, name, *arguments):
         write(folder, name, *arguments)
         if int(name) in failing:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "write_folder", writing)
+    monkeypatch.setattr(checkpoints, "write_contents", writing)
     return failing.update
 
 

@@ -114,8 +114,8 @@ def test_parameters_of_any_step_are_read(store):
 
 
 def test_what_becomes_of_a_state_while_it_is_saved_does_not_matter(store, monkeypatch):
-    begin, write, state = threading.Event(), checkpoints.write_folder, trained()
-    monkeypatch.setattr(checkpoints, "write_folder", lambda *all: begin.wait(20) and write(*all))
+    begin, write, state = threading.Event(), checkpoints.write_files, trained()
+    monkeypatch.setattr(checkpoints, "write_files", lambda *all: begin.wait(20) and write(*all))
     add = jax.jit(lambda tree: jax.tree.map(lambda x: x + x.dtype.type(1), tree), donate_argnums=0)
     progress = {"position": 1}
     store.save(state, progress)
@@ -132,13 +132,13 @@ def test_what_becomes_of_a_state_while_it_is_saved_does_not_matter(store, monkey
 
 
 def test_a_checkpoint_is_seen_when_it_is_whole_and_not_before(store, monkeypatch):
-    seen, write = [], checkpoints.write_folder
+    seen, write = [], checkpoints.write_contents
 
     def writing(*arguments):
         write(*arguments)
         seen.append(store.steps())
 
-    monkeypatch.setattr(checkpoints, "write_folder", writing)
+    monkeypatch.setattr(checkpoints, "write_contents", writing)
     save(store, 5)
     assert seen == [[]] and store.steps() == [5] and names(store) == {"5"}
 
@@ -307,9 +307,29 @@ def test_a_save_that_failed_is_reported_once_by_the_next_call(store, monkeypatch
         raise RuntimeError("no\nand more")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "write_folder", refused)
+        patch.setattr(checkpoints, "write_contents", refused)
         store.save(trained(), POSITION)
         with pytest.raises(SaveFailed, match=r"step 5 .*\(no\); there is none yet"):
             store.save(trained(step=6), POSITION)
     store.wait()
     assert store.steps() == [] and names(store) == set()
+
+
+def test_what_a_killed_process_left_is_no_part_of_the_next_checkpoint(store):
+    save(store, 1)
+    left = store.directory / ".saving-2"
+    left.mkdir()
+    (left / "parameters-00003-of-00003.safetensors").write_bytes(b"half")
+    save(store, 2)
+    assert store.steps() == [1, 2] and names(store) == {"1", "2"}
+    assert_equal(store.restore(initial())[0], trained(step=2))
+
+
+def test_files_that_cannot_be_removed_make_no_checkpoint(store, monkeypatch):
+    left = store.directory / ".saving-2"
+    left.mkdir(parents=True)
+    (left / "another").touch()
+    monkeypatch.setattr(store, "_remove_leftovers", lambda: None)
+    with pytest.raises(SaveFailed, match="another was there before"):
+        save(store, 2)
+    assert store.steps() == []
