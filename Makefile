@@ -28,6 +28,7 @@ benchmark: $(VENV)/.setup
 
 soak: $(VENV)/.setup
 	$(BIN)/python experiments/soak.py
+	$(BIN)/python experiments/soak.py --cluster --kills=20
 
 setup: $(VENV)/.setup
 

@@ -1,6 +1,6 @@
 """Kills a training run again and again, and checks that it survives every time.
 
-    make soak                                      200 kills, about ten minutes
+    make soak                                      200 kills, then 20 of several processes
     python experiments/soak.py --kills=20
     python experiments/soak.py --cluster --kills=20     of several processes that train together
 

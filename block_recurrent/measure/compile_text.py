@@ -28,7 +28,7 @@ def report(config: ExperimentConfig, target: Target, json_file: Path | None = No
     if not figures["fits"]:
         raise MemoryError(
             f"{figures['overflow']}; {figures['state_bytes'] / 1e9:.2f} GB are parameters and the "
-            "optimizer's, on every device, and more devices share out the rest"
+            "optimizer's, on every device: mesh.fsdp shares them out, more devices the rest"
         )
 
 

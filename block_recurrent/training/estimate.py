@@ -22,7 +22,7 @@ from block_recurrent.model.parameters import count_parameters, named_parameters
 from block_recurrent.model.protocol import Model
 from block_recurrent.model.stack import Stack
 from block_recurrent.parallel.axes import DATA, FSDP
-from block_recurrent.parallel.mesh import check_lanes
+from block_recurrent.parallel.mesh import check_lanes, with_places
 from block_recurrent.training import TrainState
 from block_recurrent.training.build import abstract_model, abstract_train_state, build_model
 from block_recurrent.training.step import segment_loss, train_state_sharding
@@ -142,19 +142,13 @@ def on_a_device(config: ExperimentConfig, state: TrainState, memory: Memory) -> 
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
     places = train_state_sharding(mesh, state)
     lanes = sizes[DATA] * sizes[FSDP]
-
-    def own_bytes(tree: Any, shardings: Any) -> int:
-        parts = jax.tree.map(
-            lambda array, place: Shape(place.shard_shape(array.shape), array.dtype), tree, shardings
-        )
-        return array_bytes(parts)
-
-    parameters = own_bytes(state.model, places.model)
+    placed = with_places(state, places)
+    parameters = device_bytes(placed.model)
     return Memory(
         parameters=parameters,
-        optimizer_state=own_bytes(state.optimizer, places.optimizer),
+        optimizer_state=device_bytes(placed.optimizer),
         gradients=parameters,
-        carried_state=own_bytes(state.carried, places.carried),
+        carried_state=device_bytes(placed.carried),
         activations=memory.activations // lanes,
         logits=memory.logits // lanes,
         computed_again=memory.computed_again // lanes,
@@ -168,6 +162,15 @@ def array_bytes(tree: Any) -> int:
         for leaf in jax.tree.leaves(tree)
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     )
+
+
+def device_bytes(tree: Any) -> int:
+    """`array_bytes` on each of the devices that the arrays' shardings share them out to."""
+
+    def part(array: Any) -> Any:
+        return Shape(array.sharding.shard_shape(array.shape), array.dtype)
+
+    return array_bytes(jax.tree.map(part, tree))
 
 
 def kept_for_backward(config: ExperimentConfig, state: TrainState) -> list[Any]:
