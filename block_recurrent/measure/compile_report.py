@@ -20,6 +20,7 @@ from block_recurrent.measure.hlo_costs import Costs, kernel_seconds, program_cos
 from block_recurrent.measure.target import COMPILER_OPTIONS, Target
 from block_recurrent.model.attention import built_for
 from block_recurrent.parallel.mesh import batch_sharding, make_mesh
+from block_recurrent.parallel.parameters import shared_parameters
 from block_recurrent.training.estimate import device_bytes
 from block_recurrent.training.trainer import abstract_run_state, make_run_step
 
@@ -48,7 +49,11 @@ def compile_report(config: ExperimentConfig, target: Target) -> dict[str, Any]:
         state = abstract_run_state(config, mesh)
         step: Any = make_run_step(config, state)
         lowered = step.lower(state, abstract_batch(config.data, mesh))
-    figures = _expected(config, target) | {"state_bytes": device_bytes(state[:2])}
+    figures = _expected(config, target) | {
+        "mesh": dict(mesh.shape),
+        "shared_parameters": shared_parameters(mesh.shape, state.model),
+        "state_bytes": device_bytes(state[:2]),
+    }
     middle = time.perf_counter()
     try:
         compiled = lowered.compile(compiler_options=COMPILER_OPTIONS[target.platform])

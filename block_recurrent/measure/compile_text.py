@@ -40,6 +40,8 @@ def describe(figures: dict[str, Any]) -> str:
 def _lines(figures: dict[str, Any]) -> Iterator[str]:
     devices, memory = figures["devices"], figures["memory_bytes"]
     yield f"{figures['topology']}: {devices} x {figures['chip']}, jax {figures['jax']}"
+    mesh = (f"{axis} {size}" for axis, size in figures["mesh"].items())
+    yield _row("mesh", " x ".join(mesh))
     yield _row("compilation", f"{figures['compile_seconds']:,.0f} s")
     yield _row(
         "memory of a device",
@@ -50,6 +52,10 @@ def _lines(figures: dict[str, Any]) -> Iterator[str]:
         "",
         f"{figures['state_bytes'] / 1e9:.2f} GB of that are parameters and the optimizer's",
     )
+    if figures["shared_parameters"]:
+        yield "parameters along the axes of the mesh"
+        for where, names in figures["shared_parameters"].items():
+            yield f"  {where:20}{names}"
     yield _row(
         "useful operations",
         f"{figures['flops'] / 1e12:,.4g} TFLOP a step of {figures['tokens']:,} tokens, "

@@ -41,6 +41,7 @@ TABLE: Mapping[str, Axes] = {
     r"(bias|forget_bias|input_bias|output_bias)": (None,),
     r"mlp_hidden\.bias": (TENSOR,),
 }
+WHOLE = "whole"
 _RULES = [(re.compile(rf"(.*\.)?{ending}"), axes) for ending, axes in TABLE.items()]
 
 
@@ -54,6 +55,30 @@ def parameter_axes(name: str) -> Axes:
         if pattern.fullmatch(name):
             return (None, *axes) if STACKED.match(name) else axes
     raise KeyError(f"{name} is not in the table of parameters")
+
+
+def shared_parameters(mesh: Mapping[str, int], model: Any) -> dict[str, str]:
+    """Which parameters lie along which axes, for people.
+
+    Args:
+      mesh: how many devices there are along each axis.
+      model: a model, or its shapes.
+
+    Returns:
+      The ends of their paths, by where each of their axes lies ("-": on every device); empty if all
+      are whole.
+    """
+    found: dict[str, list[str]] = {}
+    for name in named_parameters(model):
+        axes = parameter_axes(name)[bool(STACKED.match(name)) :]
+        shared = [axis if axis and mesh[axis] > 1 else "-" for axis in axes]
+        where = WHOLE if set(shared) == {"-"} else ", ".join(shared)
+        ending = ".".join(name.split(".")[-2:])
+        if ending not in found.setdefault(where, []):
+            found[where].append(ending)
+    whole = found.pop(WHOLE, [])
+    rows = found | {WHOLE: whole} if found else {}
+    return {where: ", ".join(names) for where, names in rows.items()}
 
 
 def model_sharding(mesh: AnyMesh, model: Any) -> Any:

@@ -23,6 +23,7 @@ from block_recurrent.model.protocol import Model
 from block_recurrent.model.stack import Stack
 from block_recurrent.parallel.axes import DATA, FSDP
 from block_recurrent.parallel.mesh import check_lanes, with_places
+from block_recurrent.parallel.parameters import shared_parameters
 from block_recurrent.training import TrainState
 from block_recurrent.training.build import abstract_model, abstract_train_state, build_model
 from block_recurrent.training.step import segment_loss, train_state_sharding
@@ -132,12 +133,12 @@ def estimate_memory(config: ExperimentConfig, state: TrainState) -> Memory:
 def on_a_device(config: ExperimentConfig, state: TrainState, memory: Memory) -> Memory:
     """The memory of a device of the run's mesh, from that of one device alone.
 
-    An axis that is what is left of the devices counts as one.
+    What is left of the devices counts as one.
 
     Raises:
       ConfigError: lanes or parameters cannot be shared out evenly.
     """
-    sizes = {axis: max(size, 1) for axis, size in dataclasses.asdict(config.mesh).items()}
+    sizes = mesh_sizes(config.mesh)
     check_lanes(config.data.batch_size, list(sizes.values()))
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
     places = train_state_sharding(mesh, state)
@@ -162,6 +163,11 @@ def array_bytes(tree: Any) -> int:
         for leaf in jax.tree.leaves(tree)
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     )
+
+
+def mesh_sizes(mesh: MeshConfig) -> dict[str, int]:
+    """How many devices there are along each axis; what is left of the devices counts as one."""
+    return {axis: max(size, 1) for axis, size in dataclasses.asdict(mesh).items()}
 
 
 def device_bytes(tree: Any) -> int:
@@ -263,14 +269,16 @@ def describe(config: ExperimentConfig) -> str:
         "a step": f"{step:,}",
         "the whole run": f"{step * config.training.num_steps:,}",
     }
+    shared = shared_parameters(mesh_sizes(config.mesh), state.model)
     tables = {
         "parameters": sizes,
         f"memory on {_device(config.mesh)}, estimated, in GB": gigabytes,
         "tokens": tokens,
     }
-    return "\n".join(
-        [gin_files.to_gin(config), *(_table(title, rows) for title, rows in tables.items())]
-    )
+    texts = [_table(title, rows) for title, rows in tables.items()]
+    if shared:
+        texts.insert(1, _table("parameters along the axes of the mesh", shared, align="<"))
+    return "\n".join([gin_files.to_gin(config), *texts])
 
 
 def _device(mesh: MeshConfig) -> str:
@@ -278,7 +286,8 @@ def _device(mesh: MeshConfig) -> str:
     return f"a device of {' x '.join(sizes)}" if sizes else "one device"
 
 
-def _table(title: str, rows: Mapping[str, str]) -> str:
+def _table(title: str, rows: Mapping[str, str], align: str = ">") -> str:
     names, values = (max(map(len, column)) for column in (rows, rows.values()))
-    lines = (f"  {name:{names}}  {value:>{values}}\n" for name, value in rows.items())
+    texts = (f"  {name:{names}}  {value:{align}{values}}" for name, value in rows.items())
+    lines = (f"{text.rstrip()}\n" for text in texts)
     return f"{title}\n{''.join(lines)}"

@@ -12,7 +12,12 @@ from block_recurrent.config import DataConfig, ExperimentConfig, OptimizerConfig
 from block_recurrent.gin_files import ConfigError
 from block_recurrent.model.parameters import named_parameters
 from block_recurrent.parallel.axes import DATA, FSDP, TENSOR
-from block_recurrent.parallel.parameters import TABLE, model_sharding, parameter_axes
+from block_recurrent.parallel.parameters import (
+    TABLE,
+    model_sharding,
+    parameter_axes,
+    shared_parameters,
+)
 from block_recurrent.training.build import abstract_model, abstract_train_state
 from block_recurrent.training.step import train_state_sharding
 from tests.baselines.tiny import CONFIGS
@@ -30,6 +35,18 @@ def one_device() -> Mesh:
 def test_every_parameter_is_in_the_table_with_all_its_axes(name):
     for path, array in named_parameters(abstract_model(ALL[name])).items():
         assert len(parameter_axes(path)) == array.ndim, path
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_people_are_told_where_every_parameter_lies(name):
+    model = abstract_model(ALL[name])
+    told = shared_parameters({DATA: 2, FSDP: 4, TENSOR: 1}, model)
+    for path in named_parameters(model):
+        ending = ".".join(path.split(".")[-2:])
+        (where,) = (row for row, names in told.items() if ending in names.split(", "))
+        axes = [axis for axis in parameter_axes(path) if axis == FSDP]
+        assert where.count(FSDP) == len(axes) and TENSOR not in where
+    assert shared_parameters({DATA: 8, FSDP: 1, TENSOR: 1}, model) == {}
 
 
 def test_every_line_of_the_table_is_of_a_parameter():
