@@ -1,14 +1,14 @@
 """The relative effective context length (RECL) of a group of models.
 
-After Dai et al. 2019, "Transformer-XL" (arXiv 1901.02860, section on relative effective context
-length, and its appendix). With `l_i(c, t)` the loss of model i on the token at t given exactly the
+After Dai et al. 2019, "Transformer-XL" (arXiv 1901.02860, appendix C). With `l_i(c, t)` the loss of model i on the token at t given exactly the
 c tokens before it:
 
 - the baseline of a short context c is the best model's loss, position by position,
   `b(c, t) = min_i l_i(c, t)`;
 - only the share r of positions with the largest baseline count, the hard ones;
 - a longer context c' gives model i `f_i(c, c') = mean_t min(b(c, t), l_i(c', t))` there, and the
-  relative gain `g_i(c, c') = (mean_t b(c, t) - f_i(c, c')) / mean_t b(c, t)`;
+  relative gain is how much less its perplexity is,
+  `g_i(c, c') = (exp f_i(c, c) - exp f_i(c, c')) / exp f_i(c, c)`;
 - its RECL is the first c at which g_i(c, c') is below a threshold, the next c' tried.
 
 Different from the paper: c' is 2c and not c plus a few tokens, so the result is known to a factor
@@ -158,7 +158,7 @@ def context_gains(
         hardest = np.argsort(-baseline[short], kind="stable")[:count]
         before = baseline[short, hardest]
         with_more = np.minimum(before, losses[:, short + 1, hardest]).mean(-1)
-        gains[:, short] = 1 - with_more / before.mean()
+        gains[:, short] = 1 - np.exp(with_more - before.mean())
     recl: list[int | None] = []
     for row in gains < threshold:
         stops = np.flatnonzero(row)

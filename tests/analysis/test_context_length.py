@@ -67,11 +67,11 @@ def test_places_have_their_context_and_do_not_repeat():
 
 
 def test_gains_and_lengths_of_known_losses():
-    # The first model gets half of its loss from 2 -> 4 and nothing later; the second gets nothing.
+    # The first model gets a nat below the best short context from 2 -> 4 and nothing later.
     first, second = [4.0, 2.0, 2.0], [3.0, 3.0, 3.0]
     losses = np.array([first, second])[..., None] + np.zeros(10)
     found = context_gains(losses, [2, 4, 8])
-    np.testing.assert_allclose(found.gains, [[1 / 3, 0], [0, 0]])
+    np.testing.assert_allclose(found.gains, [[1 - np.exp(-1), 0], [0, 0]])
     assert found.recl == [4, 2]
     np.testing.assert_allclose(found.losses, [first, second])
 
@@ -80,7 +80,7 @@ def test_only_hard_positions_count_and_a_gain_to_the_end_has_no_length():
     easy, hard = np.full((1, 3, 9), 1.0), np.array([[[8.0], [6.0], [3.0]]])
     easy[0, 1:] = 0.0  # a gain on easy tokens, which does not count
     found = context_gains(np.concatenate([easy, hard], -1), [2, 4, 8], hard=0.1)
-    np.testing.assert_allclose(found.gains, [[0.25, 0.5]])
+    np.testing.assert_allclose(found.gains, [[1 - np.exp(-2), 1 - np.exp(-3)]])
     assert found.recl == [None]
 
 
