@@ -1,7 +1,7 @@
 """The relative effective context length (RECL) of a group of models.
 
-After Dai et al. 2019, "Transformer-XL" (arXiv 1901.02860, appendix C). With `l_i(c, t)` the loss of model i on the token at t given exactly the
-c tokens before it:
+After Dai et al. 2019, "Transformer-XL" (arXiv 1901.02860, appendix C). With `l_i(c, t)` the loss
+of model i on the token at t given exactly the c tokens before it:
 
 - the baseline of a short context c is the best model's loss, position by position,
   `b(c, t) = min_i l_i(c, t)`;
