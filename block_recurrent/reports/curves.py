@@ -276,10 +276,13 @@ def draw_by(arranged: dict[Any, dict[str, Section]], by: str, picture: "Figure")
     (panels,) = picture.subplots(1, len(corpora), squeeze=False)
     for panel, corpus in zip(panels, corpora, strict=True):
         lines: dict[str, list[tuple[int, list[float]]]] = {}
+        references: set[str] = set()
         for place, sections in enumerate(arranged.values()):
             section = sections.get(corpus)
             if section is None:
                 continue
+            if section.reference:
+                references.add(section.reference.name)
             for group in section.groups:
                 if differences := list(section.differences(group).values()):
                     lines.setdefault(group.name, []).append((place, differences))
@@ -289,7 +292,7 @@ def draw_by(arranged: dict[Any, dict[str, Section]], by: str, picture: "Figure")
         panel.set_title(corpus)
         panel.set_xticks(range(len(arranged)), list(map(str, arranged)))
         panel.set_xlabel(by)
-        panel.set_ylabel("bits per byte minus the reference's, same seed")
+        panel.set_ylabel(f"bits per byte minus {', '.join(sorted(references))}, same seed")
         panel.grid(alpha=0.3)
         panel.legend(frameon=False)
 
