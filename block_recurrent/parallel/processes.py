@@ -1,10 +1,11 @@
 """Processes that train one model together, on one machine or many: how they meet and agree.
 
-Every process runs the same program in the same order. Process 0 writes and decides; `decided`
-tells the others what, and `together` is for what all of them have to succeed in. In a program that
-has joined no others both are plain calls.
+Every process runs the same program in the same order. Process 0 decides; `decided` tells the others
+what, and `together` is for what all of them have to succeed in. What threads do beside the program
+is told by `report`. In a program that has joined no others these are plain calls.
 """
 
+import contextlib
 import os
 import pickle
 import re
@@ -12,14 +13,17 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 
+from block_recurrent.system.files import reason
+
 T = TypeVar("T")
+_loss_noticed = threading.Event()
 JOIN_SECONDS = 300  # until a process gives up looking for the others
 HEARTBEAT_SECONDS = 40  # until a process that says nothing is taken for dead
 _RETRY_SECONDS = 0.5
@@ -178,26 +182,53 @@ def together(work: Callable[[], T], *, primary_first: bool = False) -> T:
 
 
 def report(subject: str, work: Callable[[], Any]) -> None:
-    """Does work, in any thread, and tells `reported` what came of it; once for each subject."""
+    """Does work, in any thread, and tells `reports` what came of it; once for each subject."""
     content = _packed(_outcome(work)).tobytes()
-    _messages().key_value_set_bytes(_key(subject, index()), content)
+    with contextlib.suppress(RuntimeError):  # process 0 is gone, as the next exchange will say
+        _messages().key_value_set_bytes(_key(subject, index()), content)
 
 
-def reported(subject: str, process: int, seconds: float) -> Any:
-    """What another process's work returned; waits, in any thread, until it is done.
+def reports(subject: str, work: Callable[[], T], seconds: float) -> list[T]:
+    """What work returned in this process, and in the others, which call `report`; in any thread.
+
+    Args:
+      subject: of the reports.
+      work: this process's own.
+      seconds: how long to wait for the others.
 
     Raises:
-      Exception: what the work raised.
-      ProcessLost: nothing was heard for so long.
+      Exception: what the work raised here, when all others are done.
+      RuntimeError: the work failed in another process, which the message names.
+      ProcessLost: another process is gone, or not done in time.
     """
-    key = _key(subject, process)
+    own, end = _outcome(work), time.monotonic() + seconds
+    outcomes = [own, *(_heard(_key(subject, other), end) for other in range(1, count()))]
+    for process, (succeeded, value) in enumerate(outcomes):
+        if not succeeded and process > 0:
+            raise RuntimeError(f"process {process}: {reason(value)}") from value
+        _result((succeeded, value))
+    return [value for _, value in outcomes]
+
+
+def _heard(key: str, end: float) -> tuple[bool, Any]:
+    while not _loss_noticed.is_set() and time.monotonic() < end:
+        with contextlib.suppress(RuntimeError):  # it has not been told yet
+            content = _messages().blocking_key_value_get_bytes(key, int(1000 * _RETRY_SECONDS))
+            with contextlib.suppress(RuntimeError):
+                _messages().key_value_delete(key)
+            return pickle.loads(content)
+    raise ProcessLost(f"nothing is heard of {key}")
+
+
+@contextlib.contextmanager
+def noticing_loss() -> Iterator[None]:
+    """Within it, an error that says that another process is gone ends the waiting for reports."""
     try:
-        content = _messages().blocking_key_value_get_bytes(key, int(1000 * seconds))
-        _messages().key_value_delete(key)
-    except RuntimeError as error:
-        why = str(error).splitlines()[0]
-        raise ProcessLost(f"process {process} does not say that it is done ({why})") from error
-    return _result(pickle.loads(content))
+        yield
+    except Exception as error:
+        if lost(error):
+            _loss_noticed.set()
+        raise
 
 
 def _key(subject: str, process: int) -> str:

@@ -92,11 +92,13 @@ def write_contents(
       progress: JSON values.
 
     Raises:
-      OSError: it cannot be written, or other files are there.
+      OSError: it cannot be written, or other files are there than these.
     """
-    for path in folder.iterdir():
-        if path.name not in files:
-            raise FileExistsError(errno.EEXIST, f"{path} was there before and cannot be removed")
+    found = {path.name for path in folder.iterdir()}
+    if strangers := sorted(found - files.keys()):
+        raise FileExistsError(f"{strangers[0]} was there before and cannot be removed")
+    if missing := sorted(files.keys() - found):
+        raise FileNotFoundError(f"{missing[0]} is not there: do all processes see the same files?")
     contents = {"format": FORMAT, "name": name, "files": files, "progress": progress}
     (folder / CONTENTS).write_text(seal(contents), encoding="utf-8")
 

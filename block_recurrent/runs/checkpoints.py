@@ -41,7 +41,8 @@ from block_recurrent.system.files import PARTIAL, put_in_place, reason, remove, 
 from block_recurrent.training.step import TrainState
 
 T = TypeVar("T")
-LONGEST_SAVE = 3600  # seconds until the part of another process is given up
+LONGEST_SAVE = 3600  # seconds until the parts of other processes are given up
+POLL_SECONDS = 0.02
 _NUMBERS = itertools.count()  # of saves, the same in all processes
 FETCHING_SECONDS = 3600  # without a new file in it, what was being copied from a bucket is left
 SAVING, REMOVING, DAMAGED, BEST = ".saving-", ".removing-", "damaged-", "best.json"
@@ -157,6 +158,7 @@ class Checkpoints:
           SaveFailed: more have failed, among them the last. Nothing is written by this call.
         """
         step = int(state.step)
+        self._all_done()
         if not processes.decided(lambda: self._is_wanted(step, loss, patience)):
             return
         copies = own_share(arrays_of(state))
@@ -178,7 +180,8 @@ class Checkpoints:
         if step in self._steps_here():
             self._submit(self._finish, step, loss)
             return False
-        self._remove_leftovers()
+        with contextlib.suppress(OSError):  # what stays is noticed when files are written there
+            self._remove_leftovers()
         return True
 
     def _submit(self, save: Callable[..., None], *arguments: Any) -> None:
@@ -186,7 +189,7 @@ class Checkpoints:
             try:
                 save(*arguments)
             except SaveFailed as error:
-                self._failures.append(error)
+                self._failures.append(SaveFailed(str(error)))  # without its frames and their arrays
                 raise
             self._failures = []
 
@@ -203,7 +206,16 @@ class Checkpoints:
         Raises:
           SaveFailed: it failed.
         """
+        self._all_done()
         processes.decided(self._wait)
+
+    def _all_done(self) -> None:
+        """Returns when no process is saving; one that is gone meanwhile breaks the exchange."""
+        while processes.several() and processes.any_of(self._is_saving()):
+            time.sleep(POLL_SECONDS)
+
+    def _is_saving(self) -> bool:
+        return self._saving is not None and not self._saving.done()
 
     def _wait(self) -> None:
         saving, self._saving = self._saving, None
@@ -223,6 +235,11 @@ class Checkpoints:
         except SaveFailed as error:
             self._warn(str(error))
 
+    def settle_all(self) -> None:
+        """`settle` in process 0, when all processes are done."""
+        self._all_done()
+        processes.decided(self.settle)
+
     def close(self) -> None:
         """Waits for the save in progress and ends the thread. Raises: what `wait` raises."""
         try:
@@ -241,9 +258,9 @@ class Checkpoints:
         """Writes what process 0 does of a checkpoint; `subject`: what the others report of."""
         folder, saving = self.directory / str(step), self.directory / f"{SAVING}{step}"
         try:
-            files = self._write_files(step, arrays)
-            for other in range(1, processes.count()):
-                files |= processes.reported(subject, other, LONGEST_SAVE)
+            write = functools.partial(self._write_files, step, arrays)
+            written = processes.reports(subject, write, LONGEST_SAVE)
+            files = {name: entries for part in written for name, entries in part.items()}
             write_contents(saving, folder.name, files, progress)
             put_in_place(saving, folder)
         except Exception as error:  # of any kind, for nobody would see it in this thread

@@ -166,23 +166,28 @@ class Run:
 
     def finish(self) -> tuple[Model, Evaluation]:
         """Takes the steps that are left. Returns and raises: what `train` does."""
-        outcome = "failed"
+        self._outcome = "failed"
+        try:
+            with processes.noticing_loss():
+                return self._finish()
+        finally:
+            self._summarize()
+
+    def _finish(self) -> tuple[Model, Evaluation]:
         try:
             evaluation = self._take_steps()
             self._wait_for_save()
-            outcome = "finished"
-            return self.trainer.state.model, evaluation
         except (FloatingPointError, SaveFailed):  # in all processes
-            processes.decided(self.checkpoints.settle)
+            self.checkpoints.settle_all()
             raise
         except Stopped as stopped:
             self.save(patience=math.inf)
             self._wait_for_save()
             self.line.end(f"{stopped}: step {self.trainer.step:,} is saved")
-            outcome = str(stopped)
+            self._outcome = str(stopped)
             raise
-        finally:
-            self._summarize(outcome)
+        self._outcome = "finished"
+        return self.trainer.state.model, evaluation
 
     def _take_steps(self) -> Evaluation:
         training = self.config.training
@@ -302,13 +307,13 @@ class Run:
         """Leaves a warning standing on the screen."""
         self.line.end(f"WARNING: {sentence}")
 
-    def _summarize(self, outcome: str) -> None:
+    def _summarize(self) -> None:
         """Says where the time went, on the screen and in `summary.json`."""
         if not processes.is_primary():
             return
         self.checkpoints.settle()
         times = {"seconds": self.clock.seconds, "shares": self.clock.shares()}
-        self.records.summarize(outcome, self.trainer.step, times)
+        self.records.summarize(self._outcome, self.trainer.step, times)
         self.line.end(self.clock.describe())
 
     def close(self) -> None:

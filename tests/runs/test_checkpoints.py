@@ -333,3 +333,13 @@ def test_files_that_cannot_be_removed_make_no_checkpoint(store, monkeypatch):
     with pytest.raises(SaveFailed, match="another was there before"):
         save(store, 2)
     assert store.steps() == []
+
+
+def test_a_file_that_another_process_wrote_elsewhere_makes_no_checkpoint(store, monkeypatch):
+    def reports(subject, work, seconds):
+        return [work(), {"parameters-00002-of-00002.safetensors": {}}]
+
+    monkeypatch.setattr(checkpoints.processes, "reports", reports)
+    with pytest.raises(SaveFailed, match="00002.safetensors is not there: do all processes see"):
+        save(store, 2)
+    assert store.steps() == [] and names(store) == set()
