@@ -31,6 +31,11 @@ def load_documents(config: DataConfig, split: str) -> Corpus:
     return load_corpus(config.source, split, path=config.path, validation_percent=percent)
 
 
+def makes_token_cache(config: DataConfig) -> bool:
+    """Whether the first to read the documents writes a token cache for all others."""
+    return config.source == "tfds"
+
+
 def load_split(
     config: DataConfig, split: str, report: Report = lambda text: None
 ) -> TokenizedCorpus:
@@ -47,7 +52,7 @@ def load_split(
       DataError: a source that cannot be read, or a split without documents.
     """
     tokenizer = make_tokenizer(config)
-    if config.source != "tfds":
+    if not makes_token_cache(config):
         return tokenize(load_documents(config, split), tokenizer)
     assert config.path is not None
     return cached_tokens(

@@ -23,7 +23,6 @@ from jax.experimental.multihost_utils import broadcast_one_to_all, process_allga
 from block_recurrent.system.files import reason
 
 T = TypeVar("T")
-_loss_noticed = threading.Event()
 JOIN_SECONDS = 300  # until a process gives up looking for the others
 HEARTBEAT_SECONDS = 40  # until a process that says nothing is taken for dead
 _RETRY_SECONDS = 0.5
@@ -32,6 +31,7 @@ UNREACHABLE, LOST = 8, 9  # exit statuses
 _OF_OTHERS = re.compile(
     "Gloo|NCCL|coordination service|heartbeat|Connection (reset|refused|closed)|Socket closed"
 )
+_loss_noticed = threading.Event()
 
 
 class ClusterUnreachable(RuntimeError):
@@ -173,7 +173,11 @@ def together(work: Callable[[], T], *, primary_first: bool = False) -> T:
     if not several():
         return work()
     if primary_first:
-        decided(lambda: (work(), None)[1])
+
+        def begin() -> None:  # what the work returns stays here
+            work()
+
+        decided(begin)
     outcome = _outcome(work)
     for other in _gather(None if outcome[0] else outcome):
         if other is not None:
@@ -211,12 +215,17 @@ def reports(subject: str, work: Callable[[], T], seconds: float) -> list[T]:
 
 
 def _heard(key: str, end: float) -> tuple[bool, Any]:
+    """What a process has told, when it has."""
     while not _loss_noticed.is_set() and time.monotonic() < end:
-        with contextlib.suppress(RuntimeError):  # it has not been told yet
+        try:
             content = _messages().blocking_key_value_get_bytes(key, int(1000 * _RETRY_SECONDS))
-            with contextlib.suppress(RuntimeError):
-                _messages().key_value_delete(key)
-            return pickle.loads(content)
+        except RuntimeError as error:
+            if "DEADLINE_EXCEEDED" in str(error):
+                continue
+            raise ProcessLost(f"nothing is heard of {key} ({reason(error)})") from error
+        with contextlib.suppress(RuntimeError):
+            _messages().key_value_delete(key)
+        return pickle.loads(content)
     raise ProcessLost(f"nothing is heard of {key}")
 
 

@@ -163,10 +163,10 @@ class Checkpoints:
             return
         copies = own_share(arrays_of(state))
         subject = f"checkpoint {next(_NUMBERS)}"
+        write = functools.partial(self._write_files, self._saving_folder(step), copies)
         if processes.is_primary():
-            self._submit(self._write, step, copies, dict(progress), loss, subject)
+            self._submit(self._write, step, write, dict(progress), loss, subject)
         else:
-            write = functools.partial(self._write_files, step, copies)
             self._submit(processes.report, subject, write)
 
     def _is_wanted(self, step: int, loss: float | None, patience: float) -> bool:
@@ -250,15 +250,14 @@ class Checkpoints:
     def _write(
         self,
         step: int,
-        arrays: dict[str, Any],
+        write: Callable[[], dict[str, Any]],
         progress: dict[str, Any],
         loss: float | None,
         subject: str,
     ) -> None:
-        """Writes what process 0 does of a checkpoint; `subject`: what the others report of."""
-        folder, saving = self.directory / str(step), self.directory / f"{SAVING}{step}"
+        """Writes a checkpoint: `write` does process 0's files, the others report of theirs."""
+        folder, saving = self.directory / str(step), self._saving_folder(step)
         try:
-            write = functools.partial(self._write_files, step, arrays)
             written = processes.reports(subject, write, LONGEST_SAVE)
             files = {name: entries for part in written for name, entries in part.items()}
             write_contents(saving, folder.name, files, progress)
@@ -274,9 +273,12 @@ class Checkpoints:
         self._newest = step
         self._finish(step, loss, written=True)
 
-    def _write_files(self, step: int, arrays: dict[str, Any]) -> dict[str, Any]:
-        """Writes a process's files of a checkpoint to the folder where it is put together."""
-        saving = self.directory / f"{SAVING}{step}"
+    def _saving_folder(self, step: int) -> Path:
+        """Where a checkpoint is put together."""
+        return self.directory / f"{SAVING}{step}"
+
+    def _write_files(self, saving: Path, arrays: dict[str, Any]) -> dict[str, Any]:
+        """Writes a process's files of a checkpoint."""
         self.directory.mkdir(exist_ok=True)
         saving.mkdir(exist_ok=True)
         return write_files(saving, arrays)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.data.loading import Corpora, load_corpora
+from block_recurrent.data.loading import Corpora, load_corpora, makes_token_cache
 from block_recurrent.gin_files import to_gin
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.model.protocol import Model
@@ -112,7 +112,7 @@ def _stop_request(stop: StopRequest | None) -> contextlib.AbstractContextManager
 def _read_corpora(config: ExperimentConfig, line: ProgressLine) -> Corpora:
     """The documents, which are described together with the model."""
     corpora = processes.together(
-        lambda: load_corpora(config.data, line.show), primary_first=config.data.source == "tfds"
+        lambda: load_corpora(config.data, line.show), primary_first=makes_token_cache(config.data)
     )
     if processes.is_primary():
         model = abstract_model(config.model)
@@ -144,6 +144,7 @@ class Run:
         self.stop = stop or StopRequest()
         self.clock = Stopwatch()
         self._batches = 0  # of evaluations
+        self._outcome = "failed"  # until it is something else
         keep = config.training.keep_checkpoints
         self.checkpoints = Checkpoints(
             workdir / CHECKPOINTS, keep=keep, warn=self.warn, bucket=bucket
@@ -166,7 +167,6 @@ class Run:
 
     def finish(self) -> tuple[Model, Evaluation]:
         """Takes the steps that are left. Returns and raises: what `train` does."""
-        self._outcome = "failed"
         try:
             with processes.noticing_loss():
                 return self._finish()

@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.data.loading import load_split
+from block_recurrent.data.loading import load_split, makes_token_cache
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.axes import DATA, FSDP
 from block_recurrent.parallel.mesh import make_mesh, reading_mesh
@@ -63,7 +63,7 @@ def score(
     step, model = restore_model(workdir, config, checkpoint, mesh)
     corpus = processes.together(
         lambda: load_split(config.data, split, line.show),
-        primary_first=config.data.source == "tfds",
+        primary_first=makes_token_cache(config.data),
     )
     if processes.is_primary():
         print(corpus.summary(), flush=True)

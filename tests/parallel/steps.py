@@ -28,7 +28,7 @@ SIZES = {"model_size": 16, "num_heads": 8, "head_size": 4, "mlp_size": 16, "wind
 MODELS = {
     "slide": {},
     "fixed_skip": {"recurrent_layers": (1,)},
-    "lstm_dual": {"recurrent_layers": (0, 1), "gate": "lstm", "wiring": "dual"},
+    "lstm_dual": {"recurrent_layers": (0, 2), "gate": "lstm", "wiring": "dual"},
     "feedback": {"recurrent_layers": (1,), "feedback": True},
 }
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
@@ -37,7 +37,7 @@ TEXTS = ["0123456789" * 9, "abcdefg" * 3, "to be or not to be, that is", "xy", "
 
 
 def experiment(model: str, mesh: tuple[int, ...]) -> ExperimentConfig:
-    config = ModelConfig(vocab_size=256, num_layers=2, num_states=4, **(SIZES | MODELS[model]))
+    config = ModelConfig(vocab_size=256, num_layers=3, num_states=4, **(SIZES | MODELS[model]))
     return ExperimentConfig(
         model=config,
         data=DataConfig(batch_size=8, segment_length=8),
