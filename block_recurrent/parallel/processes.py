@@ -20,11 +20,11 @@ import jax
 import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 
+from block_recurrent.parallel.watch import Watch
 from block_recurrent.system.files import reason
 
 T = TypeVar("T")
 JOIN_SECONDS = 300  # until a process gives up looking for the others
-HEARTBEAT_SECONDS = 40  # until a process that says nothing is taken for dead
 _RETRY_SECONDS = 0.5
 UNREACHABLE, LOST = 8, 9  # exit statuses
 # In messages that say that an exchange has failed; their exceptions are of several kinds.
@@ -32,6 +32,7 @@ _OF_OTHERS = re.compile(
     "Gloo|NCCL|coordination service|heartbeat|Connection (reset|refused|closed)|Socket closed"
 )
 _loss_noticed = threading.Event()
+_watch: Watch | None = None
 
 
 class ClusterUnreachable(RuntimeError):
@@ -57,7 +58,7 @@ class Cluster(NamedTuple):
 
 
 def join(cluster: Cluster, seconds: float = JOIN_SECONDS) -> None:
-    """Finds the other processes, before JAX looks for devices.
+    """Finds the other processes, before JAX looks for devices, and watches them from then on.
 
     SLURM, Open MPI, Cloud TPU and GKE say by themselves what `cluster` leaves open. Signals stay
     this program's own: JAX's notice of preemption would take SIGTERM for itself.
@@ -81,7 +82,6 @@ def join(cluster: Cluster, seconds: float = JOIN_SECONDS) -> None:
         jax.distributed.initialize(
             *cluster,
             initialization_timeout=int(seconds) + 60,  # at its end JAX would end the process
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         raise ClusterUnreachable(
@@ -90,6 +90,7 @@ def join(cluster: Cluster, seconds: float = JOIN_SECONDS) -> None:
         ) from error
     finally:
         missing.cancel()
+    _begin_to_watch()
 
 
 def _leave_unreached(seconds: float) -> None:
@@ -113,6 +114,27 @@ def _wait_for_coordinator(address: str, seconds: float) -> None:
                     "is it running, and can it be reached from here?"
                 ) from error
         time.sleep(_RETRY_SECONDS)
+
+
+def _begin_to_watch() -> None:
+    global _watch
+    state = _coordination()
+    _watch = Watch(state.process_id, state.num_processes, _messages, _leave_lost)
+    _watch.start()
+
+
+def _leave_lost(why: str) -> None:
+    print(f"\nerror: {_lost(why)}", file=sys.stderr)
+    leave(LOST)
+
+
+def turn(number: int) -> contextlib.AbstractContextManager[None]:
+    """For what takes all processes about as long: one that stays in it alone is given up.
+
+    Args:
+      number: grows from turn to turn, and is that of the same turn in all processes.
+    """
+    return _watch.turn(number) if _watch else contextlib.nullcontext()
 
 
 def several() -> bool:
@@ -245,10 +267,15 @@ def _key(subject: str, process: int) -> str:
 
 
 def _messages() -> Any:
-    """The store of the coordination service, for which JAX has no public name."""
+    """The store of the coordination service; None for a process that has joined no others."""
+    return _coordination().client
+
+
+def _coordination() -> Any:
+    """The coordination service, for which JAX has no public name."""
     from jax._src import distributed
 
-    return distributed.global_state.client
+    return distributed.global_state
 
 
 def any_of(condition: bool) -> bool:
@@ -309,10 +336,13 @@ def lost(error: BaseException) -> ProcessLost | None:
     """The error as that of another process, if it says that one is gone."""
     if not several() or not _OF_OTHERS.search(str(error)):
         return None
-    reason = str(error).splitlines()[0]
+    return _lost(str(error).splitlines()[0])
+
+
+def _lost(why: str) -> ProcessLost:
     return ProcessLost(
-        f"another process has ended or does not answer ({reason}); the same command goes on from "
-        "the newest checkpoint"
+        f"another process has ended or does not answer ({why}); the same command goes on from the "
+        "newest checkpoint"
     )
 
 

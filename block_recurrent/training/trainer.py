@@ -158,7 +158,7 @@ class Trainer:
           FloatingPointError: it was not, and may not be skipped.
         """
         size = self._config.data.batch_size
-        with self._clock.part("data"):
+        with self._clock.part("data"), processes.turn(self.step):
             batch = place_batch(next(self.lanes), self._mesh, self._rows, size)
             votes = (vote_array(self._mesh, vote),) if processes.several() else ()
         with self._clock.part("step" if self._compiled else "compilation"):

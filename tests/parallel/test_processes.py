@@ -15,6 +15,7 @@ from block_recurrent.runs.metrics import read_metrics
 from tests.parallel.cluster import finish, run, start
 from tests.quick_runs import STEPS, TEXT, write_corpus, write_gin
 
+IMPATIENT = str(Path(__file__).parent / "impatient.py")
 ENDLESS = {"training.num_steps": 1_000_000, "training.checkpoint_every": 1000}
 
 
@@ -80,6 +81,27 @@ def test_a_signal_to_one_of_four_stops_all_after_the_same_step(gin, tmp_path):
     assert f"step {max(steps):,} is saved" in ended[0].errors
     metrics = read_metrics(tmp_path / "metrics.jsonl")
     assert metrics[-1]["step"] == max(steps)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_frozen_process_is_given_up(gin, tmp_path, victim):
+    workdir = tmp_path / "run"
+    started = start(IMPATIENT, words(gin, workdir, **ENDLESS), 2)
+    wait_for_steps(workdir, 3)
+    started[victim].send_signal(signal.SIGSTOP)
+    other = started[1 - victim]
+    _, errors = other.communicate(timeout=60)
+    started[victim].kill()
+    finish(started[victim : victim + 1])
+    assert other.returncode == 9
+    assert f"(process {victim} has not been heard of for 12 s)" in errors
+
+
+def test_a_process_that_waits_for_its_data_for_ever_is_given_up(gin, tmp_path):
+    ended = run(IMPATIENT, [*words(gin, tmp_path / "run"), "--hang"], 2)
+    assert ended[0].status == 9
+    assert "(process 1 has waited for its data for 12 s longer)" in ended[0].errors
+    assert ended[1].status in (9, -signal.SIGABRT)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
