@@ -4,10 +4,10 @@
     python experiments/analyze.py runs/rec runs/slide --text=novel.txt
 
 Takes the newest checkpoint of each work directory. Prints, for each: loss by position in the
-document; gain over the reference by how far back a word last occurred; loss with the recurrent
-states cleared, frozen or of another document; loss by length of the context, and the relative
-effective context length; how much of the states a block rewrites; which states tokens attend to.
-Writes analysis.md, analysis.json and the pictures. docs/analysis.md explains them.
+document; by kind of token; gain over the reference by how far back a word last occurred; loss with
+the recurrent states cleared, frozen or of another document; loss by length of the context, and the
+relative effective context length; how much of the states a block rewrites; which states tokens
+attend to. Writes analysis.md, analysis.json and the pictures; docs/analysis.md explains them.
 """
 
 import sys

@@ -14,6 +14,7 @@ from block_recurrent.analysis.context_length import (
 )
 from block_recurrent.analysis.documents import lanes_for
 from block_recurrent.analysis.interventions import intervened_losses
+from block_recurrent.analysis.kinds import kinds_of_corpus
 from block_recurrent.analysis.occurrences import Words, words_of_corpus
 from block_recurrent.analysis.states import LayerStates, observe_states
 from block_recurrent.analysis.token_losses import Progress, token_losses
@@ -86,6 +87,7 @@ class Study(NamedTuple):
       options: how much was computed.
       findings: of each model.
       words: of each document.
+      kinds: of each document's tokens, [n].
       contexts: None where the documents are too short to vary the context.
       positions: at how many tokens the context was varied.
     """
@@ -96,6 +98,7 @@ class Study(NamedTuple):
     options: Options
     findings: list[Findings]
     words: list[Words]
+    kinds: list[np.ndarray]
     contexts: ContextGains | None
     positions: int
 
@@ -129,7 +132,8 @@ def study(
     findings = [_find(subject, corpus, options, report) for subject in subjects]
     contexts, positions = _vary_context(subjects, corpus, options, report)
     words = words_of_corpus(corpus, tokenizer)
-    return Study(subjects, reference, corpus, options, findings, words, contexts, positions)
+    kinds = kinds_of_corpus(corpus, tokenizer)
+    return Study(subjects, reference, corpus, options, findings, words, kinds, contexts, positions)
 
 
 def _progress(report: Report, subject: Subject, what: str) -> Progress:

@@ -148,10 +148,16 @@ def sums_by_position(
 
     A bin holds the positions `edges[i] <= position < edges[i + 1]`, counted from 0.
     """
-    sums = np.zeros((len(losses), len(edges) - 1))
-    counts = np.zeros_like(sums)
-    for document, nats in enumerate(losses):
-        bins = np.searchsorted(edges, np.arange(len(nats)), side="right") - 1
-        counts[document] = np.bincount(bins, minlength=sums.shape[1])
-        sums[document] = np.bincount(bins, nats, sums.shape[1])
+    bins = [np.searchsorted(edges, np.arange(len(nats)), side="right") - 1 for nats in losses]
+    return sums_by_group(losses, bins, len(edges) - 1)
+
+
+def sums_by_group(
+    losses: Sequence[np.ndarray], groups: Sequence[np.ndarray], number: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the losses and numbers of tokens in each of `number` groups, of each document."""
+    sums, counts = np.zeros((2, len(losses), number))
+    for document, (nats, group) in enumerate(zip(losses, groups, strict=True)):
+        sums[document] = np.bincount(group, nats, number)
+        counts[document] = np.bincount(group, minlength=number)
     return sums, counts

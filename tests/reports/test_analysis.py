@@ -80,6 +80,12 @@ def test_figures_fit_one_another(analysed):
     assert slide["difference"] is slide["words"] is slide["interventions"] is None
     difference = recurrent["bits"]["mean"] - slide["bits"]["mean"]
     assert recurrent["difference"]["mean"] == pytest.approx(difference, abs=1e-6)
+    kinds = np.array(list(data["kinds"].values()))
+    counted = [text for text in data["kinds"] if data["kinds"][text]]
+    assert counted == ["other white space", "letters and digits", "other"]
+    by_kind = np.array(recurrent["difference_by_kind"]["mean"], float)
+    whole = np.nansum(by_kind * kinds) / data["corpus"]["tokens"]
+    assert whole == pytest.approx(difference, abs=1e-6)
     classes = recurrent["words"]["classes"]
     assert sum(row["words"] for row in classes[:-1]) == classes[-1]["words"]
     assert classes[-1]["words"] == sum(recurrent["words"]["counts_by_distance"])

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from block_recurrent.analysis.intervals import Estimate
+from block_recurrent.analysis.kinds import KINDS
 from block_recurrent.analysis.occurrences import FIRST
 from block_recurrent.analysis.study import Study
 from block_recurrent.analysis.token_losses import reach_of
@@ -26,6 +27,7 @@ def json_values(study: Study) -> dict[str, Any]:
         "options": study.options._asdict(),
         "reference": None if study.reference is None else study.subjects[study.reference].name,
         "position_edges": figures.edges(study).tolist(),
+        "kinds": dict(zip(KINDS, figures.kind_counts(study).tolist(), strict=True)),
         "runs": [_run_data(study, index) for index in range(len(study.subjects))],
         "context": _context_data(study),
     }
@@ -48,6 +50,10 @@ def _run_data(study: Study, index: int) -> dict[str, Any]:
         "difference": _listed(figures.difference(study, index)) if compared else None,
         "difference_by_position": (
             _listed(figures.difference_by_position(study, index)) if compared else None
+        ),
+        "bits_by_kind": _listed(figures.by_kind(study, index)),
+        "difference_by_kind": (
+            _listed(figures.difference_by_kind(study, index)) if compared else None
         ),
         "words": _words_data(study, index) if compared else None,
         "interventions": findings.interventions and _interventions_data(study, index),

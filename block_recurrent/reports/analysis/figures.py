@@ -9,6 +9,7 @@ import numpy as np
 from block_recurrent.analysis.documents import lanes_for
 from block_recurrent.analysis.intervals import Estimate, estimate
 from block_recurrent.analysis.interventions import FROZEN, NORMAL, READINGS, SWAPPED
+from block_recurrent.analysis.kinds import KINDS
 from block_recurrent.analysis.occurrences import (
     CLASSES,
     FIRST,
@@ -25,6 +26,7 @@ from block_recurrent.analysis.token_losses import (
     Reach,
     position_edges,
     reach_of,
+    sums_by_group,
     sums_by_position,
 )
 
@@ -79,6 +81,23 @@ def difference_by_position(study: Study, index: int) -> Estimate:
     """A run's bits per token less the reference's in each bin of positions."""
     losses = _minus(study.findings[index].losses, _reference(study))
     return _in_bits(estimate(*sums_by_position(losses, edges(study))))
+
+
+def kind_counts(study: Study) -> np.ndarray:
+    """Tokens of each of KINDS."""
+    return sums_by_group(study.findings[0].losses, study.kinds, len(KINDS))[1].sum(0)
+
+
+def by_kind(study: Study, index: int) -> Estimate:
+    """Bits per token of a run for each kind of token."""
+    losses = study.findings[index].losses
+    return _in_bits(estimate(*sums_by_group(losses, study.kinds, len(KINDS))))
+
+
+def difference_by_kind(study: Study, index: int) -> Estimate:
+    """A run's bits per token less the reference's for each kind of token."""
+    losses = _minus(study.findings[index].losses, _reference(study))
+    return _in_bits(estimate(*sums_by_group(losses, study.kinds, len(KINDS))))
 
 
 def readings(study: Study) -> list[str]:

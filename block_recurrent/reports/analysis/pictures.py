@@ -7,6 +7,7 @@ import numpy as np
 
 from block_recurrent.analysis.context_length import THRESHOLD
 from block_recurrent.analysis.intervals import Estimate
+from block_recurrent.analysis.kinds import KINDS
 from block_recurrent.analysis.states import LAGS, LayerStates
 from block_recurrent.analysis.study import Study
 from block_recurrent.reports.analysis import figures
@@ -47,6 +48,7 @@ def _style(study: Study, index: int) -> dict[str, Any]:
 def _finish(panels: Any) -> None:
     for panel in np.ravel(panels):
         panel.grid(alpha=0.3)
+        panel.set_axisbelow(True)
 
 
 def _band(panel: "Axes", x: np.ndarray, found: Estimate, style: dict[str, Any]) -> None:
@@ -85,6 +87,28 @@ def _reference_line(study: Study, panel: "Axes") -> None:
     assert study.reference is not None
     panel.axhline(0.0, color="black", linewidth=0.8)
     panel.set_ylabel(f"bits per token, minus {study.subjects[study.reference].name}")
+
+
+def draw_kinds(study: Study, picture: "Figure") -> None:
+    """What each kind of token adds to the differences to the reference."""
+    picture.set_size_inches(7, 4.5)
+    panel, others = picture.subplots(), study.others()
+    counts, height = figures.kind_counts(study), 0.8 / len(study.others())
+    places = np.arange(len(KINDS))
+    for number, index in enumerate(others):
+        parts = figures.difference_by_kind(study, index).mean * counts / counts.sum()
+        style = _style(study, index)
+        at = places + (number - (len(others) - 1) / 2) * height
+        panel.barh(at, np.nan_to_num(parts), height, color=style["color"], label=style["label"])
+    shares = 100 * counts / counts.sum()
+    labels = [f"{name}, {share:.0f} %" for name, share in zip(KINDS, shares, strict=True)]
+    panel.set_yticks(places, labels)
+    panel.invert_yaxis()
+    panel.axvline(0.0, color="black", linewidth=0.8)
+    assert study.reference is not None
+    panel.set_xlabel(f"part of the bits per token, minus {study.subjects[study.reference].name}")
+    panel.legend(frameon=False)
+    _finish(panel)
 
 
 def draw_distance(study: Study, picture: "Figure") -> None:
@@ -290,6 +314,7 @@ def _always(study: Study) -> bool:
 
 PICTURES = {
     "position": Picture(draw_position, _always),
+    "kinds": Picture(draw_kinds, lambda study: bool(study.others())),
     "distance": Picture(draw_distance, lambda study: bool(study.others())),
     "interventions": Picture(draw_interventions, lambda study: bool(_recurrent(study))),
     "context": Picture(draw_context, lambda study: study.contexts is not None),

@@ -9,6 +9,7 @@ import numpy as np
 
 from block_recurrent.analysis.intervals import Estimate
 from block_recurrent.analysis.interventions import NORMAL
+from block_recurrent.analysis.kinds import KINDS
 from block_recurrent.analysis.study import Study
 from block_recurrent.analysis.token_losses import reach_of
 from block_recurrent.reports.analysis import figures
@@ -17,7 +18,8 @@ from block_recurrent.reports.layout import MISSING, Page, TextTable
 
 DESCRIPTION = (
     "Bits are per token unless they are called bits per word. A difference is a run's figure minus "
-    "the reference's, below zero the run is better; a gain is the reference's minus the run's. "
+    "the reference's, below zero the run is better, and its part what those tokens add to the "
+    "difference of all; a gain is the reference's minus the run's. "
     "Intervals hold 95 % of a bootstrap over documents. A word is a run of letters, digits and "
     "underscores, its distance that to its previous occurrence, in tokens; window and reach, the "
     "window times the layers, are the larger ones of the two runs. docs/analysis.md explains every "
@@ -31,6 +33,7 @@ def make_page(study: Study) -> Page:
     tables = {
         _corpus_title(study): _runs_table(study),
         "Loss by position in the document, bits": _position_table(study),
+        "Loss by kind of token, bits": _kind_table(study),
     }
     for index in study.others():
         title = f"Words: gain of {_name(study, index)}, bits per word"
@@ -118,21 +121,42 @@ def _runs_table(study: Study) -> TextTable:
 
 
 def _position_table(study: Study) -> TextTable:
-    edges = figures.edges(study)
-    columns, parts = ["position", "tokens"], []
+    edges = itertools.pairwise(figures.edges(study))
+    names = [f"{low:,} to {high - 1:,}" for low, high in edges]
+    losses = [figures.by_position(study, index) for index in range(len(study.subjects))]
+    differences = [figures.difference_by_position(study, index) for index in study.others()]
     counts = figures.position_counts(study)
-    for index in range(len(study.subjects)):
-        found = figures.by_position(study, index)
-        columns.append(_name(study, index))
-        parts.append([cell(value) for value in found.mean])
-    for index in study.others():
-        found = figures.difference_by_position(study, index)
-        columns += ["difference", "95 % interval"]
-        pairs = [_difference_cells(found, number) for number in range(len(counts))]
-        parts += [list(part) for part in zip(*pairs, strict=True)]
-    bins = [f"{low:,} to {high - 1:,}" for low, high in itertools.pairwise(edges)]
-    rows = zip(bins, [f"{count:,.0f}" for count in counts], *parts, strict=True)
-    return TextTable(columns, [list(row) for row in rows])
+    return _groups_table(study, "position", names, counts, losses, differences)
+
+
+def _kind_table(study: Study) -> TextTable:
+    losses = [figures.by_kind(study, index) for index in range(len(study.subjects))]
+    differences = [figures.difference_by_kind(study, index) for index in study.others()]
+    counts = figures.kind_counts(study)
+    return _groups_table(study, "token", list(KINDS), counts, losses, differences)
+
+
+def _groups_table(
+    study: Study,
+    title: str,
+    names: list[str],
+    counts: np.ndarray,
+    losses: list[Estimate],
+    differences: list[Estimate],
+) -> TextTable:
+    """Losses of all runs and differences of those compared, a line for each group of tokens."""
+    columns = [title, "tokens", *(subject.name for subject in study.subjects)]
+    rows = [[name, f"{count:,.0f}"] for name, count in zip(names, counts, strict=True)]
+    for found in losses:
+        rows = [[*row, cell(loss)] for row, loss in zip(rows, found.mean, strict=True)]
+    for found in differences:
+        columns += ["difference", "95 % interval", "part"]
+        parts = found.mean * counts / counts.sum()
+        rows = [
+            [*row, *_difference_cells(found, number), cell(float(parts[number]), sign="+")]
+            for number, row in enumerate(rows)
+        ]
+    return TextTable(columns, rows, (title,))
 
 
 def _words_table(study: Study, index: int) -> TextTable:
