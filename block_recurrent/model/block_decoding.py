@@ -1,8 +1,9 @@
 """Reading any number of tokens, and token by token, with the block-recurrent model.
 
-The recurrent state advances once every W tokens. Inside a block, the keys and values of its tokens
-so far wait beside those of the block before; a token's W visible positions are always one
-contiguous slice of the two, so that every token costs the same however long the text is.
+The recurrent state advances once every W tokens. A layer's keys and values lie in a ring of W, that
+of a block's token i at place i: what a token sees is always the whole ring, and its own keys and
+values take the place of those that the next token does not see. Every token costs the same however
+long the text is.
 """
 
 import functools
@@ -15,7 +16,14 @@ from jax.typing import ArrayLike
 
 from block_recurrent.model.checks import check_point, check_token_ids
 from block_recurrent.model.language_model import LanguageModel
-from block_recurrent.model.state import KeysValues, ModelState, add_axis, concatenate, take
+from block_recurrent.model.state import (
+    KeysValues,
+    ModelState,
+    Tree,
+    add_axis,
+    concatenate,
+    take,
+)
 
 
 class GenerationState(NamedTuple):
@@ -36,13 +44,19 @@ class Decoding(NamedTuple):
     """Carried from one token to the next.
 
     Attributes:
-      token_context: keys and values of the block before and of the present one, [L, B, 2W, H, D].
+      rings: of each layer, keys and values of the last W tokens, [B, H, D, W]: positions last, as
+        the products of attention take them.
+      newest: of each layer, the last token's, [B, H, D, 1], which its ring is to take up. That is
+        done before the next token is read, not after this one was: then XLA writes in place.
+      preceding: of each recurrent layer, the ring as it was when the block began.
       states: as they entered the block, [R, B, S, E] float32.
-      state_contexts: of each recurrent layer, keys and values of its states, [B, 1, S, H, D].
-      offset: int32 scalar, tokens of the block read so far, 0 to W - 1.
+      state_contexts: of each recurrent layer, keys and values of its states, [B, 1, H, D, S].
+      offset: int32 scalar, tokens of the block read so far, 0 to W.
     """
 
-    token_context: KeysValues
+    rings: list[KeysValues]
+    newest: list[KeysValues]
+    preceding: list[KeysValues]
     states: Array
     state_contexts: list[KeysValues]
     offset: Array
@@ -95,50 +109,76 @@ def as_generation_state(
     return GenerationState(state, jnp.zeros((state.batch_size, model.config.window), jnp.int32), 0)
 
 
+@jax.jit
 def start_decoding(model: LanguageModel, point: GenerationState, current: KeysValues) -> Decoding:
     """Prepares decoding at `point`, `current` being its block's keys and values [L, B, W, H, D]."""
-    start = point.block_start
-    token_context = concatenate([start.cache, current], axis=2)
+    start, config = point.block_start, model.config
+    read = jnp.arange(config.window)[:, None, None] < point.length
+    last = jax.tree.map(lambda old, new: jnp.where(read, new, old), start.cache, current)
+    rings = [_positions_last(take(last, layer)) for layer in range(config.num_layers)]
+    preceding = [_positions_last(take(start.cache, layer)) for layer in config.recurrent_indices]
+    newest = jax.tree.map(lambda ring: ring[..., point.length - 1, None], rings)
     # A copy: the decoding loop takes over the memory of what it is given.
     states = jnp.copy(start.recurrent)
     contexts = _project_states(model, states)
-    return Decoding(token_context, states, contexts, jnp.int32(point.length))
+    return Decoding(rings, newest, preceding, states, contexts, jnp.int32(point.length))
+
+
+def _positions_last(tree: Tree) -> Tree:
+    """Keys and values [..., T, H, D] -> [..., H, D, T]."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, -3, -1), tree)
+
+
+def _positions_first(tree: Tree) -> Tree:
+    """Inverse of `_positions_last`."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, -1, -3), tree)
 
 
 def _project_states(model: LanguageModel, states: Array) -> list[KeysValues]:
-    """Of each recurrent layer, keys and values of its states, [B, 1, S, H, D]."""
+    """Of each recurrent layer, keys and values of its states, [B, 1, H, D, S]."""
     pairs = zip(model.stack.cells, states, strict=True)
-    return [add_axis(cell.project(own).context, 1) for cell, own in pairs]
+    return [_positions_last(add_axis(cell.project(own).context, 1)) for cell, own in pairs]
 
 
 def decode_token(model: LanguageModel, token: Array, decoding: Decoding) -> tuple[Array, Decoding]:
     """Reads one token [B] int32: logits [B, V] for the next one, and what is carried on."""
-    window = model.config.window
-    offset = decoding.offset
-    visible = jax.tree.map(
-        lambda x: jax.lax.dynamic_slice_in_dim(x, offset, window, axis=2), decoding.token_context
-    )
+    decoding = _advance(model, _take_up(decoding))
+    visible = _positions_first(decoding.rings)
+    contexts = _positions_first(decoding.state_contexts)
     x = model.embed(token[:, None])
-    x, own = model.stack.read_token(x, visible, decoding.state_contexts)
-    token_context = jax.tree.map(
-        lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, window + offset, axis=2),
-        decoding.token_context,
-        own,
-    )
-    decoding = decoding._replace(token_context=token_context, offset=offset + 1)
-    decoding = jax.lax.cond(
-        offset + 1 == window, lambda d: _next_block(model, d), lambda d: d, decoding
-    )
+    x, own = model.stack.read_token(x, visible, decoding.offset, contexts)
+    decoding = decoding._replace(newest=_positions_last(own), offset=decoding.offset + 1)
     return model.logits(model.normalize(x))[:, 0], decoding
 
 
-def _next_block(model: LanguageModel, decoding: Decoding) -> Decoding:
-    """At a block's end: the states advance, and the present block becomes the previous one."""
-    layers = zip(model.stack.cells, decoding.states, model.config.recurrent_indices, strict=True)
-    updated = [
-        cell.horizontal(own, take(decoding.token_context, layer)) for cell, own, layer in layers
-    ]
-    states = jnp.stack(updated) if updated else decoding.states
-    roll = functools.partial(jnp.roll, shift=-model.config.window, axis=2)
-    token_context = jax.tree.map(roll, decoding.token_context)
-    return Decoding(token_context, states, _project_states(model, states), jnp.int32(0))
+def _take_up(decoding: Decoding) -> Decoding:
+    """Puts the newest token into the rings, where it takes the oldest one's place."""
+    window = decoding.rings[0].keys.shape[-1]
+    place = (decoding.offset - 1) % window
+    put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=place, axis=3)
+    return decoding._replace(rings=jax.tree.map(put, decoding.rings, decoding.newest))
+
+
+def _advance(model: LanguageModel, decoding: Decoding) -> Decoding:
+    """At a block's end, when its tokens fill the rings, the states advance.
+
+    As a loop of one turn or none, which leaves in place what it does not change: XLA copies what
+    comes through a branch.
+    """
+
+    def next_block(decoding: Decoding) -> Decoding:
+        filled = [decoding.rings[layer] for layer in model.config.recurrent_indices]
+        pairs = zip(decoding.preceding, filled, strict=True)
+        seen = [_positions_first(concatenate(pair, axis=3)) for pair in pairs]
+        layers = zip(model.stack.cells, decoding.states, seen, strict=True)
+        updated = [cell.horizontal(own, context) for cell, own, context in layers]
+        states = jnp.stack(updated) if updated else decoding.states
+        return decoding._replace(
+            preceding=filled,
+            states=states,
+            state_contexts=_project_states(model, states),
+            offset=jnp.int32(0),
+        )
+
+    window = model.config.window
+    return jax.lax.while_loop(lambda found: found.offset == window, next_block, decoding)

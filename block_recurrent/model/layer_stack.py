@@ -154,26 +154,30 @@ class LayerStack(nnx.Module):
         return x, state._replace(cache=cache)
 
     def read_token(
-        self, x: Array, visible: KeysValues, state_contexts: Sequence[KeysValues]
-    ) -> tuple[Array, KeysValues]:
+        self,
+        x: Array,
+        visible: Sequence[KeysValues],
+        oldest: Array,
+        state_contexts: Sequence[KeysValues],
+    ) -> tuple[Array, list[KeysValues]]:
         """Reads one token.
 
         Args:
           x: [B, 1, E].
-          visible: keys and values of the W tokens before it, [G, B, W, H, D].
+          visible: of each layer, keys and values of the W tokens before it, [B, W, H, D].
+          oldest: where among these the first of them is, int32 scalar.
           state_contexts: of each recurrent layer of the model, keys and values of the states that
             entered the token's block, [B, 1, S, H, D].
 
         Returns:
-          Output [B, 1, E], and the token's own keys and values, [G, B, 1, H, D].
+          Output [B, 1, E], and of each layer the token's own keys and values, [B, 1, H, D].
         """
         state_context = state_contexts[-1] if self.layers.attends_to_states else None
-
-        def read(x: Array, inputs: tuple) -> tuple[Array, KeysValues]:
-            layer, visible = inputs
-            return layer.read_token(x, visible, state_context)
-
-        return jax.lax.scan(read, x, (self.layers, visible))
+        contexts = []
+        for layer, before in zip(self.single_layers(), visible, strict=True):
+            x, context = layer.read_token(x, before, oldest, state_context)
+            contexts.append(context)
+        return x, contexts
 
 
 class SingleRecurrentLayer(nnx.Module):
@@ -231,12 +235,16 @@ class SingleRecurrentLayer(nnx.Module):
         return x, ModelState(*add_axis(layer_state))
 
     def read_token(
-        self, x: Array, visible: KeysValues, state_contexts: Sequence[KeysValues]
-    ) -> tuple[Array, KeysValues]:
+        self,
+        x: Array,
+        visible: Sequence[KeysValues],
+        oldest: Array,
+        state_contexts: Sequence[KeysValues],
+    ) -> tuple[Array, list[KeysValues]]:
         """Reads one token."""
         layer, state_context = self.layer.cell.token_layer, state_contexts[self.index]
-        x, context = layer.read_token(x, take(visible, 0), state_context)
-        return x, add_axis(context)
+        x, context = layer.read_token(x, visible[0], oldest, state_context)
+        return x, [context]
 
 
 Part = LayerStack | SingleRecurrentLayer

@@ -221,13 +221,19 @@ class SlidingWindowLayer(nnx.Module):
         return by_lanes(x + dropout(update, self.config.dropout, mlp_key))
 
     def read_token(
-        self, x: Array, visible: KeysValues, state_context: KeysValues | None = None
+        self,
+        x: Array,
+        visible: KeysValues,
+        oldest: Array,
+        state_context: KeysValues | None = None,
     ) -> tuple[Array, KeysValues]:
         """Reads one token, as a call would.
 
         Args:
           x: [B, 1, E].
-          visible: keys and values of the W tokens before it, [B, W, H, D].
+          visible: keys and values of the W tokens before it, in their order from `oldest` on and
+            round the end, [B, W, H, D].
+          oldest: int32 scalar, 0 to W - 1.
           state_context: keys and values of the states that entered its block, [B, 1, S, H, D],
             where the layer attends to states.
 
@@ -237,8 +243,10 @@ class SlidingWindowLayer(nnx.Module):
         window = self.config.window
         projections = self.project(x)
         query = self.positions.rotate(projections.queries, np.array([window]))
-        visible = visible._replace(keys=self.positions.rotate(visible.keys, np.arange(window)))
-        heads = reference.attend(query, visible, self._scaled_bias()[:, None])
+        places = jnp.roll(jnp.arange(window), oldest)
+        visible = visible._replace(keys=self.positions.rotate(visible.keys, places))
+        bias = jnp.roll(self._scaled_bias(), oldest, axis=1)
+        heads = reference.attend(query, visible, bias[:, None])
         attended = SelfAttended(x, heads, projections.state_queries)
         return self.finish(attended, state_context), projections.context
 

@@ -16,7 +16,7 @@ from block_recurrent.model.layer_stack import (
     part_ranges,
     split_state,
 )
-from block_recurrent.model.state import KeysValues, ModelState, concatenate, take
+from block_recurrent.model.state import KeysValues, ModelState
 
 
 class Stack(nnx.Module):
@@ -56,25 +56,31 @@ class Stack(nnx.Module):
         return [keys[layers.start : layers.stop] for layers in part_ranges(self.config)]
 
     def read_token(
-        self, x: Array, visible: KeysValues, state_contexts: Sequence[KeysValues]
-    ) -> tuple[Array, KeysValues]:
+        self,
+        x: Array,
+        visible: Sequence[KeysValues],
+        oldest: Array,
+        state_contexts: Sequence[KeysValues],
+    ) -> tuple[Array, list[KeysValues]]:
         """Reads one token.
 
         Args:
           x: [B, 1, E].
-          visible: keys and values of the W tokens before it in every layer, [L, B, W, H, D].
+          visible: of each layer, keys and values of the W tokens before it, in their order from
+            `oldest` on and round the end, [B, W, H, D].
+          oldest: int32 scalar, 0 to W - 1.
           state_contexts: of each recurrent layer, keys and values of the states that entered the
             token's block, [B, 1, S, H, D].
 
         Returns:
-          Output [B, 1, E], and the token's keys and values in every layer, [L, B, 1, H, D].
+          Output [B, 1, E], and of each layer the token's keys and values, [B, 1, H, D].
         """
         contexts = []
         for part, layers in zip(self.parts, part_ranges(self.config), strict=True):
-            before = take(visible, slice(layers.start, layers.stop))
-            x, context = part.read_token(x, before, state_contexts)
-            contexts.append(context)
-        return x, concatenate(contexts)
+            before = visible[layers.start : layers.stop]
+            x, own = part.read_token(x, before, oldest, state_contexts)
+            contexts += own
+        return x, contexts
 
 
 def read_in_order(

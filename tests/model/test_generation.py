@@ -1,5 +1,7 @@
 """Laws of decoding token by token: it is the parallel pass, from any point, at any speed."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -195,6 +197,19 @@ def test_one_compiled_loop_serves_many_lengths(monkeypatch):
             draw(max_new_tokens=length, tokens=prompt, temperature=0.5, seed=length)
     with pytest.raises(AssertionError):
         draw(max_new_tokens=17)
+
+
+def test_the_loop_over_tokens_copies_no_keys_and_values():
+    model, state = prepare("slide")
+    logits, point, current = generation._read(model, state, TOKENS, "tokens")
+    decoding = generation.start_decoding(model, point, current)
+    sampling = Sampling(jax.random.key(0), jnp.float32(1), None, None)
+    progress = (jnp.int32(0), jnp.zeros((BATCH, 16), jnp.int32), logits, decoding)
+    program = generation._decode.lower(model, sampling, progress, jnp.int32(16)).compile()
+    sizes = ",".join(map(str, decoding.rings[0].keys.shape))
+    text = program.as_text()
+    assert re.search(rf"= f32\[{sizes}\]\S* (fusion|dynamic-update-slice)\(", text)
+    assert not re.search(rf"= f32\[{sizes}\]\S* copy\(", text)
 
 
 # The filters and the draw, without a model.
