@@ -10,9 +10,9 @@ KINDS = ("line breaks", "other white space", "letters and digits", "other")
 
 
 def kind_of(spelling: bytes) -> int:
-    """The index in KINDS of a token with this spelling, the first that holds of a part of it.
+    """The index in KINDS of a token with this spelling.
 
-    A token that is all white space comes before one with letters or digits. Bytes beyond ASCII are
+    A line break anywhere in it counts first, then letters and digits; bytes beyond ASCII are
     letters.
     """
     if b"\n" in spelling or b"\r" in spelling:
