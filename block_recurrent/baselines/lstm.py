@@ -18,7 +18,8 @@ from block_recurrent.model.checks import (
     check_initial_state,
     checked,
 )
-from block_recurrent.model.dense import apply_dense, dense, dropout
+from block_recurrent.model.dense import apply_dense, dense
+from block_recurrent.model.dropout import dropout
 from block_recurrent.model.language_model import tied_logits
 from block_recurrent.model.layer_stack import REMATERIALIZATIONS
 from block_recurrent.model.norm import RMSNorm

@@ -13,7 +13,8 @@ from flax import nnx
 from jax import Array
 
 from block_recurrent.config import RelativeConfig
-from block_recurrent.model.dense import apply_dense, dropout, product
+from block_recurrent.model.dense import apply_dense, product
+from block_recurrent.model.dropout import dropout
 from block_recurrent.model.language_model import tied_logits
 from block_recurrent.model.layer_stack import REMATERIALIZATIONS
 from block_recurrent.model.sliding_window import split_key

@@ -54,19 +54,23 @@ def scan_blocks(
     return jax.lax.scan(step, carry, inputs, unroll=unroll)
 
 
-def preceding_blocks(blocks: KeysValues, previous: KeysValues) -> KeysValues:
+def preceding_blocks(
+    blocks: KeysValues, previous: KeysValues, *, detached: bool = False
+) -> KeysValues:
     """What comes one window before each block.
 
     Args:
       blocks: of the segment, [B, K, W, H, D].
       previous: of the window before the segment, [B, W, H, D].
+      detached: no gradient reaches it.
 
     Returns:
       [B, K, W, H, D]: the previous window, then all blocks but the last.
     """
-    return jax.tree.map(
+    preceding = jax.tree.map(
         lambda x, before: jnp.concatenate([before[:, None], x[:, :-1]], axis=1), blocks, previous
     )
+    return jax.lax.stop_gradient(preceding) if detached else preceding
 
 
 def concatenate_windows(previous: KeysValues, current: KeysValues) -> KeysValues:

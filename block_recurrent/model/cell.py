@@ -19,11 +19,10 @@ from block_recurrent.model.checks import (
 )
 from block_recurrent.model.dense import apply_dense, dense
 from block_recurrent.model.gates import GATES, Gate
-from block_recurrent.model.norm import RMSNorm, l2_normalize
+from block_recurrent.model.norm import RMSNorm
 from block_recurrent.model.sliding_window import (
     SlidingWindowLayer,
     make_scale,
-    scaled_queries,
     split_heads,
 )
 from block_recurrent.model.state import KeysValues, LayerState, add_axis
@@ -150,15 +149,16 @@ class RecurrentCell(nnx.Module):
     @checked(check_project)
     def project(self, states: Array) -> StateProjections:
         """Norm, ids, and keys, values and queries of the states [B, S, E] as one product."""
+        layer = self.token_layer
         normed = (self.norm(states) + self.ids).astype(self.config.dtype)
         layers = (self.keys, self.values, self.queries, self.token_queries)
         keys, values, queries, token_queries = (
             split_heads(y, self.config) for y in apply_dense(normed, *layers)
         )
         return StateProjections(
-            KeysValues(l2_normalize(keys), values),
-            scaled_queries(queries, self.scale),
-            scaled_queries(token_queries, self.token_scale),
+            KeysValues(layer.attention.normalize_heads(keys), values),
+            layer.scaled(queries, self.scale),
+            layer.scaled(token_queries, self.token_scale),
         )
 
     def update(

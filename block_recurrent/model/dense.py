@@ -1,4 +1,4 @@
-"""Dense layers, several of them as one matrix product, and dropout."""
+"""Dense layers, several of them as one matrix product."""
 
 import itertools
 
@@ -47,11 +47,3 @@ def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Arra
 
 
 product.defvjp(_product_forward, _product_backward)
-
-
-def dropout(x: Array, rate: float, key: Array | None) -> Array:
-    """Zeros a share `rate` of `x` and scales the rest up; `x` itself without a key."""
-    if key is None or rate == 0.0:
-        return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))

@@ -114,8 +114,7 @@ def begin_first_layer(
     """The first layer up to its self-attention, for all blocks at once, and its next cache."""
     project_key, attend_key = split_key(dropout_key, 2)
     projections = layer.project(x, project_key)
-    preceding = layer.preceding(projections.context, cache)
-    attended = layer.self_attend(x, projections, preceding, attend_key)
+    attended = layer.self_attend(x, projections, cache, attend_key)
     return attended, last_window(projections.context, layer.config.window)
 
 
@@ -124,8 +123,7 @@ def finish_recurrent_layer(
 ) -> Array:
     """The recurrent layer's attention and MLP for all blocks at once; its output, [B, N, E]."""
     attend_key, finish_key = split_key(dropout_key, 2)
-    preceding = layer.preceding(arrived.projections.context, cache)
-    attended = layer.self_attend(arrived.x, arrived.projections, preceding, attend_key)
+    attended = layer.self_attend(arrived.x, arrived.projections, cache, attend_key)
     return layer.finish(attended, arrived.state_context, finish_key)
 
 

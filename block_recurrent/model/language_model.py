@@ -13,7 +13,7 @@ from block_recurrent.model.checks import (
     check_model_call,
     checked,
 )
-from block_recurrent.model.dense import dropout
+from block_recurrent.model.dropout import dropout
 from block_recurrent.model.norm import RMSNorm
 from block_recurrent.model.reset import reset
 from block_recurrent.model.sliding_window import split_key

@@ -82,9 +82,13 @@ class Rotary(nnx.Module):
           ValueError: positions of another number, or an odd D.
         """
         half = x.shape[-1] // 2
-        wavelengths = MAX_WAVELENGTH ** (np.arange(half, dtype=np.float32) / half)
-        angles = jnp.pi * jnp.asarray(positions, jnp.float32)[:, None, None] / wavelengths
-        sin, cos = jnp.sin(angles), jnp.cos(angles)
+        wavelengths = MAX_WAVELENGTH ** (np.arange(half) / half)
+        # Positions that are known are turned in float64: the angle of one far into a segment is
+        # large, and float32 has too few digits for it.
+        numpy = np if isinstance(positions, np.ndarray) else jnp
+        angles = np.pi / wavelengths * positions[:, None, None]
+        sin, cos = numpy.sin(angles), numpy.cos(angles)
+        sin, cos = jnp.asarray(sin, jnp.float32), jnp.asarray(cos, jnp.float32)
         first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
         turned = (first * cos - second * sin, second * cos + first * sin)
         return jnp.concatenate(turned, axis=-1).astype(x.dtype)

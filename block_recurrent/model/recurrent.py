@@ -7,6 +7,7 @@ from block_recurrent.config import LayerConfig
 from block_recurrent.model.blocks import (
     concatenate_windows,
     last_window,
+    preceding_blocks,
     scan_blocks,
     swap_blocks_and_batch,
 )
@@ -76,10 +77,10 @@ class BlockRecurrentLayer(nnx.Module):
         layer = self.cell.token_layer
         project_key, attend_key, finish_key = split_key(dropout_key, 3)
         projections = layer.project(x, project_key)
-        preceding = layer.preceding(projections.context, state.cache)
-        tiles = concatenate_windows(preceding, layer.blocks(projections.context))
+        blocks = layer.blocks(projections.context)
+        tiles = concatenate_windows(preceding_blocks(blocks, state.cache), blocks)
         states, state_context = self.scan_states(state.recurrent, tiles)
-        attended = layer.self_attend(x, projections, preceding, attend_key)
+        attended = layer.self_attend(x, projections, state.cache, attend_key)
         cache = last_window(projections.context, self.config.window)
         return layer.finish(attended, state_context, finish_key), LayerState(cache, states)
 

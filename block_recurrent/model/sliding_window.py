@@ -14,15 +14,16 @@ from jax import Array
 
 from block_recurrent.config import LayerConfig
 from block_recurrent.model.attention import choose_attention, reference
-from block_recurrent.model.blocks import join_blocks, last_window, preceding_blocks, split_blocks
+from block_recurrent.model.blocks import join_blocks, last_window, split_blocks
 from block_recurrent.model.checks import (
     check_initial_state,
     check_layer,
     check_sliding_window_call,
     checked,
 )
-from block_recurrent.model.dense import apply_dense, dense, dropout
-from block_recurrent.model.norm import RMSNorm, l2_normalize
+from block_recurrent.model.dense import apply_dense, dense
+from block_recurrent.model.dropout import dropout
+from block_recurrent.model.norm import RMSNorm
 from block_recurrent.model.positions import make_positions
 from block_recurrent.model.state import KeysValues, empty_cache
 from block_recurrent.parallel.axes import by_lanes
@@ -131,8 +132,7 @@ class SlidingWindowLayer(nnx.Module):
         """
         project_key, attend_key, finish_key = split_key(dropout_key, 3)
         projections = self.project(x, project_key)
-        preceding = self.preceding(projections.context, cache)
-        attended = self.self_attend(x, projections, preceding, attend_key)
+        attended = self.self_attend(x, projections, cache, attend_key)
         cache = last_window(projections.context, self.config.window)
         return self.finish(attended, state_context, finish_key), cache
 
@@ -146,25 +146,20 @@ class SlidingWindowLayer(nnx.Module):
             split_heads(y, self.config) for y in apply_dense(normed, *layers)
         )
         return Projections(
-            KeysValues(l2_normalize(keys), values),
-            scaled_queries(queries, self.scale),
-            scaled_queries(state_queries[0], self.state_scale) if state_queries else None,
+            KeysValues(self.attention.normalize_heads(keys), values),
+            self.scaled(queries, self.scale),
+            self.scaled(state_queries[0], self.state_scale) if state_queries else None,
         )
 
     def blocks(self, context: KeysValues) -> KeysValues:
         """Keys and values of a segment, [B, N, H, D] -> [B, K, W, H, D]."""
         return jax.tree.map(lambda x: split_blocks(x, self.config.window), context)
 
-    def preceding(self, context: KeysValues, cache: KeysValues) -> KeysValues:
-        """What comes one window before each block of a segment, [B, K, W, H, D]."""
-        preceding = preceding_blocks(self.blocks(context), cache)
-        return jax.lax.stop_gradient(preceding) if self.detach_windows else preceding
-
     def self_attend(
         self,
         x: Array,
         projections: Projections,
-        preceding: KeysValues,
+        cache: KeysValues,
         dropout_key: Array | None = None,
     ) -> SelfAttended:
         """Self-attention of every token to the W tokens before it.
@@ -172,17 +167,18 @@ class SlidingWindowLayer(nnx.Module):
         Args:
           x: [B, N, E].
           projections: of `x`.
-          preceding: keys and values one window before each block, [B, K, W, H, D].
+          cache: keys and values of the window before the segment, [B, W, H, D].
           dropout_key: dropout is on when given.
         """
         window, rotate = self.config.window, self.positions.rotate
-        before, now = np.arange(window), np.arange(window, 2 * window)
-        current = self.blocks(projections.context)
+        keys, values = projections.context
+        before, now = np.split(np.arange(window + x.shape[1]), [window])
         heads = self.attention.attend_window(
-            rotate(split_blocks(projections.queries, window), now),
-            current._replace(keys=rotate(current.keys, now)),
-            preceding._replace(keys=rotate(preceding.keys, before)),
+            split_blocks(rotate(projections.queries, now), window),
+            self.blocks(KeysValues(rotate(keys, now), values)),
+            cache._replace(keys=rotate(cache.keys, before)),
             self._scaled_bias(),
+            detached=self.detach_windows,
             dropout_rate=self.config.dropout,
             dropout_key=dropout_key,
         )
@@ -250,6 +246,11 @@ class SlidingWindowLayer(nnx.Module):
         attended = SelfAttended(x, heads, projections.state_queries)
         return self.finish(attended, state_context), projections.context
 
+    def scaled(self, queries: Array, scale: nnx.Param | None) -> Array:
+        """Queries [..., T, H, D] of length |scale_h|: the learned scale replaces 1/sqrt(D)."""
+        assert scale is not None
+        return self.attention.normalize_heads(queries, jnp.abs(scale[...])[:, None])
+
     def _scaled_bias(self) -> Array:
         return self.positions.bias(self.config.window) * jnp.abs(self.scale[...])[:, None]
 
@@ -262,12 +263,6 @@ def make_scale(config: LayerConfig) -> nnx.Param:
 def split_heads(x: Array, config: LayerConfig) -> Array:
     """[..., H*D] -> [..., H, D]."""
     return x.reshape(*x.shape[:-1], config.num_heads, config.head_size)
-
-
-def scaled_queries(queries: Array, scale: nnx.Param | None) -> Array:
-    """Queries [..., H, D] of length |scale_h|: the learned logit scale replaces 1/sqrt(D)."""
-    assert scale is not None
-    return l2_normalize(queries, jnp.abs(scale[...])[:, None])
 
 
 def split_key(key: Array | None, parts: int) -> list[Array | None]:

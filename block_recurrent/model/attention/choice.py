@@ -11,6 +11,7 @@ from jax import Array
 
 from block_recurrent.config import LayerConfig
 from block_recurrent.model.attention import cudnn, pallas, reference, tiled
+from block_recurrent.model.norm import l2_normalize
 
 _platform: ContextVar[str | None] = ContextVar("platform", default=None)
 
@@ -25,21 +26,24 @@ class Attention(NamedTuple):
     Attributes:
       attend: queries to all keys, without bias.
       attend_window: tokens to the W tokens before them.
+      normalize_heads: vectors [..., T, H, D], each of its head's length.
     """
 
     attend: Callable[..., Array]
     attend_window: Callable[..., Array]
+    normalize_heads: Callable[..., Array] = l2_normalize
 
 
 IMPLEMENTATIONS = {
     "xla": Attention(reference.attend, reference.attend_window),
     "tiled": Attention(tiled.attend, tiled.attend_window),
-    "pallas": Attention(pallas.attend, pallas.attend_window),
+    "pallas": Attention(pallas.attend, pallas.attend_window, pallas.normalize_heads),
     "cudnn": Attention(cudnn.attend, cudnn.attend_window),
 }
 INTERPRETED = Attention(
     functools.partial(pallas.attend, interpret=True),
     functools.partial(pallas.attend_window, interpret=True),
+    pallas.normalize_heads,
 )
 
 

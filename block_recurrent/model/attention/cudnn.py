@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from block_recurrent.model.attention import reference
-from block_recurrent.model.blocks import concatenate_windows
+from block_recurrent.model.blocks import concatenate_windows, preceding_blocks
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues
 
@@ -54,15 +54,17 @@ def attend(
 def attend_window(
     queries: Array,
     current: KeysValues,
-    preceding: KeysValues,
+    previous: KeysValues,
     bias: Array,
     *,
+    detached: bool = False,
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
     library: Library = "cudnn",
 ) -> Array:
     """As `reference.attend_window` without dropout."""
     del dropout_rate, dropout_key
+    preceding = preceding_blocks(current, previous, detached=detached)
     tile = concatenate_windows(preceding, current)
     return _attend(fold(queries, tile, bias), library).reshape(queries.shape)
 

@@ -16,8 +16,9 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from block_recurrent.model.attention import pallas_kernels, reference
-from block_recurrent.model.attention.hashing import make_seeds
-from block_recurrent.model.attention.pallas_launch import LANES, ROWS, Operands
+from block_recurrent.model.attention.pallas_launch import LANES, ROWS, SUBLANES, Operands
+from block_recurrent.model.dropout import make_seeds
+from block_recurrent.model.norm import l2_normalize
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues
 from block_recurrent.parallel.axes import lane_axes
@@ -32,12 +33,14 @@ class Settings(NamedTuple):
     Attributes:
       blocks: K, windows of a lane.
       heads: H.
+      detached: whether no gradient reaches the window before a block.
       rate: of dropout.
       interpret: whether to run kernels as plain array operations.
     """
 
     blocks: int
     heads: int
+    detached: bool
     rate: float
     interpret: bool
 
@@ -54,45 +57,61 @@ def attend(
     dropout = {"dropout_rate": dropout_rate, "dropout_key": dropout_key}
     if queries.shape[-3] % LANES or context.keys.shape[-3] % LANES:
         return reference.attend(queries, context, **dropout)
-    return _attend(queries, (context,), (), **dropout, interpret=interpret)
+    return _attend(queries, context, None, None, **dropout, interpret=interpret)
 
 
 def attend_window(
     queries: Array,
     current: KeysValues,
-    preceding: KeysValues,
+    previous: KeysValues,
     bias: Array,
     *,
+    detached: bool = False,
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
     interpret: bool = False,
 ) -> Array:
     """As `reference.attend_window`, of windows that are multiples of 128."""
     dropout = {"dropout_rate": dropout_rate, "dropout_key": dropout_key}
-    return _attend(queries, (preceding, current), (bias,), **dropout, interpret=interpret)
+    return _attend(
+        queries, current, previous, bias, detached=detached, **dropout, interpret=interpret
+    )
+
+
+def normalize_heads(x: Array, scale: Array | float = 1.0) -> Array:
+    """As `l2_normalize`, of heads [..., T, H, D] that stay where projections put them.
+
+    On a TPU eight tokens of one head of 128 are one tile of memory. Sums over D of [..., T, H, D]
+    would have them moved first, so that a tile has eight heads of one token, and back afterwards.
+    """
+    *leading, length, heads, size = x.shape
+    if length % SUBLANES or size % LANES:
+        return l2_normalize(x, scale)
+    tiles = x.reshape(*leading, length // SUBLANES, SUBLANES, heads, size)
+    scale = jnp.asarray(scale, jnp.float32)[..., None] if isinstance(scale, Array) else scale
+    tiles = l2_normalize(jnp.swapaxes(tiles, -3, -2), scale)
+    return jnp.swapaxes(tiles, -3, -2).reshape(x.shape)
 
 
 def _attend(
     queries: Array,
-    contexts: tuple[KeysValues, ...],
-    bias: tuple[Array, ...],
+    context: KeysValues,
+    previous: KeysValues | None,
+    bias: Array | None,
     *,
+    detached: bool = False,
     dropout_rate: float,
     dropout_key: Array | None,
     interpret: bool,
 ) -> Array:
     blocks = 1 if queries.ndim == 4 else queries.shape[-4]
-    fold, seeds = functools.partial(_fold, blocks), ()
+    seeds = None
     if dropout_key is not None and dropout_rate > 0:
-        seeds = make_seeds(dropout_key, math.prod(queries.shape[:-3]))
-    folded = Operands(
-        fold(queries),
-        tuple(fold(context.keys) for context in contexts),
-        tuple(fold(context.values) for context in contexts),
-        bias,
-        seeds,
-    )
-    heads: Any = _fused(Settings(blocks, queries.shape[-2], dropout_rate, interpret), folded)
+        seeds = make_seeds(dropout_key, (math.prod(queries.shape[:-3]),))
+    queries_and_context = jax.tree.map(functools.partial(_fold, blocks), (queries, context))
+    previous = jax.tree.map(functools.partial(_fold, 1), previous)
+    settings = Settings(blocks, queries.shape[-2], detached, dropout_rate, interpret)
+    heads: Any = _fused(settings, Operands(*queries_and_context, previous, bias, seeds))
     if heads.ndim == 4:
         heads = jnp.swapaxes(heads, 1, 2)
     return heads.reshape(queries.shape)
@@ -142,21 +161,23 @@ def _is_bias(x: Any) -> bool:
     return len(x.shape) == 2
 
 
-def _tiles(bias: tuple[Array, ...]) -> tuple[Array, ...]:
+def _tile(bias: Array | None) -> Array | None:
     """Lays a bias out for the kernels, [H, W] -> [H*R, W + R]."""
-    tiles = (window_bias(x, ROWS) for x in bias)
-    return tuple(tile.reshape(-1, tile.shape[2]) for tile in tiles)
+    if bias is None:
+        return None
+    tile = window_bias(bias, ROWS)
+    return tile.reshape(-1, tile.shape[2])
 
 
 @_on_every_device
 def _forward(settings: Settings, operands: Operands) -> Array:
-    tiled = operands._replace(bias=_tiles(operands.bias))
+    tiled = operands._replace(bias=_tile(operands.bias))
     return pallas_kernels.forward(tiled, *settings)
 
 
 @_on_every_device
 def _backward(settings: Settings, operands: Operands, gradient: Array) -> tuple[Any, ...]:
-    tile, pull = jax.vjp(_tiles, operands.bias)
+    tile, pull = jax.vjp(_tile, operands.bias)
     tiled = operands._replace(bias=tile)
     *gradients, of_tile = pallas_kernels.backward(tiled, gradient, *settings)
     return *gradients, *pull(of_tile)
@@ -174,7 +195,7 @@ def _fused_forward(settings: Settings, operands: Operands) -> tuple[Array, Opera
 
 def _fused_backward(settings: Settings, operands: Operands, gradient: Array) -> tuple[Any]:
     gradients = _backward(settings, operands, gradient)
-    return (Operands(*gradients, seeds=(None,) * len(operands.seeds)),)
+    return (Operands(*gradients, seeds=jax.tree.map(lambda x: None, operands.seeds)),)
 
 
 _fused.defvjp(_fused_forward, _fused_backward)

@@ -19,49 +19,98 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
 
-from block_recurrent.model.attention.hashing import keep_factors
-from block_recurrent.model.attention.pallas_launch import Operands, Sizes, make_sizes, run
+from block_recurrent.model.attention.pallas_launch import (
+    Layout,
+    Operands,
+    Sizes,
+    make_sizes,
+    room_for_keys,
+    run,
+)
+from block_recurrent.model.dropout import keep_factors
+from block_recurrent.model.state import KeysValues
 
 
-def forward(operands: Operands, blocks: int, heads: int, rate: float, interpret: bool) -> Array:
+def forward(
+    operands: Operands, blocks: int, heads: int, detached: bool, rate: float, interpret: bool
+) -> Array:
     """Attention, of the shape of the queries and the dtype of the values.
 
     Args:
       operands: what is attended with.
       blocks: K.
       heads: H.
+      detached: has no effect here.
       rate: of dropout.
       interpret: whether to run the kernel as plain array operations.
     """
+    del detached
     sizes = make_sizes(operands, blocks, heads)
-    out = jax.ShapeDtypeStruct(operands.queries.shape, operands.values[0].dtype)
-    kernel = functools.partial(_forward_kernel, sizes, rate)
-    return run(kernel, "attention_forward", sizes, operands, (), out, 2, interpret)
+    layout = Layout(sizes, backwards=False)
+    out = jax.ShapeDtypeStruct(operands.queries.shape, operands.context.values.dtype)
+    return run(
+        functools.partial(_forward_kernel, sizes, rate),
+        "attention_forward",
+        sizes,
+        _arguments(layout, operands),
+        (out, layout.own(out)),
+        _in_a_row_scratch(sizes, operands),
+        2,
+        interpret,
+    )
 
 
 def backward(
-    operands: Operands, gradient: Array, blocks: int, heads: int, rate: float, interpret: bool
-) -> tuple[Array, tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]:
-    """Gradients of queries, keys, values, each in its dtype, and of the bias, summed."""
+    operands: Operands,
+    gradient: Array,
+    blocks: int,
+    heads: int,
+    detached: bool,
+    rate: float,
+    interpret: bool,
+) -> tuple[Array, KeysValues, KeysValues | None, Array | None]:
+    """Gradients of all operands, each in its dtype, that of the bias summed over windows.
+
+    Windows are taken from the last to the first, so that what a window gives to the keys and values
+    before it is at hand when those have their turn.
+    """
     sizes = make_sizes(operands, blocks, heads)
-    out = jax.tree.map(_like, tuple(operands)[:4])
-    kernel = functools.partial(_backward_kernel, sizes, rate)
-    return run(kernel, "attention_backward", sizes, operands, (gradient,), out, 5, interpret)
+    layout = Layout(sizes, backwards=True)
+    out = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tuple(operands)[:4])
+    arrays, specs = _arguments(layout, operands)
+    return run(
+        functools.partial(_backward_kernel, sizes, detached, rate),
+        "attention_backward",
+        sizes,
+        ((*arrays, gradient), (*specs, layout.own(gradient))),
+        (out, tuple(layout.operands(operands))[:4]),
+        room_for_keys(sizes, jnp.float32) + _in_a_row_scratch(sizes, operands),
+        5,
+        interpret,
+    )
 
 
-def _like(x: Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+def _arguments(layout: Layout, operands: Operands) -> tuple[Any, Any]:
+    """Operands, and the context once more for the window before those of a step, if any is."""
+    needed = operands.previous is not None and layout.sizes.steps > 1
+    before = operands.context if needed else None
+    specs = layout.operands(operands), jax.tree.map(layout.before, before)
+    return (operands, before), specs
 
 
-def _forward_kernel(sizes: Sizes, rate: float, refs: Operands, out, *scratch) -> None:
-    head, first_window = _place(sizes)
+def _in_a_row_scratch(sizes: Sizes, operands: Operands) -> list[Any]:
+    return room_for_keys(sizes, operands.context.keys.dtype) if sizes.windowed else []
+
+
+def _forward_kernel(sizes: Sizes, rate: float, refs: Operands, before, out, *scratch) -> None:
+    step = _Step(pl.program_id(0), pl.program_id(1), pl.program_id(2))
 
     def window(p: Array) -> None:
-        keys, values = _in_a_row(refs, scratch, sizes, p)
+        keys, values = _in_a_row(refs, before, scratch, sizes, step.number, p)
 
         def some_rows(tile: "_Tile") -> None:
             weights, total = _weights(tile, refs, p, keys)
-            kept = _kept(tile, refs, head, first_window + p, rate)
+            kept = _kept(tile, refs, step, p, rate)
             weights = (weights * kept).astype(out.dtype)
             heads = _product(weights, values[tile.seen], 1, 0) / total
             out[tile.rows_of(p)] = heads.astype(out.dtype)
@@ -72,26 +121,32 @@ def _forward_kernel(sizes: Sizes, rate: float, refs: Operands, out, *scratch) ->
 
 
 def _backward_kernel(
-    sizes: Sizes, rate: float, refs: Operands, gradient, of_queries, *others
+    sizes: Sizes, detached: bool, rate: float, refs: Operands, before, gradient, *others
 ) -> None:
-    (of_keys, of_values, of_bias), sums, scratch = others[:3], others[3:5], others[5:]
-    head, first_window = _place(sizes)
-    for ref in of_bias:
+    (of_queries, of_context, of_previous, of_bias), (sums, scratch) = (
+        others[:4],
+        _halves(others[4:]),
+    )
+    number = sizes.steps - 1 - pl.program_id(2)
+    step = _Step(pl.program_id(0), pl.program_id(1), number)
+    end = number == sizes.steps - 1
+    if of_bias is not None:
 
-        @pl.when(first_window == 0)
-        def _(ref=ref) -> None:
-            ref[...] = jnp.zeros_like(ref)
+        @pl.when((step.lane == 0) & end)
+        def _() -> None:
+            of_bias[...] = jnp.zeros_like(of_bias)
 
-    def window(p: Array) -> None:
-        keys, values = _in_a_row(refs, scratch, sizes, p)
+    def window(index: Array) -> None:
+        p = sizes.windows - 1 - index
+        keys, values = _in_a_row(refs, before, scratch, sizes, step.number, p)
         for ref in sums:
-            ref[...] = jnp.zeros_like(ref)
+            _begin_sums(ref, sizes, end & (index == 0), detached)
 
         def some_rows(tile: "_Tile") -> None:
             rows = tile.rows_of(p)
             incoming, queries = gradient[rows], refs.queries[rows]
             weights, total = _weights(tile, refs, p, keys)
-            kept = _kept(tile, refs, head, first_window + p, rate)
+            kept = _kept(tile, refs, step, p, rate)
             probabilities = weights / total
             dropped = (probabilities * kept).astype(values.dtype)
             of_dropped = _product(incoming, values[tile.seen], 1, 1)
@@ -100,20 +155,56 @@ def _backward_kernel(
             sums[0][tile.seen] += _product(low, queries, 0, 0)
             sums[1][tile.seen] += _product(dropped, incoming, 0, 0)
             of_queries[rows] = _product(low, keys[tile.seen], 1, 0).astype(low.dtype)
-            for ref in of_bias:
-                ref[...] += of_logits
+            if of_bias is not None:
+                of_bias[...] += of_logits
 
         _for_all_rows(sizes, some_rows)
-        _put_back(sums[0], of_keys, sizes, p)
-        _put_back(sums[1], of_values, sizes, p)
+        length = sizes.own_keys
+        for ref, out in zip(sums, of_context, strict=True):
+            ours = ref[pl.ds(sizes.keys - length, length)]
+            out[pl.ds(_at(p, length), length)] = ours.astype(out.dtype)
 
     _for_each(sizes.windows, window)
+    if of_previous is not None:
+
+        @pl.when(number == 0)
+        def _() -> None:
+            for ref, out in zip(sums, of_previous, strict=True):
+                ours = ref[pl.ds(0, sizes.own_keys)]
+                out[...] = (jnp.zeros_like(ours) if detached else ours).astype(out.dtype)
+
+
+def _halves(scratch: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Scratch for sums, and for keys and values in a row, if there is any."""
+    return scratch[:2], scratch[2:]
+
+
+def _begin_sums(ref, sizes: Sizes, last: Array, detached: bool) -> None:
+    """Where the gradients of a window's keys, or values, and of those before it are summed.
+
+    Begins with what the window after it gave to it; the `last` of a lane has none.
+    """
+    length = sizes.own_keys
+    if sizes.windowed:
+        given = jnp.zeros((length, sizes.size), ref.dtype)
+        if not detached:
+            given = jnp.where(last, given, ref[pl.ds(0, length)])
+        ref[pl.ds(length, length)] = given
+    ref[pl.ds(0, length)] = jnp.zeros((length, sizes.size), ref.dtype)
 
 
 def _through_softmax(probabilities: Array, gradient: Array) -> Array:
     """The gradient of the logits."""
     mean = (probabilities * gradient).sum(axis=1, keepdims=True)
     return probabilities * (gradient - mean)
+
+
+class _Step(NamedTuple):
+    """A step of the grid: its head, its lane, and its number among those of the lane's windows."""
+
+    head: Array
+    lane: Array
+    number: Array
 
 
 class _Tile(NamedTuple):
@@ -135,11 +226,10 @@ class _Tile(NamedTuple):
 
 def _for_all_rows(sizes: Sizes, some_rows: Callable[[_Tile], None]) -> None:
     """Takes R queries after the other; in a window, those further on see keys further on."""
-    windowed = sizes.seen < sizes.keys
 
     def step(index: Array) -> None:
         first = _at(index, sizes.rows)
-        some_rows(_Tile(sizes, first, first if windowed else 0))
+        some_rows(_Tile(sizes, first, first if sizes.windowed else 0))
 
     _for_each(sizes.queries // sizes.rows, step)
 
@@ -152,46 +242,52 @@ def _for_each(count: int, step: Callable[[Array], None]) -> None:
     jax.lax.fori_loop(0, count, lambda index, _: step(index), None)
 
 
-def _in_a_row(refs: Operands, scratch: tuple[Any, ...], sizes: Sizes, p: Array) -> Any:
-    """Keys and values of a window, [T, D] each, two sources one after the other."""
-    length = sizes.keys // len(refs.keys)
+def _in_a_row(
+    refs: Operands, before, scratch: tuple[Any, ...], sizes: Sizes, number: Array, p: Array
+) -> Any:
+    """Keys and values of a window, [T, D] each, after those of the window before it."""
+    length = sizes.own_keys
     window = pl.ds(_at(p, length), length)
-    if len(refs.keys) == 1:
-        return refs.keys[0].at[window], refs.values[0].at[window]
-    for whole, parts in zip(scratch, (refs.keys, refs.values), strict=True):
-        for number, part in enumerate(parts):
-            whole[pl.ds(number * length, length)] = part[window]
+    if refs.previous is None:
+        return tuple(x.at[window] for x in refs.context)
+    neighbors = (None, None) if before is None else before
+    sources = zip(scratch, refs.context, refs.previous, neighbors, strict=True)
+    for whole, current, previous, neighbor in sources:
+        whole[pl.ds(length, length)] = current[window]
+
+        @pl.when(p > 0)
+        def _(whole=whole, current=current) -> None:
+            whole[pl.ds(0, length)] = current[pl.ds(_at(p - 1, length), length)]
+
+        @pl.when((p == 0) & (number == 0))
+        def _(whole=whole, previous=previous) -> None:
+            whole[pl.ds(0, length)] = previous[...]
+
+        if neighbor is not None:
+
+            @pl.when((p == 0) & (number > 0))
+            def _(whole=whole, neighbor=neighbor) -> None:
+                whole[pl.ds(0, length)] = neighbor[...]
+
     return scratch
-
-
-def _put_back(whole, parts: tuple[Any, ...], sizes: Sizes, p: Array) -> None:
-    length = sizes.keys // len(parts)
-    for number, part in enumerate(parts):
-        ours = whole[pl.ds(number * length, length)]
-        part[pl.ds(_at(p, length), length)] = ours.astype(part.dtype)
 
 
 def _weights(tile: _Tile, refs: Operands, p: Array, keys) -> tuple[Array, Array]:
     """Probabilities before they are divided by their sums, float32, and the sums."""
     logits = _product(refs.queries[tile.rows_of(p)], keys[tile.seen], 1, 1)
-    for ref in refs.bias:
-        logits = logits + ref[...]
+    if refs.bias is not None:
+        logits = logits + refs.bias[...]
     weights = jnp.exp(logits - logits.max(axis=1, keepdims=True))
     return weights, weights.sum(axis=1, keepdims=True)
 
 
-def _place(sizes: Sizes) -> tuple[Array, Array]:
-    """Numbers of the head and of the first window of a step."""
-    lane, step = pl.program_id(1), pl.program_id(2)
-    return pl.program_id(0), lane * sizes.blocks + step * sizes.windows
-
-
-def _kept(tile: _Tile, refs: Operands, head: Array, window: Array, rate: float) -> Array | float:
+def _kept(tile: _Tile, refs: Operands, step: "_Step", p: Array, rate: float) -> Array | float:
     """What the probabilities of a tile are multiplied with."""
-    if not refs.seeds:
+    if refs.seeds is None:
         return 1.0
     sizes = tile.sizes
-    row = head * sizes.queries + tile.first_row
+    window = step.lane * sizes.blocks + step.number * sizes.windows + p
+    row = step.head * sizes.queries + tile.first_row
     first = (row * sizes.keys + tile.first_seen).astype(jnp.uint32)
     seeds = refs.seeds[0][window], refs.seeds[1][window]
     return keep_factors(rate, seeds, first, (sizes.rows, sizes.seen), jnp.uint32(sizes.keys))

@@ -1,7 +1,7 @@
 """Attention as a few lines of array arithmetic: it runs everywhere, and all others must match it.
 
-Letters: W window, Q queries, T keys, H heads, D head size. Heads stand second to last,
-`[..., H, D]`, wherever queries, keys and values are passed.
+Letters: B lanes, K blocks, W window, Q queries, T keys, H heads, D head size. Heads stand second to
+last, `[..., H, D]`, wherever queries, keys and values are passed.
 """
 
 import math
@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from block_recurrent.model.blocks import concatenate_windows
-from block_recurrent.model.dense import dropout
+from block_recurrent.model.blocks import concatenate_windows, preceding_blocks
+from block_recurrent.model.dropout import dropout
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues
 
@@ -54,25 +54,28 @@ def attend(
 def attend_window(
     queries: Array,
     current: KeysValues,
-    preceding: KeysValues,
+    previous: KeysValues,
     bias: Array,
     *,
+    detached: bool = False,
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
 ) -> Array:
-    """Attention of every token to the W tokens before it.
+    """Attention of every token of a segment to the W tokens before it.
 
     Args:
-      queries: of a block, [..., W, H, D], already scaled.
-      current: keys and values of the block, [..., W, H, D].
-      preceding: those one window earlier, [..., W, H, D].
+      queries: of K blocks, [B, K, W, H, D], already scaled.
+      current: keys and values of the blocks, [B, K, W, H, D].
+      previous: those of the window before the first block, [B, W, H, D].
       bias: [H, W] float32, added to the logits at distances W to 1.
+      detached: no gradient reaches the keys and values of the window before a block.
       dropout_rate: share of the probabilities dropped when `dropout_key` is given.
       dropout_key: None for no dropout.
 
     Returns:
-      [..., W, H, D] in the dtype of the values.
+      [B, K, W, H, D] in the dtype of the values.
     """
+    preceding = preceding_blocks(current, previous, detached=detached)
     tile = concatenate_windows(preceding, current)
     return attend(
         queries, tile, window_bias(bias), dropout_rate=dropout_rate, dropout_key=dropout_key

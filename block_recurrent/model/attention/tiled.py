@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from block_recurrent.model.attention.reference import sum_leading
+from block_recurrent.model.blocks import concatenate_windows, preceding_blocks
+from block_recurrent.model.dropout import dropout
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues
 
@@ -37,9 +39,10 @@ def attend(
 def attend_window(
     queries: Array,
     current: KeysValues,
-    preceding: KeysValues,
+    previous: KeysValues,
     bias: Array,
     *,
+    detached: bool = False,
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
 ) -> Array:
@@ -48,10 +51,8 @@ def attend_window(
     rows = rows_at_once(window)
     tile = window_bias(bias)
     queries = _heads_first(queries)
-    keys, values = (
-        _heads_first(jnp.concatenate(pair, axis=-3))
-        for pair in zip(preceding, current, strict=True)
-    )
+    preceding = preceding_blocks(current, previous, detached=detached)
+    keys, values = map(_heads_first, concatenate_windows(preceding, current))
     kept = _kept((*queries.shape[:-1], 2 * window), dropout_rate, dropout_key)
     heads = []
     for first in range(0, window, rows):
@@ -80,7 +81,7 @@ def _kept(shape: tuple[int, ...], rate: float, key: Array | None) -> Array | Non
     """What probabilities are multiplied with: 0 or 1 / (1 - rate), float32; None for nothing."""
     if key is None or rate == 0.0:
         return None
-    return jax.random.bernoulli(key, 1.0 - rate, shape).astype(jnp.float32) / (1.0 - rate)
+    return dropout(jnp.ones(shape, jnp.float32), rate, key)
 
 
 @jax.custom_vjp

@@ -16,7 +16,8 @@ def values_and_gradients(function, *arguments):
 
 
 def window_arguments(window, dtype="float32", lanes=(2, 2), heads=2, size=8):
-    arrays = random_like([jnp.zeros((*lanes, window, heads, size))] * 5)
+    one = (window, heads, size)
+    arrays = random_like([jnp.zeros((*lanes, *one))] * 3 + [jnp.zeros((lanes[0], *one))] * 2)
     queries, *others = (x.astype(dtype) for x in arrays)
     bias = random_like(jnp.zeros((heads, window)), seed=5)
     return queries, KeysValues(*others[:2]), KeysValues(*others[2:]), bias

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ import pytest
 
 from block_recurrent import LanguageModel
 from block_recurrent.model.attention import pallas, reference
-from block_recurrent.model.attention.hashing import keep_factors, make_seeds
+from block_recurrent.model.blocks import concatenate_windows, preceding_blocks
+from block_recurrent.model.dropout import keep_factors, make_seeds
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.sliding_window import SlidingWindowLayer
 from block_recurrent.model.state import KeysValues
@@ -42,7 +44,7 @@ def with_mask(queries, context, bias, key):
     """Attention whose dropout is that of the kernels, the mask made at once. `bias` [H, Q, T]."""
     *leading, length, heads, _ = queries.shape
     keys = context.keys.shape[-3]
-    seeds = make_seeds(key, len(jnp.zeros(leading).ravel()))
+    seeds = make_seeds(key, (math.prod(leading),))
 
     def mask(*seeds):
         shape = (heads * length, keys)
@@ -66,20 +68,32 @@ def test_a_window_is_that_of_the_reference(dtype):
 
 @pytest.mark.parametrize("window", [256, 384])
 def test_windows_of_several_tiles(window):
-    arguments = window_arguments(window, lanes=(3,), heads=1)
+    arguments = window_arguments(window, lanes=(1, 3), heads=1)
     expected = values_and_gradients(reference.attend_window, *arguments)
     assert_close(values_and_gradients(attend_window, *arguments), expected)
 
 
 @pytest.mark.parametrize("window", [512, 1024, 2048])
 def test_large_windows(window):
-    arguments = window_arguments(window, lanes=(1,), heads=1)
+    arguments = window_arguments(window, lanes=(1, 1), heads=1)
     assert_close(attend_window(*arguments), reference.attend_window(*arguments))
 
 
+@pytest.mark.parametrize("detached", [False, True])
+@pytest.mark.parametrize("blocks", [1, 3, 12])
+def test_windows_before_one_another(blocks, detached):
+    """In one step and in several: 12 windows are more than a kernel has on chip at a time."""
+    arguments = window_arguments(128, lanes=(2, blocks), heads=1)
+    functions = (
+        functools.partial(attend, detached=detached)
+        for attend in (attend_window, reference.attend_window)
+    )
+    assert_close(*(values_and_gradients(function, *arguments) for function in functions))
+
+
 def test_a_fresh_cache_is_attended_to():
-    queries, current, _, bias = window_arguments(128)
-    arguments = queries, current, jax.tree.map(jnp.zeros_like, current), bias
+    queries, current, previous, bias = window_arguments(128)
+    arguments = queries, current, jax.tree.map(jnp.zeros_like, previous), bias
     expected = values_and_gradients(reference.attend_window, *arguments)
     assert_close(values_and_gradients(attend_window, *arguments), expected)
 
@@ -106,8 +120,8 @@ def test_sizes_without_a_kernel_are_left_to_the_reference(queries, keys):
 def test_dropout_falls_on_the_probabilities():
     key, dropout = jax.random.key(3), {"dropout_rate": RATE, "dropout_key": jax.random.key(3)}
 
-    def expected_window(queries, current, preceding, bias):
-        tile = jax.tree.map(lambda *x: jnp.concatenate(x, axis=-3), preceding, current)
+    def expected_window(queries, current, previous, bias):
+        tile = concatenate_windows(preceding_blocks(current, previous), current)
         return with_mask(queries, tile, window_bias(bias), key)[0]
 
     arguments = window_arguments(256, heads=2, lanes=(1, 2))
@@ -172,7 +186,8 @@ def values_and_gradients(*arguments):
     return output, pull(jnp.sin(output))
 
 draw = np.random.default_rng(0).normal
-queries, *others = (jnp.asarray(draw(size=(4, 2, 128, 1, 8)), "float32") for _ in range(5))
+shapes = [(4, 2, 128, 1, 8)] * 3 + [(4, 128, 1, 8)] * 2
+queries, *others = (jnp.asarray(draw(size=shape), "float32") for shape in shapes)
 bias = jnp.asarray(draw(size=(1, 128)), "float32")
 arguments = queries, KeysValues(*others[:2]), KeysValues(*others[2:]), bias
 one = values_and_gradients(*arguments)

@@ -34,16 +34,16 @@ devices = topologies.get_topology_desc(topology, "tpu").devices[:devices]
 mesh = Mesh(np.asarray(devices), ("lanes",))
 lanes, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (["lanes"], []))
 
-def array(length):
-    return jax.ShapeDtypeStruct((len(devices), 2, length, 8, size), dtype, sharding=lanes)
+def array(*shape):
+    return jax.ShapeDtypeStruct((len(devices), *shape, 8, size), dtype, sharding=lanes)
 
-current = KeysValues(array(window), array(window))
+current, previous = (KeysValues(x, x) for x in (array(4, window), array(window)))
 bias = jax.ShapeDtypeStruct((8, window), "float32", sharding=whole)
 key = jax.eval_shape(lambda: jax.random.key(0)).update(sharding=whole)
 if function == "window":
-    attend, arguments = pallas.attend_window, (array(window), current, current, bias)
+    attend, arguments = pallas.attend_window, (array(4, window), current, previous, bias)
 else:
-    attend, arguments = pallas.attend, (array(states), current)
+    attend, arguments = pallas.attend, (array(4, states), current)
 
 @jax.jit
 def values_and_gradients(key, *arguments):
