@@ -80,4 +80,18 @@ def concatenate_windows(previous: KeysValues, current: KeysValues) -> KeysValues
 
 def last_window(current: KeysValues, window: int) -> KeysValues:
     """The last W keys and values of a segment, [B, N, H, D] -> [B, W, H, D]."""
-    return jax.tree.map(lambda x: x[:, -window:], current)
+    heads = current.keys.shape[-2]
+    return split_heads(jax.tree.map(lambda x: x[:, -window:], join_heads(current)), heads)
+
+
+def join_heads(context: KeysValues) -> KeysValues:
+    """[..., H, D] -> [..., H*D], how projections come.
+
+    What is cut and joined should lie so: with an axis of heads a TPU turns all of it round first.
+    """
+    return jax.tree.map(lambda x: x.reshape(*x.shape[:-2], -1), context)
+
+
+def split_heads(context: KeysValues, num_heads: int) -> KeysValues:
+    """Inverse of `join_heads`."""
+    return jax.tree.map(lambda x: x.reshape(*x.shape[:-1], num_heads, -1), context)

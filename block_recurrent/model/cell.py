@@ -17,13 +17,13 @@ from block_recurrent.model.checks import (
     check_project,
     checked,
 )
-from block_recurrent.model.dense import apply_dense, dense
+from block_recurrent.model.dense import apply_dense, apply_side_by_side, dense
 from block_recurrent.model.gates import GATES, Gate
 from block_recurrent.model.norm import RMSNorm
 from block_recurrent.model.sliding_window import (
     SlidingWindowLayer,
     make_scale,
-    split_heads,
+    query_length,
 )
 from block_recurrent.model.state import KeysValues, LayerState, add_axis
 
@@ -149,17 +149,13 @@ class RecurrentCell(nnx.Module):
     @checked(check_project)
     def project(self, states: Array) -> StateProjections:
         """Norm, ids, and keys, values and queries of the states [B, S, E] as one product."""
-        layer = self.token_layer
         normed = (self.norm(states) + self.ids).astype(self.config.dtype)
         layers = (self.keys, self.values, self.queries, self.token_queries)
-        keys, values, queries, token_queries = (
-            split_heads(y, self.config) for y in apply_dense(normed, *layers)
-        )
-        return StateProjections(
-            KeysValues(layer.attention.normalize_heads(keys), values),
-            layer.scaled(queries, self.scale),
-            layer.scaled(token_queries, self.token_scale),
-        )
+        lengths = [1.0, None, query_length(self.scale), query_length(self.token_scale)]
+        projected = apply_side_by_side(normed, *layers)
+        split_heads = self.token_layer.attention.split_heads
+        keys, values, *queries = split_heads(projected, lengths, self.config.num_heads)
+        return StateProjections(KeysValues(keys, values), *queries)
 
     def update(
         self, states: Array, projections: StateProjections, token_context: KeysValues

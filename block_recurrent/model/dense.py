@@ -16,10 +16,14 @@ def dense(input_size: int, output_size: int, *, rngs: nnx.Rngs, scale: float = 1
 
 def apply_dense(x: Array, *layers: nnx.Linear) -> list[Array]:
     """Each of `layers` applied to `x` [..., in], as one matrix product in the dtype of `x`."""
-    kernels = [layer.kernel[...] for layer in layers]
-    kernel = jnp.concatenate(kernels, axis=1).astype(x.dtype)
-    boundaries = list(itertools.accumulate(kernel.shape[1] for kernel in kernels))
-    return jnp.split(product(x, kernel), boundaries[:-1], axis=-1)
+    boundaries = list(itertools.accumulate(layer.kernel.shape[1] for layer in layers))
+    return jnp.split(apply_side_by_side(x, *layers), boundaries[:-1], axis=-1)
+
+
+def apply_side_by_side(x: Array, *layers: nnx.Linear) -> Array:
+    """As `apply_dense`, the outputs one after the other in the last axis."""
+    kernel = jnp.concatenate([layer.kernel[...] for layer in layers], axis=1)
+    return product(x, kernel.astype(x.dtype))
 
 
 @jax.custom_vjp
@@ -46,4 +50,19 @@ def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Arra
     return gradient @ kernel.T, of_kernel
 
 
+@jax.custom_vjp
+def relu(x):
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x):
+    y = jnp.maximum(x, 0)
+    return y, y
+
+
+def _relu_backward(y, gradient):
+    return (gradient * jnp.sign(y),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
 product.defvjp(_product_forward, _product_backward)

@@ -1,4 +1,4 @@
-"""The norm, and vectors of one length."""
+"""The norm."""
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,3 @@ class RMSNorm(nnx.Module):
         """[..., E] of any float dtype -> [..., E] float32."""
         x = x.astype(jnp.float32)
         return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + EPSILON) * self.scale
-
-
-def l2_normalize(x: Array, scale: Array | float = 1.0) -> Array:
-    """Vectors [..., D] divided by their length and multiplied by `scale` [..., 1] or a number.
-
-    Computed in float32, returned in the dtype of `x`.
-    """
-    wide = x.astype(jnp.float32)
-    length = jax.lax.rsqrt(jnp.sum(wide * wide, axis=-1, keepdims=True) + EPSILON)
-    return (wide * (length * scale)).astype(x.dtype)

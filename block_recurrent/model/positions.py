@@ -6,6 +6,7 @@ keys before their product.
 """
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -85,10 +86,9 @@ class Rotary(nnx.Module):
         wavelengths = MAX_WAVELENGTH ** (np.arange(half) / half)
         # Positions that are known are turned in float64: the angle of one far into a segment is
         # large, and float32 has too few digits for it.
-        numpy = np if isinstance(positions, np.ndarray) else jnp
-        angles = np.pi / wavelengths * positions[:, None, None]
-        sin, cos = numpy.sin(angles), numpy.cos(angles)
-        sin, cos = jnp.asarray(sin, jnp.float32), jnp.asarray(cos, jnp.float32)
+        numpy: Any = np if isinstance(positions, np.ndarray) else jnp
+        angles = np.pi / wavelengths * positions[:, None, None].astype(float)
+        sin, cos = (jnp.asarray(f(angles), jnp.float32) for f in (numpy.sin, numpy.cos))
         first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
         turned = (first * cos - second * sin, second * cos + first * sin)
         return jnp.concatenate(turned, axis=-1).astype(x.dtype)

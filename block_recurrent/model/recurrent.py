@@ -6,9 +6,11 @@ from jax import Array
 from block_recurrent.config import LayerConfig
 from block_recurrent.model.blocks import (
     concatenate_windows,
+    join_heads,
     last_window,
     preceding_blocks,
     scan_blocks,
+    split_heads,
     swap_blocks_and_batch,
 )
 from block_recurrent.model.cell import RecurrentCell
@@ -77,30 +79,35 @@ class BlockRecurrentLayer(nnx.Module):
         layer = self.cell.token_layer
         project_key, attend_key, finish_key = split_key(dropout_key, 3)
         projections = layer.project(x, project_key)
-        blocks = layer.blocks(projections.context)
-        tiles = concatenate_windows(preceding_blocks(blocks, state.cache), blocks)
-        states, state_context = self.scan_states(state.recurrent, tiles)
+        blocks = layer.blocks(join_heads(projections.context))
+        preceding = preceding_blocks(blocks, join_heads(state.cache))
+        states, state_context = self.scan_states(state.recurrent, preceding, blocks)
         attended = layer.self_attend(x, projections, state.cache, attend_key)
         cache = last_window(projections.context, self.config.window)
         return layer.finish(attended, state_context, finish_key), LayerState(cache, states)
 
-    def scan_states(self, states: Array, tiles: KeysValues) -> tuple[Array, KeysValues]:
+    def scan_states(
+        self, states: Array, preceding: KeysValues, blocks: KeysValues
+    ) -> tuple[Array, KeysValues]:
         """Moves the states over the blocks.
 
         Args:
           states: [B, S, E] float32, as they enter the first block.
-          tiles: keys and values of each block and the one before, [B, K, 2W, H, D].
+          preceding: keys and values one window before each block, [B, K, W, H*D].
+          blocks: those of each block.
 
         Returns:
           The states after the last block, and the keys and values [B, K, S, H, D] of the states as
           they entered each block.
         """
 
-        def step(states: Array, token_context: KeysValues) -> tuple[Array, KeysValues]:
+        def step(states: Array, windows: tuple[KeysValues, KeysValues]) -> tuple:
+            before, now = (split_heads(x, self.config.num_heads) for x in windows)
+            token_context = concatenate_windows(before, now)
             projections = self.cell.project(states)
             return self.cell.update(states, projections, token_context), projections.context
 
-        by_block = swap_blocks_and_batch(tiles)
+        by_block = swap_blocks_and_batch((preceding, blocks))
         states, context = scan_blocks(
             step, states, by_block, unroll=self.unroll, recompute=self.recompute_states
         )

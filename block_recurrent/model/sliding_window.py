@@ -21,7 +21,7 @@ from block_recurrent.model.checks import (
     check_sliding_window_call,
     checked,
 )
-from block_recurrent.model.dense import apply_dense, dense
+from block_recurrent.model.dense import apply_dense, apply_side_by_side, dense, relu
 from block_recurrent.model.dropout import dropout
 from block_recurrent.model.norm import RMSNorm
 from block_recurrent.model.positions import make_positions
@@ -40,7 +40,7 @@ class Projections(NamedTuple):
 
     context: KeysValues
     queries: Array
-    state_queries: Array | None
+    state_queries: Array | None = None
 
 
 class SelfAttended(NamedTuple):
@@ -142,14 +142,12 @@ class SlidingWindowLayer(nnx.Module):
         normed = dropout(normed, self.config.dropout, dropout_key)
         layers = [self.keys, self.values, self.queries]
         layers += [] if self.state_queries is None else [self.state_queries]
-        keys, values, queries, *state_queries = (
-            split_heads(y, self.config) for y in apply_dense(normed, *layers)
-        )
-        return Projections(
-            KeysValues(self.attention.normalize_heads(keys), values),
-            self.scaled(queries, self.scale),
-            self.scaled(state_queries[0], self.state_scale) if state_queries else None,
-        )
+        lengths = [1.0, None, query_length(self.scale)]
+        lengths += [] if self.state_scale is None else [query_length(self.state_scale)]
+        projected = apply_side_by_side(normed, *layers)
+        heads = self.attention.split_heads(projected, lengths, self.config.num_heads)
+        keys, values, queries, *state_queries = heads
+        return Projections(KeysValues(keys, values), queries, *state_queries)
 
     def blocks(self, context: KeysValues) -> KeysValues:
         """Keys and values of a segment, [B, N, H, D] -> [B, K, W, H, D]."""
@@ -213,7 +211,7 @@ class SlidingWindowLayer(nnx.Module):
         (update,) = apply_dense(heads.reshape(*heads.shape[:-2], -1), self.output)
         x = by_lanes(x + update)
         (hidden,) = apply_dense(self.mlp_norm(x).astype(x.dtype), self.mlp_hidden)
-        (update,) = apply_dense(jax.nn.relu(hidden), self.mlp_output)
+        (update,) = apply_dense(relu(hidden), self.mlp_output)
         return by_lanes(x + dropout(update, self.config.dropout, mlp_key))
 
     def read_token(
@@ -246,11 +244,6 @@ class SlidingWindowLayer(nnx.Module):
         attended = SelfAttended(x, heads, projections.state_queries)
         return self.finish(attended, state_context), projections.context
 
-    def scaled(self, queries: Array, scale: nnx.Param | None) -> Array:
-        """Queries [..., T, H, D] of length |scale_h|: the learned scale replaces 1/sqrt(D)."""
-        assert scale is not None
-        return self.attention.normalize_heads(queries, jnp.abs(scale[...])[:, None])
-
     def _scaled_bias(self) -> Array:
         return self.positions.bias(self.config.window) * jnp.abs(self.scale[...])[:, None]
 
@@ -260,9 +253,9 @@ def make_scale(config: LayerConfig) -> nnx.Param:
     return nnx.Param(jnp.ones((config.num_heads,), jnp.float32))
 
 
-def split_heads(x: Array, config: LayerConfig) -> Array:
-    """[..., H*D] -> [..., H, D]."""
-    return x.reshape(*x.shape[:-1], config.num_heads, config.head_size)
+def query_length(scale: nnx.Param) -> Array:
+    """The length of a head's queries, [H]: the learned logit scale replaces 1/sqrt(D)."""
+    return jnp.abs(scale[...])
 
 
 def split_key(key: Array | None, parts: int) -> list[Array | None]:

@@ -10,8 +10,8 @@ import jax
 from jax import Array
 
 from block_recurrent.config import LayerConfig
-from block_recurrent.model.attention import cudnn, pallas, reference, tiled
-from block_recurrent.model.norm import l2_normalize
+from block_recurrent.model.attention import cudnn, pallas, pallas_heads, reference, tiled
+from block_recurrent.model.heads import split_heads
 
 _platform: ContextVar[str | None] = ContextVar("platform", default=None)
 
@@ -21,29 +21,29 @@ class AttentionImpossible(ValueError):
 
 
 class Attention(NamedTuple):
-    """One implementation: arguments and results are those of the reference.
+    """One implementation: arguments and results are those of `reference` and `heads`.
 
     Attributes:
       attend: queries to all keys, without bias.
       attend_window: tokens to the W tokens before them.
-      normalize_heads: vectors [..., T, H, D], each of its head's length.
+      split_heads: projections, as they are attended with.
     """
 
     attend: Callable[..., Array]
     attend_window: Callable[..., Array]
-    normalize_heads: Callable[..., Array] = l2_normalize
+    split_heads: Callable[..., list[Array]] = split_heads
 
 
 IMPLEMENTATIONS = {
     "xla": Attention(reference.attend, reference.attend_window),
     "tiled": Attention(tiled.attend, tiled.attend_window),
-    "pallas": Attention(pallas.attend, pallas.attend_window, pallas.normalize_heads),
+    "pallas": Attention(pallas.attend, pallas.attend_window, pallas_heads.split_heads),
     "cudnn": Attention(cudnn.attend, cudnn.attend_window),
 }
 INTERPRETED = Attention(
     functools.partial(pallas.attend, interpret=True),
     functools.partial(pallas.attend_window, interpret=True),
-    pallas.normalize_heads,
+    functools.partial(pallas_heads.split_heads, interpret=True),
 )
 
 

@@ -7,21 +7,18 @@ kernel, so it is told that every device takes its own windows, and sums the bias
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import PartitionSpec
 
 from block_recurrent.model.attention import pallas_kernels, reference
-from block_recurrent.model.attention.pallas_launch import LANES, ROWS, SUBLANES, Operands
+from block_recurrent.model.attention.pallas_devices import on_every_device
+from block_recurrent.model.attention.pallas_launch import LANES, ROWS, Operands
 from block_recurrent.model.dropout import make_seeds
-from block_recurrent.model.norm import l2_normalize
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues
-from block_recurrent.parallel.axes import lane_axes
 
 MOST_WINDOW = 2048  # larger ones do not fit the fast memory
 LEAST_HEAD = 8  # sizes of heads are multiples of it
@@ -78,21 +75,6 @@ def attend_window(
     )
 
 
-def normalize_heads(x: Array, scale: Array | float = 1.0) -> Array:
-    """As `l2_normalize`, of heads [..., T, H, D] that stay where projections put them.
-
-    On a TPU eight tokens of one head of 128 are one tile of memory. Sums over D of [..., T, H, D]
-    would have them moved first, so that a tile has eight heads of one token, and back afterwards.
-    """
-    *leading, length, heads, size = x.shape
-    if length % SUBLANES or size % LANES:
-        return l2_normalize(x, scale)
-    tiles = x.reshape(*leading, length // SUBLANES, SUBLANES, heads, size)
-    scale = jnp.asarray(scale, jnp.float32)[..., None] if isinstance(scale, Array) else scale
-    tiles = l2_normalize(jnp.swapaxes(tiles, -3, -2), scale)
-    return jnp.swapaxes(tiles, -3, -2).reshape(x.shape)
-
-
 def _attend(
     queries: Array,
     context: KeysValues,
@@ -125,42 +107,6 @@ def _fold(blocks: int, x: Array) -> Array:
     return jnp.swapaxes(x.reshape(-1, blocks * length, heads, size), 1, 2)
 
 
-def _on_every_device(function: Callable) -> Callable:
-    """`function(settings, operands, ...)`, where every device takes the windows of its own lanes.
-
-    What has two axes is the bias, whole everywhere, or its gradient, which is summed over devices;
-    the first axis of all else is that of windows. On one device it is `function` itself.
-    """
-
-    @functools.wraps(function)
-    def shared_out(settings: Settings, *arrays: Any) -> Any:
-        mesh, axes = lane_axes(arrays[0].queries)
-        if mesh.size <= 1 or mesh.manual_axes:
-            return function(settings, *arrays)
-
-        def own_windows(*arrays: Any) -> Any:
-            out = function(settings, *arrays)
-            return jax.tree.map(lambda x: jax.lax.psum(x, axes) if _is_bias(x) else x, out)
-
-        def place(x: Any) -> PartitionSpec:
-            return PartitionSpec() if _is_bias(x) else PartitionSpec(axes)
-
-        out = jax.eval_shape(functools.partial(function, settings), *arrays)
-        return jax.shard_map(
-            own_windows,
-            mesh=mesh,
-            in_specs=jax.tree.map(place, arrays),
-            out_specs=jax.tree.map(place, out),
-            check_vma=False,
-        )(*arrays)
-
-    return shared_out
-
-
-def _is_bias(x: Any) -> bool:
-    return len(x.shape) == 2
-
-
 def _tile(bias: Array | None) -> Array | None:
     """Lays a bias out for the kernels, [H, W] -> [H*R, W + R]."""
     if bias is None:
@@ -169,13 +115,13 @@ def _tile(bias: Array | None) -> Array | None:
     return tile.reshape(-1, tile.shape[2])
 
 
-@_on_every_device
+@on_every_device
 def _forward(settings: Settings, operands: Operands) -> Array:
     tiled = operands._replace(bias=_tile(operands.bias))
     return pallas_kernels.forward(tiled, *settings)
 
 
-@_on_every_device
+@on_every_device
 def _backward(settings: Settings, operands: Operands, gradient: Array) -> tuple[Any, ...]:
     tile, pull = jax.vjp(_tile, operands.bias)
     tiled = operands._replace(bias=tile)

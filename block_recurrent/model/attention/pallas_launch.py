@@ -15,7 +15,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from block_recurrent.model.state import KeysValues
 
-SUBLANES, LANES = 8, 128  # of a TPU's vectors: sizes of tiles are multiples of them
+LANES = 128  # of a TPU's vectors: sizes of tiles are multiples of it
 ROWS = 128  # queries taken at once; twice as many, with a large window, take minutes to compile
 MOST_TOKENS = 1024  # in the windows of one step, to keep it longer than its overhead
 LEAST_MEMORY = 16 * 2**20  # of a kernel, in bytes: what the compiler gives anyway

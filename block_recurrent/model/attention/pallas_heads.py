@@ -1,0 +1,177 @@
+"""Heads for TPUs: projections are read once, and written once, cut and with their lengths.
+
+Left to the compiler, sums over the vectors of a head have every tile of memory turned round, from
+eight tokens of one head to eight heads of one token, and back again.
+
+Letters: B lanes, T tokens, P projections side by side, H heads, D head size.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from block_recurrent.model import heads
+from block_recurrent.model.attention.pallas_devices import on_every_device
+from block_recurrent.model.attention.pallas_launch import LANES, LEAST_MEMORY
+from block_recurrent.model.heads import Length
+from block_recurrent.model.norm import EPSILON
+
+MOST_BYTES = 2**20  # of the projections that a step has on chip
+
+
+class Settings(NamedTuple):
+    """What is known when a kernel is compiled.
+
+    Attributes:
+      num_heads: H.
+      normalized: of each projection, whether its vectors are given a length.
+      interpret: whether to run kernels as plain array operations.
+    """
+
+    num_heads: int
+    normalized: tuple[bool, ...]
+    interpret: bool
+
+
+def split_heads(
+    projected: Array, lengths: Sequence[Length], num_heads: int, *, interpret: bool = False
+) -> list[Array]:
+    """As `heads.split_heads`; that itself where sizes are not multiples of 128."""
+    tokens, width = projected.shape[-2:]
+    size = width // len(lengths) // num_heads
+    if tokens % LANES or size % LANES:
+        return heads.split_heads(projected, lengths, num_heads)
+    settings = Settings(num_heads, tuple(x is not None for x in lengths), interpret)
+    scales = jnp.stack(
+        [jnp.broadcast_to(jnp.float32(0 if x is None else x), num_heads) for x in lengths]
+    )
+    parts: Any = _split(settings, projected.reshape(-1, tokens, width), scales)
+    return [x.reshape(*projected.shape[:-1], num_heads, size) for x in parts]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _split(settings: Settings, projected: Array, scales: Array) -> list[Array]:
+    """[B, T, P*H*D] and scales [P, H] -> P arrays [B, T, H*D]."""
+    return _forward(settings, projected, scales)
+
+
+def _split_forward(settings: Settings, *inputs: Array) -> tuple[list[Array], tuple[Array, ...]]:
+    return _forward(settings, *inputs), inputs
+
+
+def _split_backward(
+    settings: Settings, saved: tuple[Array, Array], gradients: list[Array]
+) -> tuple[Array, Array]:
+    of_projected, summed = _backward(settings, *saved, gradients)
+    parts = len(settings.normalized)
+    return of_projected, summed.reshape(parts, settings.num_heads, -1).sum(axis=-1)
+
+
+_split.defvjp(_split_forward, _split_backward)
+
+
+@on_every_device
+def _forward(settings: Settings, projected: Array, scales: Array) -> list[Array]:
+    *leading, width = projected.shape
+    parts = len(settings.normalized)
+    out = [jax.ShapeDtypeStruct((*leading, width // parts), projected.dtype)] * parts
+    kernel = functools.partial(_forward_kernel, settings)
+    return _run(kernel, "heads_forward", settings, (projected, scales), out)
+
+
+@on_every_device
+def _backward(
+    settings: Settings, projected: Array, scales: Array, gradients: list[Array]
+) -> tuple[Array, Array]:
+    """Gradients of the projections, and, before it is summed over D, of the scales, [P, H*D]."""
+    of_scales = (scales.shape[0], projected.shape[-1] // scales.shape[0])
+    out = (
+        jax.ShapeDtypeStruct(projected.shape, projected.dtype),
+        jax.ShapeDtypeStruct(of_scales, jnp.float32),
+    )
+    kernel = functools.partial(_backward_kernel, settings)
+    return _run(kernel, "heads_backward", settings, (projected, scales, gradients), out)
+
+
+def _forward_kernel(settings: Settings, projected, scales, *outs) -> None:
+    for part, out in enumerate(outs):
+        for head, ours in _heads(out, settings):
+            x = projected[:, pl.ds(part * out.shape[1] + ours.start, ours.size)]
+            if settings.normalized[part]:
+                wide = x.astype(jnp.float32)
+                x = (wide * (_inverse_length(wide) * scales[part, head])).astype(x.dtype)
+            out[:, ours] = x
+
+
+def _backward_kernel(
+    settings: Settings, projected, scales, gradients, of_projected, of_scales
+) -> None:
+    @pl.when((pl.program_id(0) == 0) & (pl.program_id(1) == 0))
+    def _() -> None:
+        of_scales[...] = jnp.zeros_like(of_scales)
+
+    for part, gradient in enumerate(gradients):
+        for head, ours in _heads(gradient, settings):
+            place = pl.ds(part * gradient.shape[1] + ours.start, ours.size)
+            incoming = gradient[:, ours]
+            if settings.normalized[part]:
+                x, wide = projected[:, place].astype(jnp.float32), incoming.astype(jnp.float32)
+                inverse = _inverse_length(x)
+                unit = x * inverse
+                along = wide * unit
+                of_scales[pl.ds(part, 1), ours] += along.sum(axis=0, keepdims=True)
+                across = wide - unit * along.sum(axis=1, keepdims=True)
+                incoming = (across * (inverse * scales[part, head])).astype(incoming.dtype)
+            of_projected[:, place] = incoming
+
+
+def _heads(ref, settings: Settings) -> list[tuple[int, Any]]:
+    """Number and columns of every head of a projection [R, H*D]."""
+    size = ref.shape[1] // settings.num_heads
+    return [(head, pl.ds(head * size, size)) for head in range(settings.num_heads)]
+
+
+def _inverse_length(x: Array) -> Array:
+    return jax.lax.rsqrt((x * x).sum(axis=1, keepdims=True) + EPSILON)
+
+
+def _run(kernel: Any, name: str, settings: Settings, arguments: Any, out: Any) -> Any:
+    """Runs a kernel over lanes and rows of tokens."""
+    projected = arguments[0]
+    lanes, tokens, width = projected.shape
+    fits = MOST_BYTES // (width * projected.dtype.itemsize)
+    rows = max(
+        n for n in range(LANES, tokens + 1, LANES) if tokens % n == 0 and n <= max(fits, LANES)
+    )
+
+    def spec(x: Any) -> pl.BlockSpec:
+        if x.ndim == 3:
+            return pl.BlockSpec((None, rows, x.shape[2]), lambda b, t: (b, t, 0))
+        if x.shape[1] == settings.num_heads:
+            return pl.BlockSpec(memory_space=pltpu.SMEM)
+        return pl.BlockSpec(x.shape, lambda b, t: (0, 0))
+
+    arrays = jax.tree.leaves((arguments, out))
+    moved = sum(x.size * x.dtype.itemsize for x in arrays)
+    return pl.pallas_call(
+        kernel,
+        name=name,
+        grid=(lanes, tokens // rows),
+        in_specs=jax.tree.map(spec, arguments),
+        out_specs=jax.tree.map(spec, out),
+        out_shape=out,
+        cost_estimate=pl.CostEstimate(
+            flops=0, transcendentals=projected.size // LANES, bytes_accessed=moved
+        ),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("arbitrary", "arbitrary"),
+            vmem_limit_bytes=max(LEAST_MEMORY, 4 * moved * rows // (lanes * tokens)),
+        ),
+        interpret=settings.interpret,
+    )(*arguments)
