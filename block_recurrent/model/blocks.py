@@ -81,10 +81,10 @@ def concatenate_windows(previous: KeysValues, current: KeysValues) -> KeysValues
 def last_window(current: KeysValues, window: int) -> KeysValues:
     """The last W keys and values of a segment, [B, N, H, D] -> [B, W, H, D]."""
     heads = current.keys.shape[-2]
-    return split_heads(jax.tree.map(lambda x: x[:, -window:], join_heads(current)), heads)
+    return unflatten_heads(jax.tree.map(lambda x: x[:, -window:], flatten_heads(current)), heads)
 
 
-def join_heads(context: KeysValues) -> KeysValues:
+def flatten_heads(context: KeysValues) -> KeysValues:
     """[..., H, D] -> [..., H*D], how projections come.
 
     What is cut and joined should lie so: with an axis of heads a TPU turns all of it round first.
@@ -92,6 +92,6 @@ def join_heads(context: KeysValues) -> KeysValues:
     return jax.tree.map(lambda x: x.reshape(*x.shape[:-2], -1), context)
 
 
-def split_heads(context: KeysValues, num_heads: int) -> KeysValues:
-    """Inverse of `join_heads`."""
+def unflatten_heads(context: KeysValues, num_heads: int) -> KeysValues:
+    """Inverse of `flatten_heads`."""
     return jax.tree.map(lambda x: x.reshape(*x.shape[:-1], num_heads, -1), context)

@@ -17,7 +17,7 @@ from block_recurrent.model.checks import (
     check_project,
     checked,
 )
-from block_recurrent.model.dense import apply_dense, apply_side_by_side, dense
+from block_recurrent.model.dense import apply_dense, apply_side_by_side, dense, relu
 from block_recurrent.model.gates import GATES, Gate
 from block_recurrent.model.norm import RMSNorm
 from block_recurrent.model.sliding_window import (
@@ -63,7 +63,7 @@ class SingleWiring(nnx.Module):
         """The gate and its input [B, S, R], in a call with these arguments."""
         del states
         (hidden,) = apply_dense(attended, self.hidden)
-        return [(self.gate, jax.nn.relu(hidden))]
+        return [(self.gate, relu(hidden))]
 
 
 class DualWiring(nnx.Module):
@@ -90,7 +90,7 @@ class DualWiring(nnx.Module):
 
     def _mlp_inputs(self, states: Array, dtype: jnp.dtype) -> Array:
         (hidden,) = apply_dense(self.norm(states).astype(dtype), self.hidden)
-        return jax.nn.relu(hidden)
+        return relu(hidden)
 
 
 WIRINGS = {"skip": SkipWiring, "single": SingleWiring, "dual": DualWiring}

@@ -6,12 +6,12 @@ from jax import Array
 from block_recurrent.config import LayerConfig
 from block_recurrent.model.blocks import (
     concatenate_windows,
-    join_heads,
+    flatten_heads,
     last_window,
     preceding_blocks,
     scan_blocks,
-    split_heads,
     swap_blocks_and_batch,
+    unflatten_heads,
 )
 from block_recurrent.model.cell import RecurrentCell
 from block_recurrent.model.checks import (
@@ -79,8 +79,8 @@ class BlockRecurrentLayer(nnx.Module):
         layer = self.cell.token_layer
         project_key, attend_key, finish_key = split_key(dropout_key, 3)
         projections = layer.project(x, project_key)
-        blocks = layer.blocks(join_heads(projections.context))
-        preceding = preceding_blocks(blocks, join_heads(state.cache))
+        blocks = layer.blocks(flatten_heads(projections.context))
+        preceding = preceding_blocks(blocks, flatten_heads(state.cache))
         states, state_context = self.scan_states(state.recurrent, preceding, blocks)
         attended = layer.self_attend(x, projections, state.cache, attend_key)
         cache = last_window(projections.context, self.config.window)
@@ -102,7 +102,7 @@ class BlockRecurrentLayer(nnx.Module):
         """
 
         def step(states: Array, windows: tuple[KeysValues, KeysValues]) -> tuple:
-            before, now = (split_heads(x, self.config.num_heads) for x in windows)
+            before, now = (unflatten_heads(x, self.config.num_heads) for x in windows)
             token_context = concatenate_windows(before, now)
             projections = self.cell.project(states)
             return self.cell.update(states, projections, token_context), projections.context

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from block_recurrent.model.dense import apply_dense, dense, product
+from block_recurrent.model.dense import apply_dense, dense, product, relu
 from tests.helpers import assert_close, random_like, randomize
 
 X = random_like(jnp.zeros((2, 12, 6)))
@@ -15,6 +15,15 @@ def test_dense_layers_together_are_each_alone():
     assert_close(apply_dense(X, *layers), [X @ layer.kernel[...] for layer in layers])
     (low,) = apply_dense(X.astype(jnp.bfloat16), layers[0])
     assert low.dtype == jnp.bfloat16
+
+
+def test_a_relu_and_its_gradient_are_those_of_plain_jax():
+    x = jnp.concatenate([X, jnp.zeros_like(X)])
+
+    def gradient(function):
+        return jax.grad(lambda x: jnp.sum(jnp.sin(function(x) + 1)))(x)
+
+    assert_close((relu(x), gradient(relu)), (jax.nn.relu(x), gradient(jax.nn.relu)), 0)
 
 
 @pytest.mark.parametrize("size", [3, 6, 11])

@@ -26,7 +26,7 @@ import functools, json, sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from block_recurrent.model.attention import pallas
+from block_recurrent.model.attention import pallas, pallas_heads
 from block_recurrent.model.state import KeysValues
 
 topology, devices, function, window, states, size, dtype, rate = json.loads(sys.argv[1])
@@ -42,6 +42,13 @@ bias = jax.ShapeDtypeStruct((8, window), "float32", sharding=whole)
 key = jax.eval_shape(lambda: jax.random.key(0)).update(sharding=whole)
 if function == "window":
     attend, arguments = pallas.attend_window, (array(4, window), current, previous, bias)
+elif function == "heads":
+    projected = jax.ShapeDtypeStruct((len(devices), window, 24 * size), dtype, sharding=lanes)
+    scale = jax.ShapeDtypeStruct((8,), "float32", sharding=whole)
+    arguments = (projected, scale)
+
+    def attend(projected, scale, **dropout):
+        return pallas_heads.split_heads(projected, [1.0, None, scale], 8)
 else:
     attend, arguments = pallas.attend, (array(4, states), current)
 
@@ -52,7 +59,8 @@ def values_and_gradients(key, *arguments):
     return output, pull(output)
 
 text = values_and_gradients.lower(key, *arguments).compile().as_text()
-names = ("attention_forward", "attention_backward", "all-reduce(", "all-gather(")
+names = ("attention_forward", "attention_backward", "heads_forward", "heads_backward")
+names += ("all-reduce(", "all-gather(")
 print(json.dumps({name: sum(name in line for line in text.splitlines() if " = " in line)
                   for name in names}))
 """
@@ -88,6 +96,17 @@ def test_forward_and_backward_compile(topology, settings):
     assert found["attention_backward"] > 0
 
 
-def test_devices_exchange_the_bias_gradient_and_nothing_else():
-    found = compiled("v5e:2x2", devices=4)
-    assert (found["all-reduce("], found["all-gather("]) == (1, 0)
+@pytest.mark.parametrize(
+    "topology, settings",
+    [("v5e:2x2", {}), ("v5p:2x2x1", {"window": 4096}), ("v5e:2x2", {"dtype": "float32"})],
+)
+def test_heads_compile(topology, settings):
+    found = compiled(topology, function="heads", **settings)
+    assert found["heads_forward"] > 0
+    assert found["heads_backward"] > 0
+
+
+def test_devices_exchange_gradients_of_parameters_and_nothing_else():
+    for function in ("window", "heads"):
+        found = compiled("v5e:2x2", devices=4, function=function)
+        assert (found["all-reduce("], found["all-gather("]) == (1, 0)
