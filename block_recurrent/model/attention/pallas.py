@@ -1,8 +1,7 @@
 """Attention for TPUs: fused kernels, the bias and its gradient included.
 
-`pallas_kernels` has the kernels; here are their gradient, their place in a program that runs on
-several devices, and the layouts. A compiler that shares lanes out over devices cannot look into a
-kernel, so it is told that every device takes its own windows, and sums the bias's gradient.
+`pallas_kernels` has the kernels, `pallas_launch` how they are launched, and `pallas_devices` their
+place in a program that runs on several devices; here are their gradient and the layouts.
 """
 
 import functools
@@ -90,10 +89,11 @@ def _attend(
     seeds = None
     if dropout_key is not None and dropout_rate > 0:
         seeds = make_seeds(dropout_key, (math.prod(queries.shape[:-3]),))
-    queries_and_context = jax.tree.map(functools.partial(_fold, blocks), (queries, context))
+    fold = functools.partial(_fold, blocks)
     previous = jax.tree.map(functools.partial(_fold, 1), previous)
+    folded = Operands(fold(queries), jax.tree.map(fold, context), previous, bias, seeds)
     settings = Settings(blocks, queries.shape[-2], detached, dropout_rate, interpret)
-    heads: Any = _fused(settings, Operands(*queries_and_context, previous, bias, seeds))
+    heads: Any = _fused(settings, folded)
     if heads.ndim == 4:
         heads = jnp.swapaxes(heads, 1, 2)
     return heads.reshape(queries.shape)

@@ -1,7 +1,7 @@
 """Kernels in a program that runs on several devices.
 
 A compiler that shares lanes out over devices cannot look into a kernel, so it is told that every
-device takes its own.
+device takes its own, and that what all have a part in, a parameter's gradient, is summed.
 """
 
 import functools

@@ -54,7 +54,7 @@ def forward(
         sizes,
         _arguments(layout, operands),
         (out, layout.own(out)),
-        _in_a_row_scratch(sizes, operands),
+        _room_in_a_row(sizes, operands),
         2,
         interpret,
     )
@@ -84,7 +84,7 @@ def backward(
         sizes,
         ((*arrays, gradient), (*specs, layout.own(gradient))),
         (out, tuple(layout.operands(operands))[:4]),
-        room_for_keys(sizes, jnp.float32) + _in_a_row_scratch(sizes, operands),
+        room_for_keys(sizes, jnp.float32) + _room_in_a_row(sizes, operands),
         5,
         interpret,
     )
@@ -98,7 +98,7 @@ def _arguments(layout: Layout, operands: Operands) -> tuple[Any, Any]:
     return (operands, before), specs
 
 
-def _in_a_row_scratch(sizes: Sizes, operands: Operands) -> list[Any]:
+def _room_in_a_row(sizes: Sizes, operands: Operands) -> list[Any]:
     return room_for_keys(sizes, operands.context.keys.dtype) if sizes.windowed else []
 
 
@@ -123,10 +123,8 @@ def _forward_kernel(sizes: Sizes, rate: float, refs: Operands, before, out, *scr
 def _backward_kernel(
     sizes: Sizes, detached: bool, rate: float, refs: Operands, before, gradient, *others
 ) -> None:
-    (of_queries, of_context, of_previous, of_bias), (sums, scratch) = (
-        others[:4],
-        _halves(others[4:]),
-    )
+    (of_queries, of_context, of_previous, of_bias), scratch = others[:4], others[4:]
+    sums, room = scratch[:2], scratch[2:]
     number = sizes.steps - 1 - pl.program_id(2)
     step = _Step(pl.program_id(0), pl.program_id(1), number)
     end = number == sizes.steps - 1
@@ -138,7 +136,7 @@ def _backward_kernel(
 
     def window(index: Array) -> None:
         p = sizes.windows - 1 - index
-        keys, values = _in_a_row(refs, before, scratch, sizes, step.number, p)
+        keys, values = _in_a_row(refs, before, room, sizes, step.number, p)
         for ref in sums:
             _begin_sums(ref, sizes, end & (index == 0), detached)
 
@@ -172,11 +170,6 @@ def _backward_kernel(
             for ref, out in zip(sums, of_previous, strict=True):
                 ours = ref[pl.ds(0, sizes.own_keys)]
                 out[...] = (jnp.zeros_like(ours) if detached else ours).astype(out.dtype)
-
-
-def _halves(scratch: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Scratch for sums, and for keys and values in a row, if there is any."""
-    return scratch[:2], scratch[2:]
 
 
 def _begin_sums(ref, sizes: Sizes, last: Array, detached: bool) -> None:
@@ -243,7 +236,7 @@ def _for_each(count: int, step: Callable[[Array], None]) -> None:
 
 
 def _in_a_row(
-    refs: Operands, before, scratch: tuple[Any, ...], sizes: Sizes, number: Array, p: Array
+    refs: Operands, before, room: tuple[Any, ...], sizes: Sizes, number: Array, p: Array
 ) -> Any:
     """Keys and values of a window, [T, D] each, after those of the window before it."""
     length = sizes.own_keys
@@ -251,7 +244,7 @@ def _in_a_row(
     if refs.previous is None:
         return tuple(x.at[window] for x in refs.context)
     neighbors = (None, None) if before is None else before
-    sources = zip(scratch, refs.context, refs.previous, neighbors, strict=True)
+    sources = zip(room, refs.context, refs.previous, neighbors, strict=True)
     for whole, current, previous, neighbor in sources:
         whole[pl.ds(length, length)] = current[window]
 
@@ -269,7 +262,7 @@ def _in_a_row(
             def _(whole=whole, neighbor=neighbor) -> None:
                 whole[pl.ds(0, length)] = neighbor[...]
 
-    return scratch
+    return room
 
 
 def _weights(tile: _Tile, refs: Operands, p: Array, keys) -> tuple[Array, Array]:

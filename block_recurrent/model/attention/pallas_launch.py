@@ -138,8 +138,13 @@ class Layout:
 
     def operands(self, operands: Operands) -> Operands:
         """Of all operands."""
-        places = Operands(self.own, self.own, self.previous, self.bias, self.seeds)
-        return Operands(*map(jax.tree.map, places, operands))
+        return Operands(
+            self.own(operands.queries),
+            jax.tree.map(self.own, operands.context),
+            jax.tree.map(self.previous, operands.previous),
+            jax.tree.map(self.bias, operands.bias),
+            jax.tree.map(self.seeds, operands.seeds),
+        )
 
     def step(self, k: Any) -> Any:
         """The number of a step in a lane, in the order of its windows."""
@@ -175,9 +180,8 @@ def run(
       interpret: whether to run it as plain array operations.
     """
     (arrays, in_specs), (out, out_specs) = arguments, results
-    pairs = list(
-        zip(jax.tree.leaves((arrays, out)), jax.tree.leaves((in_specs, out_specs)), strict=True)
-    )
+    leaves, specs = jax.tree.leaves((arrays, out)), jax.tree.leaves((in_specs, out_specs))
+    pairs = list(zip(leaves, specs, strict=True))
     return pl.pallas_call(
         kernel,
         name=name,
@@ -214,7 +218,7 @@ def _cost(sizes: Sizes, products: int, arrays: list[tuple[Any, pl.BlockSpec]]) -
 
 def _block_bytes(x: Any, spec: pl.BlockSpec) -> int:
     """Bytes of what a step has of an array; of seeds, which are few, none."""
-    shape = [size for size in spec.block_shape or () if size is not None]
+    shape: list[Any] = [size for size in spec.block_shape or () if size is not None]
     return math.prod(shape) * x.dtype.itemsize if shape else 0
 
 
