@@ -88,7 +88,7 @@ class LayerConfig(_Checked):
         (for CPUs), "pallas" (kernels for TPUs, in windows and head sizes that suit them; a CPU
         interprets them, slowly, which is for tests), "cudnn" (NVIDIA's library, bfloat16 without
         dropout), or "auto", the fastest that is possible where the model is built, "cudnn" left
-        out. All compute the same, but which probabilities dropout drops differs.
+        out. All compute the same, but "pallas" drops other probabilities.
     """
 
     model_size: int = 1024

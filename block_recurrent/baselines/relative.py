@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 
 from block_recurrent.config import RelativeConfig
-from block_recurrent.model.dense import apply_dense, product
+from block_recurrent.model.dense import apply_dense, product, relu
 from block_recurrent.model.dropout import dropout
 from block_recurrent.model.language_model import tied_logits
 from block_recurrent.model.layer_stack import REMATERIALIZATIONS
@@ -173,7 +173,7 @@ class RelativeLayer(nnx.Module):
         attention_key, hidden_key, mlp_key = split_key(dropout_key, 3)
         (attended,) = apply_dense(self._attend(x, memory, around), self.output)
         x = self.norm(x + dropout(attended, rate, attention_key))
-        hidden = dropout(jax.nn.relu(apply_linear(x, self.mlp_hidden)), rate, hidden_key)
+        hidden = dropout(relu(apply_linear(x, self.mlp_hidden)), rate, hidden_key)
         return self.mlp_norm(x + dropout(apply_linear(hidden, self.mlp_output), rate, mlp_key))
 
     def _attend(self, x: Array, memory: Array, around: Surroundings) -> Array:

@@ -60,12 +60,12 @@ def preceding_blocks(
     """What comes one window before each block.
 
     Args:
-      blocks: of the segment, [B, K, W, H, D].
-      previous: of the window before the segment, [B, W, H, D].
+      blocks: of the segment, [B, K, W, ...].
+      previous: of the window before the segment, [B, W, ...].
       detached: no gradient reaches it.
 
     Returns:
-      [B, K, W, H, D]: the previous window, then all blocks but the last.
+      [B, K, W, ...]: the previous window, then all blocks but the last.
     """
     preceding = jax.tree.map(
         lambda x, before: jnp.concatenate([before[:, None], x[:, :-1]], axis=1), blocks, previous
@@ -73,9 +73,9 @@ def preceding_blocks(
     return jax.lax.stop_gradient(preceding) if detached else preceding
 
 
-def concatenate_windows(previous: KeysValues, current: KeysValues) -> KeysValues:
+def concatenate_windows(preceding: KeysValues, current: KeysValues) -> KeysValues:
     """Two windows, or two of each block, [..., W, H, D] -> [..., 2W, H, D]."""
-    return concatenate([previous, current], axis=-3)
+    return concatenate([preceding, current], axis=-3)
 
 
 def last_window(current: KeysValues, window: int) -> KeysValues:

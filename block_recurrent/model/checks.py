@@ -148,8 +148,10 @@ def check_window(positions: Any, window: Any) -> None:
     check_size("window", window)
 
 
-def check_rotate(positions: Any, x: Any, places: Any) -> None:
+def check_rotate(positions: Any, x: Any, places: Any, rolled_by: Any = None) -> None:
     """Of the method `rotate` of Rotary; `places` are its argument `positions`."""
+    if rolled_by is not None:
+        check_array("rolled_by", rolled_by, ())
     check_floats("x", x)
     if x.ndim < 3 or x.shape[-1] % 2:
         raise ValueError(f"x has shape {x.shape}, but [..., T, H, an even D] is needed")

@@ -1,10 +1,12 @@
 """Dropout by counting: whether an entry is kept follows from where it stands.
 
-No mask is ever in memory, as whatever needs it computes it again, in a kernel or fused into a
-matrix product; and a mask does not depend on how an array is shared out over devices. JAX's own
-generator takes ten times the operations: on a TPU it costs more than the products around it.
+Masks are not kept: whatever needs one computes it again, in a kernel or fused into a matrix product
+(`tiled` attention is the exception). And a mask does not depend on how an array is shared out over
+devices. JAX's own generator takes six times the operations: on a TPU it costs more than the
+products around it.
 """
 
+import functools
 import math
 
 import jax
@@ -16,8 +18,25 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
     """Zeros a share `rate` of `x` and scales the rest up; `x` itself without a key."""
     if key is None or rate == 0.0:
         return x
-    kept = _is_kept(rate, hashed(_counted(x.shape), *make_seeds(key)))
+    return _drop(rate, x, make_seeds(key))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _drop(rate: float, x: Array, seeds: tuple[Array, Array]) -> Array:
+    first, second = seeds
+    kept = _is_kept(rate, hashed(_counted(first, x.shape), second))
     return jnp.where(kept, x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+def _drop_forward(rate: float, x: Array, seeds: tuple[Array, Array]) -> tuple[Array, tuple]:
+    return _drop(rate, x, seeds), seeds
+
+
+def _drop_backward(rate: float, seeds: tuple[Array, Array], gradient: Array) -> tuple:
+    return _drop(rate, gradient, seeds), (None, None)
+
+
+_drop.defvjp(_drop_forward, _drop_backward)
 
 
 def make_seeds(key: Array, shape: tuple[int, ...] = ()) -> tuple[Array, Array]:
@@ -27,14 +46,14 @@ def make_seeds(key: Array, shape: tuple[int, ...] = ()) -> tuple[Array, Array]:
 
 
 def keep_factors(
-    rate: float, seeds: tuple[Array, Array], row: Array, shape: tuple[int, int], columns: Array
+    rate: float, seeds: tuple[Array, Array], number: Array, shape: tuple[int, int], columns: Array
 ) -> Array:
     """What a tile's probabilities are multiplied with: 0, or 1 / (1 - rate).
 
     Args:
       rate: share of them that is dropped.
       seeds: the window's words, uint32.
-      row: uint32, number of the tile's first probability: those of all heads and queries of a
+      number: uint32, of the tile's first probability: those of all heads and queries of a
         window are numbered in a row.
       shape: of the tile, queries and keys.
       columns: uint32, how many probabilities one query has.
@@ -44,17 +63,18 @@ def keep_factors(
     """
     queries = jax.lax.broadcasted_iota(jnp.uint32, shape, 0)
     keys = jax.lax.broadcasted_iota(jnp.uint32, shape, 1)
-    kept = _is_kept(rate, hashed(row + queries * columns + keys, *seeds))
+    first, second = seeds
+    kept = _is_kept(rate, hashed(first + number + queries * columns + keys, second))
     return jnp.where(kept, jnp.float32(1 / (1 - rate)), jnp.float32(0))
 
 
-def hashed(counter: Array, first: Array, second: Array) -> Array:
-    """Scrambles a counter with two seeds, all uint32, by rounds of multiply and shift.
+def hashed(counter: Array, seed: Array) -> Array:
+    """Scrambles a counter, which begins anywhere, with a seed, by rounds of multiply and shift.
 
-    Shifts and factors are those of lowbias32 (C. Wellons, hash-prospector).
+    All are uint32. Shifts and factors are those of lowbias32 (C. Wellons, hash-prospector).
     """
-    x = counter ^ first
-    x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(0x7FEB352D) + second
+    x = counter
+    x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(0x7FEB352D) + seed
     x = (x ^ (x >> jnp.uint32(15))) * jnp.uint32(0x846CA68B)
     return x ^ (x >> jnp.uint32(16))
 
@@ -63,10 +83,13 @@ def _is_kept(rate: float, bits: Array) -> Array:
     return bits >= jnp.uint32(min(int(rate * 2**32), 2**32 - 1))
 
 
-def _counted(shape: tuple[int, ...]) -> Array:
-    """The number of each entry, row by row, uint32; beyond 2³² they begin again."""
-    numbers = jnp.zeros(shape, jnp.uint32)
-    for axis in range(len(shape)):
+def _counted(first: Array, shape: tuple[int, ...]) -> Array:
+    """Numbers of all entries, row by row, from `first` on, uint32; beyond 2³² they begin again.
+
+    No array of all of them is without `first`: XLA would compute it once for all layers, and keep.
+    """
+    numbers = first
+    for axis, length in enumerate(shape):
         stride = jnp.uint32(math.prod(shape[axis + 1 :]) % 2**32)
-        numbers += stride * jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+        numbers = numbers[..., None] + stride * jnp.arange(length, dtype=jnp.uint32)
     return numbers

@@ -55,9 +55,11 @@ class T5Bias(nnx.Module):
         # A product with constants: the gradient of a gather is a slow scatter.
         return jnp.einsum("hn,wn->hw", self.table[...], one_hot, precision="highest")
 
-    def rotate(self, x: Array, positions: Array | np.ndarray) -> Array:
+    def rotate(
+        self, x: Array, positions: Array | np.ndarray, rolled_by: Array | None = None
+    ) -> Array:
         """`x` unchanged: this scheme lives in the bias alone."""
-        del positions
+        del positions, rolled_by
         return x
 
 
@@ -74,21 +76,27 @@ class Rotary(nnx.Module):
         return jnp.zeros((self.num_heads, window), jnp.float32)
 
     @checked(check_rotate)
-    def rotate(self, x: Array, positions: Array | np.ndarray) -> Array:
+    def rotate(
+        self, x: Array, positions: Array | np.ndarray, rolled_by: Array | None = None
+    ) -> Array:
         """Turns pairs (j, j + D/2) of `x` [..., T, H, D] by `pi * p / 10000^(2j/D)` radians.
 
-        `positions` [T] are the p; only their differences matter.
+        Args:
+          x: vectors.
+          positions: the p, [T]; only their differences matter. Angles of a NumPy array are computed
+            in float64: far into a segment they are large, and float32 has too few digits for them.
+          rolled_by: by how much to roll the positions, int32 scalar.
 
         Raises:
           ValueError: positions of another number, or an odd D.
         """
         half = x.shape[-1] // 2
         wavelengths = MAX_WAVELENGTH ** (np.arange(half) / half)
-        # Positions that are known are turned in float64: the angle of one far into a segment is
-        # large, and float32 has too few digits for it.
         numpy: Any = np if isinstance(positions, np.ndarray) else jnp
         angles = np.pi / wavelengths * positions[:, None, None].astype(float)
         sin, cos = (jnp.asarray(f(angles), jnp.float32) for f in (numpy.sin, numpy.cos))
+        if rolled_by is not None:
+            sin, cos = jnp.roll(sin, rolled_by, axis=0), jnp.roll(cos, rolled_by, axis=0)
         first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
         turned = (first * cos - second * sin, second * cos + first * sin)
         return jnp.concatenate(turned, axis=-1).astype(x.dtype)

@@ -150,7 +150,7 @@ class SlidingWindowLayer(nnx.Module):
         return Projections(KeysValues(keys, values), queries, *state_queries)
 
     def blocks(self, context: KeysValues) -> KeysValues:
-        """Keys and values of a segment, [B, N, H, D] -> [B, K, W, H, D]."""
+        """Keys and values of a segment, [B, N, ...] -> [B, K, W, ...]."""
         return jax.tree.map(lambda x: split_blocks(x, self.config.window), context)
 
     def self_attend(
@@ -237,10 +237,9 @@ class SlidingWindowLayer(nnx.Module):
         window = self.config.window
         projections = self.project(x)
         query = self.positions.rotate(projections.queries, np.array([window]))
-        places = jnp.roll(jnp.arange(window), oldest)
-        visible = visible._replace(keys=self.positions.rotate(visible.keys, places))
+        keys = self.positions.rotate(visible.keys, np.arange(window), oldest)
         bias = jnp.roll(self._scaled_bias(), oldest, axis=1)
-        heads = reference.attend(query, visible, bias[:, None])
+        heads = reference.attend(query, visible._replace(keys=keys), bias[:, None])
         attended = SelfAttended(x, heads, projections.state_queries)
         return self.finish(attended, state_context), projections.context
 

@@ -58,8 +58,15 @@ def test_products_of_rotated_vectors_depend_on_the_difference_of_positions():
         queries = rotary.rotate(x[:1], np.array([query]))
         return jnp.sum(queries * rotary.rotate(x[1:], np.array([key])))
 
-    assert_close([product(9, 4), product(105, 100)], [product(5, 0)] * 2, 1e-4)
+    far = [product(9, 4), product(105, 100), product(40_005, 40_000)]
+    assert_close(far, [product(5, 0)] * 3, 1e-6)
     assert abs(product(9, 4) - product(9, 5)) > 1e-2
+
+
+def test_positions_are_rolled():
+    x = random_like(jnp.zeros((1, 5, 1, 8)))
+    expected = Rotary(1).rotate(x, np.roll(np.arange(5), 2))
+    assert_close(Rotary(1).rotate(x, np.arange(5), jnp.int32(2)), expected)
 
 
 def test_each_scheme_leaves_the_other_half_alone():

@@ -26,7 +26,7 @@ class Attention(NamedTuple):
     Attributes:
       attend: queries to all keys, without bias.
       attend_window: tokens to the W tokens before them.
-      split_heads: projections, as they are attended with.
+      split_heads: cuts projections into heads and gives their vectors a length.
     """
 
     attend: Callable[..., Array]

@@ -6,7 +6,7 @@ place in a program that runs on several devices; here are their gradient and the
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,31 +14,13 @@ from jax import Array
 
 from block_recurrent.model.attention import pallas_kernels, reference
 from block_recurrent.model.attention.pallas_devices import on_every_device
-from block_recurrent.model.attention.pallas_launch import LANES, ROWS, Operands
+from block_recurrent.model.attention.pallas_launch import LANES, ROWS, Operands, Settings
 from block_recurrent.model.dropout import make_seeds
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues
 
 MOST_WINDOW = 2048  # larger ones do not fit the fast memory
 LEAST_HEAD = 8  # sizes of heads are multiples of it
-
-
-class Settings(NamedTuple):
-    """What is known when a kernel is compiled.
-
-    Attributes:
-      blocks: K, windows of a lane.
-      heads: H.
-      detached: whether no gradient reaches the window before a block.
-      rate: of dropout.
-      interpret: whether to run kernels as plain array operations.
-    """
-
-    blocks: int
-    heads: int
-    detached: bool
-    rate: float
-    interpret: bool
 
 
 def attend(
@@ -118,14 +100,14 @@ def _tile(bias: Array | None) -> Array | None:
 @on_every_device
 def _forward(settings: Settings, operands: Operands) -> Array:
     tiled = operands._replace(bias=_tile(operands.bias))
-    return pallas_kernels.forward(tiled, *settings)
+    return pallas_kernels.forward(tiled, settings)
 
 
 @on_every_device
 def _backward(settings: Settings, operands: Operands, gradient: Array) -> tuple[Any, ...]:
     tile, pull = jax.vjp(_tile, operands.bias)
     tiled = operands._replace(bias=tile)
-    *gradients, of_tile = pallas_kernels.backward(tiled, gradient, *settings)
+    *gradients, of_tile = pallas_kernels.backward(tiled, gradient, settings)
     return *gradients, *pull(of_tile)
 
 

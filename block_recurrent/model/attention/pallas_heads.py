@@ -23,6 +23,7 @@ from block_recurrent.model.heads import Length
 from block_recurrent.model.norm import EPSILON
 
 MOST_BYTES = 2**20  # of the projections that a step has on chip
+ROWS = 16  # tokens of a step are a multiple of it
 
 
 class Settings(NamedTuple):
@@ -104,8 +105,7 @@ def _forward_kernel(settings: Settings, projected, scales, *outs) -> None:
         for head, ours in _heads(out, settings):
             x = projected[:, pl.ds(part * out.shape[1] + ours.start, ours.size)]
             if settings.normalized[part]:
-                wide = x.astype(jnp.float32)
-                x = (wide * (_inverse_length(wide) * scales[part, head])).astype(x.dtype)
+                x = heads.l2_normalize(x, scales[part, head])
             out[:, ours] = x
 
 
@@ -122,7 +122,7 @@ def _backward_kernel(
             incoming = gradient[:, ours]
             if settings.normalized[part]:
                 x, wide = projected[:, place].astype(jnp.float32), incoming.astype(jnp.float32)
-                inverse = _inverse_length(x)
+                inverse = jax.lax.rsqrt((x * x).sum(axis=1, keepdims=True) + EPSILON)
                 unit = x * inverse
                 along = wide * unit
                 of_scales[pl.ds(part, 1), ours] += along.sum(axis=0, keepdims=True)
@@ -137,18 +137,12 @@ def _heads(ref, settings: Settings) -> list[tuple[int, Any]]:
     return [(head, pl.ds(head * size, size)) for head in range(settings.num_heads)]
 
 
-def _inverse_length(x: Array) -> Array:
-    return jax.lax.rsqrt((x * x).sum(axis=1, keepdims=True) + EPSILON)
-
-
 def _run(kernel: Any, name: str, settings: Settings, arguments: Any, out: Any) -> Any:
     """Runs a kernel over lanes and rows of tokens."""
     projected = arguments[0]
     lanes, tokens, width = projected.shape
     fits = MOST_BYTES // (width * projected.dtype.itemsize)
-    rows = max(
-        n for n in range(LANES, tokens + 1, LANES) if tokens % n == 0 and n <= max(fits, LANES)
-    )
+    rows = max(n for n in range(ROWS, tokens + 1, ROWS) if tokens % n == 0 and n <= max(fits, ROWS))
 
     def spec(x: Any) -> pl.BlockSpec:
         if x.ndim == 3:

@@ -22,6 +22,7 @@ from jax.experimental import pallas as pl
 from block_recurrent.model.attention.pallas_launch import (
     Layout,
     Operands,
+    Settings,
     Sizes,
     make_sizes,
     room_for_keys,
@@ -31,62 +32,44 @@ from block_recurrent.model.dropout import keep_factors
 from block_recurrent.model.state import KeysValues
 
 
-def forward(
-    operands: Operands, blocks: int, heads: int, detached: bool, rate: float, interpret: bool
-) -> Array:
-    """Attention, of the shape of the queries and the dtype of the values.
-
-    Args:
-      operands: what is attended with.
-      blocks: K.
-      heads: H.
-      detached: has no effect here.
-      rate: of dropout.
-      interpret: whether to run the kernel as plain array operations.
-    """
-    del detached
-    sizes = make_sizes(operands, blocks, heads)
+def forward(operands: Operands, settings: Settings) -> Array:
+    """Attention, of the shape of the queries and the dtype of the values."""
+    sizes = make_sizes(operands, settings)
     layout = Layout(sizes, backwards=False)
     out = jax.ShapeDtypeStruct(operands.queries.shape, operands.context.values.dtype)
     return run(
-        functools.partial(_forward_kernel, sizes, rate),
+        functools.partial(_forward_kernel, sizes, settings.rate),
         "attention_forward",
         sizes,
         _arguments(layout, operands),
         (out, layout.own(out)),
         _room_in_a_row(sizes, operands),
         2,
-        interpret,
+        settings.interpret,
     )
 
 
 def backward(
-    operands: Operands,
-    gradient: Array,
-    blocks: int,
-    heads: int,
-    detached: bool,
-    rate: float,
-    interpret: bool,
+    operands: Operands, gradient: Array, settings: Settings
 ) -> tuple[Array, KeysValues, KeysValues | None, Array | None]:
     """Gradients of all operands, each in its dtype, that of the bias summed over windows.
 
     Windows are taken from the last to the first, so that what a window gives to the keys and values
     before it is at hand when those have their turn.
     """
-    sizes = make_sizes(operands, blocks, heads)
+    sizes = make_sizes(operands, settings)
     layout = Layout(sizes, backwards=True)
     out = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tuple(operands)[:4])
     arrays, specs = _arguments(layout, operands)
     return run(
-        functools.partial(_backward_kernel, sizes, detached, rate),
+        functools.partial(_backward_kernel, sizes, settings.detached, settings.rate),
         "attention_backward",
         sizes,
         ((*arrays, gradient), (*specs, layout.own(gradient))),
         (out, tuple(layout.operands(operands))[:4]),
         room_for_keys(sizes, jnp.float32) + _room_in_a_row(sizes, operands),
         5,
-        interpret,
+        settings.interpret,
     )
 
 

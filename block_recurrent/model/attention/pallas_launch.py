@@ -5,7 +5,7 @@ windows of a step.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +37,24 @@ class Operands(NamedTuple):
     previous: KeysValues | None
     bias: Any
     seeds: tuple[Any, Any] | None
+
+
+class Settings(NamedTuple):
+    """What is known when a kernel is compiled.
+
+    Attributes:
+      blocks: K, windows of a lane.
+      heads: H.
+      detached: whether no gradient reaches the window before a block.
+      rate: of dropout.
+      interpret: whether to run kernels as plain array operations.
+    """
+
+    blocks: int
+    heads: int
+    detached: bool
+    rate: float
+    interpret: bool
 
 
 class Sizes(NamedTuple):
@@ -82,8 +100,9 @@ class Sizes(NamedTuple):
         return self.heads, self.lanes, self.steps
 
 
-def make_sizes(operands: Operands, blocks: int, heads: int) -> Sizes:
+def make_sizes(operands: Operands, settings: Settings) -> Sizes:
     """The sizes that suit the operands."""
+    blocks, heads = settings.blocks, settings.heads
     lanes, *_, length, size = operands.queries.shape
     queries, own_keys = length // blocks, operands.context.keys.shape[-2] // blocks
     windowed = operands.previous is not None
@@ -222,9 +241,14 @@ def _block_bytes(x: Any, spec: pl.BlockSpec) -> int:
     return math.prod(shape) * x.dtype.itemsize if shape else 0
 
 
+def _on_chip(shape: Sequence[Any], dtype: Any) -> int:
+    """Bytes of an array in fast memory, whose last axis fills whole vectors."""
+    sizes = [size for size in shape if size is not None]
+    return math.prod(sizes[:-1]) * -(-sizes[-1] // LANES) * LANES * jnp.dtype(dtype).itemsize
+
+
 def _memory(sizes: Sizes, arrays: list[tuple[Any, pl.BlockSpec]], scratch: list[Any]) -> int:
     """Bytes of fast memory: blocks twice, as the next ones arrive meanwhile, and a few tiles."""
-    padded = max(sizes.size, LANES) // sizes.size
-    blocks = sum(padded * _block_bytes(x, spec) for x, spec in arrays)
-    room = sum(padded * math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in scratch)
+    blocks = sum(_on_chip(spec.block_shape, x.dtype) for x, spec in arrays if spec.block_shape)
+    room = sum(_on_chip(x.shape, x.dtype) for x in scratch)
     return max(LEAST_MEMORY, 2 * blocks + room + 8 * sizes.rows * sizes.seen * 4)
