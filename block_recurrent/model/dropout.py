@@ -1,12 +1,10 @@
 """Dropout by counting: whether an entry is kept follows from where it stands.
 
-Masks are not kept: whatever needs one computes it again, in a kernel or fused into a matrix product
-(`tiled` attention is the exception). And a mask does not depend on how an array is shared out over
-devices. JAX's own generator takes six times the operations: on a TPU it costs more than the
-products around it.
+No mask needs memory: a kernel, or a matrix product that it is fused into, computes it where it is
+applied. And it does not depend on how an array is shared out over devices. JAX's own generator
+takes six times the operations: on a TPU it costs more than the products around it.
 """
 
-import functools
 import math
 
 import jax
@@ -18,25 +16,9 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
     """Zeros a share `rate` of `x` and scales the rest up; `x` itself without a key."""
     if key is None or rate == 0.0:
         return x
-    return _drop(rate, x, make_seeds(key))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _drop(rate: float, x: Array, seeds: tuple[Array, Array]) -> Array:
-    first, second = seeds
+    first, second = make_seeds(key)
     kept = _is_kept(rate, hashed(_counted(first, x.shape), second))
     return jnp.where(kept, x / (1.0 - rate), jnp.zeros((), x.dtype))
-
-
-def _drop_forward(rate: float, x: Array, seeds: tuple[Array, Array]) -> tuple[Array, tuple]:
-    return _drop(rate, x, seeds), seeds
-
-
-def _drop_backward(rate: float, seeds: tuple[Array, Array], gradient: Array) -> tuple:
-    return _drop(rate, gradient, seeds), (None, None)
-
-
-_drop.defvjp(_drop_forward, _drop_backward)
 
 
 def make_seeds(key: Array, shape: tuple[int, ...] = ()) -> tuple[Array, Array]:
@@ -84,12 +66,14 @@ def _is_kept(rate: float, bits: Array) -> Array:
 
 
 def _counted(first: Array, shape: tuple[int, ...]) -> Array:
-    """Numbers of all entries, row by row, from `first` on, uint32; beyond 2³² they begin again.
+    """Numbers of all entries, row by row, uint32; beyond 2³² they begin again, and anywhere.
 
-    No array of all of them is without `first`: XLA would compute it once for all layers, and keep.
+    `first` has a part in every term: XLA would compute those without it once for all layers, of the
+    whole shape, and keep them.
     """
-    numbers = first
+    numbers = jnp.uint32(0)
     for axis, length in enumerate(shape):
         stride = jnp.uint32(math.prod(shape[axis + 1 :]) % 2**32)
-        numbers = numbers[..., None] + stride * jnp.arange(length, dtype=jnp.uint32)
+        along = first + stride * jnp.arange(length, dtype=jnp.uint32)
+        numbers += jax.lax.broadcast_in_dim(along, shape, (axis,))
     return numbers
