@@ -85,10 +85,10 @@ class LayerConfig(_Checked):
       dropout: rate, applied only when a call is given a key.
       dtype: dtype of activations; parameters, norms, softmax, gates and states are float32.
       attention: what computes attention: "xla" (plain array arithmetic, the reference), "tiled"
-        (for CPUs), "pallas" (kernels for TPUs, in windows and head sizes that suit them; a CPU
-        interprets them, slowly, which is for tests), "cudnn" (NVIDIA's library, bfloat16 without
-        dropout), or "auto", the fastest that is possible where the model is built, "cudnn" left
-        out. All compute the same, but "pallas" drops other probabilities.
+        (for CPUs and GPUs), "pallas" (kernels for TPUs, in windows and head sizes that suit them; a
+        CPU interprets them, slowly, which is for tests), "cudnn" (NVIDIA's library, bfloat16
+        without dropout), or "auto", the best that is possible where the model is built, "cudnn"
+        left out. All compute the same, but "pallas" drops other probabilities.
     """
 
     model_size: int = 1024

@@ -6,7 +6,6 @@ keys before their product.
 """
 
 import math
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -55,9 +54,7 @@ class T5Bias(nnx.Module):
         # A product with constants: the gradient of a gather is a slow scatter.
         return jnp.einsum("hn,wn->hw", self.table[...], one_hot, precision="highest")
 
-    def rotate(
-        self, x: Array, positions: Array | np.ndarray, rolled_by: Array | None = None
-    ) -> Array:
+    def rotate(self, x: Array, positions: np.ndarray, rolled_by: Array | None = None) -> Array:
         """`x` unchanged: this scheme lives in the bias alone."""
         del positions, rolled_by
         return x
@@ -76,15 +73,12 @@ class Rotary(nnx.Module):
         return jnp.zeros((self.num_heads, window), jnp.float32)
 
     @checked(check_rotate)
-    def rotate(
-        self, x: Array, positions: Array | np.ndarray, rolled_by: Array | None = None
-    ) -> Array:
+    def rotate(self, x: Array, positions: np.ndarray, rolled_by: Array | None = None) -> Array:
         """Turns pairs (j, j + D/2) of `x` [..., T, H, D] by `pi * p / 10000^(2j/D)` radians.
 
         Args:
           x: vectors.
-          positions: the p, [T]; only their differences matter. Angles of a NumPy array are computed
-            in float64: far into a segment they are large, and float32 has too few digits for them.
+          positions: the p, [T], known while a program is traced; only their differences matter.
           rolled_by: by how much to roll the positions, int32 scalar.
 
         Raises:
@@ -92,9 +86,9 @@ class Rotary(nnx.Module):
         """
         half = x.shape[-1] // 2
         wavelengths = MAX_WAVELENGTH ** (np.arange(half) / half)
-        numpy: Any = np if isinstance(positions, np.ndarray) else jnp
-        angles = np.pi / wavelengths * positions[:, None, None].astype(float)
-        sin, cos = (jnp.asarray(f(angles), jnp.float32) for f in (numpy.sin, numpy.cos))
+        # In float64: angles far into a segment are large, and float32 has too few digits for them.
+        angles = np.pi / wavelengths * np.asarray(positions, np.float64)[:, None, None]
+        sin, cos = (jnp.asarray(f(angles), jnp.float32) for f in (np.sin, np.cos))
         if rolled_by is not None:
             sin, cos = jnp.roll(sin, rolled_by, axis=0), jnp.roll(cos, rolled_by, axis=0)
         first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)

@@ -5,7 +5,6 @@ from jax import Array
 
 from block_recurrent.config import LayerConfig
 from block_recurrent.model.blocks import (
-    concatenate_windows,
     flatten_heads,
     last_window,
     preceding_blocks,
@@ -21,7 +20,7 @@ from block_recurrent.model.checks import (
     checked,
 )
 from block_recurrent.model.sliding_window import split_key
-from block_recurrent.model.state import KeysValues, LayerState
+from block_recurrent.model.state import KeysValues, LayerState, concatenate
 
 
 class BlockRecurrentLayer(nnx.Module):
@@ -80,34 +79,30 @@ class BlockRecurrentLayer(nnx.Module):
         project_key, attend_key, finish_key = split_key(dropout_key, 3)
         projections = layer.project(x, project_key)
         blocks = layer.blocks(flatten_heads(projections.context))
-        preceding = preceding_blocks(blocks, flatten_heads(state.cache))
-        states, state_context = self.scan_states(state.recurrent, preceding, blocks)
+        tiles = concatenate([preceding_blocks(blocks, flatten_heads(state.cache)), blocks], axis=2)
+        states, state_context = self.scan_states(state.recurrent, tiles)
         attended = layer.self_attend(x, projections, state.cache, attend_key)
         cache = last_window(projections.context, self.config.window)
         return layer.finish(attended, state_context, finish_key), LayerState(cache, states)
 
-    def scan_states(
-        self, states: Array, preceding: KeysValues, blocks: KeysValues
-    ) -> tuple[Array, KeysValues]:
+    def scan_states(self, states: Array, tiles: KeysValues) -> tuple[Array, KeysValues]:
         """Moves the states over the blocks.
 
         Args:
           states: [B, S, E] float32, as they enter the first block.
-          preceding: keys and values one window before each block, [B, K, W, H*D].
-          blocks: those of each block.
+          tiles: keys and values of each block and the one before, [B, K, 2W, H*D].
 
         Returns:
           The states after the last block, and the keys and values [B, K, S, H, D] of the states as
           they entered each block.
         """
 
-        def step(states: Array, windows: tuple[KeysValues, KeysValues]) -> tuple:
-            before, now = (unflatten_heads(x, self.config.num_heads) for x in windows)
-            token_context = concatenate_windows(before, now)
+        def step(states: Array, tile: KeysValues) -> tuple[Array, KeysValues]:
+            token_context = unflatten_heads(tile, self.config.num_heads)
             projections = self.cell.project(states)
             return self.cell.update(states, projections, token_context), projections.context
 
-        by_block = swap_blocks_and_batch((preceding, blocks))
+        by_block = swap_blocks_and_batch(tiles)
         states, context = scan_blocks(
             step, states, by_block, unroll=self.unroll, recompute=self.recompute_states
         )

@@ -40,6 +40,7 @@ IMPLEMENTATIONS = {
     "pallas": Attention(pallas.attend, pallas.attend_window, pallas_heads.split_heads),
     "cudnn": Attention(cudnn.attend, cudnn.attend_window),
 }
+TILED_IN_TURN = Attention(tiled.attend, functools.partial(tiled.attend_window, in_turn=True))
 INTERPRETED = Attention(
     functools.partial(pallas.attend, interpret=True),
     functools.partial(pallas.attend_window, interpret=True),
@@ -63,27 +64,28 @@ def target_platform() -> str:
 
 
 def choose_attention(config: LayerConfig) -> Attention:
-    """The implementation that `config.attention` names; "auto" is the fastest that is possible.
+    """The implementation that `config.attention` names; "auto" is the best that is possible.
 
     Raises:
       AttentionImpossible: the platform or the sizes rule out the implementation that is named.
     """
     platform = target_platform()
-    name = _fastest(config, platform) if config.attention == "auto" else config.attention
+    name = _best(config, platform) if config.attention == "auto" else config.attention
     reason = _obstacle(name, config, platform)
     if reason is not None:
         raise AttentionImpossible(f"model.attention {name!r} {reason}; set it to 'auto' or 'xla'")
     if name == "pallas" and platform == "cpu":
         return INTERPRETED
+    if name == "tiled" and platform != "cpu":
+        return TILED_IN_TURN
     return IMPLEMENTATIONS[name]
 
 
-def _fastest(config: LayerConfig, platform: str) -> str:
+def _best(config: LayerConfig, platform: str) -> str:
     """What "auto" means; "cudnn" has to be asked for."""
-    if platform == "cpu":
+    if platform != "tpu":
         return "tiled"
-    possible = platform == "tpu" and _obstacle("pallas", config, platform) is None
-    return "pallas" if possible else "xla"
+    return "pallas" if _obstacle("pallas", config, platform) is None else "xla"
 
 
 def _obstacle(name: str, config: LayerConfig, platform: str) -> str | None:

@@ -139,26 +139,26 @@ def _heads(ref, settings: Settings) -> list[tuple[int, Any]]:
 
 def _run(kernel: Any, name: str, settings: Settings, arguments: Any, out: Any) -> Any:
     """Runs a kernel over lanes and rows of tokens."""
-    projected = arguments[0]
+    projected, _, *gradients = arguments
     lanes, tokens, width = projected.shape
     fits = MOST_BYTES // (width * projected.dtype.itemsize)
     rows = max(n for n in range(ROWS, tokens + 1, ROWS) if tokens % n == 0 and n <= max(fits, ROWS))
 
-    def spec(x: Any) -> pl.BlockSpec:
-        if x.ndim == 3:
-            return pl.BlockSpec((None, rows, x.shape[2]), lambda b, t: (b, t, 0))
-        if x.shape[1] == settings.num_heads:
-            return pl.BlockSpec(memory_space=pltpu.SMEM)
-        return pl.BlockSpec(x.shape, lambda b, t: (0, 0))
+    def some_rows(x: Any) -> pl.BlockSpec:
+        return pl.BlockSpec((None, rows, x.shape[2]), lambda b, t: (b, t, 0))
 
+    def rows_or_sum(x: Any) -> pl.BlockSpec:
+        return some_rows(x) if x.ndim == 3 else pl.BlockSpec(x.shape, lambda b, t: (0, 0))
+
+    scales = pl.BlockSpec(memory_space=pltpu.SMEM)
     arrays = jax.tree.leaves((arguments, out))
     moved = sum(x.size * x.dtype.itemsize for x in arrays)
     return pl.pallas_call(
         kernel,
         name=name,
         grid=(lanes, tokens // rows),
-        in_specs=jax.tree.map(spec, arguments),
-        out_specs=jax.tree.map(spec, out),
+        in_specs=(some_rows(projected), scales, *jax.tree.map(some_rows, gradients)),
+        out_specs=jax.tree.map(rows_or_sum, out),
         out_shape=out,
         cost_estimate=pl.CostEstimate(
             flops=0, transcendentals=projected.size // LANES, bytes_accessed=moved

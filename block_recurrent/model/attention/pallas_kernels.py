@@ -257,7 +257,7 @@ def _weights(tile: _Tile, refs: Operands, p: Array, keys) -> tuple[Array, Array]
     return weights, weights.sum(axis=1, keepdims=True)
 
 
-def _kept(tile: _Tile, refs: Operands, step: "_Step", p: Array, rate: float) -> Array | float:
+def _kept(tile: _Tile, refs: Operands, step: _Step, p: Array, rate: float) -> Array | float:
     """What the probabilities of a tile are multiplied with."""
     if refs.seeds is None:
         return 1.0

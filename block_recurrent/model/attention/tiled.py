@@ -1,25 +1,26 @@
-"""Attention for CPUs: a softmax that XLA computes in one pass, and a gradient by hand.
+"""Attention for CPUs and GPUs: rows of sub-blocks, and a gradient by hand.
 
-Three things make it fast where the reference is not. XLA:CPU fuses two products and the softmax
-between them into one pass whose intermediates stay in the cache, as long as nothing else asks for
-them; so the forward pass keeps queries, keys and values only, and the backward pass computes the
-probabilities again. The window's tile [W, 2W], of which a token sees half, is cut into rows of
-sub-blocks, each with the W + R keys that R tokens see together. And each product of the gradient is
-written in the order that takes a fast path.
+The window's tile [W, 2W], of which a token sees half, is cut into rows of sub-blocks, each with the
+W + R keys that R tokens see together. The forward pass keeps queries, keys and values only, and the
+backward pass computes the probabilities again. On a GPU the rows are taken in turn, so that the
+tile never exists. On a CPU, where XLA fuses two products and the softmax between them into one pass
+whose intermediates stay in the cache as long as nothing else asks for them, they are laid out one
+by one, and each product of the gradient is written in the order that takes a fast path.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from block_recurrent.model import dropout
 from block_recurrent.model.attention.reference import sum_leading
 from block_recurrent.model.blocks import concatenate_windows, preceding_blocks
-from block_recurrent.model.dropout import dropout
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues
 
 SMALLEST_ROWS = 64
-MOST_PARTS = 8
+# In turn more parts are worth their loop: they need less memory. Fused, a CPU prefers few.
+MOST_PARTS, MOST_PARTS_IN_TURN = 8, 16
 
 
 def attend(
@@ -32,7 +33,7 @@ def attend(
     """As `reference.attend` without a bias."""
     queries, keys, values = map(_heads_first, (queries, *context))
     shape = (*queries.shape[:-1], keys.shape[-2])
-    kept = _kept(shape, dropout_rate, dropout_key)
+    kept = _kept(shape, dropout_rate, _make_seeds(dropout_rate, dropout_key), shape, 0)
     return _heads_second(_attend(queries, keys, values, None, kept))
 
 
@@ -45,28 +46,47 @@ def attend_window(
     detached: bool = False,
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
+    in_turn: bool = False,
 ) -> Array:
-    """As `reference.attend_window`."""
+    """As `reference.attend_window`; with `in_turn` a loop goes over the rows of sub-blocks."""
     window = queries.shape[-3]
-    rows = rows_at_once(window)
-    tile = window_bias(bias)
+    rows = rows_at_once(window, MOST_PARTS_IN_TURN if in_turn else MOST_PARTS)
     queries = _heads_first(queries)
     preceding = preceding_blocks(current, previous, detached=detached)
     keys, values = map(_heads_first, concatenate_windows(preceding, current))
-    kept = _kept((*queries.shape[:-1], 2 * window), dropout_rate, dropout_key)
-    heads = []
-    for first in range(0, window, rows):
-        ours, seen = slice(first, first + rows), slice(first, first + window + rows)
-        part = (queries[..., ours, :], keys[..., seen, :], values[..., seen, :])
-        part_kept = None if kept is None else kept[..., ours, seen]
-        heads.append(_attend(*part, tile[:, ours, seen], part_kept))
-    return _heads_second(jnp.concatenate(heads, axis=-2))
+    shape = (*queries.shape[:-1], 2 * window)
+    seeds = _make_seeds(dropout_rate, dropout_key)
+
+    def attend_rows(first: Array | int, tile: Array) -> Array:
+        ours = _tokens(queries, first, rows)
+        seen = [_tokens(x, first, window + rows) for x in (keys, values)]
+        part = (*shape[:-2], rows, window + rows)
+        kept = _kept(part, dropout_rate, seeds, shape, first * (2 * window + 1))
+        return _attend(ours, *seen, tile, kept)
+
+    starts = range(0, window, rows)
+    if in_turn and rows < window:
+        tile = window_bias(bias, rows)
+        attend_part = jax.checkpoint(lambda first: attend_rows(first, tile))
+        parts = [*jax.lax.map(attend_part, jnp.array(starts))]
+    else:
+        # All rows have the same tile; on a CPU parts of the whole one are faster than that.
+        tile = window_bias(bias)
+        parts = [attend_rows(i, tile[:, i : i + rows, i : i + window + rows]) for i in starts]
+    return _heads_second(jnp.concatenate(parts, axis=-2))
 
 
-def rows_at_once(window: int) -> int:
-    """How many tokens of a window share a sub-block: an eighth of it, but not too few."""
-    rows = max(window // MOST_PARTS, SMALLEST_ROWS)
+def rows_at_once(window: int, most_parts: int) -> int:
+    """How many tokens of a window share a sub-block: an equal part of it, but not too few."""
+    rows = max(window // most_parts, SMALLEST_ROWS)
     return rows if window % rows == 0 else window
+
+
+def _tokens(x: Array, first: Array | int, count: int) -> Array:
+    """Some of [..., T, D]; where they are known while a program is traced, at less cost."""
+    if isinstance(first, int):
+        return x[..., first : first + count, :]
+    return jax.lax.dynamic_slice_in_dim(x, first, count, axis=-2)
 
 
 def _heads_first(x: Array) -> Array:
@@ -77,11 +97,22 @@ def _heads_first(x: Array) -> Array:
 _heads_second = _heads_first  # its own inverse
 
 
-def _kept(shape: tuple[int, ...], rate: float, key: Array | None) -> Array | None:
+def _make_seeds(rate: float, key: Array | None) -> tuple[Array, Array] | None:
+    """Of a mask for all probabilities; None for no dropout."""
+    return None if key is None or rate == 0.0 else dropout.make_seeds(key)
+
+
+def _kept(
+    shape: tuple[int, ...],
+    rate: float,
+    seeds: tuple[Array, Array] | None,
+    whole: tuple[int, ...],
+    number: Array | int,
+) -> Array | None:
     """What probabilities are multiplied with: 0 or 1 / (1 - rate), float32; None for nothing."""
-    if key is None or rate == 0.0:
+    if seeds is None:
         return None
-    return dropout(jnp.ones(shape, jnp.float32), rate, key)
+    return dropout.drop_part(jnp.ones(shape, jnp.float32), rate, seeds, whole, number)
 
 
 @jax.custom_vjp

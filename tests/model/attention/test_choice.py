@@ -3,7 +3,7 @@
 import pytest
 
 from block_recurrent.model.attention import built_for, choose_attention, cudnn, pallas
-from block_recurrent.model.attention.choice import IMPLEMENTATIONS, INTERPRETED
+from block_recurrent.model.attention.choice import IMPLEMENTATIONS, INTERPRETED, TILED_IN_TURN
 from tests.helpers import layer_config
 
 LARGE = {"window": 128, "head_size": 64}
@@ -14,9 +14,9 @@ def chosen(platform, **changes):
         return choose_attention(layer_config(**changes))
 
 
-def test_auto_is_the_fastest_that_is_possible():
+def test_auto_is_the_best_that_is_possible():
     assert chosen("cpu", **LARGE) is IMPLEMENTATIONS["tiled"]
-    assert chosen("gpu", **LARGE) is IMPLEMENTATIONS["xla"]
+    assert chosen("gpu", **LARGE) is TILED_IN_TURN
     assert chosen("tpu", **LARGE) is IMPLEMENTATIONS["pallas"]
     assert chosen("tpu", **LARGE | {"window": 96}) is IMPLEMENTATIONS["xla"]
 
@@ -24,6 +24,11 @@ def test_auto_is_the_fastest_that_is_possible():
 def test_kernels_are_interpreted_on_a_cpu_and_nowhere_else():
     assert chosen("cpu", **LARGE, attention="pallas") is INTERPRETED
     assert chosen("tpu", **LARGE, attention="pallas").attend is pallas.attend
+
+
+def test_rows_are_laid_out_on_a_cpu_and_taken_in_turn_elsewhere():
+    assert chosen("cpu", attention="tiled") is IMPLEMENTATIONS["tiled"]
+    assert chosen("tpu", attention="tiled") is TILED_IN_TURN
 
 
 def test_the_library_is_had_by_asking_for_it():

@@ -1,5 +1,7 @@
 """Attention in tiles computes what the reference computes: values, gradients, dropout."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -16,17 +18,21 @@ KEYS = [None, jax.random.key(3)]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize(
+    "window, in_turn", [*((window, False) for window in WINDOWS), (128, True), (256, True)]
+)
 @pytest.mark.parametrize("key", KEYS, ids=["all", "dropout"])
-def test_a_window_is_that_of_the_reference(window, dtype, key):
+def test_a_window_is_that_of_the_reference(window, dtype, key, in_turn):
+    attends = [
+        functools.partial(tiled.attend_window, in_turn=in_turn),
+        reference.attend_window,
+    ]
     results = [
         values_and_gradients(
-            lambda *arguments, module=module: module.attend_window(
-                *arguments, dropout_rate=0.3, dropout_key=key
-            ),
+            functools.partial(attend, dropout_rate=0.3, dropout_key=key),
             *window_arguments(window, dtype, lanes=(2, 3), size=SIZE),
         )
-        for module in (tiled, reference)
+        for attend in attends
     ]
     assert results[0][0].dtype == dtype
     assert_close(*results, TOLERANCES[dtype])
@@ -49,7 +55,18 @@ def test_attention_without_a_bias_is_that_of_the_reference(queries, keys, key):
     assert_close(*results)
 
 
-def test_a_part_holds_the_keys_its_tokens_see_and_no_others():
-    assert [tiled.rows_at_once(window) for window in (1, 8, 64, 96, 128, 192, 512, 1024)] == [
-        1, 8, 64, 96, 64, 64, 64, 128,
-    ]  # fmt: skip
+def test_rows_in_turn_need_less_memory_than_one_tile_of_a_window():
+    window = 1024
+    arguments = window_arguments(window, lanes=(4, 1))
+    attend = functools.partial(
+        tiled.attend_window, in_turn=True, dropout_rate=0.3, dropout_key=KEYS[1]
+    )
+    compiled = values_and_gradients.lower(attend, *arguments).compile()
+    tile = 4 * 2 * window * 2 * window * 4  # lanes, heads, queries, keys, bytes
+    assert compiled.memory_analysis().temp_size_in_bytes < tile
+
+
+def test_parts_of_a_window_are_equal_and_not_too_small():
+    windows = (1, 8, 64, 96, 128, 192, 512, 1024)
+    assert [tiled.rows_at_once(window, 8) for window in windows] == [1, 8, 64, 96, 64, 64, 64, 128]
+    assert [tiled.rows_at_once(window, 16) for window in (1024, 2048)] == [64, 128]
