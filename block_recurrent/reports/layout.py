@@ -117,9 +117,16 @@ def picture_lines(text: str, picture: str | None) -> list[str]:
 
 
 def present(page: Page, draw: Callable[["Figure"], None], folder: Path, name: str) -> None:
-    """Prints the page and writes its files into `folder` by `write_files`."""
-    print(page.text() + "\n")
-    for path in write_files(folder, name, page.markdown, page.data, draw):
+    """Writes the page's files into `folder` by `write_files`, and prints it."""
+    show(page.text(), write_files(folder, name, page.markdown, page.data, draw))
+
+
+def show(text: str, written: Sequence[Path]) -> None:
+    """Prints a report and where its files are: written first, for who reads this may be gone."""
+    print(text + "\n")
+    if not can_draw():
+        print("no picture: pip install '.[plots]'")
+    for path in written:
         print(f"written to {path}")
 
 
@@ -146,8 +153,6 @@ def write_files(
     paths[1].write_text(json_text(data), encoding="utf-8")
     if drawn:
         save_picture(draw, paths[2])
-    else:
-        print("no picture: pip install '.[plots]'")
     return paths
 
 

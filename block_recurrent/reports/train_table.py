@@ -10,6 +10,7 @@ from typing import Any
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import Corpus, byte_count
 from block_recurrent.gin_files import ConfigError
+from block_recurrent.reports.layout import show
 from block_recurrent.reports.paper import LENGTH, SIZE
 from block_recurrent.reports.small_table import SmallTable
 from block_recurrent.reports.train_row import (
@@ -91,9 +92,8 @@ def train_table(
             },
             description=description,
         )
-        print("\n" + table.text())
-        for path in table.write(folder):
-            print(f"written to {path}")
+        written = table.write(folder)
+        show("\n" + table.text(), written)
 
 
 def train_rows(

@@ -148,7 +148,7 @@ def test_without_matplotlib_there_is_everything_but_the_pictures(
     words = [folder / "rec", folder / "slide", analysed, f"--output={tmp_path}", *SMALL]
     assert exit_status(analyze.main, *words) == 0
     output, errors = capsys.readouterr()
-    assert "no pictures: pip install '.[plots]'" in output
+    assert "no picture: pip install '.[plots]'" in output
     assert f"left out: {analysed} holds no run" in errors
     assert sorted(path.name for path in tmp_path.iterdir()) == ["analysis.json", "analysis.md"]
     assert data_of(tmp_path) == data_of(analysed)

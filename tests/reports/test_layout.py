@@ -1,9 +1,12 @@
 """Text tables, pages, and the files they are written to."""
 
+import builtins
 import json
 import math
 
-from block_recurrent.reports.layout import Page, TextTable, short_count, write_files
+import pytest
+
+from block_recurrent.reports.layout import Page, TextTable, present, short_count, write_files
 
 
 def test_tables_say_the_same_in_every_form(tmp_path):
@@ -23,6 +26,17 @@ def test_tables_say_the_same_in_every_form(tmp_path):
     assert "## more" in markdown.read_text() and "(t.png)" in markdown.read_text()
     assert json.loads(data.read_text()) == {"x": None, "y": [1, None]}
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_files_are_written_though_nobody_reads_what_is_printed(tmp_path, monkeypatch):
+    def gone(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(builtins, "print", gone)
+    page = Page({"": TextTable(["row"], [["a"]], ("row",))}, "What it is.", {})
+    with pytest.raises(BrokenPipeError):
+        present(page, lambda figure: None, tmp_path, "t")
+    assert {path.name for path in tmp_path.iterdir()} == {"t.md", "t.json", "t.png"}
 
 
 def test_counts_are_short():

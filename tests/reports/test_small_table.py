@@ -10,6 +10,7 @@ from block_recurrent import gin_files
 from block_recurrent.data import Corpus, Document
 from block_recurrent.measure.timing import ratio, time_in_turn
 from block_recurrent.model.parameters import count_parameters
+from block_recurrent.reports.layout import show
 from block_recurrent.reports.naming import segment_of, window_of
 from block_recurrent.reports.paper import TABLE_1, row_figures
 from block_recurrent.reports.small_table import SmallTable
@@ -129,10 +130,13 @@ def test_report_files_hold_every_row_and_invent_nothing(base, tmp_path):
 
 def test_without_matplotlib_the_report_has_no_picture(base, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    markdown, data = fake_table(base).write(tmp_path)
+    written = markdown, data = fake_table(base).write(tmp_path)
+    show("the table", written)
     assert "Small models." in markdown.read_text() and ".png" not in markdown.read_text()
     assert len(json.loads(data.read_text())["results"]) == 16
-    assert capsys.readouterr().out == "no picture: pip install '.[plots]'\n"
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:3] == ["the table", "", "no picture: pip install '.[plots]'"]
+    assert shown[3:] == [f"written to {path}" for path in written]
 
 
 def test_text_has_the_untrained_baselines_under_the_rows(base):

@@ -8,7 +8,8 @@ import pytest
 
 from block_recurrent.system.memory import SWITCH
 
-# Allocates and frees blocks of 64 MB, as a step of training does; counts page faults once warm.
+# Allocates and frees blocks of 64 MB, as a step of training does; counts page faults once warm,
+# which takes a few steps: each thread that allocates has memory of its own.
 PROGRAM = """
 import resource
 import jax, jax.numpy as jnp
@@ -21,8 +22,7 @@ def faults():
     for _ in range(5):
         jax.block_until_ready(step(x))
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-print(faults())
+print(min(faults() for _ in range(4)))
 """
 
 

@@ -14,6 +14,7 @@ from block_recurrent.reports.layout import (
     json_text,
     picture_lines,
     save_picture,
+    show,
 )
 from block_recurrent.runs.reading import Run
 
@@ -66,22 +67,13 @@ def report(
     reference = find_reference(runs, against)
     found = study(load_subjects(runs), reference, corpus, tokenizer, options, progress)
     page = make_page(found)
-    print(page.text() + "\n")
     folder.mkdir(parents=True, exist_ok=True)
     drawn = can_draw()
-    write(folder / f"{NAME}.md", markdown(found, page, drawn))
-    write(folder / f"{NAME}.json", json_text(page.data))
-    if not drawn:
-        print("no pictures: pip install '.[plots]'")
+    written = [folder / f"{NAME}.md", folder / f"{NAME}.json"]
+    written[0].write_text(markdown(found, page, drawn), encoding="utf-8")
+    written[1].write_text(json_text(page.data), encoding="utf-8")
     for name, picture in PICTURES.items():
         if drawn and picture.shows(found):
-            save_picture(
-                lambda figure, draw=picture.draw: draw(found, figure), folder / f"{name}.png"
-            )
-            print(f"written to {folder / name}.png")
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a file and says so."""
-    path.write_text(text, encoding="utf-8")
-    print(f"written to {path}")
+            written.append(folder / f"{name}.png")
+            save_picture(lambda figure, draw=picture.draw: draw(found, figure), written[-1])
+    show(page.text(), written)
