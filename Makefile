@@ -12,7 +12,7 @@ table-long: $(VENV)/.table
 	$(BIN)/python experiments/train_table.py --long
 
 test: $(VENV)/.setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0
 
 lint: $(VENV)/.setup
 	$(BIN)/ruff format --check .

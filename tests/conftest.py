@@ -12,6 +12,13 @@ jax.config.update(
 )  # the tests compile more than they compute
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_are_dropped():
+    """A process of Linux may map 65,530 pieces of memory; a file's programs are a thousand of them."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def optax_mixes_integers_and_floats():
     """For tests that take optimizer steps."""
