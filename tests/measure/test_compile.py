@@ -94,7 +94,7 @@ def test_cycles_are_a_tpus(compiled):
     assert figures["seconds"] == pytest.approx(figures["cycles"] / 1.5e9)
     assert 0 < figures["share_of_peak"] < 1
     assert len(figures["places"]) == compile_report.PLACES
-    assert any(found["place"].startswith("model/attention.py:") for found in figures["places"])
+    assert any(found["place"].startswith("model/attention/") for found in figures["places"])
 
 
 def test_a_step_that_does_not_fit_is_a_sentence_and_status_6(tmp_path):
