@@ -1,6 +1,6 @@
 """Trains every row of the paper's Table 1 at a small size and prints the table.
 
-    make table           about 12 minutes on two cores
+    make table           8 to 12 minutes on two cores
     make table-long      the same rows, seven times longer
 
 Every row is trained on the same tokens by a process of its own, on a CPU as many at a time as there
