@@ -14,7 +14,7 @@ jax.config.update(
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_programs_are_dropped():
-    """A process of Linux may map 65,530 pieces of memory; a file's programs are a thousand of them."""
+    """A file's are up to ten thousand pieces of memory; Linux allows a process 65,530."""
     yield
     jax.clear_caches()
 
