@@ -11,6 +11,7 @@ table: $(VENV)/.table
 table-long: $(VENV)/.table
 	$(BIN)/python experiments/train_table.py --long
 
+# A worker that dies ends the run: pytest-xdist might wait for ever for the rest of its file.
 test: $(VENV)/.setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0
 
