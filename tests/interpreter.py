@@ -11,11 +11,12 @@ ROOT = Path(__file__).parents[1]
 def settings(devices: int = 1, **variables: str) -> dict[str, str]:
     """The environment of a program with the repository's modules and so many devices of the CPU."""
     folders = (variables.pop("PYTHONPATH", ""), ROOT)
+    flags = (os.environ.get("XLA_FLAGS"), f"--xla_force_host_platform_device_count={devices}")
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": " ".join(filter(None, flags)),
         "PYTHONPATH": os.pathsep.join(filter(None, map(str, folders))),
         **variables,
     }
