@@ -77,11 +77,13 @@ def _row_cells(result: Mapping[str, Any]) -> list[str]:
 def draw(table: SmallTable, picture: "Figure") -> None:
     """Draws bits per byte by row, the untrained baselines as lines, and against step time."""
     by_row, by_time = picture.subplots(1, 2)
+    white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # a baseline may lie behind
     for number, result in enumerate(table.results, 1):
         name, bits = f"{number} {result['row']}", result["bits_per_byte"]
         color = FAMILIES[family(result["row"])]
         by_row.plot(bits, name, "o", color=color)
-        by_row.annotate(f"{bits:.3f}", (bits, name), (6, -3), textcoords="offset points")
+        figure = f"{bits:.3f}"
+        by_row.annotate(figure, (bits, name), (6, -3), textcoords="offset points", bbox=white)
         by_time.plot(result["step_time"], bits, "o", color=color)
         place = (result["step_time"], bits)
         by_time.annotate(str(number), place, (5, 4), textcoords="offset points", fontsize=8)
