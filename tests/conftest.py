@@ -16,10 +16,11 @@ def _compile_quickly() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if _OLDER_GENERATOR in flags:
         return
-    environment = os.environ | {"XLA_FLAGS": f"{flags} {_OLDER_GENERATOR}".strip()}
+    flags = f"{flags} {_OLDER_GENERATOR}".strip()
     begin = [sys.executable, "-c", "import jax; jax.devices()"]
-    if subprocess.run(begin, env=environment, stderr=subprocess.DEVNULL).returncode == 0:
-        os.environ["XLA_FLAGS"] = environment["XLA_FLAGS"]
+    trial = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    if subprocess.run(begin, env=trial, stderr=subprocess.DEVNULL).returncode == 0:
+        os.environ["XLA_FLAGS"] = flags
 
 
 _compile_quickly()
