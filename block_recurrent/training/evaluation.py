@@ -15,6 +15,7 @@ from block_recurrent.data import Batch, TokenizedCorpus, evaluation_batches
 from block_recurrent.model.protocol import CarriedState, Model
 from block_recurrent.model.reset import clear_recurrent
 from block_recurrent.parallel import processes
+from block_recurrent.parallel.axes import DATA, FSDP
 from block_recurrent.parallel.mesh import (
     carried_sharding,
     lanes_of_process,
@@ -104,21 +105,22 @@ def evaluate(
     """Scores a corpus on the mesh of a run.
 
     Args:
-      config: of the run, for the segment length and the number of lanes. The metrics depend on
-        them only with `training.clear_states` and of Transformer-XL as its own paper has it, where
-        they depend on the segment length.
+      config: of the run, for the segment length and the most lanes. The metrics depend on them only
+        with `training.clear_states` and of Transformer-XL as its own paper has it, where they
+        depend on the segment length.
       model: the language model.
       corpus: the documents.
       progress: called after each batch with the share of the tokens that has been scored; what it
         raises ends the evaluation.
-      batch_size: lanes, in place of the configuration's.
+      batch_size: lanes; those of training, or fewer as `busy_lanes` has it, unless given.
 
     Returns:
       Sums over all targets, added up in float64 between batches.
     """
     data = config.data
-    lanes = batch_size or data.batch_size
-    mesh = make_mesh(config.mesh, lanes, exact=processes.several())
+    mesh = make_mesh(config.mesh, batch_size or data.batch_size, exact=processes.several())
+    groups = mesh.shape[DATA] * mesh.shape[FSDP]  # of devices, that share the lanes out
+    lanes = batch_size or busy_lanes(data, corpus, data.batch_size, groups)
     model = place(model, model_sharding(mesh, model))
     rows = lanes_of_process(mesh, lanes)
     batches = evaluation_batches(
@@ -158,16 +160,23 @@ def initial_carried(model: Model, batch_size: int, mesh: Mesh) -> CarriedState:
     return jax.jit(initial, out_shardings=places)(model)
 
 
-def scoring_lanes(data: DataConfig, corpus: TokenizedCorpus, fewest: int = 1) -> int:
-    """How many lanes read a corpus fast where nothing is trained.
+def busy_lanes(data: DataConfig, corpus: TokenizedCorpus, most: int, fewest: int = 1) -> int:
+    """So many lanes, or half as many, as often as that makes a corpus no longer to read.
 
-    Twice those of training, whose forward pass holds less than a backward pass does; or half as
-    many, as often as that makes the corpus no longer to read: its longest document takes its time
-    however many lanes are idle beside it.
+    Its longest document takes its time however many lanes are idle beside it.
     """
     segments = -(-np.diff(corpus.ends, prepend=0) // data.segment_length)
     busy = -(-int(segments.sum()) // int(segments.max(initial=1)))
-    lanes = 2 * data.batch_size
+    lanes = most
     while lanes % (2 * fewest) == 0 and lanes // 2 >= busy:
         lanes //= 2
     return lanes
+
+
+def scoring_lanes(data: DataConfig, corpus: TokenizedCorpus, fewest: int = 1) -> int:
+    """How many lanes read a corpus fast where nothing is trained.
+
+    Twice those of training, whose forward pass holds less than a backward pass does, or fewer as
+    `busy_lanes` has it.
+    """
+    return busy_lanes(data, corpus, 2 * data.batch_size, fewest)

@@ -103,6 +103,23 @@ def test_there_are_no_more_lanes_than_make_reading_shorter(lengths, batch_size, 
     assert scoring_lanes(data, of_lengths(*lengths)) == lanes
 
 
+@pytest.mark.parametrize(("lanes", "read"), [(16, 4), (4, 4), (6, 3), (2, 2), (1, 1)])
+def test_a_run_reads_its_documents_with_no_more_lanes_than_make_that_shorter(
+    monkeypatch, lanes, read
+):
+    shapes = []
+
+    def step(model, carried, batch, **options):
+        shapes.append(batch.inputs.shape)
+        return evaluation_step(model, carried, batch, **options)
+
+    monkeypatch.setattr(evaluation, "evaluation_step", step)
+    run(lanes, 2 * WINDOW)
+    assert set(shapes) == {(read, 2 * WINDOW)}
+    longest = -(-max(len(text.encode()) for text in TEXTS) // (2 * WINDOW))
+    assert len(shapes) == longest or read < 3  # 12 segments, 5 of them of one document
+
+
 def test_the_next_batch_is_on_its_way_before_figures_are_waited_for(monkeypatch):
     started, waited = [], []
 
