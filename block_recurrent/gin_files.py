@@ -149,6 +149,8 @@ class _Bindings:
         self.macro_uses: dict[str, str] = {}
 
     def add_file(self, path: Path, parents: tuple[Path, ...] = ()) -> None:
+        """Binds what a file says, and what the files that it includes say."""
+
         def where(line: int) -> str:
             return f"{_shown(path)}:{line}"
 
@@ -173,6 +175,7 @@ class _Bindings:
         self.add_file(path, parents)
 
     def add_flags(self, flags: Sequence[str]) -> None:
+        """Binds what the command line says, NAME=VALUE each."""
         seen: dict[str, str] = {}
         for flag in flags:
             match = re.fullmatch(r"([A-Za-z_][\w.]*)=(.+)", flag, re.DOTALL)

@@ -76,6 +76,11 @@ def check_lanes(batch_size: int, sizes: Sequence[int]) -> None:
         )
 
 
+def lane_groups(mesh: AnyMesh) -> int:
+    """How many groups of devices share the lanes out."""
+    return math.prod(mesh.shape[axis] for axis in LANES)
+
+
 def reading_mesh(config: MeshConfig) -> MeshConfig:
     """The mesh of a run, or, for reading its model where there are fewer devices, the default."""
     sizes = (config.data, config.fsdp, config.tensor)

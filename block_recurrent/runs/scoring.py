@@ -5,13 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jax.sharding import Mesh
-
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data.loading import load_split, makes_token_cache
 from block_recurrent.parallel import processes
-from block_recurrent.parallel.axes import DATA, FSDP
-from block_recurrent.parallel.mesh import make_mesh, reading_mesh
+from block_recurrent.parallel.mesh import lane_groups, make_mesh, reading_mesh
 from block_recurrent.runs.trained_model import NEWEST, restore_model
 from block_recurrent.runs.workdir import other_settings
 from block_recurrent.system.files import write_whole
@@ -72,7 +69,7 @@ def score(
         model,
         corpus,
         lambda share: line.show(f"evaluating {corpus.origin}: {share:.0%}"),
-        batch_size=batch_size or scoring_lanes(config.data, corpus, _fewest_lanes(config, mesh)),
+        batch_size=batch_size or scoring_lanes(config.data, corpus, lane_groups(mesh)),
     ).metrics()
     line.end()
     result = {
@@ -92,12 +89,6 @@ def score(
         listed = "; ".join(others)
         print(f"not written, for it differs from the run in: {listed}; --output=FILE writes it")
     return result
-
-
-def _fewest_lanes(config: ExperimentConfig, mesh: Mesh) -> int:
-    """How many groups of devices share the lanes out, at the least."""
-    fixed = processes.several() or config.mesh.data != -1
-    return mesh.shape[FSDP] * (mesh.shape[DATA] if fixed else 1)
 
 
 def _print(metrics: dict[str, Any]) -> None:

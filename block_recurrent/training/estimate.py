@@ -21,8 +21,7 @@ from block_recurrent.model.layer_stack import part_ranges
 from block_recurrent.model.parameters import count_parameters, named_parameters
 from block_recurrent.model.protocol import Model
 from block_recurrent.model.stack import Stack
-from block_recurrent.parallel.axes import DATA, FSDP
-from block_recurrent.parallel.mesh import check_lanes, with_places
+from block_recurrent.parallel.mesh import check_lanes, lane_groups, with_places
 from block_recurrent.parallel.parameters import shared_parameters
 from block_recurrent.training import TrainState
 from block_recurrent.training.build import abstract_model, abstract_train_state, build_model
@@ -142,7 +141,7 @@ def on_a_device(config: ExperimentConfig, state: TrainState, memory: Memory) -> 
     check_lanes(config.data.batch_size, list(sizes.values()))
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
     places = train_state_sharding(mesh, state)
-    lanes = sizes[DATA] * sizes[FSDP]
+    lanes = lane_groups(mesh)
     placed = with_places(state, places)
     parameters = device_bytes(placed.model)
     return Memory(

@@ -15,9 +15,9 @@ from block_recurrent.data import Batch, TokenizedCorpus, evaluation_batches
 from block_recurrent.model.protocol import CarriedState, Model
 from block_recurrent.model.reset import clear_recurrent
 from block_recurrent.parallel import processes
-from block_recurrent.parallel.axes import DATA, FSDP
 from block_recurrent.parallel.mesh import (
     carried_sharding,
+    lane_groups,
     lanes_of_process,
     make_mesh,
     place,
@@ -119,8 +119,7 @@ def evaluate(
     """
     data = config.data
     mesh = make_mesh(config.mesh, batch_size or data.batch_size, exact=processes.several())
-    groups = mesh.shape[DATA] * mesh.shape[FSDP]  # of devices, that share the lanes out
-    lanes = batch_size or busy_lanes(data, corpus, data.batch_size, groups)
+    lanes = batch_size or busy_lanes(data, corpus, data.batch_size, lane_groups(mesh))
     model = place(model, model_sharding(mesh, model))
     rows = lanes_of_process(mesh, lanes)
     batches = evaluation_batches(
