@@ -28,8 +28,8 @@ benchmark: $(VENV)/.setup
 	$(BIN)/python experiments/benchmark.py
 
 soak: $(VENV)/.setup
-	$(BIN)/python experiments/soak.py
-	$(BIN)/python experiments/soak.py --cluster --kills=20
+	$(BIN)/python -m tests.soak
+	$(BIN)/python -m tests.soak --cluster --kills=20
 
 setup: $(VENV)/.setup
 

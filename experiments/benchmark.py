@@ -17,7 +17,7 @@ from pathlib import Path
 
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.flags import make_parser, parse
-from block_recurrent.measure.benchmark import DEFAULT_ROWS, benchmark, choose_rows
+from block_recurrent.lab.benchmark.benchmark import DEFAULT_ROWS, benchmark, choose_rows
 from block_recurrent.system.devices import check_device
 
 

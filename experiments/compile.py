@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from block_recurrent.command_line.failures import reported, training_knobs_named
 from block_recurrent.command_line.flags import make_parser, parse
 from block_recurrent.command_line.values import file_to_write
-from block_recurrent.measure.compile_text import report
-from block_recurrent.measure.target import EXAMPLES, make_target
+from block_recurrent.lab.compile.compile_text import report
+from block_recurrent.lab.compile.target import EXAMPLES, make_target
 
 
 @reported

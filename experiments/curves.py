@@ -16,7 +16,7 @@ from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.parser import Parser
 from block_recurrent.command_line.workdirs import parse_runs
 from block_recurrent.gin_files import PARAMETERS
-from block_recurrent.reports.curves import report
+from block_recurrent.lab.tables.curves import report
 
 
 @reported

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 
 from block_recurrent.command_line.failures import reported
-from block_recurrent.command_line.prepare_corpus import prepare_corpus
-from block_recurrent.command_line.raw_data import parse
+from block_recurrent.lab.corpora.prepare_corpus import prepare_corpus
+from block_recurrent.lab.corpora.raw_data import parse
 from block_recurrent.system.signals import stop_on_signal
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.parser import Parser
 from block_recurrent.command_line.workdirs import parse_runs
-from block_recurrent.reports.scaling import report
+from block_recurrent.lab.tables.scaling import report
 
 
 @reported

@@ -16,8 +16,8 @@ from pathlib import Path
 from block_recurrent.command_line.failures import reported, training_knobs_named
 from block_recurrent.command_line.flags import make_parser, parse
 from block_recurrent.command_line.values import positive
-from block_recurrent.reports.train_row import train_row
-from block_recurrent.reports.train_table import RowFailed, find_row, train_table
+from block_recurrent.lab.tables.train_row import train_row
+from block_recurrent.lab.tables.train_table import RowFailed, find_row, train_table
 from block_recurrent.system.children import stop_with_parent
 from block_recurrent.system.devices import (
     check_device,

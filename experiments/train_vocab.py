@@ -12,7 +12,7 @@ from pathlib import Path
 
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.parser import Parser
-from block_recurrent.preparation.vocabulary import make_vocabulary
+from block_recurrent.lab.corpora.vocabulary import make_vocabulary
 from block_recurrent.system.signals import stop_on_signal
 
 

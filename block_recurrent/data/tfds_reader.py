@@ -2,7 +2,7 @@
 
 Only array_record shards can be read so. Whatever is missing, cut short or damaged is an error that
 names the shard and the record; where the directory has a `manifest.json`, as those written by
-`block_recurrent.preparation` have, every text is compared with it.
+`block_recurrent.lab.corpora` have, every text is compared with it.
 """
 
 import hashlib

@@ -16,7 +16,7 @@ from block_recurrent.data import (
     SentencePieceTokenizer,
     make_tokenizer,
 )
-from block_recurrent.preparation.vocabulary import train_vocabulary
+from block_recurrent.lab.corpora.vocabulary import train_vocabulary
 
 TEXTS = [
     "",

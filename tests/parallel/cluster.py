@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from block_recurrent.measure.processes import free_port
 from tests.interpreter import settings
 from tests.programs import PROGRAMS
+from tests.soak.processes import free_port
 
 
 class Ended(NamedTuple):

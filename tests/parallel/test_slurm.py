@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from block_recurrent.measure.processes import free_port
 from tests.interpreter import ROOT
 from tests.quick_runs import STEPS, write_corpus, write_gin
+from tests.soak.processes import free_port
 
 DAEMONS = ("slurmctld", "slurmd")
 NEEDED = (*DAEMONS, "sbatch", "sinfo")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from block_recurrent.command_line import prepare_corpus
 from block_recurrent.data import DataError
 from block_recurrent.data.tfds_reader import TfdsDirectory
+from block_recurrent.lab.corpora import prepare_corpus
 from experiments import prepare_data
 
 ROOT = Path(prepare_data.__file__).parents[1]
@@ -191,7 +191,7 @@ def test_an_error_that_a_signal_caused_in_a_source_is_a_stop(tmp_path, monkeypat
 SLOW = """
 import sys, time
 from experiments import prepare_data
-from block_recurrent.preparation import text
+from block_recurrent.lab.corpora import text
 
 def slow(*arguments, read=text._read_text):
     time.sleep(0.02)

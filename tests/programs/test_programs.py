@@ -17,7 +17,6 @@ import pytest
 import block_recurrent
 from block_recurrent import gin_files
 from block_recurrent.data import ByteTokenizer
-from block_recurrent.measure import processes
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.runs import workdir
 from block_recurrent.runs.checkpoints import Checkpoints
@@ -26,6 +25,7 @@ from block_recurrent.runs.metrics import read_metrics
 from block_recurrent.runs.trained_model import restore_model
 from experiments import evaluate, generate, train
 from tests.programs import PROGRAMS
+from tests.soak import processes
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 

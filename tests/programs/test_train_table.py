@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from block_recurrent.measure.processes import ENVIRONMENT
-from block_recurrent.reports import train_table as parent
+from block_recurrent.lab.tables import train_table as parent
 from block_recurrent.training.rows import small_table_rows
 from experiments import train_table
 from tests.quick_runs import write_corpus
+from tests.soak.processes import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 SMALL = {

@@ -1,8 +1,8 @@
 """Laws of being killed: a run survives it, whatever it was doing."""
 
-from block_recurrent.measure.processes import EVERY, Plan
-from block_recurrent.measure.soak import newest_begun, soak
 from tests.programs import PROGRAMS
+from tests.soak.processes import EVERY, Plan
+from tests.soak.soak import newest_begun, soak
 
 
 def test_a_run_that_is_killed_again_and_again_is_the_run_that_was_not(tmp_path):

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import pytest
 
 from block_recurrent.data.tfds_reader import TfdsDirectory
-from block_recurrent.measure import processes
-from block_recurrent.measure.processes import CONFIG, ENVIRONMENT, EVERY, last_logged, newest_whole
 from experiments import prepare_data
 from tests.programs import PROGRAMS
+from tests.soak import processes
+from tests.soak.processes import CONFIG, ENVIRONMENT, EVERY, last_logged, newest_whole
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SOON, AT_ONCE, NEVER = 30.0, 2.0, 120.0  # seconds

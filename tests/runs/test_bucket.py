@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from block_recurrent.gin_files import ConfigError
-from block_recurrent.measure.processes import free_port
 from block_recurrent.runs.bucket import Bucket, BucketError
 from block_recurrent.runs.checkpoints import CheckpointError, Checkpoints
 from tests.helpers import assert_equal
 from tests.quick_runs import SAVED, STEPS, Steps, logged_steps, make_inputs, run
 from tests.runs.test_checkpoints import POSITION, initial, trained
+from tests.soak.processes import free_port
 
 HAS_EMULATOR = find_spec("moto") is not None
 

@@ -6,8 +6,8 @@ import pytest
 from flax import nnx
 
 from block_recurrent import LanguageModel
+from block_recurrent.lab.tables.seed_groups import group_runs
 from block_recurrent.model.parameters import count_parameters
-from block_recurrent.reports.seed_groups import group_runs
 from block_recurrent.runs import reading
 from tests.synthetic_runs import TARGETS, load, paper, small, write_evaluation, write_run
 

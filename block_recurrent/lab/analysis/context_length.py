@@ -1,0 +1,166 @@
+"""The relative effective context length (RECL) of a group of models.
+
+After Dai et al. 2019, "Transformer-XL" (arXiv 1901.02860, appendix C). With `l_i(c, t)` the loss
+of model i on the token at t given exactly the c tokens before it:
+
+- the baseline of a short context c is the best model's loss, position by position,
+  `b(c, t) = min_i l_i(c, t)`;
+- only the share r of positions with the largest baseline count, the hard ones;
+- a longer context c' gives model i `f_i(c, c') = mean_t min(b(c, t), l_i(c', t))` there, and the
+  relative gain is how much less its perplexity is,
+  `g_i(c, c') = (exp f_i(c, c) - exp f_i(c, c')) / exp f_i(c, c)`;
+- its RECL is the first c at which g_i(c, c') is below a threshold, the next c' tried.
+
+Different from the paper: c' is 2c and not c plus a few tokens, so the result is known to a factor
+of two; and the positions are a sample.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from block_recurrent.data import TokenizedCorpus
+from block_recurrent.lab.analysis.token_losses import Progress, target_nats
+from block_recurrent.model.reset import clear_recurrent
+
+THRESHOLD = 0.01
+HARD = 0.1  # r
+
+
+class Places(NamedTuple):
+    """Sampled tokens, n of them.
+
+    Attributes:
+      document: index, [n].
+      position: in the document, [n]; at least the longest context that is tried.
+    """
+
+    document: np.ndarray
+    position: np.ndarray
+
+
+def context_lengths(corpus: TokenizedCorpus, shortest: int, longest: int) -> list[int]:
+    """Doubles from `shortest` to `longest`, as far as the longest document has tokens."""
+    limit = max(corpus.length(index) for index in range(len(corpus))) - 1
+    lengths = [shortest]
+    while lengths[-1] * 2 <= min(longest, limit):
+        lengths.append(lengths[-1] * 2)
+    return lengths if shortest <= limit else []
+
+
+def sample_places(corpus: TokenizedCorpus, context: int, count: int, seed: int = 0) -> Places:
+    """Random tokens that have `context` tokens before them, without repetition, at most `count`."""
+    rooms = np.array([max(0, corpus.length(index) - context) for index in range(len(corpus))])
+    total = int(rooms.sum())
+    chosen = np.random.default_rng(seed).choice(total, min(count, total), replace=False)
+    ends = np.cumsum(rooms)
+    document = np.searchsorted(ends, np.sort(chosen), side="right")
+    return Places(document, np.sort(chosen) - (ends - rooms)[document] + context)
+
+
+@jax.jit(donate_argnums=1, static_argnames="clear_states")
+def read_context(
+    model: Any, carried: Any, inputs: Array, targets: Array, last: Array, *, clear_states: bool
+) -> tuple[Any, Array]:
+    """Reads [B, N] tokens: the next state, and the loss [B] of `targets` after position `last`."""
+    if clear_states:
+        carried = clear_recurrent(carried, model.initial_state(len(inputs)))
+    features, carried = model.features(inputs, carried)
+    at_last = jax.lax.dynamic_slice_in_dim(features, last, 1, axis=1)
+    return carried, target_nats(model, at_last, targets[:, None])[:, 0]
+
+
+def context_losses(
+    model: Any,
+    corpus: TokenizedCorpus,
+    places: Places,
+    lengths: Sequence[int],
+    *,
+    lanes: int,
+    segment_length: int,
+    clear_states: bool = False,
+    progress: Progress = lambda share: None,
+) -> np.ndarray:
+    """Losses with exactly c tokens of context, which are read from the initial state.
+
+    Args:
+      model: the language model.
+      corpus: the documents.
+      places: the tokens that are predicted.
+      lengths: the c.
+      lanes: how many are read at once.
+      segment_length: N, a multiple of what the model reads at once.
+      clear_states: clear the recurrent states before every segment.
+      progress: called with the share that is done.
+
+    Returns:
+      Nats, [len(lengths), n].
+    """
+    count, losses = len(places.document), np.zeros((len(lengths), len(places.document)))
+    total, done = sum(-(-c // segment_length) for c in lengths) * count, 0
+    begins = np.concatenate([[0], corpus.ends])[places.document] + places.position
+    for row, context in enumerate(lengths):
+        segments = -(-context // segment_length)
+        for first in range(0, count, lanes):
+            # The last lanes may repeat: every call has the same shape.
+            chosen = begins[np.arange(first, first + lanes).clip(max=count - 1)]
+            tokens = corpus.tokens[chosen[:, None] + np.arange(-context, 0)].astype(np.int32)
+            # What follows a token cannot change its prediction, so the padding is harmless.
+            tokens = np.pad(tokens, ((0, 0), (0, segments * segment_length - context)))
+            targets = corpus.tokens[chosen].astype(np.int32)
+            last = np.int32((context - 1) % segment_length)
+            carried, nats = model.initial_state(lanes), None
+            for piece in np.split(tokens, segments, axis=1):
+                carried, nats = read_context(
+                    model, carried, piece, targets, last, clear_states=clear_states
+                )
+            kept = min(lanes, count - first)
+            losses[row, first : first + kept] = np.asarray(nats)[:kept]
+            done += kept * segments
+            progress(done / total)
+    return losses
+
+
+class ContextGains(NamedTuple):
+    """What longer contexts give the models of a group.
+
+    Attributes:
+      lengths: the c, C of them.
+      losses: mean loss of each model with c tokens over all positions, nats, [M, C].
+      gains: g_i(c, 2c) on the hard positions of c, [M, C - 1].
+      recl: of each model; None where the gain is still there at the longest context.
+    """
+
+    lengths: list[int]
+    losses: np.ndarray
+    gains: np.ndarray
+    recl: list[int | None]
+
+
+def context_gains(
+    losses: np.ndarray, lengths: Sequence[int], *, hard: float = HARD, threshold: float = THRESHOLD
+) -> ContextGains:
+    """The gains and the RECL of each model.
+
+    Args:
+      losses: of M models with C context lengths at n positions, [M, C, n].
+      lengths: the C lengths, each twice the one before.
+      hard: r, the share of positions that count.
+      threshold: of the relative gain.
+    """
+    baseline = losses.min(0)
+    count = max(1, round(hard * losses.shape[2]))
+    gains = np.zeros((len(losses), len(lengths) - 1))
+    for short in range(len(lengths) - 1):
+        hardest = np.argsort(-baseline[short], kind="stable")[:count]
+        before = baseline[short, hardest]
+        with_more = np.minimum(before, losses[:, short + 1, hardest]).mean(-1)
+        gains[:, short] = 1 - np.exp(with_more - before.mean())
+    recl: list[int | None] = []
+    for row in gains < threshold:
+        stops = np.flatnonzero(row)
+        recl.append(int(lengths[stops[0]]) if len(stops) else None)
+    return ContextGains(list(lengths), losses.mean(-1), gains, recl)

@@ -1,0 +1,173 @@
+"""The loss when the recurrent states are not what they would be.
+
+Several readings of the same documents go on side by side, block by block, each with its own keys
+and values; they differ in the recurrent states that enter a block. Only the states are changed, so
+a model without recurrent layers has the same loss in all of them.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from block_recurrent.data import Batch, TokenizedCorpus
+from block_recurrent.data.lanes import evaluation_lanes
+from block_recurrent.data.segments import LaneReader
+from block_recurrent.lab.analysis.token_losses import (
+    Lanes,
+    Progress,
+    empty_losses,
+    put_losses,
+    target_nats,
+)
+from block_recurrent.model.reset import reset
+from block_recurrent.model.state import ModelState, concatenate
+
+NORMAL, CLEARED, NEVER, FROZEN, SWAPPED = "normal", "cleared", "never", "frozen", "swapped"
+READINGS = {
+    NORMAL: "carried",
+    CLEARED: "cleared at every segment",
+    NEVER: "cleared at every block",
+    FROZEN: "frozen",
+    SWAPPED: "of another document",
+}
+
+
+class Moment(NamedTuple):
+    """Where the lanes stand as they enter a block, each [B].
+
+    Attributes:
+      offset: tokens of the document that have been read.
+      active: False for a lane that has run out of documents.
+      begins: whether a document begins with this block.
+    """
+
+    offset: np.ndarray
+    active: np.ndarray
+    begins: np.ndarray
+
+
+def moment_of(lanes: Lanes) -> Moment:
+    """The moment at which lanes stand."""
+    offset = np.array([lane.offset if lane else 0 for lane in lanes], np.int32)
+    active = np.array([lane is not None for lane in lanes])
+    return Moment(offset, active, active & (offset == 0))
+
+
+def clear(state: ModelState, initial: ModelState, where: Array | np.ndarray) -> ModelState:
+    """`state` with the recurrent states of `initial` in the lanes `where` [B]."""
+    return _choose(where, initial, state)
+
+
+def freeze(after: ModelState, before: ModelState, where: Array | np.ndarray) -> ModelState:
+    """`after` a block with the recurrent states `before` it in the lanes `where` [B]."""
+    return _choose(where, before, after)
+
+
+def swap(state: ModelState, other: ModelState, where: Array | np.ndarray) -> ModelState:
+    """`state` with, in the lanes `where` [B], the recurrent states `other` has one lane before."""
+    moved = other._replace(recurrent=jnp.roll(other.recurrent, 1, axis=1))
+    return _choose(where, moved, state)
+
+
+def _choose(where: Array | np.ndarray, one: ModelState, other: ModelState) -> ModelState:
+    shown = jnp.asarray(where)[:, None, None]
+    return other._replace(recurrent=jnp.where(shown, one.recurrent, other.recurrent))
+
+
+Streams = dict[str, ModelState]
+
+
+def entering(streams: Streams, initial: ModelState, moment: Moment, segment_length: int) -> Streams:
+    """What enters a block in each reading, from what has come out of the block before."""
+    begun = {
+        name: reset(state, initial, moment.begins, batch_axis=1) for name, state in streams.items()
+    }
+    at_segment = moment.offset % segment_length == 0
+    return begun | {
+        CLEARED: clear(begun[CLEARED], initial, at_segment),
+        NEVER: clear(begun[NEVER], initial, jnp.ones_like(moment.active)),
+        SWAPPED: swap(begun[SWAPPED], begun[NORMAL], jnp.logical_not(moment.begins)),
+    }
+
+
+@functools.partial(jax.jit, donate_argnums=1, static_argnames="segment_length")
+def read_block(
+    model: Any,
+    streams: Streams,
+    batch: Batch,
+    moment: Moment,
+    freeze_at: Array,
+    *,
+    segment_length: int,
+) -> tuple[Streams, dict[str, Array]]:
+    """Reads one block [B, W] of every lane in all readings, as one batch.
+
+    Returns:
+      What comes out of the block in each reading, and the losses of its targets, [B, W].
+    """
+    lanes = len(batch.inputs)
+    names = list(streams)
+    before = entering(streams, model.initial_state(lanes), moment, segment_length)
+    features, after = model.features(
+        jnp.tile(batch.inputs, (len(names), 1)),
+        concatenate([before[name] for name in names], axis=1),
+    )
+    nats = target_nats(model, features, jnp.tile(batch.targets, (len(names), 1)))
+    own = {name: slice(n * lanes, (n + 1) * lanes) for n, name in enumerate(names)}
+    out = {name: jax.tree.map(lambda x, s=own[name]: x[:, s], after) for name in names}
+    out[FROZEN] = freeze(out[FROZEN], before[FROZEN], moment.offset >= freeze_at)
+    # A document that has ended keeps its states, for another to be read with.
+    out[NORMAL] = freeze(out[NORMAL], before[NORMAL], jnp.logical_not(moment.active))
+    return out, {name: nats[own[name]] for name in names}
+
+
+def intervened_losses(
+    model: Any,
+    corpus: TokenizedCorpus,
+    *,
+    lanes: int,
+    segment_length: int,
+    freeze_at: int,
+    progress: Progress = lambda share: None,
+) -> dict[str, list[np.ndarray]]:
+    """The loss of every token in each of READINGS.
+
+    - cleared: the initial states enter the first block of every segment;
+    - never: they enter every block, as if no update were ever applied;
+    - frozen: updates of blocks that begin at position `freeze_at` or later are not applied;
+    - swapped: every block but a document's first is read with the states that the document in the
+      lane before has at that moment in the normal reading.
+
+    Args:
+      model: a language model with a `ModelState`.
+      corpus: the documents.
+      lanes: how many are read at once; swapping needs at least two.
+      segment_length: tokens between two clearings, a multiple of the window.
+      freeze_at: position, in tokens.
+      progress: called with the share of the tokens that have been read.
+
+    Returns:
+      By name of the reading, for each document [n] float32.
+    """
+    window = model.config.window
+    reader = LaneReader(corpus, lanes, window, model.config.vocab_size)
+    streams = {name: model.initial_state(lanes) for name in READINGS}
+    losses = {name: empty_losses(corpus) for name in READINGS}
+    done = 0
+    for standing in evaluation_lanes(reader):
+        streams, nats = read_block(
+            model,
+            streams,
+            reader.batch(standing),
+            moment_of(standing),
+            np.int32(freeze_at),
+            segment_length=segment_length,
+        )
+        for name, values in jax.device_get(nats).items():
+            done += put_losses(losses[name], standing, values)
+        progress(done / len(READINGS) / len(corpus.tokens))
+    return losses

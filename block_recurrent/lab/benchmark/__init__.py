@@ -1,0 +1,1 @@
+"""Timings of training and inference, in turn."""

@@ -1,0 +1,138 @@
+"""What a trained model does, measured: scoring documents, and generating."""
+
+import statistics
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import block_recurrent as br
+from block_recurrent.config import ExperimentConfig, ModelConfig
+from block_recurrent.data import Batch, TokenizedCorpus, evaluation_batches
+from block_recurrent.lab.benchmark.timing import ratio, time_in_turn, timed
+from block_recurrent.model.protocol import Model
+from block_recurrent.training.build import make_model
+from block_recurrent.training.evaluation import evaluate, evaluation_step, scoring_lanes
+
+POSITIONS = (400, 4000)
+CONTEXT_WINDOWS = (1, 4, 16)
+MANY = 64  # rows that generate at once
+
+
+def random_corpus(documents: int, length: int, vocab_size: int) -> TokenizedCorpus:
+    """Documents of one length, of tokens that are all as likely."""
+    tokens = np.random.default_rng(0).integers(0, vocab_size, documents * length, np.int32)
+    lengths = np.full(documents, length)
+    return TokenizedCorpus(
+        origin="random tokens",
+        ids=[str(document) for document in range(documents)],
+        tokens=tokens.astype(np.uint32),
+        ends=np.cumsum(lengths),
+        byte_counts=lengths,
+        word_counts=lengths,
+        tokenizer="none",
+        vocab_size=vocab_size,
+        beginning_of_document=0,
+        unknown=0,
+        fingerprint="",
+    )
+
+
+def measure_evaluation(
+    config: ExperimentConfig, segments: int = 4, rounds: int = 9
+) -> dict[str, float]:
+    """Tokens a second of an evaluation, and its rate to that of the forward pass alone.
+
+    The forward pass reads as many segments of as many lanes, one like the other, and nothing comes
+    back from the device between them.
+    """
+    data, vocab_size = config.data, config.model.vocab_size
+    corpus = random_corpus(2 * data.batch_size, segments * data.segment_length, vocab_size)
+    lanes = scoring_lanes(data, corpus)
+    model = make_model(config)
+    batch = next(evaluation_batches(corpus, lanes, data.segment_length, vocab_size))
+    batch = jax.device_put(batch._replace(start_of_document=np.zeros(lanes, np.bool_)))
+
+    def forward() -> list[jax.Array]:
+        carried, scored = model.initial_state(lanes), []
+        for _ in range(segments):
+            carried, nats, _ = evaluation_step(model, carried, batch)
+            scored.append(nats)
+        return scored
+
+    runs = {
+        "evaluation": lambda: timed(lambda: evaluate(config, model, corpus, batch_size=lanes).nats),
+        "forward": lambda: timed(forward),
+    }
+    seconds = time_in_turn(runs, rounds)
+    tokens = len(corpus.tokens)
+    return {
+        "lanes": lanes,
+        "tokens_per_second": tokens / statistics.median(seconds["evaluation"]),
+        "forward_tokens_per_second": tokens / statistics.median(seconds["forward"]),
+        "rate_to_forward": ratio(seconds["forward"], seconds["evaluation"]),
+    }
+
+
+def measure_carrying(config: ExperimentConfig, rounds: int = 9) -> dict[str, float]:
+    """How many times less a scored token costs with the context carried than with it read anew.
+
+    Carried, a segment of every lane is read and all of its tokens are scored. Read anew, each token
+    is scored at the end of a context of its own, as models do that carry nothing and are to see as
+    much for every token (Dai et al. 2019, section 4.6). The contexts are some windows long.
+
+    Returns:
+      Microseconds a token where the context is carried, and the factor by length of the context.
+    """
+    data, model = config.data, make_model(config)
+    assert isinstance(config.model, ModelConfig)
+    contexts = [windows * config.model.window for windows in CONTEXT_WINDOWS]
+    lengths = {str(length): length for length in (data.segment_length, *contexts)}
+    runs = {name: _scoring(model, data.batch_size, length) for name, length in lengths.items()}
+    seconds = time_in_turn(runs, rounds)
+    carried = [spent / data.segment_length for spent in seconds[str(data.segment_length)]]
+    figures = {"microseconds_a_token": statistics.median(carried) / data.batch_size * 1e6}
+    return figures | {f"times_less_at_{c}": ratio(seconds[str(c)], carried) for c in contexts}
+
+
+def _scoring(model: Model, lanes: int, length: int) -> Callable[[], float]:
+    """Reads and scores `length` tokens of every lane; each call returns its seconds."""
+    tokens = np.ones((lanes, length), np.int32)
+    batch = Batch(tokens, tokens, np.ones_like(tokens, np.bool_), np.zeros(lanes, np.bool_))
+    batch = jax.device_put(batch)
+
+    def run() -> float:
+        carried = jax.block_until_ready(model.initial_state(lanes))
+        return timed(lambda: evaluation_step(model, carried, batch))
+
+    return run
+
+
+def measure_generation(
+    config: ExperimentConfig, tokens: int = 256, rounds: int = 9
+) -> dict[str, float]:
+    """Tokens a second of one row after two lengths of prompt and their ratio; and of many rows."""
+    model = make_model(config)
+    early, late = POSITIONS
+    runs = {
+        "early": _generating(model, 1, early, tokens),
+        "late": _generating(model, 1, late, tokens),
+        "many": _generating(model, MANY, early, tokens),
+    }
+    seconds = time_in_turn(runs, rounds)
+    rates = {name: tokens / statistics.median(times) for name, times in seconds.items()}
+    return {
+        f"tokens_per_second_at_{early}": rates["early"],
+        f"tokens_per_second_at_{late}": rates["late"],
+        "late_to_early_time": ratio(seconds["late"], seconds["early"]),
+        f"tokens_per_second_of_{MANY}_rows": MANY * rates["many"],
+    }
+
+
+def _generating(model: Model, rows: int, position: int, tokens: int) -> Callable[[], float]:
+    """Continues texts of `position` tokens; each call returns its seconds."""
+    prompt = jnp.ones((rows, position), jnp.int32)
+    point = br.prefill(model, model.initial_state(rows), prompt)[1]
+    last = jnp.ones((rows, 1), jnp.int32)
+    return lambda: timed(lambda: br.generate(model, point, last, max_new_tokens=tokens))

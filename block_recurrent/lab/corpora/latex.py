@@ -1,0 +1,394 @@
+r"""Papers from the LaTeX sources that arXiv gives out: one document a bundle.
+
+The text of a paper is its main file, then every file it inputs, joined by newlines.
+
+* The main file has `\documentclass` or `\documentstyle`, and `\begin{document}`. Without such a
+  file it is one with `\begin{document}`, else one with a class, else any TeX file. Among several
+  the least deep folder wins, then the most characters with what it inputs itself, then the first
+  path.
+* Inputs follow in the order of `\input`, `\include` and `\subfile`, depth first, each file once;
+  after a `%` they do not count. A name is looked up with `.tex` added and then as it is, in the
+  folder of the main file, in the root and in the folder of the including file, never outside.
+* TeX files that are never input, binary and empty ones are skipped. A file that is not UTF-8 is
+  read as Latin-1, and the paper counts as repaired.
+
+A TeX file is one called `*.tex`. Where a bundle has a single file, that is also TeX if it has a
+command of TeX's own (`_TEX_COMMAND`). A bundle is left out as "no TeX file" if it has none, and as
+"no LaTeX" if no TeX file in it has any command, such as a folder of plain text called `*.tex`.
+"""
+
+import os
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from block_recurrent.data.errors import DataError
+from block_recurrent.data.json_lines import json_lines, parse_json
+from block_recurrent.data.utf8 import replace_lone_surrogates
+from block_recurrent.lab.corpora.archives import (
+    LIMITS,
+    PDF_ONLY,
+    Limits,
+    children,
+    files_below,
+    read_archive,
+)
+from block_recurrent.lab.corpora.entries import Content, Entry, Unusable
+
+_ARCHIVES = (
+    "acc-phys|adap-org|alg-geom|ao-sci|astro-ph|atom-ph|bayes-an|chao-dyn|chem-ph|cmp-lg|comp-gas|"
+    "cond-mat|cs|dg-ga|funct-an|gr-qc|hep-ex|hep-lat|hep-ph|hep-th|math|math-ph|mtrl-th|nlin|"
+    "nucl-ex|nucl-th|patt-sol|physics|plasm-ph|q-alg|q-bio|quant-ph|solv-int|supr-con"
+)
+_NEW_ID = re.compile(r"(?:.*/)?(?:arXiv-)?(\d{4}\.\d{4,5})(?:v\d+)?")
+_OLD_ID = re.compile(rf"(?:.*/)?(?:arXiv-)?({_ARCHIVES})(?:\.[A-Za-z-]+)?[/_]?(\d{{7}})(?:v\d+)?")
+_EXTENSION = re.compile(r"(?:\.tar\.gz|\.tgz|\.tar|(?:\.tex)?\.gz|\.pdf)$")
+_FIGURE = re.compile(
+    r"\.(e?psi?|epsf|pdf|png|jpe?g|gif|svg|tiff?|bmp|mp4|avi|mov|mpe?g|zip|gz|tar|[to]tf|pfb)$",
+    re.I,
+)
+_CONTROL_WORD = re.compile(r"\\[A-Za-z]")
+# What a program's source code, with its \n and \t, does not have.
+_TEX_COMMAND = re.compile(
+    r"\\(documentclass|documentstyle|usepackage|begin|end|section|input|magnification|bye|def"
+    r"|centerline|[hv]s(?:ize|kip)|[hv]box|noindent|medskip|bigskip|proclaim)(?![A-Za-z])|%\s*!TEX"
+)
+_OTHER_LANGUAGE = re.compile(r"\s*(%!(PS|\s)|<)")  # PostScript and HTML, but not %!TEX
+_CLASS = re.compile(r"\\document(?:class|style)(?![A-Za-z])")
+_BEGIN = re.compile(r"\\begin\s*\{document\}")
+_COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%[^\r\n]*")
+_INPUT = re.compile(
+    r"\\(?:input|include|subfile)(?![A-Za-z@])\s*\{([^{}]*)\}"
+    r"|\\input(?![A-Za-z@])\s*(\"[^\"\r\n]+\"|[^\s\\{}%#\"]+)"
+)
+
+
+class _Metadata(NamedTuple):
+    title: str
+    year: int
+    categories: tuple[str, ...]
+
+
+class LatexBundles:
+    """The papers in a directory of arXiv source bundles; the module says what their texts are.
+
+    A paper is a `.tar.gz`, `.tgz`, `.tar` or `.gz` file at any depth, or a folder: one that holds a
+    TeX file directly, one whose path is an arXiv id, or a direct child of the directory, unless
+    there is an archive or a folder named by an arXiv id below it. A PDF named by an arXiv id is a
+    paper without a source. Anything else, and every link, is left out.
+
+    The id of a paper is its arXiv id without version, "0704.0001" or "math/0101001", where its path
+    ends in one, possibly after "arXiv-"; otherwise its relative path without extensions.
+
+    Args:
+      directory: the directory that holds the bundles.
+      metadata: JSON-lines file, possibly `.gz`, of records with "id", "title", "categories" (a
+        string separated by spaces) and "update_date", whose year is taken: arXiv's snapshot format.
+      categories: if any, keeps a paper only if one of its categories starts with one of these
+        strings: "math." keeps math.GT, "math" math-ph too. Needs `metadata`.
+      skip_damaged: makes damaged archives Unusable("damaged archive") instead of an error.
+      limits: bounds on one bundle.
+
+    Raises:
+      DataError: the directory or the metadata does not exist, or there are categories without
+        metadata.
+    """
+
+    name = "arxiv"
+    wanted = (
+        "papers in LaTeX: archives (.tar.gz, .tgz, .tar, .gz) and folders with TeX files in them"
+    )
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        metadata: str | Path | None = None,
+        categories: Iterable[str] = (),
+        skip_damaged: bool = False,
+        limits: Limits = LIMITS,
+    ):
+        self._directory = Path(directory)
+        self._metadata = None if metadata is None else Path(metadata)
+        self._categories = (categories,) if isinstance(categories, str) else tuple(categories)
+        self._skip_damaged, self._limits = skip_damaged, limits
+        self._left_out: Counter[str] = Counter()
+        if not self._directory.is_dir():
+            raise DataError(f"{directory} is not a directory: give the one that holds the bundles.")
+        if self._metadata is not None and not self._metadata.is_file():
+            raise DataError(f"{metadata} is not a file: give the metadata, or none.")
+        if self._categories and self._metadata is None:
+            raise DataError(f"categories {self._categories} need metadata: give its file too.")
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        return {
+            "metadata": self._metadata is not None,
+            "categories": list(self._categories),
+            "skip_damaged": self._skip_damaged,
+            **self._limits._asdict(),
+        }
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        return dict(self._left_out)
+
+    def entries(self) -> Iterator[Entry]:
+        """Lists the papers by path: files, folders that are papers, then what is in the others.
+
+        Raises:
+          DataError: two papers have one id, or the metadata cannot be read.
+        """
+        self._left_out = Counter()
+        papers = self._papers()
+        records = {} if self._metadata is None else _read_metadata(self._metadata, papers)
+        for paper, path in papers.items():
+            record = records.get(paper)
+            if self._keeps(record):
+                yield Entry(paper, partial(self._read, paper, path, record or _Metadata("", 0, ())))
+
+    def _papers(self) -> dict[str, Path]:
+        papers: dict[str, Path] = {}
+        paths = [self._directory / name for name in _bundles(self._directory, self._left_out)]
+        paths = [path for path in paths if not self._is_metadata(path)]
+        for path in sorted(paths, key=lambda path: path.suffix == ".pdf"):
+            paper = _paper_id(path.relative_to(self._directory).as_posix(), path.is_dir())
+            if path.suffix == ".pdf" and paper in papers:
+                self._left_out["PDF beside its source"] += 1
+            elif paper in papers:
+                raise DataError(f"{papers[paper]} and {path} share the id {paper!r}; keep one.")
+            else:
+                papers[paper] = path
+        order = {path: number for number, path in enumerate(paths)}
+        return dict(sorted(papers.items(), key=lambda item: order[item[1]]))
+
+    def _is_metadata(self, path: Path) -> bool:
+        file = self._metadata
+        return file is not None and path.name == file.name and path.samefile(file)
+
+    def _keeps(self, record: _Metadata | None) -> bool:
+        if not self._categories:
+            return True
+        if record and any(each.startswith(self._categories) for each in record.categories):
+            return True
+        self._left_out["other category" if record else "no metadata"] += 1
+        return False
+
+    def _read(self, paper: str, path: Path, record: _Metadata) -> Content:
+        if path.suffix == ".pdf":
+            raise Unusable(PDF_ONLY)
+        try:
+            unpacked = read_archive(path, limits=self._limits, wanted=_is_no_figure)
+        except DataError as error:
+            if self._skip_damaged:
+                raise Unusable("damaged archive") from error
+            raise
+        names = [*unpacked.files, *unpacked.unread]
+        if names and all(name.lower().endswith(".pdf") for name in names):
+            raise Unusable(PDF_ONLY, unpacked.skipped)
+        bundle = _Bundle(unpacked.files, unpacked.skipped)
+        text, repaired = _text_of(bundle, _tex_files(bundle, is_single=len(names) == 1))
+        link = f"https://arxiv.org/abs/{paper}" if arxiv_id(paper) else ""
+        return Content(record.title, text, link, record.year, dict(bundle.skipped), repaired)
+
+
+def _bundles(root: Path, left_out: Counter[str]) -> Iterator[str]:
+    """Yields the relative paths of the archives, PDFs and folders that are papers."""
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        files, subfolders = children(root / folder, left_out)
+        for file in files:
+            if _is_bundle(folder + file):
+                yield folder + file
+            else:
+                left_out["not a source bundle"] += 1
+        papers = {name for name in subfolders if _is_paper(root, folder + name)}
+        yield from (folder + name for name in subfolders if name in papers)
+        folders += [f"{folder}{name}/" for name in reversed(subfolders) if name not in papers]
+
+
+def _is_bundle(name: str) -> bool:
+    if name.endswith(".pdf"):
+        return arxiv_id(name.removesuffix(".pdf")) is not None
+    match = _EXTENSION.search(name)
+    return match is not None and _FIGURE.search(name[: match.start()]) is None
+
+
+def _is_paper(root: Path, folder: str) -> bool:
+    if arxiv_id(folder) or any(map(_is_tex, children(root / folder, Counter())[0])):
+        return True
+    below = (f"{folder}/{file}" for file in files_below(root / folder, Counter()))
+    return "/" not in folder and not any(_is_bundle(file) or _in_paper(file) for file in below)
+
+
+def _in_paper(file: str) -> bool:
+    return any(arxiv_id(str(parent)) for parent in PurePosixPath(file).parents)
+
+
+def arxiv_id(path: str) -> str | None:
+    """Returns the arXiv id, without version, that a path without extensions ends in, or None."""
+    if match := _NEW_ID.fullmatch(path):
+        return match[1]
+    return "/".join(match.groups()) if (match := _OLD_ID.fullmatch(path)) else None
+
+
+def _paper_id(path: str, is_folder: bool) -> str:
+    stem = path if is_folder else _EXTENSION.sub("", path)
+    return arxiv_id(stem) or os.fsencode(stem).decode("utf-8", "replace")
+
+
+def _is_tex(name: str) -> bool:
+    return name.lower().endswith(".tex")
+
+
+def _is_no_figure(name: str) -> bool:
+    return _FIGURE.search(name) is None
+
+
+def _tex_files(bundle: "_Bundle", *, is_single: bool) -> list[str]:
+    """Returns the names of the TeX files of a bundle; `is_single` says that it has one file.
+
+    Raises:
+      Unusable: there is no TeX file, or no command in any of them.
+    """
+    tex = [name for name in bundle.names if _is_tex(name) and bundle.text(name)]
+    if is_single and not tex:
+        tex = [name for name in bundle.names if _looks_like_tex(bundle.text(name))]
+    if not tex:
+        raise Unusable("no TeX file", bundle.skipped)
+    if not any(_CONTROL_WORD.search(bundle.text(name)) for name in tex):
+        raise Unusable("no LaTeX", bundle.skipped)
+    return tex
+
+
+def _looks_like_tex(text: str) -> bool:
+    return bool(_TEX_COMMAND.search(text)) and not _OTHER_LANGUAGE.match(text)
+
+
+def _text_of(bundle: "_Bundle", tex: Collection[str]) -> tuple[str, bool]:
+    """Returns the text of a bundle with these TeX files, and whether any of it was not UTF-8."""
+    order = bundle.order(bundle.main(tex))
+    if unused := len(set(tex) - set(order)):
+        bundle.skipped["never input"] += unused
+    return "\n".join(map(bundle.text, order)), any(name in bundle.repaired for name in order)
+
+
+class _Bundle:
+    """The files of one paper; each is decoded and searched for inputs once, when needed.
+
+    Args:
+      files: path -> bytes.
+      skipped: files that the archive has and that were not read, as reason -> number.
+
+    Attributes:
+      skipped: those, and files without text.
+      repaired: names of the files that are not UTF-8.
+    """
+
+    def __init__(self, files: Mapping[str, bytes], skipped: Mapping[str, int]):
+        self._files = files
+        self._texts: dict[str, str] = {}
+        self._named: dict[str, list[str]] = {}
+        self.skipped = Counter(skipped)
+        self.repaired: set[str] = set()
+
+    @property
+    def names(self) -> Iterable[str]:
+        """The paths of all files."""
+        return self._files
+
+    def text(self, name: str) -> str:
+        """Returns the text of a file, "" if it is binary or empty, which is counted once."""
+        if name not in self._texts:
+            data = self._files[name]
+            try:
+                text = data.decode()
+            except UnicodeDecodeError:
+                text = data.decode("latin-1")
+                self.repaired.add(name)
+            reason = "binary" if b"\0" in data else "" if data.strip() else "empty"
+            self.skipped.update([reason] if reason else [])
+            self._texts[name] = "" if reason else text
+        return self._texts[name]
+
+    def main(self, names: Iterable[str]) -> str:
+        """Returns the main file among these, by the rule of this module."""
+        ranks = {name: self._rank(name) for name in names}
+        first = min(ranks.values())
+        best = [name for name, rank in ranks.items() if rank == first]
+        if len(best) == 1:
+            return best[0]
+        return min(best, key=lambda name: (-self._length(name), os.fsencode(name)))
+
+    def _length(self, name: str) -> int:
+        read = {name, *self._inputs(name, posixpath.dirname(name))}
+        return sum(len(self.text(each)) for each in read)
+
+    def _rank(self, name: str) -> tuple[int, int]:
+        code = _COMMENT.sub(r"\1", self.text(name))
+        level = 2 * (not _BEGIN.search(code)) + (not _CLASS.search(code))
+        return level, name.count("/")
+
+    def order(self, main: str) -> list[str]:
+        """Returns a file and all that it inputs, depth first, each once."""
+        found: dict[str, None] = {}
+        pending = [main]
+        while pending:
+            name = pending.pop()
+            if name not in found:
+                found[name] = None
+                pending += reversed(list(self._inputs(name, posixpath.dirname(main))))
+        return list(found)
+
+    def _inputs(self, name: str, folder: str) -> Iterator[str]:
+        folders = dict.fromkeys([folder, "", posixpath.dirname(name)])
+        for target in self._targets(name):
+            paths = (
+                posixpath.normpath(posixpath.join(folder, file))
+                for folder in folders
+                for file in (f"{target}.tex", target)
+            )
+            path = next((path for path in paths if path in self._files), None)
+            if path is not None and self.text(path):
+                yield path
+
+    def _targets(self, name: str) -> Iterable[str]:
+        if name not in self._named:
+            found = _INPUT.findall(_COMMENT.sub(r"\1", self.text(name)))
+            targets = ("".join(groups).strip(' \t\r\n"') for groups in found)
+            self._named[name] = list(dict.fromkeys(filter(None, targets)))
+        return self._named[name]
+
+
+def _read_metadata(file: Path, wanted: Mapping[str, object]) -> dict[str, _Metadata]:
+    """Returns the metadata of the wanted papers, from a file with a record for each paper."""
+    records: dict[str, _Metadata] = {}
+    for number, line in json_lines(file):
+        where = f"{file}, line {number}"
+        values = parse_json(line, where)
+        paper = values.get("id")
+        if not isinstance(paper, str):
+            raise DataError(f"{where}: 'id' is {paper!r:.60}; write it as a string.")
+        if paper in records:
+            raise DataError(f"{where}: a second record for the id {paper!r}; keep one.")
+        if paper in wanted:
+            records[paper] = _metadata_of(values, where)
+    return records
+
+
+def _metadata_of(values: Mapping[str, object], where: str) -> _Metadata:
+    texts = {key: values.get(key) or "" for key in ("title", "categories", "update_date")}
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise DataError(f"{where}: {key!r} is {text!r:.60}; write it as a string.")
+    title, categories, date = (replace_lone_surrogates(str(text))[0] for text in texts.values())
+    year = re.fullmatch(r"(\d{4})-\d\d-\d\d", date)
+    if date and not year:
+        raise DataError(f"{where}: 'update_date' is {date!r:.60}; write it as 2007-05-23.")
+    title = " ".join(title.split())
+    return _Metadata(title, int(year[1]) if year else 0, tuple(categories.split()))

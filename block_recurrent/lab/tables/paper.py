@@ -1,0 +1,99 @@
+"""The figures that the paper publishes, each only if it could be verified.
+
+Hutchins et al. 2022, arXiv 2203.07852v3.
+"""
+
+from typing import NamedTuple
+
+from block_recurrent.lab.corpora.pg19 import COUNTS
+
+
+class RowFigures(NamedTuple):
+    """Published figures of a row; None where no figure could be verified.
+
+    Attributes:
+      step_time: relative to Slide:13L.
+      pg19_bytes, pg19_tokens, arxiv, github: bits per token.
+    """
+
+    step_time: float | None = None
+    pg19_bytes: float | None = None
+    pg19_tokens: float | None = None
+    arxiv: float | None = None
+    github: float | None = None
+
+
+# Section 4: the models of Table 1, and how long each was trained.
+SIZE = "12 layers of size 1024"
+LENGTH = "500,000 steps of 131,072 tokens"
+
+# What tables call the figures of a row.
+TITLES = {
+    "step_time": "step time",
+    "pg19_bytes": "PG19 bytes",
+    "pg19_tokens": "PG19 tokens",
+    "arxiv": "arXiv",
+    "github": "GitHub",
+}
+
+# Table 1. The feedback rows' step time is a range,
+# 1.35 to 1.40, and so has no figure here.
+TABLE_1 = {
+    "XL:512": RowFigures(0.88, None, 3.62, 1.45, 1.21),
+    "XL:2048": RowFigures(2.11, 0.990, 3.58, 1.31, 1.01),
+    "Slide:13L": RowFigures(1.00, None, 3.58, 1.42, 1.17),
+    "Rec:fixed:skip": RowFigures(0.99, 0.952, 3.53, 1.24, 0.976),
+}
+
+
+def row_figures(paper_name: str) -> RowFigures:
+    """What Table 1 reports of a row, given the paper's name for it."""
+    return TABLE_1.get(paper_name, RowFigures())
+
+
+def published_cell(name: str, value: float | None) -> str:
+    """The figure of this name as text, with the paper's digits; blank if there is none."""
+    if value is None:
+        return ""
+    return f"{value:.2f}" if name == "step_time" else f"{value:#.3g}"
+
+
+class Split(NamedTuple):
+    """A split of PG19: how many books it has, and how many words separated by whitespace."""
+
+    books: int
+    words: int
+
+
+PG19_SPLITS = {
+    "validation": Split(COUNTS["validation"], 3_007_061),
+    "test": Split(COUNTS["test"], 6_966_499),
+}
+
+# Table 2: test perplexity, as printed, by model and size.
+TABLE_2 = {
+    ("Block-Recurrent Transformer", "1.3 B"): "26.50",
+    ("Block-Recurrent Transformer", "650 M"): "28.46",
+    ("Perceiver AR", ""): "28.9",
+    ("Routing Transformer", ""): "33.2",
+    ("Compressive Transformer", ""): "33.6",
+    ("Transformer-XL", ""): "36.3",
+}
+
+
+class ScalingPoint(NamedTuple):
+    """A published size: recurrent or not, parameters without embedding, bits per token."""
+
+    recurrent: bool
+    parameters: float
+    bits_per_token: float
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        return "recurrent (paper)" if self.recurrent else "plain (paper)"
+
+
+# Section 4: the largest size, by PG19's tokens.
+SCALING_COLUMN = "PG19 tokens"
+SCALING = (ScalingPoint(True, 1.3e9, 3.22), ScalingPoint(False, 1.3e9, 3.31))

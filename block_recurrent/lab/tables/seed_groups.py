@@ -1,0 +1,198 @@
+"""Groups of runs that differ only in their seeds, with the mean and spread of their figures."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from block_recurrent.config import ExperimentConfig
+from block_recurrent.lab.tables.layout import MISSING, family
+from block_recurrent.lab.tables.naming import distinct_names, row_name, window_of
+from block_recurrent.runs.reading import Point, Run, SelectionError, parameters_without_embedding
+
+
+class Summary(NamedTuple):
+    """Mean and spread of several figures.
+
+    Attributes:
+      mean: None without figures.
+      deviation: sample standard deviation, n - 1 in the denominator; None for fewer than two.
+      interval: half the width of the 95 % t-interval of the mean; None for fewer than two.
+      n: how many figures.
+    """
+
+    mean: float | None
+    deviation: float | None
+    interval: float | None
+    n: int
+
+    def cell(self) -> str:
+        """The mean as text, with spread and number where there are several figures."""
+        if self.mean is None:
+            return MISSING
+        if self.deviation is None:
+            return f"{self.mean:.3f}"
+        return f"{self.mean:.3f} ± {self.deviation:.3f} ({self.n})"
+
+
+def summarize(values: Sequence[float]) -> Summary:
+    """Mean and spread of `values`."""
+    n = len(values)
+    if n < 2:
+        return Summary(values[0] if values else None, None, None, n)
+    deviation = float(np.std(values, ddof=1))
+    quantile = float(stats.t.ppf(0.975, n - 1))
+    return Summary(float(np.mean(values)), deviation, quantile * deviation / n**0.5, n)
+
+
+class SeedGroup(NamedTuple):
+    """Runs that differ only in their seeds.
+
+    Attributes:
+      name: the row's name, with what sets it apart from groups of the same name and column.
+      runs: the runs in the order of their seeds.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The configuration of the first run."""
+        return self.runs[0].config
+
+    @property
+    def family(self) -> str:
+        """The family of the row, one of `layout.FAMILIES`."""
+        return family(self.name)
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the model has without the embedding."""
+        return parameters_without_embedding(self.config.model)
+
+    @property
+    def finished(self) -> bool:
+        """Whether any run is finished."""
+        return any(run.finished for run in self.runs)
+
+    def final(self) -> list[tuple[Run, Point]]:
+        """The runs that figures are taken from, each with its last validation figures.
+
+        These are the finished runs. If there are none, they are all that have been evaluated, at
+        the last step at which each of them was.
+        """
+        finished = [(run, run.points[-1]) for run in self.runs if run.finished]
+        if finished:
+            return finished
+        steps = common_steps(self.runs)
+        return [
+            (run, point)
+            for run in self.runs
+            for point in run.points
+            if steps and point.step == steps[-1]
+        ]
+
+    def summary(self, figure: str) -> Summary:
+        """Mean and spread at the end of a figure of `Evaluation`, such as "bits_per_token"."""
+        return summarize([getattr(point.evaluation, figure) for _, point in self.final()])
+
+    def cell(self, figure: str) -> str:
+        """A figure at the end as text, with the step if no run is finished."""
+        final, cell = self.final(), self.summary(figure).cell()
+        return cell if self.finished or not final else f"{cell} @{final[0][1].step:,}"
+
+    def tokens_seen(self) -> int | None:
+        """Training targets seen before the last figures, the mean over runs."""
+        seen = [point.tokens_seen for _, point in self.final()]
+        return round(sum(seen) / len(seen)) if seen else None
+
+    def tokens_per_second(self) -> float | None:
+        """Training targets a second, the median over the runs' medians."""
+        speeds = [run.tokens_per_second for run in self.runs if run.tokens_per_second]
+        return float(np.median(speeds)) if speeds else None
+
+    def progress(self) -> str:
+        """The step of the last figures and how many there will be, such as "2/4"."""
+        last = max((point.step for _, point in self.final()), default=None)
+        total = self.config.training.num_steps
+        if last is None:
+            return f"{max(run.step for run in self.runs):,}/{total:,}, not evaluated"
+        return f"{last:,}" if self.finished else f"{last:,}/{total:,}"
+
+    def data(self) -> dict[str, Any]:
+        """The group, its figures and its runs as JSON values."""
+        return {
+            "name": self.name,
+            "row": row_name(self.config),
+            "corpus": self.config.data.corpus_name,
+            "tokenizer": self.config.data.tokenizer,
+            "parameters_without_embedding": self.parameters,
+            "segment": self.config.data.segment_length,
+            "window": window_of(self.config),
+            "num_steps": self.config.training.num_steps,
+            "finished": self.finished,
+            "tokens_seen": self.tokens_seen(),
+            "tokens_per_second": self.tokens_per_second(),
+            "bits_per_token": self.summary("bits_per_token")._asdict(),
+            "bits_per_byte": self.summary("bits_per_byte")._asdict(),
+            "runs": [_run_data(run) for run in self.runs],
+        }
+
+
+def _run_data(run: Run) -> dict[str, Any]:
+    """A run and its figures as JSON values."""
+    return {
+        "workdir": str(run.workdir),
+        "training_seed": run.config.training.seed,
+        "data_seed": run.config.data.seed,
+        "step": run.step,
+        "tokens_seen": run.tokens_seen,
+        "finished": run.finished,
+        "tokens_per_second": run.tokens_per_second,
+        "validation": [
+            {"step": point.step, "tokens_seen": point.tokens_seen, **point.evaluation.metrics()}
+            for point in run.points
+        ],
+        "evaluations": {
+            split: {**scored._asdict(), "evaluation": scored.evaluation.metrics()}
+            for split, scored in run.scored.items()
+        },
+    }
+
+
+def common_steps(runs: Iterable[Run]) -> list[int]:
+    """The steps at which every run was evaluated, of the runs that ever were."""
+    steps = [{point.step for point in run.points} for run in runs if run.points]
+    return sorted(set.intersection(*steps)) if steps else []
+
+
+def group_runs(runs: Iterable[Run]) -> list[SeedGroup]:
+    """Runs grouped by their configuration without the seeds, groups in the order of first runs.
+
+    Raises:
+      SelectionError: two runs of the same configuration and the same seeds.
+    """
+    groups: dict[ExperimentConfig, dict[tuple[int, int], Run]] = {}
+    for run in runs:
+        seeds = groups.setdefault(_without_seeds(run.config), {})
+        if run.seeds in seeds:
+            raise SelectionError(
+                f"{seeds[run.seeds].workdir} and {run.workdir} hold the same run: configuration "
+                "and seeds are equal; leave one out"
+            )
+        seeds[run.seeds] = run
+    names = distinct_names(list(groups))
+    return [
+        SeedGroup(name, tuple(run for _, run in sorted(seeds.items(), key=lambda item: item[0])))
+        for name, seeds in zip(names, groups.values(), strict=True)
+    ]
+
+
+def _without_seeds(config: ExperimentConfig) -> ExperimentConfig:
+    data = dataclasses.replace(config.data, seed=0)
+    return dataclasses.replace(
+        config, data=data, training=dataclasses.replace(config.training, seed=0)
+    )

@@ -1,0 +1,231 @@
+"""Laws of reading compiled programs, on small ones written by hand."""
+
+import pytest
+
+from block_recurrent.lab.compile import hlo_costs
+from block_recurrent.lab.compile.chips import CHIPS
+from block_recurrent.lab.compile.hlo import read_program, type_bytes
+from block_recurrent.lab.compile.hlo_costs import Collective, kernel_seconds, program_costs
+
+V5E = CHIPS["v5e"]
+FILE = f"{hlo_costs._PACKAGE}/model/attention.py"
+HEAD = f"""HloModule step, is_scheduled=true
+
+FileNames
+1 "{FILE}"
+2 "/lib/site-packages/optax/update.py"
+
+FunctionNames
+1 "attend"
+
+FileLocations
+1 {{file_name_id=1 function_name_id=1 line=98 end_line=98 column=4 end_column=8}}
+2 {{file_name_id=2 function_name_id=1 line=7 end_line=7 column=1 end_column=2}}
+
+StackFrames
+1 {{file_location_id=1 parent_frame_id=1}}
+2 {{file_location_id=2 parent_frame_id=2}}
+3 {{file_location_id=2 parent_frame_id=1}}
+
+"""
+
+
+def cycles(number: int) -> str:
+    return f'backend_config={{"window_config":{{"estimated_cycles":"{number}"}}}}'
+
+
+def condition(name: str, limit: int, direction: str = "LT") -> str:
+    return f"""
+%{name} (p: (s32[], f32[8])) -> pred[] {{
+  %{name}.limit = s32[]{{:T(128)}} constant({limit})
+  %{name}.p = (s32[]{{:T(128)}}, f32[8]{{0:T(256)}}) parameter(0)
+  %{name}.i = s32[]{{:T(128)}} get-tuple-element(%{name}.p), index=0
+  ROOT %{name}.c = pred[]{{:T(512)}} compare(%{name}.i, %{name}.limit), direction={direction}
+}}
+"""
+
+
+def body(name: str, *lines: str) -> str:
+    inside = "\n".join(f"  {line}" for line in lines)
+    return f"""
+%{name} (p: (s32[], f32[8])) -> (s32[], f32[8]) {{
+  %{name}.x = (s32[], f32[8]{{0:T(256)}}) parameter(0)
+{inside}
+}}
+"""
+
+
+def fusion(name: str, number: int, operation: str = "jit(step)/jvp()/dot", frame: int = 1) -> str:
+    metadata = f'metadata={{op_name="{operation}" stack_frame_id={frame}}}'
+    return (
+        f"%{name} = (f32[8]{{0:T(8,128)(2,1)S(1)}}, /*index=1*/f32[]) fusion(%x), kind=kLoop, "
+        f"calls=%fused.{name}, {metadata}, {cycles(number)}"
+    )
+
+
+def loop(name: str, condition: str, body: str, config: str = "") -> str:
+    return (
+        f"%{name} = (s32[]{{:T(128)}}, f32[8]{{0}}) while(%x), condition=%{condition}, "
+        f"body=%{body}{config}"
+    )
+
+
+def entry(*lines: str) -> str:
+    inside = "\n".join(f"  {line}" for line in lines)
+    return (
+        f"\nENTRY %main (x: f32[8]) -> f32[8] {{\n  %x = f32[8]{{0}} parameter(0)\n{inside}\n}}\n"
+    )
+
+
+def costs(*computations: str):
+    return program_costs(read_program(HEAD + "".join(computations)), V5E)
+
+
+def test_nested_loops_multiply():
+    found = costs(
+        condition("outer_cond", 9),
+        condition("inner_cond", 8),
+        body("inner", fusion("a", 100)),
+        body("outer", fusion("b", 10), loop("w1", "inner_cond", "inner")),
+        entry(fusion("c", 1), loop("w2", "outer_cond", "outer")),
+    )
+    assert found.cycles == 1 + 9 * 10 + 9 * 8 * 100
+
+
+@pytest.mark.parametrize("direction, trips", [("LT", 5), ("LE", 6)])
+def test_a_trip_count_is_the_constant_of_the_condition(direction, trips):
+    parts = condition("cond", 5, direction), body("inside", fusion("a", 7))
+    assert costs(*parts, entry(loop("w", "cond", "inside"))).cycles == 7 * trips
+
+
+def test_a_trip_count_that_is_said_wins():
+    said = ', backend_config={"known_trip_count":{"n":"3"},"known_init_step":{"init":"0"}}'
+    parts = condition("cond", 5), body("inside", fusion("a", 7))
+    assert costs(*parts, entry(loop("w", "cond", "inside", said))).cycles == 21
+
+
+def test_a_trip_count_that_is_not_to_be_seen_is_told():
+    unseen = condition("cond", 5).replace("constant(5)", "parameter(1)")
+    text = HEAD + unseen + body("inside", fusion("a", 7)) + entry(loop("w", "cond", "inside"))
+    program = read_program(text)
+    assert program_costs(program, V5E).cycles == 7
+    assert program.unknown_loops == ["w"]
+
+
+def test_what_is_inside_a_fusion_counts_once_and_what_is_called_counts():
+    found = costs(
+        body("fused.a", fusion("inner", 1000)),
+        body("called", fusion("d", 5)),
+        entry(fusion("a", 100), "%k = f32[8]{0} call(%x), to_apply=%called"),
+    )
+    assert found.cycles == 105
+
+
+def test_a_program_without_estimates_has_no_cycles():
+    found = costs(entry("%y = f32[8]{0} fusion(%x), kind=kLoop, calls=%f"))
+    assert found.cycles is None and found.places == {}
+
+
+def test_places_are_lines_of_the_library_by_pass():
+    again = "jit(step)/transpose(jvp())/checkpoint/rematted_computation/mul"
+    found = costs(
+        entry(
+            fusion("a", 1, frame=2),
+            fusion("b", 2, "jit(step)/transpose(jvp())/mul"),
+            fusion("c", 4, again),
+            fusion("d", 8, "jit(step)/mul", frame=3),
+            f"%e = f32[8]{{0}} copy(%x), {cycles(16)}",
+        )
+    )
+    assert found.places == {
+        ("(copy)", "update"): 16,
+        ("optax/update.py:7", "update"): 8,
+        ("model/attention.py:98", "computed again"): 4,
+        ("model/attention.py:98", "backward"): 2,
+        ("model/attention.py:98", "forward"): 1,
+    }
+    assert list(found.places.values()) == [16, 8, 4, 2, 1]
+
+
+def test_places_of_programs_that_name_the_line_itself():
+    line = f'metadata={{op_name="jit(f)/mul" source_file="{FILE}" source_line=12}}'
+    found = costs(entry(f"%a = f32[8]{{0}} fusion(%x), calls=%f, {line}, {cycles(3)}"))
+    assert found.places == {("model/attention.py:12", "update"): 3}
+
+
+COLLECTIVES = entry(
+    "%big = bf16[32,8]{1,0} parameter(1)",
+    "%r = (f32[8]{0}, bf16[32,8]{1,0:T(8,128)(2,1)}) all-reduce(%x, /*index=1*/%big), to_apply=%s",
+    "%g = (f32[8]{0}, f32[32]{0}) all-gather-start(%x), dimensions={0}",
+    "%h = f32[32]{0} all-gather-done(%g)",
+    "%s = bf16[8,8]{1,0} reduce-scatter(%big), dimensions={0}, to_apply=%sum",
+    "%p = (f32[8]{0}, f32[8]{0}, u32[]{:S(2)}, u32[]) collective-permute-start(%x)",
+    loop("w", "cond", "inside"),
+)
+
+
+def test_collectives_have_bytes_and_the_trip_counts_of_their_loops():
+    exchange = "%y = f32[8]{0} all-reduce(%inside.x), channel_id=1, to_apply=%sum"
+    found = costs(condition("cond", 10), body("inside", exchange), COLLECTIVES).collectives
+    arrays = 8 * 4 + 32 * 8 * 2
+    assert found["all-reduce"] == Collective(1 + 10, arrays + 10 * (4 + 32))
+    assert found["all-gather"] == Collective(1, 32 * 4)
+    assert found["reduce-scatter"] == Collective(1, 32 * 8 * 2)
+    assert found["collective-permute"].number == 1
+    assert 32 <= found["collective-permute"].bytes <= 40
+
+
+def test_collectives_in_fusions_and_behind_starts_count():
+    inside = body("wrapped", "%z = f32[8]{0} all-reduce(%x), to_apply=%sum")
+    start = "%a = ((f32[8]), f32[8], s32[]) async-start(%x), calls=%wrapped"
+    fused = "%b = f32[8]{0} fusion(%x), kind=kCustom, calls=%wrapped"
+    assert costs(inside, entry(start, fused)).collectives["all-reduce"].number == 2
+
+
+def kernel(name: str, estimate: str) -> str:
+    config = f'backend_config={{"custom_call_config":{{"body":"TUzvU(%x)=="{estimate}}}}}'
+    return (
+        f'%{name}.3 = f32[512,512]{{1,0:T(8,128)S(1)}} custom-call(%x), custom_call_target="'
+        f'tpu_custom_call", metadata={{op_name="jit(step)/jvp()/pallas_call" stack_frame_id=1}}, '
+        + config
+    )
+
+
+ESTIMATE = ',"cost_estimate":{"flops":"4000","transcendentals":"600","bytes_accessed":"80"}'
+
+
+def test_a_kernel_costs_the_largest_of_its_bounds_as_often_as_it_is_called():
+    inside = body("inside", kernel("attend", ESTIMATE))
+    found = costs(condition("cond", 5), inside, entry(loop("w", "cond", "inside")))
+    assert found.cycles is None
+    (called,) = found.kernels
+    assert called == ("attend", 5, 20_000, 3_000, 400)
+    seconds = kernel_seconds(called, V5E)
+    assert seconds["MXU"] == pytest.approx(20_000 / 197e12)
+    assert seconds["VPU"] == pytest.approx(3_000 * hlo_costs.VECTOR_OPERATIONS / (4096 * 1.5e9))
+    assert seconds["HBM"] == pytest.approx(400 / 0.82e12)
+    assert found.kernel_cycles == pytest.approx(max(seconds.values()) * 1.5e9)
+    assert found.places == {("model/attention.py:98", "forward"): found.kernel_cycles}
+
+
+def test_calls_of_one_kernel_add_up():
+    twice = entry(kernel("attend", ESTIMATE), kernel("attend", ESTIMATE).replace(".3 =", ".4 ="))
+    (called,) = costs(twice).kernels
+    assert (called.calls, called.flops) == (2, 8_000)
+
+
+def test_a_kernel_that_says_nothing_is_told():
+    found = costs(entry(kernel("silent", "")))
+    assert found.unknown_kernels == ["silent.3"] and found.kernel_cycles == 0
+
+
+def test_bytes_of_types():
+    sizes = {
+        "f32[8,128]{1,0:T(8,128)}": 4096,
+        "pred[3]": 3,
+        "s4[3]{0}": 2,
+        "token[]": 0,
+        "f32[]": 4,
+    }
+    assert {text: type_bytes(text) for text in sizes} == sizes
+    assert type_bytes("(bf16[2,3]{1,0}, /*index=1*/u8[5])") == 17

@@ -1,0 +1,403 @@
+"""Laws of a written corpus: complete or not there, and the same bytes however it came about."""
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import tensorflow_datasets as tfds
+
+from block_recurrent.data import DataError, split_of
+from block_recurrent.data.tfds_reader import TfdsDirectory
+from block_recurrent.lab.corpora import shards
+from block_recurrent.lab.corpora.corpus_writer import Interrupted, prepare
+from block_recurrent.lab.corpora.entries import Content, Entry, Unusable
+
+
+class Listed:
+    """A source of given documents: id -> text, content, or reason to leave it out."""
+
+    name = "listed"
+    wanted = "other documents"
+    options: Mapping[str, object] = {"kind": "test"}
+
+    def __init__(self, documents: Mapping[str, str | Content | Unusable], splits=None):
+        self.documents, self.splits = documents, splits or {}
+        self.left_out: dict[str, int] = {}
+
+    def entries(self) -> Iterator[Entry]:
+        self.left_out = {"not listed": 2}
+        for document_id, content in self.documents.items():
+            yield Entry(document_id, self.reader(content), self.splits.get(document_id))
+
+    def reader(self, content: str | Content | Unusable) -> Callable[[], Content]:
+        def read() -> Content:
+            if isinstance(content, Unusable):
+                raise content
+            return Content("", content) if isinstance(content, str) else content
+
+        return read
+
+
+BOOKS: dict[str, str | Content | Unusable] = {
+    f"book/{number}": f"text {number} " * 400 for number in range(40)
+} | {"bad": Unusable("no LaTeX", {"figure": 3}), "blank": " \n"}
+OPTIONS = {"validation_percent": 20, "test_percent": 20, "shard_bytes": 20_000}
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*"))}
+
+
+def write(path: Path, source=None, **options) -> dict:
+    return prepare(Listed(BOOKS) if source is None else source, path, **OPTIONS | options)
+
+
+def texts(path: Path) -> dict[str, dict[str, str]]:
+    directory = TfdsDirectory(path)
+    return {split: {d.id: d.text for d in directory.documents(split)} for split in directory.splits}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "corpus"
+    write(path)
+    return path
+
+
+def test_every_document_is_in_the_split_that_its_id_decides(whole):
+    expected: dict[str, dict] = {"test": {}, "validation": {}, "train": {}}
+    for document_id, text in BOOKS.items():
+        if document_id.startswith("book"):
+            expected[split_of(document_id, 20, 20)][document_id] = text
+    assert texts(whole) == expected
+    assert not list(whole.parent.glob("*.partial*"))
+
+
+def test_tensorflow_datasets_reads_the_directory(tmp_path):
+    text = "é\0\u2028 and the end is NUL\0"
+    content = Content("A\ttitle", text, "http://x", 1851)
+    write(tmp_path / "c", Listed({"é/1": content, "b": "two"}), name="two_books", test_percent=0)
+    info = tfds.builder_from_directory(str(tmp_path / "c"))
+    records = {
+        bytes(record["source"]).decode(): record
+        for split in info.info.splits
+        for record in info.as_data_source(split)
+    }
+    record = records["é/1"]
+    assert record["book_text"].decode() == text
+    assert (record["book_title"], record["book_link"]) == (b"A\ttitle", b"http://x")
+    assert (record["book_id"], record["publication_date"]) == (0, 1851)
+    assert (records["b"]["book_id"], info.info.name) == (1, "two_books")
+
+
+def test_the_manifest_accounts_for_everything(whole):
+    manifest = json.loads((whole / "manifest.json").read_text(encoding="ascii"))
+    for document in manifest["documents"]:
+        data = str(BOOKS[document["id"]]).encode()
+        assert document["bytes"] == len(data)
+        assert document["sha256"] == hashlib.sha256(data).hexdigest()
+        assert f"-{document['split']}." in document["shard"]
+    for shard in manifest["shards"]:
+        data = (whole / shard["file"]).read_bytes()
+        assert (shard["size"], shard["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+    dropped = {(document["id"], document["reason"]) for document in manifest["dropped"]}
+    assert dropped == {("bad", "no LaTeX"), ("blank", "no text")}
+    assert len(manifest["documents"]) == 40
+    assert sum(split["documents"] for split in manifest["splits"].values()) == 40
+    assert (manifest["skipped"], manifest["left_out"]) == ({"figure": 3}, {"not listed": 2})
+    assert manifest["options"]["shard_bytes"] == 20_000
+    names = {path.name for path in whole.iterdir()}
+    assert names == {shard["file"] for shard in manifest["shards"]} | {
+        "manifest.json",
+        "dataset_info.json",
+        "features.json",
+    }
+    assert (
+        TfdsDirectory(whole).fingerprint == hashlib.sha256(tree(whole)["manifest.json"]).hexdigest()
+    )
+
+
+def test_a_text_of_two_splits_stays_in_the_one_for_evaluation(tmp_path):
+    splits = {
+        "a": "train",
+        "b": "validation",
+        "c": "test",
+        "d": "train",
+        "e": "train",
+        "f": "train",
+    }
+    splits |= {"g": "validation"}
+    source = Listed({"a": "A", "b": "A", "c": "C", "d": "C", "e": "E", "f": "E", "g": "C"}, splits)
+    manifest = write(tmp_path / "c", source)
+    kept = {"test": {"c": "C"}, "validation": {"b": "A"}, "train": {"e": "E", "f": "E"}}
+    assert texts(tmp_path / "c") == kept
+    assert {d["id"]: d["split"] for d in manifest["dropped"]} == {
+        "g": "validation",
+        "a": "train",
+        "d": "train",
+    }
+    assert {d["reason"] for d in manifest["dropped"]} == {
+        "duplicate of a document in another split"
+    }
+
+
+def test_a_limit_holds_for_every_split_and_a_split_may_be_empty(tmp_path):
+    manifest = write(tmp_path / "c", limit=2)
+    assert [total["documents"] for total in manifest["splits"].values()] == [2, 2, 2]
+    manifest = write(tmp_path / "d", validation_percent=0, test_percent=0)
+    assert "validation" not in texts(tmp_path / "d")
+
+
+@pytest.mark.parametrize("stop_after", [0, 5, 13, 14, 30, 41, 60, 80])
+def test_stopped_and_continued_is_as_in_one_go(whole, tmp_path, stop_after):
+    path, calls = tmp_path / "corpus", iter(range(1000))
+    with pytest.raises(Interrupted):
+        write(path, stop=lambda: next(calls) >= stop_after)
+    assert not path.exists()
+    write(path)
+    assert tree(path) == tree(whole)
+    assert os.listdir(tmp_path) == ["corpus"]
+
+
+def test_what_is_finished_is_not_read_again(tmp_path):
+    steps: list = []
+    with pytest.raises(Interrupted):
+        write(tmp_path / "c", report=steps.append, stop=lambda: len(steps) > 60)
+    read = steps[-1].documents
+    write(tmp_path / "c", report=steps.append)
+    assert 0 < steps[-1].documents - steps[-1].new_documents <= read
+    assert steps[-1].documents == steps[-1].total == 42
+
+
+KILLS = """
+import os, signal
+from tests.lab.corpora import test_corpus_writer as t
+from block_recurrent.lab.corpora import corpus_writer, journal
+from pathlib import Path
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def at_record(number):
+    def report(progress):
+        if progress.split and progress.new_documents == number:
+            die()
+    return report
+
+def child(path, prepared=lambda: None, **options):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            prepared()
+            t.write(path, **options)
+        except t.DataError as error:
+            print(error)
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def patch(module, name):
+    return lambda: setattr(module, name, die)
+
+root = Path({root!r})
+"""
+
+
+def run_children(root: Path, program: str) -> str:
+    head = KILLS.format(root=str(root))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", head + program],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_killed_anywhere_and_continued_is_as_in_one_go(whole, tmp_path):
+    run_children(
+        tmp_path,
+        """
+for number in (1, 2, 7, 12, 3):
+    assert child(root / "corpus", report=at_record(number)) == -signal.SIGKILL
+    assert not (root / "corpus").exists()
+with (root / "corpus.partial" / "journal.jsonl").open("a") as file:
+    file.write('{"split": "tr')
+for module, name in [
+    (corpus_writer, "describe"), (corpus_writer, "write_manifest"), (corpus_writer, "_move")
+]:
+    assert child(root / "corpus", patch(module, name)) == -signal.SIGKILL
+    assert not (root / "corpus").exists()
+assert child(root / "corpus") == 0
+assert child(root / "late", patch(journal.Partial, "remove")) == -signal.SIGKILL
+assert child(root / "late", overwrite=True) == 0
+""",
+    )
+    assert tree(tmp_path / "corpus") == tree(tmp_path / "late") == tree(whole)
+    assert sorted(os.listdir(tmp_path)) == ["corpus", "late"]
+
+
+def test_a_failed_write_is_never_taken_for_success(whole, tmp_path):
+    said = run_children(
+        tmp_path,
+        """
+import resource
+def small():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000))
+
+assert child(root / "corpus", small) == 1
+assert not (root / "corpus").exists()
+assert child(root / "corpus") == 0
+""",
+    )
+    assert "array_record-00000 cannot be written: File too large; when it can be, the same" in said
+    assert tree(tmp_path / "corpus") == tree(whole)
+
+
+def test_a_full_disk_is_a_sentence_and_not_the_end(whole, tmp_path, monkeypatch):
+    path, real, calls = tmp_path / "corpus", os.fsync, iter(range(100))
+
+    def full_later(handle):
+        if next(calls) > 12:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full_later)
+        with pytest.raises(DataError, match=r"corpus.partial.*No space left on device; free about"):
+            write(path)
+    assert not path.exists()
+    write(path)
+    assert tree(path) == tree(whole)
+
+
+def test_the_words_of_array_record_for_a_full_disk_are_known(tmp_path):
+    message = "write() failed: No space left on device; writing x; at byte 1048576; Failed to close"
+    with pytest.raises(shards.WriteError) as caught, shards.writing(tmp_path):
+        raise RuntimeError(message)
+    assert caught.value.full
+
+
+def test_a_shard_that_does_not_read_as_written_is_no_success(tmp_path, monkeypatch):
+    writer = shards.ShardWriter(tmp_path / "s")
+    writer.write(b"a")
+    writer.write(b"b")
+    monkeypatch.setattr(writer, "_count", 3)
+    with pytest.raises(shards.WriteError, match="it does not read as it was written, 2 records"):
+        writer.close()
+
+
+def interrupted(path: Path) -> None:
+    steps: list = []
+    with pytest.raises(Interrupted):
+        write(path, report=steps.append, stop=lambda: len(steps) > 60)
+    assert (path.parent / "c.partial").exists()
+
+
+def test_other_options_do_not_continue_but_restart_does(tmp_path):
+    path = tmp_path / "c"
+    interrupted(path)
+    with pytest.raises(DataError) as caught:
+        write(path, validation_percent=10, limit=3)
+    assert "c.partial was begun with limit = null, now 3; validation_percent = 20, now 10" in str(
+        caught.value
+    )
+    assert "--restart" in str(caught.value)
+    write(path, validation_percent=10, limit=3, restart=True)
+    write(tmp_path / "d", validation_percent=10, limit=3)
+    assert tree(path) == tree(tmp_path / "d")
+
+
+def test_other_raw_data_does_not_continue(tmp_path):
+    interrupted(tmp_path / "c")
+    with pytest.raises(DataError, match="not those that an earlier call found.*--restart"):
+        write(tmp_path / "c", Listed({**BOOKS, "new": "A"}, {"new": "test"}))
+
+
+def test_an_error_before_the_first_shard_leaves_nothing(tmp_path):
+    source = Listed({"a": " ", "b": Unusable("no LaTeX")})
+    with pytest.raises(DataError, match=r"no usable document.*no LaTeX.*no text|no text.*no LaTeX"):
+        write(tmp_path / "c", source)
+    with pytest.raises(DataError, match=r"no usable document \(dropped: none; left out: {'not li"):
+        write(tmp_path / "c", Listed({}))
+    assert os.listdir(tmp_path) == []
+
+
+def test_one_directory_is_written_by_one_call_at_a_time(tmp_path):
+    def second(progress):
+        with pytest.raises(DataError, match=r"c.partial is being written by another process"):
+            write(tmp_path / "c")
+
+    write(tmp_path / "c", Listed({"a": "A"}), report=second)
+
+
+def test_nothing_is_replaced_unasked_and_nothing_but_a_corpus_at_all(whole, tmp_path):
+    path = tmp_path / "c"
+    write(path, limit=1)
+    with pytest.raises(DataError, match="c is a corpus already: .*--overwrite"):
+        write(path)
+    write(path, overwrite=True)
+    assert tree(path) == tree(whole)
+    for name in ("e", "e.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "precious").touch()
+        with pytest.raises(DataError, match=rf"{name} exists and is no .*--output"):
+            write(
+                tmp_path / name[0] if name == "e" else tmp_path / "e", restart=True, overwrite=True
+            )
+        (tmp_path / name / "precious").unlink()
+
+
+def test_a_shared_id_and_an_id_that_cannot_be_written_are_errors(tmp_path):
+    class Twice(Listed):
+        def entries(self):
+            yield from super().entries()
+            yield Entry("book/3", lambda: Content("", "again"))
+
+    with pytest.raises(DataError, match=r"documents 4 and 43 .* share the id 'book/3'"):
+        write(tmp_path / "c", Twice(BOOKS))
+    with pytest.raises(DataError, match="cannot be written as UTF-8"):
+        write(tmp_path / "c", Listed({"\udcff": "x"}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"validation_percent": 101}, "validation_percent = 101 must be"),
+        ({"test_percent": -1}, "test_percent = -1 must be"),
+        ({"validation_percent": 60, "test_percent": 60}, "more than 100 together"),
+        ({"limit": 0}, "limit = 0 must be at least 1"),
+        ({"shard_bytes": 0}, "shard_bytes = 0 must be at least 1"),
+        ({"name": "My-Corpus"}, "name = 'My-Corpus' must be of small letters"),
+    ],
+)
+def test_options_out_of_range_are_refused(tmp_path, options, message):
+    with pytest.raises(DataError, match=message):
+        write(tmp_path / "c", **options)
+    assert os.listdir(tmp_path) == []
+
+
+def test_damage_in_the_raw_data_is_an_error_and_what_was_finished_stays(whole, tmp_path):
+    damaged = [document_id for document_id in BOOKS if split_of(document_id, 20, 20) == "train"][-1]
+
+    class Damaged(Listed):
+        def reader(self, content):
+            def read():
+                raise DataError("raw, record 39 is damaged")
+
+            return read if content is BOOKS[damaged] else super().reader(content)
+
+    with pytest.raises(DataError, match="record 39"):
+        write(tmp_path / "c", Damaged(BOOKS))
+    assert os.listdir(tmp_path) == ["c.partial"]
+    write(tmp_path / "c")
+    assert tree(tmp_path / "c") == tree(whole)

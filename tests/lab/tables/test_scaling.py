@@ -1,0 +1,56 @@
+"""Bits per token against parameters from work directories."""
+
+import json
+
+import pytest
+
+from block_recurrent.lab.tables import scaling
+from block_recurrent.lab.tables.seed_groups import group_runs
+from block_recurrent.runs import reading
+from experiments import scaling as program
+from tests.synthetic_runs import paper, small, write_run
+
+
+def columns_of(*folders):
+    return scaling.by_column(group_runs(reading.read_runs(folders)))
+
+
+def test_rows_stand_by_size_in_the_table_of_their_corpus(tmp_path):
+    columns = columns_of(
+        write_run(tmp_path / "5", small("slide_4l"), [2.0] * 4),
+        write_run(tmp_path / "4", small("slide_3l"), [3.0] * 4),
+        write_run(tmp_path / "rec", small(), [1.0] * 4),
+        write_run(tmp_path / "pg19", paper("slide_13l", data__tokenizer="sentencepiece"), [4.0]),
+    )
+    assert list(columns) == ["PG19 tokens", "books, bytes"]
+    rows = scaling.make_page(columns).tables["books, bytes"].rows
+    assert [row[0] for row in rows] == ["Slide:3L", "Rec:fixed:skip", "Slide:4L"]
+    assert [row[2] for row in rows] == ["no", "yes", "no"]
+    assert [row[3] for row in rows] == ["3.000", "1.000", "2.000"]
+
+
+def test_the_papers_points_stand_with_its_tokens_only(tmp_path):
+    page = scaling.make_page(columns_of(write_run(tmp_path / "a", small(), [1.0] * 4)))
+    rows = page.tables["PG19 tokens"].rows
+    assert [row[1:4] for row in rows] == [["1.3 B", "yes", "3.22"], ["1.3 B", "no", "3.31"]]
+    assert not any("paper" in row[0] for row in page.tables["books, bytes"].rows)
+
+
+def test_a_run_without_figures_is_in_the_table_and_not_in_the_picture(tmp_path, capsys):
+    folders = [
+        write_run(tmp_path / "none", small("slide_3l", corpus="latex"), []),
+        write_run(tmp_path / "some", small("slide_4l"), [3.0, 2.0]),
+    ]
+    assert program.main([*map(str, folders), f"--output={tmp_path / 'out'}"]) == 0
+    printed = capsys.readouterr().out
+    assert "0/4, not evaluated" in printed and "2.000 @2" in printed
+    data = json.loads((tmp_path / "out/scaling.json").read_text())
+    assert data["columns"]["latex, bytes"][0]["bits_per_token"]["mean"] is None
+    assert (tmp_path / "out/scaling.png").read_bytes().startswith(b"\x89PNG")
+    assert "latex, bytes" in (tmp_path / "out/scaling.md").read_text()
+
+
+def test_wrong_calls_end_in_status_2(capsys):
+    with pytest.raises(SystemExit) as caught:
+        program.main([])
+    assert caught.value.code == 2 and "WORKDIR" in capsys.readouterr().err
