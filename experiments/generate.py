@@ -11,7 +11,7 @@ from block_recurrent.command_line.failures import knobs_named, reported
 from block_recurrent.command_line.flags import make_parser, parse
 from block_recurrent.command_line.values import check_prompt, positive
 from block_recurrent.command_line.workdirs import add_checkpoint_option
-from block_recurrent.model.generation import check_sampling
+from block_recurrent.model.decoding import check_sampling
 from block_recurrent.runs.continuation import continue_text
 from block_recurrent.runs.workdir import config_file
 from block_recurrent.system.devices import check_device
