@@ -83,16 +83,9 @@ def reported(program: Program) -> Program:
     return main
 
 
-class _Format(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        level = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
-        return level + record.getMessage()
-
-
 @contextlib.contextmanager
 def _logs_shown() -> Iterator[None]:
     logger, handler = logging.getLogger("block_recurrent"), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Format())
     logger.addHandler(handler)
     level = logger.level
     logger.setLevel(logging.INFO)
