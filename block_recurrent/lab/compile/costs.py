@@ -57,8 +57,7 @@ def program_costs(text: str, chip: Chip) -> dict[str, Any]:
         if kind in COLLECTIVES:
             exchanged = _exchanged_bytes(run) * run.times
             collectives[kind].update(count=run.times, bytes=exchanged)
-        found = None if run.fused else _CYCLES.search(instruction.attributes)
-        if found:
+        if found := _CYCLES.search(instruction.attributes):
             spent = int(found[1]) * run.times
             estimates.append(spent)
         elif _KERNEL in instruction.attributes:

@@ -45,23 +45,18 @@ class Instruction(NamedTuple):
     attributes: str
 
 
-Computation = dict[str, Instruction]
-
-
 class Run(NamedTuple):
     """An instruction, and how often one run of the program executes it.
 
     Attributes:
       instruction: the instruction.
       times: the product of the trip counts of the loops around it.
-      fused: whether it is part of a fusion, which carries the costs.
-      computation: the computation that holds it.
+      computation: the computation that holds it, by name of the instruction.
     """
 
     instruction: Instruction
     times: int
-    fused: bool
-    computation: Computation
+    computation: dict[str, Instruction]
 
 
 class Program:
@@ -76,7 +71,7 @@ class Program:
 
     def __init__(self, text: str):
         self.unknown_loops: list[str] = []
-        self._computations: dict[str, Computation] = {}
+        self._computations: dict[str, dict[str, Instruction]] = {}
         self._entry, self._tables = "", dict[str, dict[int, str]]()
         current, table = {}, {}
         for line in text.splitlines():
@@ -93,21 +88,19 @@ class Program:
 
     def runs(self) -> Iterator[Run]:
         """Every instruction that the entry reaches."""
-        yield from self._runs(self._entry, 1, fused=False)
+        yield from self._runs(self._entry, 1)
 
-    def _runs(self, name: str, count: int, *, fused: bool) -> Iterator[Run]:
+    def _runs(self, name: str, times: int) -> Iterator[Run]:
         computation = self._computations.get(name, {})
         for instruction in computation.values():
-            yield Run(instruction, count, fused, computation)
+            yield Run(instruction, times, computation)
             if instruction.kind == "while":
                 called = dict(_LOOP.findall(instruction.attributes))
                 trips = self._trips(instruction, called["condition"])
-                yield from self._runs(called["body"], count * trips, fused=fused)
-            elif instruction.kind in ("call", "fusion", "async-start", "conditional"):
-                inside = fused or instruction.kind == "fusion"
-                for called, branches in _CALLED.findall(instruction.attributes):
-                    for each in _NAME.findall(branches) or [called]:
-                        yield from self._runs(each, count, fused=inside)
+                yield from self._runs(called["body"], times * trips)
+            for called, branches in _CALLED.findall(instruction.attributes):
+                for each in _NAME.findall(branches) or [called]:
+                    yield from self._runs(each, times)
 
     def _trips(self, loop: Instruction, condition: str) -> int:
         """A loop's trip count: noted on it, or the constant that its counter is compared with."""
@@ -125,24 +118,23 @@ class Program:
     def source(self, instruction: Instruction) -> str:
         """The line of source code that an instruction comes from, innermost within this library.
 
-        The file is relative to the library. If no line of the library is known, the innermost of
-        another package; if no line at all, the kind of the instruction, which the compiler added.
+        If no line of the library is known, the innermost of another package; if no line at all, the
+        kind of the instruction, which the compiler added.
         """
         found = _FRAME.search(instruction.attributes)
-        number, lines = int(found[1]) if found else 0, []
-        frames, places = self._tables.get("StackFrames", {}), self._tables.get("FileLocations", {})
+        number, other = int(found[1]) if found else 0, f"({instruction.kind})"
+        frames = self._tables.get("StackFrames", {})
         while number in frames:
             frame = {name: int(value) for name, value in _PAIRS.findall(frames[number])}
-            place = dict(_PAIRS.findall(places[frame["file_location_id"]]))
+            place = dict(_PAIRS.findall(self._tables["FileLocations"][frame["file_location_id"]]))
             file = Path(self._tables["FileNames"][int(place["file_name_id"])].strip('"'))
-            lines.append((file, place["line"]))
+            if file.is_relative_to(_PACKAGE):
+                return f"{file.relative_to(_PACKAGE)}:{place['line']}"
+            if other[0] == "(":
+                package = str(file).partition("site-packages/")[2] or file.name
+                other = f"{package}:{place['line']}"
             number = frame.get("parent_frame_id", 1) - 1  # callers are numbered from 1
-        own = [line for line in lines if line[0].is_relative_to(_PACKAGE)]
-        for file, line in own or lines:
-            if own:
-                return f"{file.relative_to(_PACKAGE)}:{line}"
-            return f"{str(file).partition('site-packages/')[2] or file.name}:{line}"
-        return f"({instruction.kind})"
+        return other
 
 
 def direction(instruction: Instruction) -> str:

@@ -111,7 +111,7 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
 def _abstract_batch(data: DataConfig, mesh: Mesh) -> Batch:
     """Shapes, dtypes and shardings of a batch."""
     shape = (data.batch_size, data.segment_length)
-    shape_of = functools.partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
+    shape_of: Any = functools.partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
     tokens, mask = shape_of(shape, jnp.int32), shape_of(shape, jnp.bool_)
     return Batch(tokens, tokens, mask, shape_of(shape[:1], jnp.bool_))
 

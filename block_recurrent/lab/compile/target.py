@@ -51,15 +51,11 @@ def make_target(topology: str) -> Target:
       ConfigError: there is no such topology, or the compiler for it is not installed.
     """
     name, _, shape = topology.partition(":")
-    if not re.fullmatch(r"\d+(x\d+)*", shape):
+    if not re.fullmatch(r"\d+(x\d+)*", shape) or name not in CHIPS:
+        hint = f"no chip is called {name!r}{did_you_mean(name, CHIPS)}; " * (name not in CHIPS)
         raise ConfigError(
-            f"--topology={topology}: write a chip and how many, such as {EXAMPLES}; "
+            f"--topology={topology}: {hint}write a chip and how many, such as {EXAMPLES}; "
             f"the chips: {', '.join(CHIPS)}"
-        )
-    if name not in CHIPS:
-        hint = did_you_mean(name, CHIPS)
-        raise ConfigError(
-            f"--topology={topology}: no chip is called {name!r}{hint}; there are {', '.join(CHIPS)}"
         )
     chip, sizes = CHIPS[name], [int(size) for size in shape.split("x")]
     if not any(map(is_installed, _PLUGINS[chip.platform])):

@@ -119,9 +119,8 @@ def test_a_trip_count_that_is_not_to_be_seen_is_told():
     assert found["cycles_outside_kernels"] == 7 and found["unknown_loops"] == ["w"]
 
 
-def test_what_is_inside_a_fusion_counts_once_and_what_is_called_counts():
+def test_what_is_called_counts():
     found = cycles_of(
-        body("fused.a", fusion("inner", 1000)),
         body("called", fusion("d", 5)),
         entry(fusion("a", 100), "%k = f32[8]{0} call(%x), to_apply=%called"),
     )
