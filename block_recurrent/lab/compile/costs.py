@@ -50,7 +50,7 @@ def program_costs(text: str, chip: Chip) -> dict[str, Any]:
     program, estimates, silent, bounds = Program(text), [], [], 0.0
     kernels: dict[str, Counter[str]] = defaultdict(Counter)
     collectives: dict[str, Counter[str]] = defaultdict(Counter)
-    places: Counter[tuple[str, str]] = Counter()
+    places: dict[tuple[str, str], float] = defaultdict(float)
     for run in program.runs():
         instruction, spent = run.instruction, 0.0
         kind = instruction.kind.removesuffix("-start")
@@ -61,25 +61,24 @@ def program_costs(text: str, chip: Chip) -> dict[str, Any]:
             spent = int(found[1]) * run.times
             estimates.append(spent)
         elif _KERNEL in instruction.attributes:
-            figures = {name: int(n) for name, n in _COST.findall(instruction.attributes)}
-            if not figures:
+            kernel = _kernel(run)
+            if kernel is None:
                 silent.append(instruction.name)
                 continue
-            names = ("flops", "transcendentals", "bytes_accessed")
-            kernel = Counter({name: max(0, figures.get(name, 0)) * run.times for name in names})
             spent = max(kernel_seconds(kernel, chip).values()) * chip.clock
             bounds += spent
-            kernels[instruction.name.split(".")[0]].update(kernel, calls=run.times)
+            kernels[instruction.name.split(".")[0]].update(kernel)
         if spent:
             places[program.source(instruction), direction(instruction)] += spent
-    total = sum(estimates) + bounds if estimates else 0
+    total = sum(estimates) + bounds if estimates else 1
+    most = sorted(places.items(), key=lambda item: -item[1])[:LINES]
     return {
         "cycles_outside_kernels": sum(estimates) if estimates else None,
         "cycles_of_kernels": round(bounds) if estimates else None,
         "collectives": {kind: dict(found) for kind, found in collectives.items()},
         "places": [
-            {"place": place, "pass": way, "cycles": round(spent), "share": spent / (total or 1)}
-            for (place, way), spent in places.most_common(LINES)
+            {"place": place, "pass": way, "cycles": round(spent), "share": spent / total}
+            for (place, way), spent in most
         ],
         "kernels": [
             {"name": name, **kernel, "seconds": kernel_seconds(kernel, chip)}
@@ -88,6 +87,14 @@ def program_costs(text: str, chip: Chip) -> dict[str, Any]:
         "unknown_loops": program.unknown_loops,
         "unknown_kernels": silent,
     }
+
+
+def _kernel(run: Run) -> Counter[str] | None:
+    """The calls of a kernel and their costs by its `cost_estimate`, or None if it has none."""
+    found = {name: int(number) for name, number in _COST.findall(run.instruction.attributes)}
+    names = ("flops", "transcendentals", "bytes_accessed")
+    costs = {name: max(0, found.get(name, 0)) * run.times for name in names}
+    return Counter({"calls": run.times, **costs}) if found else None
 
 
 def _exchanged_bytes(run: Run) -> int:
