@@ -63,25 +63,15 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
       ConfigError: the batch or the parameters do not divide by the mesh, or it leaves devices over.
     """
     mesh = make_mesh(config.mesh, config.data.batch_size, target.devices, exact=True)
-    data, chip, flops = config.data, target.chip, step_flops(config)
-    begin = time.perf_counter()
+    chip, begin = target.chip, time.perf_counter()
     with built_for("gpu" if chip.platform == "cuda" else chip.platform):
         state = abstract_run_state(config, mesh)
         step: Any = make_run_step(config, state)
-        lowered = step.lower(state, _abstract_batch(data, mesh))
-    figures = {
-        "topology": target.topology,
-        "chip": chip.name,
-        "devices": len(target.devices),
-        "jax": jax.__version__,
+        lowered = step.lower(state, _abstract_batch(config.data, mesh))
+    figures = _before_compilation(config, target) | {
         "mesh": dict(mesh.shape),
         "shared_parameters": shared_parameters(mesh.shape, state.model),
-        "tokens": data.batch_size * data.segment_length,
-        "flops": flops,
-        "peak_flops": chip.peak_flops * len(target.devices),
-        "memory_bytes": chip.memory_bytes,
         "state_bytes": device_bytes(state[:2]),
-        **dict.fromkeys(_UNKNOWN),
     }
     middle = time.perf_counter()
     try:
@@ -96,7 +86,7 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
     if figures["cycles_outside_kernels"] is not None and chip.clock:
         cycles = figures["cycles_outside_kernels"] + figures["cycles_of_kernels"]
         seconds = cycles / chip.clock
-        share = flops / (figures["peak_flops"] * seconds)
+        share = figures["flops"] / (figures["peak_flops"] * seconds)
         figures |= {"cycles": cycles, "seconds": seconds, "share_of_peak": share}
     needed, available = compiled.memory_analysis().peak_memory_in_bytes, chip.memory_bytes
     figures |= {"fits": needed <= available, "peak_bytes": needed}
@@ -106,6 +96,21 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
             f"{target.topology}, which has {available / 1e9:.2f} GB"
         )
     return figures
+
+
+def _before_compilation(config: ExperimentConfig, target: Target) -> dict[str, Any]:
+    """What is known without the compiler, and None for what it may not say."""
+    return {
+        "topology": target.topology,
+        "chip": target.chip.name,
+        "devices": len(target.devices),
+        "jax": jax.__version__,
+        "tokens": config.data.batch_size * config.data.segment_length,
+        "flops": step_flops(config),
+        "peak_flops": target.chip.peak_flops * len(target.devices),
+        "memory_bytes": target.chip.memory_bytes,
+        **dict.fromkeys(_UNKNOWN),
+    }
 
 
 def _abstract_batch(data: DataConfig, mesh: Mesh) -> Batch:
