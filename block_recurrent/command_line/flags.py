@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from block_recurrent.command_line.parser import Parser
-from block_recurrent.config import ExperimentConfig
-from block_recurrent.gin_files import PARAMETERS, ConfigError, load
+from block_recurrent.config import ConfigError, ExperimentConfig
+from block_recurrent.gin_files import PARAMETERS, load
 
 
 def make_parser(documentation: str | None) -> Parser:

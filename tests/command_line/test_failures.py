@@ -16,8 +16,8 @@ from flax import nnx
 from block_recurrent import LanguageModel, gin_files
 from block_recurrent.command_line import failures
 from block_recurrent.command_line.failures import reported
+from block_recurrent.config import ConfigError
 from block_recurrent.data import DataError
-from block_recurrent.gin_files import ConfigError
 from block_recurrent.runs import continuation
 from block_recurrent.runs.errors import CheckpointError, SaveFailed, WorkdirInUse
 from block_recurrent.runs.reading import RunError, SelectionError

@@ -10,19 +10,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from block_recurrent import gin_files
-from block_recurrent.config import ExperimentConfig, ModelConfig
+from block_recurrent.config import ConfigError, ExperimentConfig, ModelConfig
 from block_recurrent.lab.benchmark.inference import (
     measure_carrying,
     measure_evaluation,
     measure_generation,
 )
 from block_recurrent.lab.benchmark.timing import TimedStep, matmul_rate, ratio, time_in_turn, timed
+from block_recurrent.lab.tables.rows import TableRow, recurrent, reference, slide, table_rows
 from block_recurrent.runs.checkpoint_folder import arrays_of
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.system.digests import digest
+from block_recurrent.system.text import did_you_mean
 from block_recurrent.training.build import make_train_state
-from block_recurrent.training.rows import TableRow, recurrent, reference, slide, table_rows
 
 DEFAULT_ROWS = "XL:2048,Slide:12L,Rec:fixed:skip,Rec:lstm:dual,Feedback:fixed:skip"
 DEPTHS = (12, 48)
@@ -35,7 +35,7 @@ def choose_rows(base: ExperimentConfig, names: str) -> list[TableRow]:
       ConfigError: a name that is not in the table, or a base that is another model.
     """
     if not isinstance(base.model, ModelConfig):
-        raise gin_files.ConfigError(
+        raise ConfigError(
             "the benchmark's rows are those of Table 1: model.architecture must be "
             f"'block_recurrent', not {base.model.architecture!r}"
         )
@@ -43,8 +43,8 @@ def choose_rows(base: ExperimentConfig, names: str) -> list[TableRow]:
     wanted = [name.strip() for name in names.split(",")]
     for name in wanted:
         if name not in known:
-            hint = gin_files.did_you_mean(name, known)
-            raise gin_files.ConfigError(f"--rows: there is no row {name!r}{hint}")
+            hint = did_you_mean(name, known)
+            raise ConfigError(f"--rows: there is no row {name!r}{hint}")
     first = reference(base)
     return [first] + [known[name] for name in wanted if name != first.paper]
 

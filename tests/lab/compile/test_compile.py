@@ -10,7 +10,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from block_recurrent.gin_files import ConfigError, load
+from block_recurrent.config import ConfigError
+from block_recurrent.gin_files import load
 from block_recurrent.lab.compile import compile_report, compile_text, target
 from block_recurrent.lab.compile.chips import CHIPS, GIB
 from block_recurrent.training import estimate
