@@ -23,9 +23,8 @@ from pathlib import Path
 import jax
 
 from block_recurrent.command_line.parser import DEBUG
-from block_recurrent.config import ExperimentConfig
+from block_recurrent.config import ConfigError, ExperimentConfig
 from block_recurrent.data import DataError
-from block_recurrent.gin_files import ConfigError
 from block_recurrent.model.attention import AttentionImpossible
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.processes import ClusterUnreachable, ProcessLost

@@ -13,8 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from block_recurrent.config import MeshConfig
-from block_recurrent.gin_files import ConfigError
+from block_recurrent.config import ConfigError, MeshConfig
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.axes import DATA, FSDP, LANES, TENSOR, AnyMesh
 
@@ -105,13 +104,16 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def carried_sharding(mesh: AnyMesh, carried: Any) -> Any:
-    """Of a model's carried state: [L, B, ...] by lanes, [L, B, W, H, D] by lanes and heads."""
+    """The sharding of a model's carried state.
 
-    def sharding(array: Any) -> NamedSharding:
-        heads = (None, TENSOR) if array.ndim == 5 else ()
+    Arrays [L, B, ...] are sharded by batch rows, keys and values [L, B, W, H, D] by heads too.
+    """
+
+    def sharding(path: tuple[Any, ...], array: Any) -> NamedSharding:
+        heads = (None, TENSOR) if getattr(path[-1], "name", "") in ("keys", "values") else ()
         return NamedSharding(mesh, PartitionSpec(None, LANES, *heads))
 
-    return jax.tree.map(sharding, carried)
+    return jax.tree.map_with_path(sharding, carried)
 
 
 def vote_array(mesh: Mesh, vote: bool) -> jax.Array:

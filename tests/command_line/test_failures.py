@@ -19,8 +19,8 @@ from block_recurrent.command_line import failures
 from block_recurrent.command_line import main as command
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.main import PROGRAMS
+from block_recurrent.config import ConfigError
 from block_recurrent.data import DataError
-from block_recurrent.gin_files import ConfigError
 from block_recurrent.runs import continuation
 from block_recurrent.runs.errors import CheckpointError, SaveFailed, WorkdirInUse
 from block_recurrent.runs.reading import RunError, SelectionError

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from block_recurrent.gin_files import ConfigError
+from block_recurrent.config import ConfigError
 from block_recurrent.runs.metrics import METRICS, read_metrics
 from block_recurrent.system.signals import StopRequest
 

@@ -10,20 +10,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from block_recurrent.config import ExperimentConfig, ModelConfig
-from block_recurrent.gin_files import ConfigError
+from block_recurrent.config import ConfigError, ExperimentConfig, ModelConfig
 from block_recurrent.lab.benchmark.inference import (
     measure_carrying,
     measure_evaluation,
     measure_generation,
 )
 from block_recurrent.lab.benchmark.timing import TimedStep, matmul_rate, ratio, time_in_turn, timed
+from block_recurrent.lab.tables.rows import TableRow, recurrent, reference, slide, table_rows
 from block_recurrent.runs.checkpoint_folder import arrays_of
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.system.digests import digest
 from block_recurrent.system.text import did_you_mean
 from block_recurrent.training.build import make_train_state
-from block_recurrent.training.rows import TableRow, recurrent, reference, slide, table_rows
 
 DEFAULT_ROWS = "XL:2048,Slide:12L,Rec:fixed:skip,Rec:lstm:dual,Feedback:fixed:skip"
 DEPTHS = (12, 48)

@@ -22,8 +22,9 @@ from block_recurrent.lab.compile.costs import VECTOR_OPERATIONS, program_costs
 from block_recurrent.lab.compile.flops import step_flops
 from block_recurrent.lab.compile.target import COMPILER_OPTIONS, Target
 from block_recurrent.model.attention import built_for
+from block_recurrent.model.parameters import named_parameters
 from block_recurrent.parallel.mesh import batch_sharding, make_mesh
-from block_recurrent.parallel.parameters import shared_parameters
+from block_recurrent.parallel.parameters import describe_sharding
 from block_recurrent.system.files import write_whole
 from block_recurrent.training.estimate import device_bytes
 from block_recurrent.training.trainer import abstract_run_state, make_run_step
@@ -70,7 +71,7 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
         lowered = step.lower(state, _abstract_batch(config.data, mesh))
     figures = _before_compilation(config, target) | {
         "mesh": dict(mesh.shape),
-        "shared_parameters": shared_parameters(mesh.shape, state.model),
+        "shared_parameters": describe_sharding(mesh.shape, named_parameters(state.model)),
         "state_bytes": device_bytes(state[:2]),
     }
     middle = time.perf_counter()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import topologies
 
-from block_recurrent.gin_files import ConfigError
+from block_recurrent.config import ConfigError
 from block_recurrent.lab.compile.chips import CHIPS, Chip
 from block_recurrent.system.text import did_you_mean
 

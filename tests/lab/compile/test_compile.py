@@ -9,7 +9,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from block_recurrent.gin_files import ConfigError, load
+from block_recurrent.config import ConfigError
+from block_recurrent.gin_files import load
 from block_recurrent.lab.compile import report, target
 from block_recurrent.lab.compile.chips import CHIPS
 from block_recurrent.lab.compile.costs import LINES
