@@ -28,6 +28,7 @@ setup(
     install_requires=[
         "jax>=0.10.2",
         "flax>=0.12.8",
+        "jaxtyping>=0.3.2",
         "optax>=0.2.8",
         "gin-config>=0.5.0",
         "numpy>=2.4",

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from block_recurrent.gin_files import ConfigError
-from block_recurrent.model.parameters import STACKED, named_parameters, replace_parameters
+from block_recurrent.model.parameters import named_parameters, replace_parameters
 from block_recurrent.parallel.axes import FSDP, TENSOR, AnyMesh
 
 Axes = tuple[str | None, ...]
@@ -45,16 +45,22 @@ WHOLE = "whole"
 _RULES = [(re.compile(rf"(.*\.)?{ending}"), axes) for ending, axes in TABLE.items()]
 
 
-def parameter_axes(name: str) -> Axes:
-    """The axes of the mesh along the axes of the parameter at a path.
+def parameter_axes(name: str, model: Any) -> Axes:
+    """The axes of the mesh along the axes of the parameter of `model` at a path.
 
     Raises:
       KeyError: the table has no such parameter.
     """
     for pattern, axes in reversed(_RULES):
         if pattern.fullmatch(name):
-            return (None, *axes) if STACKED.match(name) else axes
+            return (None, *axes) if is_stacked(name, model) else axes
     raise KeyError(f"{name} is not in the table of parameters")
+
+
+def is_stacked(name: str, model: Any) -> bool:
+    """Whether the parameter of `model` at a path has a leading axis of layers."""
+    stacked = getattr(model, "stacked_layers", ())
+    return any(name.startswith(f"{path}.") for path in stacked)
 
 
 def shared_parameters(mesh: Mapping[str, int], model: Any) -> dict[str, str]:
@@ -70,7 +76,7 @@ def shared_parameters(mesh: Mapping[str, int], model: Any) -> dict[str, str]:
     """
     found: dict[str, list[str]] = {}
     for name in named_parameters(model):
-        axes = parameter_axes(name)[bool(STACKED.match(name)) :]
+        axes = parameter_axes(name, model)[is_stacked(name, model) :]
         shared = [axis if axis and mesh[axis] > 1 else "-" for axis in axes]
         where = WHOLE if set(shared) == {"-"} else ", ".join(shared)
         ending = ".".join(name.split(".")[-2:])
@@ -88,7 +94,7 @@ def model_sharding(mesh: AnyMesh, model: Any) -> Any:
       ConfigError: parameters cannot be shared out evenly; all of them are named.
     """
     named = named_parameters(model)
-    places = {name: PartitionSpec(*parameter_axes(name)) for name in named}
+    places = {name: PartitionSpec(*parameter_axes(name, model)) for name in named}
     problems = [
         f"{name} {list(array.shape)}: {size} is no multiple of mesh.{axis} = {mesh.shape[axis]}"
         for name, array in named.items()
@@ -115,7 +121,8 @@ def optimizer_sharding(mesh: AnyMesh, optimizer: Any, model: Any) -> Any:
         name = getattr(path[-1], "key", None)
         axes: Axes = ()
         if name in shapes:
-            axes = _moment_axes(array.shape, shapes[name], parameter_axes(name), _kind(path))
+            of = parameter_axes(name, model)
+            axes = _moment_axes(array.shape, shapes[name], of, _kind(path))
         return NamedSharding(mesh, PartitionSpec(*axes))
 
     return jax.tree.map_with_path(place, optimizer)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from block_recurrent.lab.analysis.observation import (
-    attention_probabilities,
     mean_similarity,
     recurrent_inputs,
     relative_change,
