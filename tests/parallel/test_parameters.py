@@ -33,8 +33,9 @@ def one_device() -> Mesh:
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_parameter_is_in_the_table_with_all_its_axes(name):
-    for path, array in named_parameters(abstract_model(ALL[name])).items():
-        assert len(parameter_axes(path)) == array.ndim, path
+    model = abstract_model(ALL[name])
+    for path, array in named_parameters(model).items():
+        assert len(parameter_axes(path, model)) == array.ndim, path
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -44,7 +45,7 @@ def test_people_are_told_where_every_parameter_lies(name):
     for path in named_parameters(model):
         ending = ".".join(path.split(".")[-2:])
         (where,) = (row for row, names in told.items() if ending in names.split(", "))
-        axes = [axis for axis in parameter_axes(path) if axis == FSDP]
+        axes = [axis for axis in parameter_axes(path, model) if axis == FSDP]
         assert where.count(FSDP) == len(axes) and TENSOR not in where
     assert shared_parameters({DATA: 8, FSDP: 1, TENSOR: 1}, model) == {}
 
@@ -60,7 +61,7 @@ def test_large_parameters_are_shared_out_along_both_axes():
         model = abstract_model(br.ModelConfig(**PAPER, gate=gate, wiring=wiring, feedback=True))
         for path, array in named_parameters(model).items():
             if array.size >= 1 << 20:
-                assert {FSDP, TENSOR} <= set(parameter_axes(path)), path
+                assert {FSDP, TENSOR} <= set(parameter_axes(path, model)), path
 
 
 @pytest.mark.parametrize("optimizer", ["adafactor", "adamw"])
@@ -81,13 +82,13 @@ def test_moments_lie_beside_their_parameters(optimizer, feedback):
         if name in shapes and axes:
             assert len(axes) == array.ndim
             if array.shape == shapes[name]:
-                assert axes == parameter_axes(name)
-            sizes = dict(zip(parameter_axes(name), shapes[name], strict=True))
+                assert axes == parameter_axes(name, state.model)
+            sizes = dict(zip(parameter_axes(name, state.model), shapes[name], strict=True))
             for axis, size in zip(axes, array.shape, strict=True):
                 assert axis is None or size == sizes[axis]
             along.setdefault(f"{path[-2].name} {name}", set()).update(filter(None, axes))
     for name in shapes:
-        wanted = set(filter(None, parameter_axes(name)))
+        wanted = set(filter(None, parameter_axes(name, state.model)))
         if optimizer == "adamw":
             assert along.get(f"mu {name}") == along.get(f"nu {name}") == wanted, name
         else:
