@@ -11,7 +11,11 @@ from block_recurrent.model.attention.tpu.plan import LANES
 MOST_WINDOW = 2048  # larger ones do not fit the fast memory
 LEAST_HEAD = 8  # head sizes are multiples of it
 COMPILED = Attention(attend, attend_window, split_heads)
-INTERPRETED = Attention(*(functools.partial(f, interpret=True) for f in COMPILED))
+INTERPRETED = Attention(
+    functools.partial(attend, interpret=True),
+    functools.partial(attend_window, interpret=True),
+    functools.partial(split_heads, interpret=True),
+)
 
 
 def build(config: LayerConfig, platform: str) -> Attention:

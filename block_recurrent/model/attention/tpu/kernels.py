@@ -90,7 +90,8 @@ def _attend(
             return jnp.swapaxes(x.reshape(lanes, -1, heads, size), 1, 2)
         return x.reshape(lanes, -1, heads * size)
 
-    folded = Operands(*jax.tree.map(fold, (queries, context, previous)), bias, seeds)
+    arrays: tuple[Any, Any, Any] = jax.tree.map(fold, (queries, context, previous))
+    folded = Operands(*arrays, bias, seeds)
     attended: Any = _fused(settings, folded)
     if settings.heads_first:
         attended = jnp.swapaxes(attended, 1, 2)
