@@ -59,6 +59,7 @@ setup(
     install_requires=[
         "jax>=0.10.2",
         "flax>=0.12.8",
+        "jaxtyping>=0.3.2",
         "optax>=0.2.5",
         # Checkpoints use Orbax's v1 interface, which is still called experimental.
         "orbax-checkpoint>=0.12.8,<0.13",
