@@ -5,8 +5,9 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gin
 import pytest
@@ -111,10 +112,20 @@ def test_a_run_reads_back_equal_and_has_as_many_parameters_as_its_equations(run,
     assert count(run) == closed_form(experiment.model)
 
 
+def chosen(section: str, kinds: tuple) -> Callable[..., Any]:
+    """Builds the configuration of a section from its fields."""
+
+    def build(**fields):
+        parameter, choices = gin_files.CHOICES.get(section, ("", {}))
+        return choices.get(fields.get(parameter.rpartition(".")[2]), kinds[0])(**fields)
+
+    return build
+
+
 @pytest.fixture(scope="module")
 def registered() -> Iterator[dict]:
     yield {
-        name: gin.external_configurable(kinds[0], name, module="test_gin_files")
+        name: gin.external_configurable(chosen(name, kinds), name, module="test_gin_files")
         for name, kinds in gin_files.SECTIONS.items()
     }
     gin.clear_config()

@@ -10,11 +10,11 @@ import sys
 import jax
 
 from block_recurrent.config import (
+    AdafactorConfig,
     DataConfig,
     ExperimentConfig,
     MeshConfig,
     ModelConfig,
-    OptimizerConfig,
     TrainingConfig,
 )
 from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
@@ -41,7 +41,7 @@ def experiment(model: str, mesh: tuple[int, ...]) -> ExperimentConfig:
     return ExperimentConfig(
         model=config,
         data=DataConfig(batch_size=8, segment_length=8),
-        optimizer=OptimizerConfig(schedule="cosine", learning_rate=0.01, warmup_steps=3),
+        optimizer=AdafactorConfig(schedule="cosine", learning_rate=0.01, warmup_steps=3),
         training=TrainingConfig(num_steps=STEPS),
         mesh=MeshConfig(**dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))),
     )

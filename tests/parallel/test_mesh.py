@@ -21,7 +21,7 @@ sizes = dict(model_size=8, num_heads=2, head_size=4, mlp_size=8, window=4, num_s
 config = ExperimentConfig(
     model=ModelConfig(**sizes, vocab_size=256, num_layers=2, recurrent_layers=(1,)),
     data=DataConfig(batch_size=int(sys.argv[2]), segment_length=8),
-    optimizer=OptimizerConfig(warmup_steps=3),
+    optimizer=AdafactorConfig(warmup_steps=3),
     training=TrainingConfig(num_steps=int(sys.argv[3]), log_every=1),
 )
 texts = ["0123456789" * 3, "abcdefg", "to be or not to be, that is", "xy", ".,;" * 11]
