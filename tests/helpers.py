@@ -216,8 +216,8 @@ def steps_compiled_once() -> Iterator[None]:
     """One compiled step for each model, also for restored arrays, which belong to a device."""
     compiled, make = {}, trainer.make_train_step
 
-    def remembering(*arguments, places=None, **options):
-        del places  # one device
+    def remembering(*arguments, shardings=None, **options):
+        del shardings  # one device
         dropout_key = np.asarray(jax.random.key_data(arguments[1]))
 
         def step(state, batch):

@@ -19,7 +19,7 @@ from block_recurrent.model.reset import reset
 from block_recurrent.model.sliding_window import split_key
 from block_recurrent.model.stack import Stack
 from block_recurrent.model.state import ModelState
-from block_recurrent.parallel.axes import by_lanes, whole
+from block_recurrent.parallel.axes import replicate, shard_batch
 
 
 class LanguageModel(nnx.Module):
@@ -104,7 +104,7 @@ class LanguageModel(nnx.Module):
 
     def embed(self, tokens: Array | np.ndarray) -> Array:
         """[B, N] integers -> [B, N, E]."""
-        return by_lanes(whole(self.embedding[...])[tokens].astype(self.config.dtype))
+        return shard_batch(replicate(self.embedding[...])[tokens].astype(self.config.dtype))
 
     def normalize(self, x: Array, dropout_key: Array | None = None) -> Array:
         """Output of the last layer [B, N, E] -> features [B, N, E]."""

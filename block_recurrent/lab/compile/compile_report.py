@@ -42,7 +42,7 @@ def compile_report(config: ExperimentConfig, target: Target) -> dict[str, Any]:
       does not say is None.
 
     Raises:
-      ConfigError: lanes or parameters cannot be shared out evenly, or devices would be left over.
+      ConfigError: the mesh does not divide the batch or some parameters, or leaves devices over.
     """
     mesh = make_mesh(config.mesh, config.data.batch_size, target.devices, exact=True)
     begin = time.perf_counter()

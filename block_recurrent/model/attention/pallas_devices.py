@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from block_recurrent.parallel.axes import lane_axes
+from block_recurrent.parallel.axes import batch_axes
 
 
 def on_every_device(function: Callable) -> Callable:
@@ -24,7 +24,7 @@ def on_every_device(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def shared_out(settings: Any, *arrays: Any) -> Any:
-        mesh, axes = lane_axes(jax.tree.leaves(arrays)[0])
+        mesh, axes = batch_axes(jax.tree.leaves(arrays)[0])
         if mesh.size <= 1 or mesh.manual_axes:
             return function(settings, *arrays)
 
