@@ -30,7 +30,7 @@ HEADS = ["num_heads", "head_size", "mlp_size"]
 SCHEDULE = ["learning_rate", "warmup_steps", "clip_norm"]
 POSITIVE = {
     LayerConfig: [*SIZES],
-    ModelConfig: [*SIZES, "vocab_size", "num_layers", "state_unroll"],
+    ModelConfig: [*SIZES, "vocab_size", "num_layers"],
     TransformerXLConfig: [*BASELINE_SIZES, *HEADS],
     TransformerConfig: [*BASELINE_SIZES, *HEADS, "segment"],
     LSTMConfig: [*BASELINE_SIZES, "hidden_size"],

@@ -98,16 +98,16 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def carried_sharding(mesh: AnyMesh, carried: Any) -> Any:
-    """The sharding of a model's carried state.
+    """Of a model's carried state: batch rows along `data` and `fsdp`, heads along `tensor`."""
+    along = {"B": BATCH, "H": TENSOR}
 
-    Arrays [L, B, ...] are sharded by batch rows, keys and values [L, B, W, H, D] by heads too.
-    """
+    def sharding(letters: str) -> NamedSharding:
+        axes = [along.get(letter) for letter in letters]
+        while axes and axes[-1] is None:
+            axes.pop()
+        return NamedSharding(mesh, PartitionSpec(*axes))
 
-    def sharding(path: tuple[Any, ...], array: Any) -> NamedSharding:
-        heads = (None, TENSOR) if getattr(path[-1], "name", "") in ("keys", "values") else ()
-        return NamedSharding(mesh, PartitionSpec(None, BATCH, *heads))
-
-    return jax.tree.map_with_path(sharding, carried)
+    return jax.tree.map(sharding, carried.axes)
 
 
 def vote_array(mesh: Mesh, vote: bool) -> jax.Array:
