@@ -26,8 +26,7 @@ from block_recurrent.training.trainer import Trainer
 STEPS = 20
 SIZES = {"model_size": 16, "num_heads": 8, "head_size": 4, "mlp_size": 16, "window": 4}
 MODELS = {
-    "slide": {},
-    "fixed_skip": {"recurrent_layers": (1,), "dropout": 0.1},
+    "fixed_skip": {"recurrent_layers": (2,), "dropout": 0.1},
     "lstm_dual": {"recurrent_layers": (0, 2), "gate": "lstm", "wiring": "dual"},
     "feedback": {"recurrent_layers": (1,), "feedback": True},
 }
