@@ -320,7 +320,7 @@ else:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(_Checked):
-    """Documents, and how lanes and segments are cut from them.
+    """Documents, and how batch rows and segments are cut from them.
 
     Attributes:
       source: "stdlib" or "site_packages" (the running interpreter's Python source code), "jsonl"
@@ -333,8 +333,8 @@ class DataConfig(_Checked):
       vocab_path: SentencePiece model file.
       vocab_sha256: hexadecimal SHA-256 of that file, so that a run says which one it means.
       cache_path: folder for the tokens of a "tfds" corpus; unless given, `token_cache` in `path`.
-      batch_size: B, number of lanes.
-      segment_length: N, tokens of a lane per step, a multiple of the model's window, or of its
+      batch_size: B, number of batch rows.
+      segment_length: N, tokens of a row per step, a multiple of the model's window, or of its
         `segment`.
       validation_percent: share of documents held out, where the source has no split of its own.
       seed: order of the training documents.
@@ -511,13 +511,12 @@ class TrainingConfig(_Checked):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig(_Checked):
-    """How many devices there are along each axis of the mesh; -1, for one of them, is what is left.
+    """How many devices there are along each mesh axis; one of them may be -1, the rest of them.
 
     Attributes:
-      data: shares out the lanes.
-      fsdp: shares out the lanes and all large parameters, each of which is put together when it is
-        needed; their number on a device falls by as much.
-      tensor: shares out heads and hidden units.
+      data: shards batch rows.
+      fsdp: shards batch rows and all large parameters, each of which is gathered when it is needed.
+      tensor: shards heads and hidden units.
     """
 
     data: int = -1
