@@ -429,7 +429,7 @@ class AdafactorConfig(OptimizerConfig):
       clipping_threshold: each parameter's update is scaled down to this root mean square; None
         leaves it alone.
       multiply_by_parameter_scale: updates are multiplied by their parameter's root mean square.
-      eps: added to squared gradients.
+      eps1: added to squared gradients, as in Adafactor's paper.
     """
 
     name: Literal["adafactor"] = "adafactor"
@@ -437,11 +437,11 @@ class AdafactorConfig(OptimizerConfig):
     momentum: float | None = 0.9
     clipping_threshold: float | None = 1.0
     multiply_by_parameter_scale: bool = True
-    eps: float = 1e-30
+    eps1: float = 1e-30
 
     def _validate(self) -> None:
         super()._validate()
-        self._require_positive("decay_rate", "clipping_threshold", "eps")
+        self._require_positive("decay_rate", "clipping_threshold", "eps1")
         self._require_fraction("momentum")
 
 

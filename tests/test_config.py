@@ -35,7 +35,7 @@ POSITIVE = {
     TransformerConfig: [*BASELINE_SIZES, *HEADS, "segment"],
     LSTMConfig: [*BASELINE_SIZES, "hidden_size"],
     DataConfig: ["batch_size", "segment_length"],
-    AdafactorConfig: [*SCHEDULE, "decay_rate", "clipping_threshold", "eps"],
+    AdafactorConfig: [*SCHEDULE, "decay_rate", "clipping_threshold", "eps1"],
     AdamWConfig: [*SCHEDULE, "eps"],
     TrainingConfig: [
         field.name

@@ -54,7 +54,7 @@ def _adafactor(config: AdafactorConfig, schedule: optax.Schedule) -> optax.Gradi
         momentum=config.momentum,
         clipping_threshold=config.clipping_threshold,
         multiply_by_parameter_scale=config.multiply_by_parameter_scale,
-        eps=config.eps,
+        eps=config.eps1,
     )
 
 

@@ -183,7 +183,7 @@ OTHER = {
         "momentum": None,
         "clipping_threshold": 0.1,
         "multiply_by_parameter_scale": False,
-        "eps": 10.0,
+        "eps1": 10.0,
     },
     AdamWConfig: {"b1": 0.5, "b2": 0.5, "eps": 1.0, "weight_decay": 0.5},
 }
