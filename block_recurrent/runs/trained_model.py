@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
-from block_recurrent.parallel.mesh import with_places
+from block_recurrent.parallel.mesh import with_shardings
 from block_recurrent.runs.bucket import bucket_of
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.errors import CheckpointError
@@ -43,7 +43,7 @@ def restore_model(
         raise CheckpointError(f"there is no best checkpoint in {workdir} yet, or it is not known")
     model = abstract_model(config.model)
     if mesh is not None:
-        model = with_places(model, model_sharding(mesh, model))
+        model = with_shardings(model, model_sharding(mesh, model))
     return checkpoints.restore_parameters(model, None if step == NEWEST else int(step))
 
 
