@@ -14,9 +14,8 @@ import pytest
 from block_recurrent import LSTMConfig, ModelConfig, gin_files
 from block_recurrent.config import AnyModelConfig, ExperimentConfig
 from block_recurrent.gin_files import GIN_FOLDER, load, to_gin
-from block_recurrent.lab.tables import naming
+from block_recurrent.lab.tables import naming, rows
 from block_recurrent.model.parameters import count_parameters
-from block_recurrent.training import rows
 from block_recurrent.training.build import abstract_model
 
 README = (GIN_FOLDER / "README.md").read_text(encoding="utf-8")
@@ -191,7 +190,7 @@ def test_table_1_has_the_baselines_at_the_size_of_its_rows(corpus):
     for name in BASELINES:
         run = f"table1/{corpus}/{name}.gin"
         experiment = read(run)
-        assert experiment.model.architecture == name and naming.paper_row(experiment) is None
+        assert experiment.model.architecture == name and rows.paper_row(experiment) is None
         assert experiment.data == table.data and experiment.training == table.training
         assert experiment.optimizer == table.optimizer
         assert experiment.model.vocab_size == table.model.vocab_size

@@ -18,11 +18,11 @@ from block_recurrent.lab.benchmark.inference import (
     measure_generation,
 )
 from block_recurrent.lab.benchmark.timing import TimedStep, matmul_rate, ratio, time_in_turn, timed
+from block_recurrent.lab.tables.rows import TableRow, reference, row_at, table_rows
 from block_recurrent.runs.checkpoint_folder import arrays_of
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.system.digests import digest
 from block_recurrent.training.build import make_train_state
-from block_recurrent.training.rows import TableRow, recurrent, reference, slide, table_rows
 
 DEFAULT_ROWS = "XL:2048,Slide:12L,Rec:fixed:skip,Rec:lstm:dual,Feedback:fixed:skip"
 DEPTHS = (12, 48)
@@ -150,9 +150,9 @@ def benchmark(base: ExperimentConfig, rows: Sequence[TableRow], rounds: int) -> 
     steps = measure_steps(rows, rounds)
     print(f"{jax.devices()[0].device_kind}, {jax.device_count()} device(s), jax {jax.__version__}")
     print_steps(steps, peak)
-    depth = measure_depth(slide(base).config)
+    depth = measure_depth(row_at(base, "slide_12l").config)
     print(f"\n{describe(depth)}")
-    recurrent_row = recurrent(base, "fixed", "skip")
+    recurrent_row = row_at(base, "rec_fixed_skip")
     evaluation, carrying, generation = {}, {}, {}
     for row in (reference(base), recurrent_row):
         evaluation[row.name] = measure_evaluation(row.config)

@@ -5,6 +5,8 @@ import lzma
 import sys
 
 import pytest
+from block_recurrent.lab.tables.train_row import shorten
+from block_recurrent.training.rows import recurrent, reference, small_table_rows, table_rows
 
 from block_recurrent import gin_files
 from block_recurrent.data import Corpus, Document
@@ -13,11 +15,9 @@ from block_recurrent.lab.tables.layout import show
 from block_recurrent.lab.tables.naming import segment_of, window_of
 from block_recurrent.lab.tables.paper import TABLE_1, row_figures
 from block_recurrent.lab.tables.small_table import SmallTable
-from block_recurrent.lab.tables.train_row import shorten
 from block_recurrent.lab.tables.untrained import lzma_bits_per_byte, order_2_bits_per_byte
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.training.build import abstract_model
-from block_recurrent.training.rows import recurrent, reference, small_table_rows, table_rows
 
 
 @pytest.fixture(scope="module")

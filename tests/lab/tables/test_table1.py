@@ -20,7 +20,7 @@ def make_table(*folders):
 
 
 def rows_of(table):
-    """The cells of the paper's table by row, and by place."""
+    """The cells of the paper's table by row."""
     return {row[0]: row[1:] for row in table1.make_page(table).tables[""].rows}
 
 

@@ -1,0 +1,145 @@
+"""The rows of the tables at the paper's size, as gin/rows/ describes them, and at any other."""
+
+import dataclasses
+import functools
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+from block_recurrent import gin_files
+from block_recurrent.baselines import lstm_of_size
+from block_recurrent.config import (
+    ExperimentConfig,
+    LSTMConfig,
+    ModelConfig,
+    TransformerConfig,
+    TransformerXLConfig,
+)
+from block_recurrent.lab.tables.naming import ROWS, SIZES, row_name
+from block_recurrent.model.parameters import count_parameters
+from block_recurrent.training.build import abstract_model
+
+USUAL, REFERENCE = "rec_fixed_skip", "slide_13l"
+
+
+class TableRow(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+      name: the row's name, with the sizes it has here.
+      paper: the row's name in the paper's Table 1; empty if it is not in that table.
+      config: the configuration of its run.
+    """
+
+    name: str
+    paper: str
+    config: ExperimentConfig
+
+
+@functools.cache
+def _at_paper_size(gin: str) -> ExperimentConfig:
+    return gin_files.load(["sizes/paper.gin", f"rows/{gin}.gin"], ["model.vocab_size=256"])
+
+
+def row_at(base: ExperimentConfig, gin: str, *, same_lanes: bool = False) -> TableRow:
+    """A row at the size of `base`.
+
+    The row differs from `base` as its file in gin/rows/ differs from Rec:fixed:skip: layers are
+    added, other numbers are multiplied.
+
+    Args:
+      base: the configuration of the recurrent rows.
+      gin: one of `ROWS`.
+      same_lanes: XL reads the lanes of `base`, several of its segments a step, and no gradient
+        passes from one to the next. Otherwise a step of XL is one segment of more lanes, and has
+        as many tokens, as in the paper.
+    """
+    row = _at_paper_size(gin)
+    if isinstance(row.model, ModelConfig):
+        config = _scaled(base, row, same_lanes)
+        return TableRow(row_name(config), ROWS[gin], config)
+    config = _older_system(base, row.model)
+    return TableRow(row_name(config), "", config)
+
+
+def _scaled(base: ExperimentConfig, row: ExperimentConfig, same_lanes: bool) -> ExperimentConfig:
+    usual, model = vars(_at_paper_size(USUAL).model), row.model
+    changes: dict[str, Any] = {"feedback": model.feedback}
+    if model.recurrent_layers:
+        changes |= {"gate": model.gate, "wiring": model.wiring}
+    for name, value in vars(model).items():
+        if value == usual[name]:
+            continue
+        if name == "num_layers":
+            value += base.model.num_layers - usual[name]
+        elif type(value) is int:
+            value = getattr(base.model, name) * value // usual[name]
+        changes[name] = value
+    data = base.data
+    if row.data.segment_length == model.window:
+        window = changes.get("window", base.model.window)
+        if same_lanes:
+            changes["detach_windows"] = True
+        else:
+            lanes = data.batch_size * data.segment_length // window
+            data = dataclasses.replace(data, segment_length=window, batch_size=lanes)
+    return dataclasses.replace(base, model=dataclasses.replace(base.model, **changes), data=data)
+
+
+def _older_system(base: ExperimentConfig, kind: Any) -> ExperimentConfig:
+    """An LSTM, Transformer or Transformer-XL, whose segment and memory are one base window."""
+    model, optimizer = base.model, base.optimizer
+    shared = ("vocab_size", "model_size", "dropout", "dtype")
+    fields = {name: getattr(model, name) for name in shared}
+    layers = {name: getattr(model, name) for name in (*SIZES, "remat")}
+    if isinstance(kind, LSTMConfig):
+        # Two layers with as many parameters as the reference.
+        counterpart = abstract_model(reference(base).config.model)
+        size = count_parameters(counterpart, embedding=False)
+        config = lstm_of_size(size, num_layers=2, **fields)
+        # Unclipped, the gradient overflowed with twice the small table's learning rate.
+        optimizer = dataclasses.replace(optimizer, clip_norm=1.0)
+    elif isinstance(kind, TransformerXLConfig):
+        config = TransformerXLConfig(**fields | layers, segment=model.window, memory=model.window)
+    else:
+        config = TransformerConfig(**fields | layers, segment=model.window)
+    return dataclasses.replace(base, model=config, optimizer=optimizer)
+
+
+def reference(base: ExperimentConfig) -> TableRow:
+    """The row that step times are relative to: sliding window with one layer more."""
+    return row_at(base, REFERENCE)
+
+
+def table_rows(base: ExperimentConfig) -> list[TableRow]:
+    """All rows of the paper's Table 1 at the size of `base`."""
+    paper = [gin for gin in ROWS if isinstance(_at_paper_size(gin).model, ModelConfig)]
+    return [row_at(base, gin) for gin in paper]
+
+
+def small_table_rows(base: ExperimentConfig) -> list[TableRow]:
+    """All rows of the small table, which read the same lanes and as much of each in a step."""
+    return [row_at(base, gin, same_lanes=True) for gin in ROWS]
+
+
+@functools.cache
+def paper_rows() -> tuple[TableRow, ...]:
+    """All rows of the paper's Table 1 at the paper's size."""
+    return tuple(table_rows(_at_paper_size(USUAL)))
+
+
+def paper_row(config: ExperimentConfig) -> TableRow | None:
+    """The row of the paper's Table 1 with this architecture and size, or None."""
+    if not isinstance(config.model, ModelConfig):
+        return None
+    return next((row for row in paper_rows() if _shape(row.config) == _shape(config)), None)
+
+
+def _shape(config: ExperimentConfig) -> Hashable:
+    """What makes a row: everything but vocabulary, precision, dropout, batch and optimizer."""
+    model = config.model
+    sizes = tuple(getattr(model, name) for name in SIZES)
+    reach = (model.window, config.data.segment_length, model.positions)
+    if not model.recurrent_layers:
+        return sizes, reach
+    update = (model.num_states, model.gate, model.wiring, model.feedback)
+    return sizes, reach, model.recurrent_indices, update, config.training.clear_states
