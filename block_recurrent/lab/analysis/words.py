@@ -1,4 +1,4 @@
-"""Words: their losses, and how far back they last occurred.
+"""Words and kinds of tokens: a run's gain may lie on names, or on line breaks.
 
 A word is a maximal run of letters, digits and underscores in a document's text, whatever the
 tokenizer; a token counts to the first word that it has a part of, and a word's loss is the sum of
@@ -16,6 +16,7 @@ from block_recurrent.data import TokenizedCorpus, Tokenizer
 from block_recurrent.lab.analysis.token_losses import Reach
 
 FIRST = -1  # the distance of a word that has not occurred before
+KINDS = ("line breaks", "other white space", "letters and digits", "other")
 CLASSES = ("within the window", "beyond the window", "beyond all windows", "first occurrence")
 
 
@@ -185,3 +186,23 @@ def largest_gains(
             nats = float(difference[index])
             gains.append(Gain(found.text[index], document, place, distance, nats))
     return sorted(gains, key=lambda gain: -gain.nats)[:count]
+
+
+def kind_of(spelling: bytes) -> int:
+    """The index in KINDS of a token with this spelling.
+
+    A line break anywhere in it counts first, then letters and digits; bytes beyond ASCII are
+    letters.
+    """
+    if b"\n" in spelling or b"\r" in spelling:
+        return 0
+    if spelling.isspace():
+        return 1
+    return 2 if any(byte > 127 or chr(byte).isalnum() for byte in spelling) else 3
+
+
+def kinds_of_corpus(corpus: TokenizedCorpus, tokenizer: Tokenizer) -> list[np.ndarray]:
+    """The kind of every token, of each document [n]."""
+    kinds = np.array([kind_of(spelling) for spelling in tokenizer.spellings()])
+    spans: Sequence[tuple[int, int]] = [corpus.span(document) for document in range(len(corpus))]
+    return [kinds[np.asarray(corpus.tokens[begin:end])] for begin, end in spans]
