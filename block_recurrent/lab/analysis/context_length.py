@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 
 from block_recurrent.data import TokenizedCorpus
-from block_recurrent.lab.analysis.token_losses import Progress, target_nats
+from block_recurrent.lab.analysis.token_losses import Progress, nats_of
 from block_recurrent.model.reset import clear_recurrent
 
 THRESHOLD = 0.01
@@ -70,7 +70,7 @@ def read_context(
         carried = clear_recurrent(carried, model.initial_state(len(inputs)))
     features, carried = model.features(inputs, carried)
     at_last = jax.lax.dynamic_slice_in_dim(features, last, 1, axis=1)
-    return carried, target_nats(model, at_last, targets[:, None])[:, 0]
+    return carried, nats_of(model, at_last, targets[:, None])[:, 0]
 
 
 def context_losses(

@@ -101,7 +101,9 @@ def _bars(
     rows, height = np.arange(len(names)), 0.8 / len(parts)
     for number, (values, style) in enumerate(parts):
         at = rows + (number - (len(parts) - 1) / 2) * height
-        panel.barh(at, np.nan_to_num(values), height, color=style["color"], label=style["label"])
+        alpha = 1 / (1 + LINES.index(style["linestyle"]))  # tells runs of a family apart
+        bar = {"color": style["color"], "alpha": alpha, "label": style["label"]}
+        panel.barh(at, np.nan_to_num(values), height, **bar)
     panel.set_yticks(rows, names)
     panel.invert_yaxis()
     panel.axvline(0.0, color="black", linewidth=0.8)

@@ -125,7 +125,8 @@ def observe_layer(
     ]
     queries = cell.token_layer.project(x).state_queries
     assert queries is not None
-    p = attention_probabilities(queries, projections.context.keys) * mask[:, :, None, None]
+    p = attention_probabilities(queries, projections.context.keys)
+    p = jnp.where(mask[:, :, None, None], p, 0.0)
     entropy = -jnp.where(p > 0, p * jnp.log(p), 0.0).sum((1, -1))
     return Observed(
         relative_change(states, after.recurrent),

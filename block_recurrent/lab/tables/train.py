@@ -21,7 +21,7 @@ from block_recurrent.lab.tables.naming import segment_of, window_of
 from block_recurrent.lab.tables.paper import LENGTH, SIZE, row_figures
 from block_recurrent.lab.tables.rows import TableRow, reference, small_table_rows
 from block_recurrent.lab.tables.small_table import make_page
-from block_recurrent.lab.tables.untrained import lzma_bits_per_byte, order_2_bits_per_byte
+from block_recurrent.lab.tables.untrained import Order2Model, lzma_bits_per_byte
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.runs import train, workdir
 from block_recurrent.system.children import run_side_by_side
@@ -152,7 +152,7 @@ def train_table(
         results = [result for row in rows if (result := read_result(folder, row))]
         untrained = {
             "lzma, highest preset": lzma_bits_per_byte(texts[1].documents),
-            "order-2 byte model": order_2_bits_per_byte(*(t.documents for t in texts)),
+            "order-2 byte model": Order2Model(texts[0].documents).bits_per_byte(texts[1].documents),
         }
         print()
         publish(make_page(results, untrained, description), folder)

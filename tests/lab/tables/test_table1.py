@@ -116,11 +116,6 @@ def test_files_hold_what_was_printed(tmp_path, capsys):
     assert set(numbers.findall(printed.partition("written")[0])) <= set(numbers.findall(markdown))
 
 
-@pytest.mark.parametrize("arguments", [[], ["/no/such/run"], ["--outptu=x", "."]], ids=str)
-def test_wrong_calls_end_in_status_2(arguments, capsys):
-    assert exit_status(program.main, *arguments) == 2 and "error: " in capsys.readouterr().err
-
-
 def test_other_models_stand_below_without_figures_of_the_paper(tmp_path):
     names = ("lstm", "transformer", "transformer_xl")
     folders = [write_run(tmp_path / row, paper(row), [2.0, 1.5, 1.25, 1.125]) for row in names]
