@@ -18,11 +18,16 @@ from block_recurrent.data.lanes import evaluation_lanes
 from block_recurrent.data.segments import Lane, LaneReader
 from block_recurrent.lab.analysis.token_losses import Progress
 from block_recurrent.model.attention import reference
-from block_recurrent.model.blocks import concatenate_windows
 from block_recurrent.model.cell import RecurrentCell
-from block_recurrent.model.layer_stack import split_state
-from block_recurrent.model.reset import reset
-from block_recurrent.model.state import KeysValues, LayerState, ModelState, add_axis, take
+from block_recurrent.model.stack import split_state
+from block_recurrent.model.state import (
+    LayerState,
+    ModelState,
+    add_axis,
+    concatenate_windows,
+    reset,
+    take,
+)
 
 LAGS = (1, 2, 4, 8, 16, 32, 64)  # blocks; states are kept for comparison every max(LAGS) blocks
 
@@ -75,17 +80,6 @@ def similarity_to(states: Array, others: Array) -> Array:
     return (_directions(states) * _directions(others)).sum(-1).mean(-1)
 
 
-def attention_probabilities(queries: Array, keys: Array) -> Array:
-    """What scaled queries [..., Q, H, D] give each of the keys [..., S, H, D], as float32.
-
-    Returns:
-      [..., Q, H, S]: attention to values each of which has a 1 in a place of its own.
-    """
-    number = keys.shape[-3]
-    values = jnp.broadcast_to(jnp.eye(number)[:, None], (*keys.shape[:-1], number))
-    return reference.attend(queries, KeysValues(keys, values))
-
-
 def recurrent_inputs(model: Any, tokens: Array | np.ndarray, state: ModelState) -> list[Array]:
     """What each recurrent layer reads of one block [B, W], [B, W, E] each."""
     x, config, inputs = model.embed(tokens), model.config, []
@@ -125,15 +119,16 @@ def observe_layer(
     ]
     queries = cell.token_layer.project(x).state_queries
     assert queries is not None
-    p = attention_probabilities(queries, projections.context.keys)
-    p = jnp.where(mask[:, :, None, None], p, 0.0)
-    entropy = -jnp.where(p > 0, p * jnp.log(p), 0.0).sum((1, -1))
+    keys = projections.context.keys
+    logits = jnp.einsum("bqhd,bshd->bhqs", queries, keys, preferred_element_type=jnp.float32)
+    p = jnp.where(mask[:, None, :, None], reference.probabilities(logits), 0.0)
+    entropy = -jnp.where(p > 0, p * jnp.log(p), 0.0).sum((-2, -1))
     return Observed(
         relative_change(states, after.recurrent),
         mean_similarity(states),
         similarity_to(after.recurrent, kept),
         jnp.array(gates),
-        p.sum(1),
+        p.sum(-2),
         entropy,
     )
 

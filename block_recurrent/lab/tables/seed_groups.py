@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.lab.tables.layout import MISSING, TextTable, color_of, count_cell
@@ -51,8 +52,6 @@ class Spread(NamedTuple):
 
 def spread(values: Sequence[float]) -> Spread:
     """Mean and spread of `values`."""
-    from scipy import stats
-
     n = len(values)
     if n < 2:
         return Spread(values[0] if values else None, None, None, n)

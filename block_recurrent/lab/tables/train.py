@@ -11,10 +11,9 @@ from typing import Any
 
 import jax
 
-from block_recurrent.config import ExperimentConfig
+from block_recurrent.config import ConfigError, ExperimentConfig
 from block_recurrent.data import Corpus, byte_count, make_tokenizer, tokenize
 from block_recurrent.data.loading import Corpora, load_documents
-from block_recurrent.gin_files import ConfigError
 from block_recurrent.lab.benchmark.timing import TimedStep, ratio, time_in_turn
 from block_recurrent.lab.tables.layout import publish
 from block_recurrent.lab.tables.naming import segment_of, window_of

@@ -7,7 +7,6 @@ import pytest
 
 from block_recurrent.lab.analysis.states import (
     LAGS,
-    attention_probabilities,
     effective_number,
     mean_similarity,
     observe_states,
@@ -16,8 +15,7 @@ from block_recurrent.lab.analysis.states import (
     similarity_to,
 )
 from block_recurrent.model.attention import reference
-from block_recurrent.model.blocks import concatenate_windows
-from block_recurrent.model.state import KeysValues, take
+from block_recurrent.model.state import KeysValues, concatenate_windows, take
 from tests.helpers import assert_close, assert_equal, random_like, random_tokens, read
 from tests.lab.analysis.corpora import TEXTS, corpus_of, model_of
 
@@ -27,9 +25,9 @@ STATES, OTHERS = random_like([jnp.zeros((2, 3, 5))] * 2)
 
 def test_probabilities_are_those_of_attention():
     queries, keys, values = random_like([jnp.zeros((2, n, 2, 4)) for n in (5, 3, 3)])
-    p = attention_probabilities(queries, keys)
-    assert_close(p.sum(-1), jnp.ones((2, 5, 2)))
-    seen = jnp.einsum("bqhs,bshd->bqhd", p, values)
+    p = reference.probabilities(jnp.einsum("bqhd,bshd->bhqs", queries, keys))
+    assert_close(p.sum(-1), jnp.ones((2, 2, 5)))
+    seen = jnp.einsum("bhqs,bshd->bqhd", p, values)
     assert_close(seen, reference.attend(queries, KeysValues(keys, values)))
 
 
