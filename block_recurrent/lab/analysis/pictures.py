@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LINES, MARKERS = ("-", "--", ":", "-."), "os^D"
-FEWEST = 10  # words that a point stands for
+FEWEST = 10  # words of a distance that is drawn
 Data = dict[str, Any]
 
 
@@ -97,7 +97,7 @@ def draw_position(data: Data, picture: "Figure") -> None:
 def _bars(
     panel: "Axes", parts: Sequence[tuple[np.ndarray, dict[str, Any]]], names: Sequence[str]
 ) -> None:
-    """Horizontal bars, those of all runs side by side for each name."""
+    """Horizontal bars: the values of all runs side by side for each name."""
     rows, height = np.arange(len(names)), 0.8 / len(parts)
     for number, (values, style) in enumerate(parts):
         at = rows + (number - (len(parts) - 1) / 2) * height

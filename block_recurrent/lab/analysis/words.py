@@ -42,7 +42,7 @@ class Words(NamedTuple):
 
 
 def words_of(spellings: Sequence[bytes]) -> Words:
-    """The words of a document whose tokens stand for these bytes."""
+    """The words of a document, from the bytes of each token."""
     lengths = np.array([len(spelling) for spelling in spellings], np.int64)
     # Bytes that are not UTF-8, such as a character cut in two, become a character each.
     text = b"".join(spellings).decode("utf-8", "surrogateescape")
@@ -78,10 +78,10 @@ def distances(words: Sequence[str], position: np.ndarray) -> np.ndarray:
     """How far back each word last began, FIRST where it has not occurred, [n]."""
     last: dict[str, int] = {}
     found = np.full(len(words), FIRST)
-    for index, (word, place) in enumerate(zip(words, position.tolist(), strict=True)):
+    for index, (word, begin) in enumerate(zip(words, position.tolist(), strict=True)):
         if word in last:
-            found[index] = place - last[word]
-        last[word] = place
+            found[index] = begin - last[word]
+        last[word] = begin
     return found
 
 
@@ -182,9 +182,9 @@ def largest_gains(
     for document, (found, one, other) in enumerate(zip(words, own, reference, strict=True)):
         difference = np.asarray(other, np.float64) - one
         for index in np.argsort(-difference, kind="stable")[:count].tolist():
-            place, distance = int(found.position[index]), int(found.distance[index])
+            position, distance = int(found.position[index]), int(found.distance[index])
             nats = float(difference[index])
-            gains.append(Gain(found.text[index], document, place, distance, nats))
+            gains.append(Gain(found.text[index], document, position, distance, nats))
     return sorted(gains, key=lambda gain: -gain.nats)[:count]
 
 
@@ -204,5 +204,5 @@ def kind_of(spelling: bytes) -> int:
 def kinds_of_corpus(corpus: TokenizedCorpus, tokenizer: Tokenizer) -> list[np.ndarray]:
     """The kind of every token, of each document [n]."""
     kinds = np.array([kind_of(spelling) for spelling in tokenizer.spellings()])
-    spans: Sequence[tuple[int, int]] = [corpus.span(document) for document in range(len(corpus))]
+    spans = (corpus.span(document) for document in range(len(corpus)))
     return [kinds[np.asarray(corpus.tokens[begin:end])] for begin, end in spans]
