@@ -7,8 +7,9 @@
     python experiments/prepare_data.py text /data/books --output=corpora/books
 
 The corpus grows in DIR.partial and is renamed to DIR when it is complete. After SIGINT (Ctrl-C),
-SIGTERM, a crash or a full disk, the same command goes on where it was, to the same bytes.
-`prepare_data.py KIND --help` tells the options of a kind of data.
+SIGTERM, a crash or a full disk, the same command continues: it keeps the splits that are finished
+and writes the others from their start. The result has the same bytes as that of one run.
+`prepare_data.py KIND --help` shows the options of a kind of data.
 """
 
 import sys

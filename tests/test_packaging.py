@@ -34,7 +34,7 @@ def imported(folder: str) -> set[str]:
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 found.add(node.module.split(".")[0])
-            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "optional_package":
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "require":
                 found.add(ast.literal_eval(node.args[0]).split(".")[0])
     return found - set(sys.stdlib_module_names) - {"block_recurrent", "experiments"}
 

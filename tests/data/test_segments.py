@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from block_recurrent.data import ByteTokenizer, Corpus, DataError, Document, tokenize
-from block_recurrent.data.segments import Lane, LaneReader
+from block_recurrent.data.lanes import Lane, LaneReader
 
 TEXTS = (Document("a", "", "abcdef"), Document("b", "", "xy"))
 CORPUS = tokenize(Corpus(TEXTS, "mine"), ByteTokenizer())

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 
 from block_recurrent.data import TokenizedCorpus
-from block_recurrent.data.lanes import evaluation_lanes
-from block_recurrent.data.segments import Lane, LaneReader
+from block_recurrent.data.lanes import Lane, LaneReader, evaluation_lanes
 from block_recurrent.lab.analysis.observation import Observed, observe_block
 from block_recurrent.lab.analysis.token_losses import Progress
 

@@ -14,8 +14,7 @@ import numpy as np
 from jax import Array
 
 from block_recurrent.data import Batch, TokenizedCorpus
-from block_recurrent.data.lanes import evaluation_lanes
-from block_recurrent.data.segments import Lane, LaneReader
+from block_recurrent.data.lanes import Lane, LaneReader, evaluation_lanes
 from block_recurrent.model.reset import clear_recurrent
 
 LOGITS_AT_ONCE = 2**26  # how many exist at the same time, if segments can be halved so often

@@ -26,9 +26,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from block_recurrent.data.errors import DataError
+from block_recurrent.data.documents import DataError, replace_lone_surrogates
 from block_recurrent.data.json_lines import json_lines, parse_json
-from block_recurrent.data.utf8 import replace_lone_surrogates
 from block_recurrent.lab.corpora.archives import (
     LIMITS,
     PDF_ONLY,

@@ -24,8 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, NamedTuple
 
-from block_recurrent.data.errors import DataError
-from block_recurrent.data.utf8 import decode
+from block_recurrent.data.documents import DataError, decode
 from block_recurrent.lab.corpora.archives import children, files_below
 from block_recurrent.lab.corpora.entries import Content, Entry, Unusable
 

@@ -5,8 +5,7 @@ import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from block_recurrent.data.documents import Document, byte_count
-from block_recurrent.data.errors import DataError
+from block_recurrent.data.documents import DataError, Document, byte_count
 from block_recurrent.data.tfds_reader import TfdsDirectory
 from block_recurrent.data.tokenizers import SentencePieceTokenizer
 from block_recurrent.system.files import write_whole

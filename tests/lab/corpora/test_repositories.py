@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from block_recurrent.data.errors import DataError
+from block_recurrent.data.documents import DataError
 from block_recurrent.lab.corpora import repositories
 from block_recurrent.lab.corpora.entries import Content, Unusable
 from block_recurrent.lab.corpora.repositories import EXTENSIONS, Repositories
