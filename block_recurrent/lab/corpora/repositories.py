@@ -46,6 +46,7 @@ _GENERATED_MARK = re.compile(
 )
 _HEAD_LINES, _HEAD_BYTES = 20, 4000
 _LISTING_BYTES = 2**27
+MAX_BYTES = 2**30  # a repository with more in its files is "repository too large"
 _NO_FILES = "no source files"
 _TOO_LARGE = "repository too large"
 
@@ -71,10 +72,8 @@ class Repositories:
       directories: the directories that hold the repositories.
       extensions: how the names of the files that are read end, in any case.
       max_file_bytes: larger files are skipped.
-      max_bytes: a repository with more in its files is Unusable("repository too large").
       commit: what is read of git repositories: a branch, a tag or a hash.
       each_child: makes every folder in a directory one document, git repository or not.
-      vendored: names of folders whose files are skipped, in lower case.
 
     Raises:
       DataError: a directory does not exist, an extension has no dot, or the commit is no name.
@@ -85,21 +84,17 @@ class Repositories:
 
     def __init__(
         self,
-        directories: Iterable[str | Path] | str | Path,
+        directories: Sequence[str | Path],
         *,
         extensions: Sequence[str] = EXTENSIONS,
         max_file_bytes: int = 1_000_000,
-        max_bytes: int = 2**30,
         commit: str = "HEAD",
         each_child: bool = False,
-        vendored: Sequence[str] = VENDORED,
     ):
-        single = isinstance(directories, str | Path)
-        self._directories = [Path(each) for each in ([directories] if single else directories)]
+        self._directories = [Path(each) for each in directories]
         self._extensions = tuple(extension.lower() for extension in extensions)
-        self._max_file_bytes, self._max_bytes = max_file_bytes, max_bytes
+        self._max_file_bytes = max_file_bytes
         self._commit, self._each_child = commit, each_child
-        self._vendored = frozenset(vendored)
         self._left_out: Counter[str] = Counter()
         for directory in self._directories:
             if not directory.is_dir():
@@ -115,10 +110,10 @@ class Repositories:
         return {
             "extensions": list(self._extensions),
             "max_file_bytes": self._max_file_bytes,
-            "max_bytes": self._max_bytes,
+            "max_bytes": MAX_BYTES,
             "commit": self._commit,
             "each_child": self._each_child,
-            "vendored": sorted(self._vendored),
+            "vendored": sorted(VENDORED),
         }
 
     @property
@@ -176,13 +171,13 @@ class Repositories:
                     skipped[reason] += 1
                 else:
                     chosen.append(file)
-        if sum(file.size for file in chosen) > self._max_bytes:
+        if sum(file.size for file in chosen) > MAX_BYTES:
             raise Unusable(_TOO_LARGE, skipped)
         return sorted(chosen, key=_depth_first)
 
     def _refusal(self, file: _File) -> str:
         *folders, name = file.path.split("/")
-        if any(folder.lower() in self._vendored for folder in folders):
+        if any(folder.lower() in VENDORED for folder in folders):
             return "vendored"
         if _GENERATED_NAME.search(name):
             return "generated"
