@@ -1,22 +1,345 @@
-"""The stack of layers: Transformer-XL, sliding-window and recurrent models alike."""
+"""The stack of layers: Transformer-XL, sliding-window and recurrent models alike.
 
-from collections.abc import Sequence
+Neighbouring plain layers are one part of it, a recurrent layer is another. Both kinds of part are
+called in the same way. Each takes and returns its slice of a `ModelState`, the caches of its layers
+and the states of its recurrent layers.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jaxtyping import Float, Int32
 
-from block_recurrent.config import ModelConfig
+from block_recurrent.config import LayerConfig, ModelConfig
+from block_recurrent.model import checks
+from block_recurrent.model.array_types import Activations, Key, States
+from block_recurrent.model.attention import target_platform
 from block_recurrent.model.cell import RecurrentCell
-from block_recurrent.model.feedback import read_with_feedback
-from block_recurrent.model.layer_stack import (
-    Part,
-    join_states,
-    make_parts,
-    part_ranges,
-    split_state,
+from block_recurrent.model.state import (
+    KeysValues,
+    LayerState,
+    ModelState,
+    add_axis,
+    concatenate,
+    empty_cache,
+    flatten_heads,
+    last_window,
+    preceding_blocks,
+    scan_blocks,
+    stack,
+    swap_blocks_and_batch,
+    take,
+    unflatten_heads,
 )
-from block_recurrent.model.state import KeysValues, ModelState
+from block_recurrent.model.transformer_layer import SlidingWindowLayer, split_key
+
+
+class BlockRecurrentLayer(nnx.Module):
+    """A recurrent cell over all blocks of a segment (paper, sections 3.1 and 3.2).
+
+    The states need only the keys and values of the tokens. Everything on the token side is
+    therefore computed for all blocks at once, and the scan over blocks holds only the state update.
+
+    Args:
+      config: sizes, gate, wiring and positions.
+      recompute_states: the backward pass computes each state update again, so that the scan keeps
+        only the states.
+      rngs: of the initial parameters.
+    """
+
+    def __init__(self, config: LayerConfig, *, recompute_states: bool = False, rngs: nnx.Rngs):
+        checks.check_config(config, LayerConfig, rngs)
+        self.config = config
+        self.recompute_states = recompute_states
+        self.cell = RecurrentCell(config, rngs=rngs)
+
+    def initial_state(self, batch_size: int) -> LayerState:
+        """The state at a document's start: an empty cache and the learned states."""
+        return self.cell.initial_state(batch_size)
+
+    def __call__(
+        self, x: Activations, state: LayerState, *, dropout_key: Key | None = None
+    ) -> tuple[Activations, LayerState]:
+        """Reads a segment.
+
+        Args:
+          x: the segment, N a multiple of W.
+          state: cache and states as they enter the segment.
+          dropout_key: dropout is on when given; the state update has none.
+
+        Returns:
+          The layer's output, and the state for the next segment.
+
+        Raises:
+          TypeError: an argument of another kind.
+          ValueError: shapes that do not fit the configuration.
+        """
+        checks.check_layer_call(self, x, state, dropout_key)
+        layer = self.cell.token_layer
+        project_key, attend_key, finish_key = split_key(dropout_key, 3)
+        projections = layer.project(x, project_key)
+        blocks = layer.blocks(flatten_heads(projections.context))
+        tiles = concatenate([preceding_blocks(blocks, flatten_heads(state.cache)), blocks], axis=2)
+        states, state_context = self.scan_states(state.recurrent, tiles)
+        attended = layer.self_attend(x, projections, state.cache, attend_key)
+        cache = last_window(projections.context, self.config.window)
+        return layer.finish(attended, state_context, finish_key), LayerState(cache, states)
+
+    def scan_states(self, states: States, tiles: KeysValues) -> tuple[States, KeysValues]:
+        """Updates the states block by block.
+
+        Args:
+          states: as they enter the first block.
+          tiles: keys and values of each block and the one before, [B, K, 2W, H*D].
+
+        Returns:
+          The states after the last block, and the keys and values [B, K, S, H, D] of the states as
+          they entered each block.
+        """
+
+        def step(states: States, tile: KeysValues) -> tuple[States, KeysValues]:
+            token_context = unflatten_heads(tile, self.config.num_heads)
+            projections = self.cell.project(states)
+            return self.cell.update(states, projections, token_context), projections.context
+
+        by_block = swap_blocks_and_batch(tiles)
+        states, context = scan_blocks(step, states, by_block, recompute=self.recompute_states)
+        return states, swap_blocks_and_batch(context)
+
+
+MANY_LAYERS = 24
+LayerKeys = Key  # one a layer, [G]
+
+
+# The parts of the stack.
+
+
+def part_ranges(config: ModelConfig) -> tuple[range, ...]:
+    """The layers of each part, bottom up; a recurrent layer is a part of its own.
+
+    With feedback the first layer is a part of its own too, because its self-attention does not
+    depend on any state.
+    """
+    recurrent = config.recurrent_indices
+    edges = {0, config.num_layers} | {edge for index in recurrent for edge in (index, index + 1)}
+    if config.feedback:
+        edges.add(1)
+    return tuple(range(start, stop) for start, stop in pairwise(sorted(edges)))
+
+
+def stacked_layers(config: ModelConfig) -> tuple[str, ...]:
+    """Paths of the `LayerStack.layers`, whose parameters have a leading axis of layers."""
+    return tuple(
+        f"stack.parts.{part}.layers"
+        for part, layers in enumerate(part_ranges(config))
+        if layers.start not in config.recurrent_indices
+    )
+
+
+def scans_layers(config: ModelConfig) -> bool:
+    """Whether plain layers are a loop in the compiled program too."""
+    if config.scan_layers is not None:
+        return config.scan_layers
+    return target_platform() != "cpu" or config.num_layers >= MANY_LAYERS
+
+
+def _rematerialize(policy: Callable) -> Callable[..., Callable]:
+    def wrap(function: Callable, *, in_scan: bool) -> Callable:
+        # Inside a compiled loop XLA does not merge the two computations of a layer. Elsewhere that
+        # has to be prevented.
+        return jax.checkpoint(function, policy=policy, prevent_cse=not in_scan)
+
+    return wrap
+
+
+def _keep_all(function: Callable, *, in_scan: bool) -> Callable:
+    del in_scan
+    return function
+
+
+# What the backward pass of a layer computes again, by the values of `ModelConfig.remat`.
+REMATERIALIZATIONS = {
+    "none": _keep_all,
+    "layer": _rematerialize(jax.checkpoint_policies.nothing_saveable),
+    "dots": _rematerialize(jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+}
+
+
+class LayerStack(nnx.Module):
+    """Neighbouring plain layers, run one after the other by a scan.
+
+    Args:
+      config: of the model.
+      num_layers: G, how many layers.
+      rngs: of the initial parameters.
+
+    Attributes:
+      layers: a sliding-window layer whose every parameter has a leading axis of G layers.
+    """
+
+    def __init__(self, config: ModelConfig, num_layers: int, *, rngs: nnx.Rngs):
+        def make_layer(key: Array) -> SlidingWindowLayer:
+            return SlidingWindowLayer(
+                config,
+                attends_to_states=config.feedback,
+                detach_windows=config.detach_windows,
+                rngs=nnx.Rngs(key),
+            )
+
+        self.config = config
+        self.num_layers = num_layers
+        self.layers = jax.vmap(make_layer)(jax.random.split(rngs.params(), num_layers))
+        self._scans = scans_layers(config)
+        self._rematerialize = REMATERIALIZATIONS[config.remat]
+
+    @property
+    def cells(self) -> list[RecurrentCell]:
+        """No recurrent cells."""
+        return []
+
+    def single_layers(self) -> list[SlidingWindowLayer]:
+        """Copies of the layers, bottom up."""
+        return [take(self.layers, index) for index in range(self.num_layers)]
+
+    def replace_layers(self, layers: Sequence[Any]) -> None:
+        """Inverse of `single_layers`."""
+        self.layers = stack(layers)
+
+    def initial_state(self, batch_size: int) -> ModelState:
+        """The state at a document's start: empty caches [G, B, W, H, D] and no states."""
+        config = self.config
+        shape = (self.num_layers, batch_size, config.window, config.num_heads, config.head_size)
+        states = jnp.zeros((0, batch_size, config.num_states, config.model_size), jnp.float32)
+        return ModelState(empty_cache(shape, config.dtype), states)
+
+    def __call__(
+        self,
+        x: Activations,
+        state: ModelState,
+        state_context: KeysValues | None = None,
+        *,
+        dropout_keys: LayerKeys | None = None,
+    ) -> tuple[Activations, ModelState]:
+        """Reads a segment.
+
+        Args:
+          x: the segment.
+          state: of these layers.
+          state_context: with feedback, keys and values of the states for each block,
+            [B, K, S, H, D].
+          dropout_keys: one a layer; None for no dropout.
+
+        Returns:
+          The output of the last layer, and the state for the next segment.
+        """
+
+        def read(x: Array, inputs: tuple) -> tuple[Array, KeysValues]:
+            layer, cache, key = inputs
+            return layer(x, cache, state_context, dropout_key=key)
+
+        step = self._rematerialize(read, in_scan=self._scans)
+        inputs = (self.layers, state.cache, dropout_keys)
+        x, cache = jax.lax.scan(step, x, inputs, unroll=1 if self._scans else True)
+        return x, state._replace(cache=cache)
+
+    def read_token(
+        self,
+        x: Float[Array, "B 1 E"],
+        visible: Sequence[KeysValues],
+        oldest: Int32[Array, ""],
+        state_contexts: Sequence[KeysValues],
+    ) -> tuple[Float[Array, "B 1 E"], list[KeysValues]]:
+        """Reads one token; arguments and results are those of `Stack.read_token`.
+
+        `visible` and the keys and values that are returned are those of these layers.
+        """
+        state_context = state_contexts[-1] if self.layers.attends_to_states else None
+        contexts = []
+        for layer, before in zip(self.single_layers(), visible, strict=True):
+            x, context = layer.read_token(x, before, oldest, state_context)
+            contexts.append(context)
+        return x, contexts
+
+
+class SingleRecurrentLayer(nnx.Module):
+    """A recurrent layer as a part of the stack; its methods are those of `LayerStack` with G = 1.
+
+    Args:
+      config: of the model.
+      index: of this layer among the recurrent ones, from 0.
+      rngs: of the initial parameters.
+    """
+
+    def __init__(self, config: ModelConfig, index: int, *, rngs: nnx.Rngs):
+        self.index = index
+        self.layer = BlockRecurrentLayer(config, recompute_states=config.remat != "none", rngs=rngs)
+        self._rematerialize = REMATERIALIZATIONS[config.remat]
+
+    @property
+    def cells(self) -> list[RecurrentCell]:
+        """The layer's cell."""
+        return [self.layer.cell]
+
+    def single_layers(self) -> list[RecurrentCell]:
+        """The layer's cell, which holds all its parameters; not a copy."""
+        return [self.layer.cell]
+
+    def replace_layers(self, layers: Sequence[Any]) -> None:
+        """Inverse of `single_layers`."""
+        (self.layer.cell,) = layers
+
+    def initial_state(self, batch_size: int) -> ModelState:
+        """The state at a document's start: an empty cache and the learned states."""
+        return ModelState(*add_axis(self.layer.initial_state(batch_size)))
+
+    def __call__(
+        self,
+        x: Activations,
+        state: ModelState,
+        state_context: KeysValues | None = None,
+        *,
+        dropout_keys: LayerKeys | None = None,
+    ) -> tuple[Activations, ModelState]:
+        """Reads a segment; the layer attends to its own states, not to `state_context`."""
+
+        def read(layer, x, state, key):
+            return layer(x, state, dropout_key=key)
+
+        key = None if dropout_keys is None else dropout_keys[0]
+        step = self._rematerialize(read, in_scan=False)
+        x, layer_state = step(self.layer, x, LayerState(*take(state, 0)), key)
+        return x, ModelState(*add_axis(layer_state))
+
+    def read_token(
+        self,
+        x: Float[Array, "B 1 E"],
+        visible: Sequence[KeysValues],
+        oldest: Int32[Array, ""],
+        state_contexts: Sequence[KeysValues],
+    ) -> tuple[Float[Array, "B 1 E"], list[KeysValues]]:
+        """Reads one token."""
+        layer, state_context = self.layer.cell.token_layer, state_contexts[self.index]
+        x, context = layer.read_token(x, visible[0], oldest, state_context)
+        return x, [context]
+
+
+Part = LayerStack | SingleRecurrentLayer
+
+
+def split_state(config: ModelConfig, state: ModelState) -> list[ModelState]:
+    """The slice of a model's state that belongs to each part; `concatenate` is the inverse."""
+    slices, first = [], 0
+    for layers in part_ranges(config):
+        last = first + (layers.start in config.recurrent_indices)
+        cache = take(state.cache, slice(layers.start, layers.stop))
+        slices.append(ModelState(cache, state.recurrent[first:last]))
+        first = last
+    return slices
 
 
 class Stack(nnx.Module):
@@ -28,8 +351,14 @@ class Stack(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.parts = nnx.List(make_parts(config, rngs))
-        self._read = read_with_feedback if config.feedback else read_in_order
+        recurrent = config.recurrent_indices
+        parts = [
+            SingleRecurrentLayer(config, recurrent.index(layers.start), rngs=rngs)
+            if layers.start in recurrent
+            else LayerStack(config, len(layers), rngs=rngs)
+            for layers in part_ranges(config)
+        ]
+        self.parts: Sequence[Part] = nnx.List(parts)
 
     @property
     def cells(self) -> list[RecurrentCell]:
@@ -38,42 +367,61 @@ class Stack(nnx.Module):
 
     def initial_state(self, batch_size: int) -> ModelState:
         """The state at a document's start for `batch_size` rows."""
-        return join_states([part.initial_state(batch_size) for part in self.parts])
+        return concatenate([part.initial_state(batch_size) for part in self.parts])
 
     def __call__(
-        self, x: Array, state: ModelState, *, dropout_key: Array | None = None
-    ) -> tuple[Array, ModelState]:
-        """Reads a segment: x [B, N, E] -> output [B, N, E] and the state for the next segment."""
-        states, keys = split_state(self.config, state), self._dropout_keys(dropout_key)
-        x, states = self._read(self.config, self.parts, x, states, keys)
-        return x, join_states(states)
+        self, x: Activations, state: ModelState, *, dropout_key: Key | None = None
+    ) -> tuple[Activations, ModelState]:
+        """Reads a segment: the output of the last layer, and the state for the next segment."""
+        ranges, keys = part_ranges(self.config), [None] * len(self.parts)
+        if dropout_key is not None:
+            each = jax.random.split(dropout_key, self.config.num_layers)
+            keys = [each[layers.start : layers.stop] for layers in ranges]
+        x, states = self.read_parts(x, split_state(self.config, state), keys)
+        return x, concatenate(states)
 
-    def _dropout_keys(self, key: Array | None) -> list[Array | None]:
-        """Dropout keys for each part, one a layer, or Nones."""
-        if key is None:
-            return [None] * len(self.parts)
-        keys = jax.random.split(key, self.config.num_layers)
-        return [keys[layers.start : layers.stop] for layers in part_ranges(self.config)]
+    def read_parts(
+        self,
+        x: Activations,
+        states: Sequence[ModelState],
+        dropout_keys: Sequence[LayerKeys | None],
+    ) -> tuple[Activations, list[ModelState]]:
+        """Reads a segment with one part after the other.
+
+        Args:
+          x: the segment.
+          states: of each part.
+          dropout_keys: of each part, or Nones.
+
+        Returns:
+          The output of the last layer, and the state of each part for the next segment.
+        """
+        next_states = []
+        for part, state, keys in zip(self.parts, states, dropout_keys, strict=True):
+            x, state = part(x, state, dropout_keys=keys)
+            next_states.append(state)
+        return x, next_states
 
     def read_token(
         self,
-        x: Array,
+        x: Float[Array, "B 1 E"],
         visible: Sequence[KeysValues],
-        oldest: Array,
+        oldest: Int32[Array, ""],
         state_contexts: Sequence[KeysValues],
-    ) -> tuple[Array, list[KeysValues]]:
+    ) -> tuple[Float[Array, "B 1 E"], list[KeysValues]]:
         """Reads one token.
 
         Args:
-          x: [B, 1, E].
-          visible: of each layer, keys and values of the W tokens before it, in their order from
-            `oldest` on and round the end, [B, W, H, D].
-          oldest: int32 scalar, 0 to W - 1.
+          x: the token.
+          visible: of each layer, keys and values of the W tokens before it, [B, W, H, D], a ring
+            that begins at `oldest`.
+          oldest: index of the oldest of them, 0 to W - 1.
           state_contexts: of each recurrent layer, keys and values of the states that entered the
             token's block, [B, 1, S, H, D].
 
         Returns:
-          Output [B, 1, E], and of each layer the token's keys and values, [B, 1, H, D].
+          The output of the last layer, and of each layer the token's own keys and values,
+          [B, 1, H, D].
         """
         contexts = []
         for part, layers in zip(self.parts, part_ranges(self.config), strict=True):
@@ -81,19 +429,3 @@ class Stack(nnx.Module):
             x, own = part.read_token(x, before, oldest, state_contexts)
             contexts += own
         return x, contexts
-
-
-def read_in_order(
-    config: ModelConfig,
-    parts: Sequence[Part],
-    x: Array,
-    states: Sequence[ModelState],
-    dropout_keys: Sequence[Array | None],
-) -> tuple[Array, list[ModelState]]:
-    """Reads a segment with one part after the other; arguments as `read_with_feedback` takes."""
-    del config
-    next_states = []
-    for part, state, keys in zip(parts, states, dropout_keys, strict=True):
-        x, state = part(x, state, dropout_keys=keys)
-        next_states.append(state)
-    return x, next_states

@@ -1,0 +1,217 @@
+"""Small layers that all others are made of: norm, dense layers, heads, dropout."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jaxtyping import Float, Float32, UInt32
+
+from block_recurrent.model import checks
+from block_recurrent.model.array_types import Key, Seeds, Vectors
+
+EPSILON = 1e-6
+
+
+class RMSNorm(nnx.Module):
+    """`x * rsqrt(mean(x²) + 1e-6) * scale`, computed in float32.
+
+    Attributes:
+      scale: [E] float32, initially 1.
+    """
+
+    def __init__(self, size: int):
+        checks.check_size("size", size)
+        self.scale = nnx.Param(jnp.ones((size,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "... E"]) -> Float32[Array, "... E"]:
+        """The vectors `x` with a root mean square of 1, times `scale`."""
+        checks.check_array("x", x, f"... {self.scale.shape[0]}", np.floating)
+        x = x.astype(jnp.float32)
+        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + EPSILON) * self.scale
+
+
+# Dense layers, several of them as one matrix product.
+
+
+def dense(input_size: int, output_size: int, *, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.Linear:
+    """A float32 kernel [in, out] without bias, truncated normal of variance `scale / in`."""
+    initializer = nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
+    return nnx.Linear(input_size, output_size, use_bias=False, kernel_init=initializer, rngs=rngs)
+
+
+def apply_dense(x: Float[Array, "... I"], *layers: nnx.Linear) -> list[Float[Array, "... O"]]:
+    """Each of `layers` applied to `x`, as one matrix product in the dtype of `x`."""
+    boundaries = list(itertools.accumulate(layer.kernel.shape[1] for layer in layers))
+    return jnp.split(apply_side_by_side(x, *layers), boundaries[:-1], axis=-1)
+
+
+def apply_side_by_side(x: Float[Array, "... I"], *layers: nnx.Linear) -> Float[Array, "... O"]:
+    """As `apply_dense`, with the outputs concatenated along the last axis."""
+    kernel = jnp.concatenate([layer.kernel[...] for layer in layers], axis=1)
+    return product(x, kernel.astype(x.dtype))
+
+
+@jax.custom_vjp
+def product(x: Float[Array, "... I"], kernel: Float[Array, "I O"]) -> Float[Array, "... O"]:
+    """`x @ kernel`, whose gradient for the kernel has its shorter side first.
+
+    With the longer side first XLA:CPU takes twice as long.
+    """
+    return x @ kernel
+
+
+def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    inputs, outputs = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    if x.shape[-1] <= kernel.shape[1]:
+        of_kernel = inputs.T @ outputs
+    else:  # the barrier keeps XLA from transposing it back
+        of_kernel = jax.lax.optimization_barrier(outputs.T @ inputs).T
+    return gradient @ kernel.T, of_kernel
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+@jax.custom_vjp
+def relu(x: Array) -> Array:
+    """`max(x, 0)`, whose gradient needs the output and no mask.
+
+    A TPU's compiler writes the mask of `jax.nn.relu` to memory, which takes as long as a matrix
+    product.
+    """
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x: Array) -> tuple[Array, Array]:
+    y = relu(x)
+    return y, y
+
+
+def _relu_backward(y: Array, gradient: Array) -> tuple[Array]:
+    return (gradient * jnp.sign(y),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
+
+
+# Heads.
+
+# Of a projection's vectors: one for each head [H], or for all heads; None leaves them as they are.
+Length = Float32[Array, "H"] | float | None
+
+
+def split_heads(
+    projected: Float[Array, "... T PHD"], lengths: Sequence[Length], num_heads: int
+) -> list[Vectors]:
+    """Splits concatenated projections into heads and scales their vectors to a length.
+
+    Args:
+      projected: P projections, concatenated along the last axis.
+      lengths: of the vectors of each projection.
+      num_heads: H.
+
+    Returns:
+      P arrays in the dtype of `projected`.
+    """
+    parts = jnp.split(projected, len(lengths), axis=-1)
+    heads = (part.reshape(*part.shape[:-1], num_heads, -1) for part in parts)
+    return [
+        x if length is None else l2_normalize(x, jnp.asarray(length)[..., None])
+        for x, length in zip(heads, lengths, strict=True)
+    ]
+
+
+def l2_normalize(
+    x: Float[Array, "... D"], scale: Float[Array, "... 1"] | float = 1.0
+) -> Float[Array, "... D"]:
+    """Vectors divided by their length and multiplied by `scale`, computed in float32."""
+    wide = x.astype(jnp.float32)
+    length = jax.lax.rsqrt(jnp.sum(wide * wide, axis=-1, keepdims=True) + EPSILON)
+    return (wide * (length * scale)).astype(x.dtype)
+
+
+# Dropout. The index of an entry in its array decides whether it is kept. A mask can therefore be
+# computed wherever it is applied, in a kernel or fused into a matrix product, and does not depend
+# on how an array is sharded. It takes a few operations; a product that JAX's own random bits are
+# fused into takes a TPU up to twice as long, by its compiler's estimate.
+
+
+def dropout(x: Array, rate: float, key: Key | None) -> Array:
+    """Zeros a fraction `rate` of `x` and scales the rest up; returns `x` itself without a key."""
+    if key is None or rate == 0.0:
+        return x
+    return drop_part(x, rate, make_seeds(key), x.shape, 0)
+
+
+def drop_part(
+    x: Array, rate: float, seeds: Seeds, whole: tuple[int, ...], number: Array | int
+) -> Array:
+    """`dropout` of a part of an array, with the mask that the whole array has there.
+
+    Args:
+      x: the part.
+      rate: fraction of the array that is dropped.
+      seeds: the two random words of the array.
+      whole: shape of the array.
+      number: index of the part's first entry in the flattened array.
+    """
+    first, second = seeds
+    # Indices count modulo 2³². `first` is in every term, because XLA would compute terms without
+    # it once for all layers, at the shape of the array, and keep them.
+    numbers = jnp.asarray(number).astype(jnp.uint32)
+    for axis, length in enumerate(x.shape):
+        stride = jnp.uint32(math.prod(whole[axis + 1 :]) % 2**32)
+        along = first + stride * jnp.arange(length, dtype=jnp.uint32)
+        numbers += jax.lax.broadcast_in_dim(along, x.shape, (axis,))
+    return jnp.where(_is_kept(rate, numbers, second), x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+def make_seeds(key: Key, shape: tuple[int, ...] = ()) -> Seeds:
+    """Two random words for one mask, or for each of `shape` masks."""
+    first, second = jax.random.bits(key, (2, *shape), jnp.uint32)
+    return first, second
+
+
+def keep_factors(
+    rate: float, seeds: Seeds, number: Array, shape: tuple[int, int], columns: Array
+) -> Float32[Array, "Q T"]:
+    """Factors for the probabilities of a tile: 0, or 1 / (1 - rate).
+
+    Args:
+      rate: fraction of the probabilities that is dropped.
+      seeds: the two random words of the window.
+      number: uint32, index of the tile's first probability among those of all heads and queries of
+        the window.
+      shape: of the tile, queries and keys.
+      columns: uint32, how many probabilities a query has.
+    """
+    queries = jax.lax.broadcasted_iota(jnp.uint32, shape, 0)
+    keys = jax.lax.broadcasted_iota(jnp.uint32, shape, 1)
+    first, second = seeds
+    kept = _is_kept(rate, first + number + queries * columns + keys, second)
+    return jnp.where(kept, jnp.float32(1 / (1 - rate)), jnp.float32(0))
+
+
+def _is_kept(rate: float, counter: Array, seed: Array) -> Array:
+    return hashed(counter, seed) >= jnp.uint32(min(int(rate * 2**32), 2**32 - 1))
+
+
+def hashed(counter: UInt32[Array, "..."], seed: UInt32[Array, ""]) -> UInt32[Array, "..."]:
+    """Scrambles a counter with a seed, by rounds of multiply and shift.
+
+    Shifts and factors are those of lowbias32 (C. Wellons, hash-prospector).
+    """
+    x = counter
+    x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(0x7FEB352D) + seed
+    x = (x ^ (x >> jnp.uint32(15))) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> jnp.uint32(16))

@@ -1,0 +1,219 @@
+"""Kernels, interpreted on a CPU, compute what the reference does: values, gradients, dropout."""
+
+import functools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from block_recurrent import LanguageModel
+from block_recurrent.model.attention import reference
+from block_recurrent.model.attention.tpu import kernels
+from block_recurrent.model.layers import keep_factors, make_seeds
+from block_recurrent.model.positions import window_bias
+from block_recurrent.model.state import KeysValues, concatenate_windows, preceding_blocks
+from block_recurrent.model.transformer_layer import SlidingWindowLayer
+from tests.helpers import (
+    assert_close,
+    layer_config,
+    model_config,
+    random_like,
+    random_tokens,
+    randomize,
+    read_with_gradients,
+)
+from tests.interpreter import python
+from tests.model.attention.arguments import values_and_gradients, window_arguments
+
+TOLERANCES = {"float32": 1e-5, "bfloat16": 6e-2}
+RATE = 0.3
+
+attend = functools.partial(kernels.attend, interpret=True)
+attend_window = functools.partial(kernels.attend_window, interpret=True)
+
+
+def state_arguments(queries, keys, dtype="float32", lanes=(2,), heads=2, size=8):
+    shapes = [(*lanes, queries, heads, size), *[(*lanes, keys, heads, size)] * 2]
+    queries, *context = (x.astype(dtype) for x in random_like([jnp.zeros(s) for s in shapes]))
+    return queries, KeysValues(*context)
+
+
+def with_mask(queries, context, bias, key):
+    """Attention whose dropout is that of the kernels, the mask made at once. `bias` [H, Q, T]."""
+    *leading, length, heads, _ = queries.shape
+    keys = context.keys.shape[-3]
+    seeds = make_seeds(key, (math.prod(leading),))
+
+    def mask(*seeds):
+        shape = (heads * length, keys)
+        factors = keep_factors(RATE, seeds, jnp.uint32(0), shape, jnp.uint32(keys))
+        return factors.reshape(heads, length, keys)
+
+    kept = jax.vmap(mask)(*seeds).reshape(*leading, heads, length, keys)
+    logits = jnp.einsum("...qhd,...thd->...hqt", queries, context.keys) + bias
+    probabilities = jax.nn.softmax(logits) * kept
+    return jnp.einsum("...hqt,...thd->...qhd", probabilities, context.values), kept
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_a_window_is_that_of_the_reference(dtype):
+    arguments = window_arguments(128, dtype)
+    actual = values_and_gradients(attend_window, *arguments)
+    assert actual[0].dtype == dtype
+    expected = values_and_gradients(reference.attend_window, *arguments)
+    assert_close(actual, expected, TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("window", [256, 384])
+def test_windows_of_several_tiles(window):
+    arguments = window_arguments(window, lanes=(1, 3), heads=1)
+    expected = values_and_gradients(reference.attend_window, *arguments)
+    assert_close(values_and_gradients(attend_window, *arguments), expected)
+
+
+@pytest.mark.parametrize("window", [512, 1024, 2048])
+def test_large_windows(window):
+    arguments = window_arguments(window, lanes=(1, 1), heads=1)
+    assert_close(attend_window(*arguments), reference.attend_window(*arguments))
+
+
+@pytest.mark.parametrize("size", [8, 128])  # in both layouts
+@pytest.mark.parametrize("blocks, detached", [(1, False), (3, True), (12, False), (12, True)])
+def test_windows_before_one_another(blocks, detached, size):
+    """In one step and in several: 12 windows are more than a kernel has on chip at a time."""
+    arguments = window_arguments(128, lanes=(2, blocks), size=size)
+    functions = (
+        functools.partial(attend, detached=detached)
+        for attend in (attend_window, reference.attend_window)
+    )
+    assert_close(*(values_and_gradients(function, *arguments) for function in functions))
+
+
+def test_a_fresh_cache_is_attended_to():
+    queries, current, previous, bias = window_arguments(128)
+    arguments = queries, current, jax.tree.map(jnp.zeros_like, previous), bias
+    expected = values_and_gradients(reference.attend_window, *arguments)
+    assert_close(values_and_gradients(attend_window, *arguments), expected)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_states_are_those_of_the_reference(dtype):
+    arguments = state_arguments(256, 128, dtype)
+    expected = values_and_gradients(reference.attend, *arguments)
+    assert_close(values_and_gradients(attend, *arguments), expected, TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("queries, keys", [(128, 512), (512, 2048), (2048, 512)])
+def test_many_states(queries, keys):
+    arguments = state_arguments(queries, keys, lanes=(1,), heads=1)
+    assert_close(attend(*arguments), reference.attend(*arguments))
+
+
+@pytest.mark.parametrize("queries, keys", [(1, 128), (128, 3), (5, 7)])
+def test_sizes_without_a_kernel_are_left_to_the_reference(queries, keys):
+    arguments = state_arguments(queries, keys)
+    assert_close(attend(*arguments), reference.attend(*arguments), 0)
+
+
+def test_dropout_falls_on_the_probabilities():
+    key, dropout = jax.random.key(3), {"dropout_rate": RATE, "dropout_key": jax.random.key(3)}
+
+    def expected_window(queries, current, previous, bias):
+        tile = concatenate_windows(preceding_blocks(current, previous), current)
+        return with_mask(queries, tile, window_bias(bias), key)[0]
+
+    arguments = window_arguments(128, lanes=(2, 12))  # in several steps
+    expected = values_and_gradients(expected_window, *arguments)
+    actual = values_and_gradients(functools.partial(attend_window, **dropout), *arguments)
+    assert_close(actual, expected)
+    arguments = state_arguments(128, 256)
+    expected, kept = with_mask(*arguments, jnp.zeros((2, 128, 256)), key)
+    assert_close(attend(*arguments, **dropout), expected)
+    assert abs(kept.mean() - 1) < 0.01
+
+
+def test_masks_of_neighbours_are_not_alike():
+    kept = with_mask(*state_arguments(128, 128), 0.0, jax.random.key(0))[1] > 0
+    for axis in range(4):  # windows, heads, queries and keys
+        alike = (kept == jnp.roll(kept, 1, axis)).mean()
+        assert abs(alike - ((1 - RATE) ** 2 + RATE**2)) < 0.01
+
+
+@jax.jit
+def read_layer(layer, x, cache):
+    y, pull = jax.vjp(lambda x, cache: layer(x, cache)[0], x, cache)
+    return y, pull(jnp.sin(y))
+
+
+def test_a_rotary_layer_with_kernels_is_the_layer_without():
+    results = []
+    for attention in ("pallas", "xla"):
+        config = layer_config(window=128, head_size=8, positions="rotary", attention=attention)
+        layer = randomize(lambda rngs, config=config: SlidingWindowLayer(config, rngs=rngs))
+        inputs = random_like((jnp.zeros((1, 256, 12)), layer.initial_state(1)))
+        results.append(read_layer(layer, *inputs))
+    assert_close(*results)
+
+
+@pytest.mark.parametrize("feedback", [False, True])
+def test_a_model_with_kernels_is_the_model_without(feedback):
+    """Loss, logits, states, and the gradient of every parameter and of the state."""
+    results = []
+    for attention in ("pallas", "xla"):
+        sizes = {"window": 128, "num_states": 128, "num_heads": 2, "head_size": 128}
+        config = model_config(1, num_layers=2, attention=attention, feedback=feedback, **sizes)
+        model = randomize(lambda rngs, config=config: LanguageModel(config, rngs=rngs))
+        tokens, state = random_tokens(2, 256), random_like(model.initial_state(2))
+        results.append(jax.tree.leaves(read_with_gradients(model, tokens, state)))
+    assert_close(*results)
+
+
+SEVERAL_DEVICES = """
+import json, functools
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from block_recurrent.model.attention.tpu import heads, kernels
+from block_recurrent.model.state import KeysValues
+
+attend = functools.partial(
+    kernels.attend_window, interpret=True, dropout_rate=0.3, dropout_key=jax.random.key(0)
+)
+
+def cut_and_attend(projected, scale, current, previous, bias):
+    parts = heads.split_heads(projected, [1.0, scale, None], 1, interpret=True)
+    queries, keys, values = (x.reshape(4, 2, 128, 1, 128) for x in parts)
+    current = KeysValues(current.keys + keys, current.values + values)
+    return attend(queries, current, previous, bias)
+
+@jax.jit
+def values_and_gradients(*arguments):
+    output, pull = jax.vjp(jax.checkpoint(cut_and_attend), *arguments)
+    return output, pull(jnp.sin(output))
+
+draw = np.random.default_rng(0).normal
+shapes = [(4, 256, 3 * 128), *[(4, 2, 128, 1, 128)] * 2, *[(4, 128, 1, 128)] * 2, (1, 128), (1,)]
+projected, *others, bias, scale = (jnp.asarray(draw(size=shape), "float32") for shape in shapes)
+arguments = projected, scale, KeysValues(*others[:2]), KeysValues(*others[2:]), bias
+one = values_and_gradients(*arguments)
+mesh = Mesh(np.asarray(jax.devices()), ("lanes",))
+lanes, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (["lanes"], []))
+arguments = jax.device_put(arguments, (lanes, whole, lanes, lanes, whole))
+several = values_and_gradients(*arguments)
+text = values_and_gradients.lower(*arguments).compile().as_text()
+print(json.dumps({
+    "devices": len(several[0].sharding.device_set),
+    "difference": max(
+        float(abs(a - b).max() / abs(a).max())
+        for a, b in zip(*map(jax.tree.leaves, (one, several)))
+    ),
+    "gathers": text.count("all-gather"),
+}))
+"""
+
+
+def test_devices_take_the_windows_of_their_lanes():
+    figures = json.loads(python(SEVERAL_DEVICES, devices=4))
+    assert figures["difference"] < 1e-5
+    assert (figures["devices"], figures["gathers"]) == (4, 0)
