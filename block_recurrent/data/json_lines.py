@@ -32,7 +32,7 @@ def json_lines(file: Path) -> Iterator[tuple[int, bytes]]:
 @contextmanager
 def _open_zstd(file: Path, mode: Literal["rb"]) -> Iterator[Iterator[bytes]]:
     with file.open(mode) as data:
-        yield _split_lines(_decompress(data, require("zstandard", extra="data")))
+        yield _split_lines(_decompress(data, require("zstandard", "data")))
 
 
 def _decompress(data: BinaryIO, zstandard: Any) -> Iterator[bytes]:

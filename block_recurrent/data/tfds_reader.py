@@ -181,7 +181,7 @@ def _records(shard: Path, length: int) -> Iterator[bytes]:
     A file cut after its first 64 KiB opens without an error and gives an empty record for any
     index, so the number of records is compared with the expected one.
     """
-    array_record = require("array_record.python.array_record_module", extra="data")
+    array_record = require("array_record.python.array_record_module", "data")
     _size(shard)
     reader = array_record.ArrayRecordReader(os.fspath(shard), READ_OPTIONS)
     found = reader.num_records()

@@ -106,7 +106,7 @@ class SentencePieceTokenizer:
     """
 
     def __init__(self, path: str | Path, sha256: str | None = None):
-        sentencepiece = require("sentencepiece", extra="data")
+        sentencepiece = require("sentencepiece", "data")
         try:
             model = Path(path).read_bytes()
         except OSError as error:

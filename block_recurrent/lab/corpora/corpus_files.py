@@ -55,7 +55,7 @@ class ShardWriter:
     def __init__(self, path: Path):
         self.path, self.count, self.record_bytes = path, 0, 0
         self._digest = hashlib.sha256()
-        self._module = require("array_record.python.array_record_module", extra="data")
+        self._module = require("array_record.python.array_record_module", "data")
         with writing(path):
             self._writer = self._module.ArrayRecordWriter(os.fspath(path), _OPTIONS)
 

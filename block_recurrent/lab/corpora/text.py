@@ -146,7 +146,7 @@ def _json_rows(file: Path) -> Iterator[_Row]:
 
 def _parquet_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_Row]:
     """Yields the rows, a few at a time in memory."""
-    parquet, arrow = require("pyarrow.parquet", extra="data"), require("pyarrow", extra="data")
+    parquet, arrow = require("pyarrow.parquet", "data"), require("pyarrow", "data")
     number = 0
     try:
         with parquet.ParquetFile(file) as table:

@@ -35,7 +35,7 @@ def train_vocabulary(
       DataError: there is not enough text for so many pieces, or the size is too small.
       MissingPackage: sentencepiece is not installed.
     """
-    sentencepiece = require("sentencepiece", extra="data")
+    sentencepiece = require("sentencepiece", "data")
     if not 0 < share <= 1:
         raise DataError(f"share = {share} must be above 0 and at most 1.")
     model = io.BytesIO()
