@@ -115,7 +115,7 @@ class LatexBundles:
         self._metadata = None if metadata is None else Path(metadata)
         self._categories = (categories,) if isinstance(categories, str) else tuple(categories)
         self._skip_damaged, self._limits = skip_damaged, limits
-        self._left_out: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
         if not self._directory.is_dir():
             raise DataError(f"{directory} is not a directory: give the one that holds the bundles.")
         if self._metadata is not None and not self._metadata.is_file():
@@ -132,17 +132,13 @@ class LatexBundles:
             **self._limits._asdict(),
         }
 
-    @property
-    def left_out(self) -> Mapping[str, int]:
-        return dict(self._left_out)
-
     def entries(self) -> Iterator[Entry]:
         """Lists the papers by path: files, folders that are papers, then what is in the others.
 
         Raises:
           DataError: two papers have one id, or the metadata cannot be read.
         """
-        self._left_out = Counter()
+        self.left_out = Counter()
         papers = self._papers()
         records = {} if self._metadata is None else _read_metadata(self._metadata, papers)
         for paper, path in papers.items():
@@ -152,12 +148,12 @@ class LatexBundles:
 
     def _papers(self) -> dict[str, Path]:
         papers: dict[str, Path] = {}
-        paths = [self._directory / name for name in _bundles(self._directory, self._left_out)]
+        paths = [self._directory / name for name in _bundles(self._directory, self.left_out)]
         paths = [path for path in paths if not self._is_metadata(path)]
         for path in sorted(paths, key=lambda path: path.suffix == ".pdf"):
             paper = _paper_id(path.relative_to(self._directory).as_posix(), path.is_dir())
             if path.suffix == ".pdf" and paper in papers:
-                self._left_out["PDF beside its source"] += 1
+                self.left_out["PDF beside its source"] += 1
             elif paper in papers:
                 raise DataError(f"{papers[paper]} and {path} share the id {paper!r}; keep one.")
             else:
@@ -174,7 +170,7 @@ class LatexBundles:
             return True
         if record and any(each.startswith(self._categories) for each in record.categories):
             return True
-        self._left_out["other category" if record else "no metadata"] += 1
+        self.left_out["other category" if record else "no metadata"] += 1
         return False
 
     def _read(self, paper: str, path: Path, record: _Metadata) -> Content:

@@ -95,7 +95,7 @@ class Repositories:
         self._extensions = tuple(extension.lower() for extension in extensions)
         self._max_file_bytes = max_file_bytes
         self._commit, self._each_child = commit, each_child
-        self._left_out: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
         for directory in self._directories:
             if not directory.is_dir():
                 raise DataError(f"{directory} is not a directory: give one that holds source code.")
@@ -116,16 +116,12 @@ class Repositories:
             "vendored": sorted(VENDORED),
         }
 
-    @property
-    def left_out(self) -> Mapping[str, int]:
-        return dict(self._left_out)
-
     def entries(self) -> Iterator[Entry]:
         """Lists the repositories of one directory after the other, sorted by the bytes of names.
 
         Raises DataError for two repositories with one id.
         """
-        self._left_out = Counter()
+        self.left_out = Counter()
         found: dict[str, Path] = {}
         for directory in self._directories:
             for name, path in self._found(directory):
@@ -137,14 +133,14 @@ class Repositories:
 
     def _found(self, directory: Path) -> list[tuple[str, Path]]:
         if self._each_child:
-            files, folders = children(directory, self._left_out)
-            self._left_out.update(["not a folder"] * len(files))
+            files, folders = children(directory, self.left_out)
+            self.left_out.update(["not a folder"] * len(files))
             return [(name, directory / name) for name in folders]
         left_out: Counter[str] = Counter()
         below = [] if _git_folder(directory) else list(_git_below(directory, left_out))
         if not below:
             return [(Path(os.path.abspath(directory)).name, directory)]
-        self._left_out.update(left_out)
+        self.left_out.update(left_out)
         return [(name, directory / name) for name in below]
 
     def _read(self, title: str, path: Path) -> Content:
