@@ -288,11 +288,6 @@ def _database(folder: Path, repository: Path) -> Iterator["_Database"]:
         yield _Database(git, repository, shadow, folder.absolute() / "objects")
 
 
-def _blob_hash(data: bytes) -> str:
-    """Returns git's name of a blob, which git itself does not compare with what it reads."""
-    return hashlib.sha1(b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest()
-
-
 class _Database:
     """The objects of one repository."""
 
@@ -354,7 +349,9 @@ class _Database:
                 for file in files:
                     whole = output.readline() == f"{file.blob} blob {file.size}\n".encode()
                     data = output.read(file.size + 1)[:-1] if whole else b""
-                    if not whole or _blob_hash(data) != file.blob:
+                    named = b"blob %d\0%b" % (len(data), data)  # git itself does not compare
+                    sha1 = hashlib.sha1(named, usedforsecurity=False).hexdigest()
+                    if not whole or sha1 != file.blob:
                         raise DataError(
                             f"{self._repository}: {file.path} cannot be read: its object"
                             f" {file.blob} is missing or damaged; clone it again."
