@@ -251,10 +251,8 @@ def _tex_files(bundle: "_Bundle", *, is_single: bool) -> list[str]:
     """
     tex = [name for name in bundle.names if _is_tex(name) and bundle.text(name)]
     if is_single and not tex:
-        texts = {name: bundle.text(name) for name in bundle.names}
-        tex = [
-            n for n, t in texts.items() if _TEX_COMMAND.search(t) and not _OTHER_LANGUAGE.match(t)
-        ]
+        tex = [name for name in bundle.names if _TEX_COMMAND.search(bundle.text(name))]
+        tex = [name for name in tex if not _OTHER_LANGUAGE.match(bundle.text(name))]
     if not tex:
         raise Unusable("no TeX file", bundle.skipped)
     if not any(_CONTROL_WORD.search(bundle.text(name)) for name in tex):
@@ -303,12 +301,13 @@ class _Bundle:
     def main(self, names: Iterable[str]) -> str:
         """Returns the main file among these, by the rule of this module."""
 
-        def shorter(name: str) -> tuple[int, bytes]:
+        def longest(name: str) -> tuple[int, bytes]:
             read = {name, *self._inputs(name, posixpath.dirname(name))}
             return -sum(len(self.text(each)) for each in read), os.fsencode(name)
 
         ranks = {name: self._rank(name) for name in names}
-        return min((n for n, rank in ranks.items() if rank == min(ranks.values())), key=shorter)
+        first = min(ranks.values())
+        return min((name for name, rank in ranks.items() if rank == first), key=longest)
 
     def _rank(self, name: str) -> tuple[int, int]:
         code = _COMMENT.sub(r"\1", self.text(name))
