@@ -14,8 +14,7 @@ import numpy as np
 from jax import Array
 
 from block_recurrent.data import Batch, TokenizedCorpus
-from block_recurrent.data.lanes import evaluation_lanes
-from block_recurrent.data.segments import LaneReader
+from block_recurrent.data.lanes import LaneReader, evaluation_lanes
 from block_recurrent.lab.analysis.token_losses import (
     Lanes,
     Progress,

@@ -14,8 +14,7 @@ import numpy as np
 from jax import Array
 
 from block_recurrent.data import Batch, TokenizedCorpus
-from block_recurrent.data.lanes import evaluation_lanes
-from block_recurrent.data.segments import Lane, LaneReader
+from block_recurrent.data.lanes import Lane, LaneReader, evaluation_lanes
 from block_recurrent.lab.analysis.token_losses import Progress
 from block_recurrent.model.attention import reference
 from block_recurrent.model.cell import RecurrentCell
