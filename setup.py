@@ -29,6 +29,8 @@ setup(
         "jax>=0.10.2",
         "flax>=0.12.8",
         "optax>=0.2.8",
+        # Checkpoints use Orbax's v1 interface, which is still called experimental.
+        "orbax-checkpoint>=0.12.8,<0.13",
         "gin-config>=0.5.0",
         "numpy>=2.4",
         "scipy>=1.17",

@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from block_recurrent.runs.trained_model import BEST, NEWEST
+from block_recurrent.runs.trained import BEST, NEWEST
 
 
 def positive(text: str) -> int:

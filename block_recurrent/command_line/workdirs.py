@@ -8,7 +8,7 @@ from pathlib import Path
 from block_recurrent.command_line.values import checkpoint
 from block_recurrent.runs import workdir
 from block_recurrent.runs.reading import Run, SelectionError, read_runs
-from block_recurrent.runs.trained_model import BEST, NEWEST
+from block_recurrent.runs.trained import BEST, NEWEST
 
 
 def parse_runs(
@@ -50,7 +50,7 @@ def _with_runs(directories: Sequence[Path]) -> list[Path]:
 
 
 def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
-    """Adds the option `--checkpoint`, which says what `restore_model` restores."""
+    """Adds the option `--checkpoint`, which says which checkpoint is loaded."""
     parser.add_argument(
         "--checkpoint",
         type=checkpoint,

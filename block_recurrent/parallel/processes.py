@@ -229,7 +229,10 @@ def reports(subject: str, work: Callable[[], T], seconds: float) -> list[T]:
     """
     own, end = _outcome(work), time.monotonic() + seconds
     outcomes = [own, *(_heard(_key(subject, other), end) for other in range(1, count()))]
-    for process, (succeeded, value) in enumerate(outcomes):
+    # A process that waited in vain for another says less than the other itself.
+    for process, (succeeded, value) in sorted(
+        enumerate(outcomes), key=lambda heard: isinstance(heard[1][1], TimeoutError)
+    ):
         if not succeeded and process > 0:
             raise RuntimeError(f"process {process}: {reason(value)}") from value
         _result((succeeded, value))

@@ -1,14 +1,9 @@
-"""Checkpoints in a bucket of an object store, beside those in the work directory.
+"""Copies of the checkpoints in a bucket of an object store.
 
-A bucket has objects and no folders: nothing can be renamed, but an object is there as a whole or
-not at all. A checkpoint is
-
-    <step>/parameters.safetensors, <step>/training.safetensors, <step>/checkpoint.json
-
-or more files if several processes wrote it. It is there when `checkpoint.json` is, which is written
-after the others and removed before them. Of a large file there are parts, `<name>.0`, `<name>.1`
-and so on. There is no lock: `owner.json` names who began to write there last, and whoever finds
-another name there writes no more.
+A bucket has objects and no folders, and nothing can be renamed. An object is complete or not there.
+The files of a checkpoint are <step>/parameters/..., <step>/training/... and so on. The checkpoint
+exists when its seal does, which is written last and removed first. There is no lock: `owner.json`
+names the run that began last to write there, and any other run stops copying.
 """
 
 import contextlib
@@ -22,14 +17,13 @@ from urllib.parse import urlsplit
 
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.gin_files import ConfigError
-from block_recurrent.runs.checkpoint_folder import CONTENTS
 from block_recurrent.runs.errors import CheckpointError
+from block_recurrent.runs.seal import SEAL
 from block_recurrent.system.files import reason, whole_folder
 
 OWNER, FETCHING = "owner.json", ".fetching-"
 CONFIG = "config.gin"
 SCHEMES = ("gs", "s3", "file")
-PART_BYTES = 1 << 30  # S3 takes no more than five times that at once
 RETRIES = {"max_retries": 8, "initial_delay": "200ms", "max_delay": "5s"}  # half a minute
 
 
@@ -72,7 +66,7 @@ class Bucket:
 
     def steps(self) -> list[int]:
         """The steps of all whole checkpoints, oldest first."""
-        found = (re.fullmatch(rf"(0|[1-9][0-9]*)/{CONTENTS}", name) for name in self.names())
+        found = (re.fullmatch(rf"(0|[1-9][0-9]*)/{SEAL}", name) for name in self.names())
         return sorted(int(match[1]) for match in found if match)
 
     def names(self) -> list[str]:
@@ -105,40 +99,31 @@ class Bucket:
             raise BucketError(f"another run has begun to write to {self.url}; no more is copied")
 
     def upload(self, step: int, folder: Path) -> None:
-        """Copies a checkpoint from a folder, in place of one of that step."""
+        """Copies a checkpoint from a folder, and replaces an earlier copy."""
         self.remove(step)
-        for path in folder.iterdir():
-            if path.name != CONTENTS:
-                self._upload_file(path, f"{step}/{path.name}")
-        self.write(f"{step}/{CONTENTS}", (folder / CONTENTS).read_bytes())
-
-    def _upload_file(self, path: Path, name: str) -> None:
-        with path.open("rb") as file:
-            content, part = file.read(PART_BYTES), 0
-            while more := file.read(PART_BYTES):
-                self.write(f"{name}.{part}", content)
-                content, part = more, part + 1
-        self.write(f"{name}.{part}" if part else name, content)
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        for path in sorted(paths, key=lambda path: path.name == SEAL):  # the seal last
+            self.write(f"{step}/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
     def download(self, step: int, folder: Path) -> None:
-        """Copies a checkpoint to a folder, which is there as a whole or not at all."""
+        """Copies a checkpoint to a folder, which appears when it is complete."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = folder.with_name(f"{FETCHING}{step}-{secrets.token_hex(4)}")
-        parts = [re.fullmatch(rf"{step}/(.+?)(?:\.(\d+))?", name) for name in self.names()]
-        wanted = sorted((part[1], int(part[2] or 0), part[0]) for part in parts if part is not None)
-        if not any(file == CONTENTS for file, _, _ in wanted):
+        names = [name for name in self.names() if name.startswith(f"{step}/")]
+        if f"{step}/{SEAL}" not in names:
             raise BucketError(f"checkpoint {step:,} is no longer in {self.url}")
         with whole_folder(folder, building):
-            for file, _, name in wanted:
+            for name in names:
                 content = self.read(name)
                 if content is None:
                     raise BucketError(f"{name} is no longer in {self.url}")
-                with (building / file).open("ab") as joined:
-                    joined.write(content)
+                path = building / name.removeprefix(f"{step}/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
 
     def remove(self, step: int) -> None:
         """Removes a checkpoint; from the first moment on it no longer looks like one."""
-        self._delete(f"{step}/{CONTENTS}")
+        self._delete(f"{step}/{SEAL}")
         for name in self.names():
             if name.startswith(f"{step}/"):
                 self._delete(name)

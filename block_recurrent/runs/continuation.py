@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.data import Tokenizer, make_tokenizer
+from block_recurrent.data import Tokenizer
 from block_recurrent.model.generation import generate
 from block_recurrent.parallel.mesh import make_mesh, reading_mesh
-from block_recurrent.runs.trained_model import NEWEST, restore_model
+from block_recurrent.runs.trained import NEWEST, load
 
 # Tokens before a piece of text that may decide how it is written: the space before a word.
 CONTEXT = 8
@@ -72,7 +72,7 @@ def continue_text(
       config: of the run.
       prompt: as `read_prompt` takes it.
       samples: how many continuations.
-      checkpoint: as `restore_model` takes it.
+      checkpoint: as `load` takes its step.
       sampling: as `generate` takes it.
 
     Raises:
@@ -80,8 +80,7 @@ def continue_text(
       DataError: the vocabulary cannot be used.
     """
     mesh = make_mesh(dataclasses.replace(reading_mesh(config.mesh), data=1))
-    _, model = restore_model(workdir, config, checkpoint, mesh)
-    tokenizer = make_tokenizer(config.data)
+    model, _, tokenizer, _ = load(workdir, checkpoint, config=config, mesh=mesh)
     tokens = read_prompt(prompt, tokenizer)
     stream = Stream(tokenizer, tokens)
     new_tokens = generate(

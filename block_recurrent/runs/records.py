@@ -1,18 +1,26 @@
-"""The metrics of a run, wherever they go, and the summary of what it did."""
+"""What a run records besides checkpoints: its launches, its metrics, and how it ended."""
 
 import contextlib
+import importlib.metadata
 import json
+import platform
+import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.errors import SaveFailed
 from block_recurrent.runs.metrics import METRICS, MetricsFile, TensorBoard
 from block_recurrent.system.files import reason, write_whole
 
-SUMMARY = "summary.json"
+LAUNCHES, SUMMARY = "launches.jsonl", "summary.json"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "block_recurrent")
 
 
 class Records:
@@ -22,7 +30,7 @@ class Records:
       workdir: of the run.
       step: metrics of later ones are removed.
       checkpoints: of the run.
-      warn: takes a sentence about what failed and does not end the run.
+      warn: called with a warning about a failure that does not end the run.
 
     Raises:
       SaveFailed: the metrics before the step cannot be written anew.
@@ -100,3 +108,36 @@ class Records:
     def close(self) -> None:
         """Closes the files."""
         self._board.close()
+
+
+def record_launch(workdir: Path) -> None:
+    """Appends to `launches.jsonl` what is running: command, versions, commit and devices."""
+    launch = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": shlex.join(sys.argv),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "host": {"system": platform.platform(), "name": platform.node()},
+    }
+    with (workdir / LAUNCHES).open("a") as file:
+        file.write(json.dumps(launch) + "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the program's own repository, marked where files differ from it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    command += ["--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

@@ -11,7 +11,7 @@ from block_recurrent.lab.analysis.documents import one_document
 from block_recurrent.lab.analysis.study import Report, Subject
 from block_recurrent.lab.tables.naming import distinct_names
 from block_recurrent.runs.reading import Run, SelectionError, read_runs
-from block_recurrent.runs.trained_model import restore_model
+from block_recurrent.runs.trained import load
 
 
 def load_subjects(runs: Sequence[Run]) -> list[Subject]:
@@ -32,8 +32,8 @@ def load_subjects(runs: Sequence[Run]) -> list[Subject]:
 
 
 def _restored(run: Run) -> tuple[int, Any, Any]:
-    step, model = restore_model(run.workdir, run.config)
-    return step, run.config, model
+    trained = load(run.workdir)
+    return trained.step, trained.config, trained.model
 
 
 def load_corpus(

@@ -14,7 +14,7 @@ from block_recurrent.lab.benchmark.timing import TimedStep, ratio, time_in_turn
 from block_recurrent.lab.tables.naming import segment_of, window_of
 from block_recurrent.lab.tables.paper import row_figures
 from block_recurrent.model.parameters import count_parameters
-from block_recurrent.runs import train, workdir
+from block_recurrent.runs import identity, train
 from block_recurrent.system.files import write_whole
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import StopRequest
@@ -50,7 +50,7 @@ def read_result(folder: Path, row: TableRow) -> dict[str, Any] | None:
       ConfigError: the row's folder holds a run with another configuration.
     """
     place = row_folder(folder, row)
-    workdir.check_claim(place, row.config)
+    identity.check_claim(place, row.config)
     path = place / "result.json"
     return json.loads(path.read_text()) if path.exists() else None
 
