@@ -45,6 +45,7 @@ from block_recurrent.training.step import TrainState
 T = TypeVar("T")
 LONGEST_SAVE = 600  # seconds until a save times out
 POLL_SECONDS = 0.02
+MOST_REMOVALS, QUIET_SECONDS = 40, 0.2  # of what a failed save has left
 FETCHING_SECONDS = 3600  # a download from a bucket that is older has been abandoned
 SAVING, DAMAGED = ".orbax-checkpoint-tmp", "damaged-"
 _NUMBERS = itertools.count()  # of saves, the same in all processes
@@ -253,10 +254,21 @@ class Checkpoints:
             processes.reports(subject, finish, LONGEST_SAVE)
             flush_to_disk(self.directory)
         except Exception as error:  # of any kind, for nobody would see it in this thread
-            remove(self._path(f"{step}{SAVING}"))
+            self._remove_temporary(self._path(f"{step}{SAVING}"))
             self._fail(step, error)
         self._failures, self._newest = [], step
         self._update_bucket(step)
+
+    def _remove_temporary(self, folder: Path) -> None:
+        """Removes what a failed save has left, until it stays away.
+
+        Orbax goes on writing other arrays for a while, and makes their folders anew.
+        """
+        for _ in range(MOST_REMOVALS):
+            remove(folder)
+            time.sleep(QUIET_SECONDS)
+            if not folder.exists():
+                return
 
     def _fail(self, step: int, error: Exception, what: str = "could not be written to") -> NoReturn:
         kept = self.latest_step()
