@@ -2,47 +2,54 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: table table-long test lint docs benchmark soak setup clean
+.PHONY: help table table-long test lint docs benchmark soak setup clean
 
-table: $(VENV)/.table
+help:  # print the targets
+	@sed -n 's/^\([a-z-]*\):.*  # \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+
+table: $(VENV)/.table  # train every row of the paper's Table 1 at a small size
 	$(BIN)/python experiments/train_table.py
 
-table-long: $(VENV)/.table
+table-long: $(VENV)/.table  # the same rows, seven times longer
 	$(BIN)/python experiments/train_table.py --long
 
 # A worker that dies ends the run: pytest-xdist might wait for ever for the rest of its file.
-test: $(VENV)/.setup
+test: $(VENV)/.setup  # run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0
 
-lint: $(VENV)/.setup
+lint: $(VENV)/.setup  # check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-docs: $(VENV)/.setup
+docs: $(VENV)/.setup  # build the documentation in site/
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs site
 	@echo "open site/index.html"
 
-benchmark: $(VENV)/.setup
+benchmark: $(VENV)/.setup  # time training steps, evaluation, generation and checkpoints
 	$(BIN)/python experiments/benchmark.py
 
-soak: $(VENV)/.setup
+soak: $(VENV)/.setup  # kill training 200 times, and clusters of processes 20 times
 	$(BIN)/python -m tests.soak
 	$(BIN)/python -m tests.soak --cluster --kills=20
 
-setup: $(VENV)/.setup
+setup: $(VENV)/.setup  # make .venv with everything that development needs
+	@echo "$(VENV) is ready: for example $(BIN)/block-recurrent --help"
 
 # What the table needs; the rest is for those who change the code.
 $(VENV)/.table: setup.py
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[plots]'
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3")'
+	@echo "making $(VENV) with $(PYTHON) and installing jax, flax and the other required packages (some minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	$(INSTALL) '.[plots]'
+	@touch $@
 
 $(VENV)/.setup: $(VENV)/.table
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $@
+	@echo "installing the packages for data, plots, TensorBoard, documentation, tests and linters"
+	$(INSTALL) '.[dev]'
+	@touch $@
 
-clean:
-	rm -rf $(VENV) *.egg-info site
+clean:  # remove .venv and everything that was built
+	rm -rf $(VENV) *.egg-info build site

@@ -2,8 +2,10 @@
 
 import pathlib
 import re
+import shutil
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(
@@ -11,9 +13,24 @@ VERSION = re.search(
 )
 assert VERSION is not None
 
-PLOTS = ["matplotlib>=3.11"]
+
+class BuildWithGinFiles(build_py):
+    """Copies the experiment files of gin/ into the package, unless the installation is editable."""
+
+    def run(self) -> None:
+        """Builds the package."""
+        super().run()
+        if not self.editable_mode:
+            target = pathlib.Path(self.build_lib, "block_recurrent", "gin")
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(ROOT / "gin", target)
+
+
+# Every lower bound is a version that the tests were run with.
+DATA = ["array_record>=0.7.1", "pyarrow>=17.0", "sentencepiece>=0.2.0", "zstandard>=0.22"]
+PLOTS = ["matplotlib>=3.9"]
+TENSORBOARD = ["tensorboardX>=2.6.2"]
 DOCS = ["sphinx>=9.0", "furo>=2025.12", "myst-parser>=5.0"]
-TENSORBOARD = ["tensorboardX>=2.6.5"]
 
 setup(
     name="block_recurrent",
@@ -21,43 +38,54 @@ setup(
     description="The Block-Recurrent Transformer in JAX and Flax",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="block_recurrent maintainers",
     license="Apache-2.0",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=find_packages(include=["block_recurrent*"]),
     package_data={"block_recurrent": ["py.typed"]},
+    cmdclass={"build_py": BuildWithGinFiles},
+    entry_points={"console_scripts": ["block-recurrent = block_recurrent.command_line.main:main"]},
     install_requires=[
         "jax>=0.10.2",
         "flax>=0.12.8",
-        "optax>=0.2.8",
+        "optax>=0.2.5",
         # Checkpoints use Orbax's v1 interface, which is still called experimental.
         "orbax-checkpoint>=0.12.8,<0.13",
+        "tensorflow-datasets>=4.9.8",
         "gin-config>=0.5.0",
-        "numpy>=2.4",
-        "scipy>=1.17",
-        "tensorflow-datasets>=4.9.10",
-        "array_record>=0.8.6",
-        "pyarrow>=26",
-        "sentencepiece>=0.2.3",
-        "tensorstore>=0.1.86",
-        "xxhash>=4.1",
-        "zstandard>=0.25",
+        "numpy>=2.0",
+        "xxhash>=3.4",  # digests of checkpoints and token caches
     ],
     extras_require={
-        "cuda": ["jax[cuda13]>=0.10.2"],
-        "tpu": ["jax[tpu]>=0.10.2"],
+        "data": DATA,
         "plots": PLOTS,
         "tensorboard": TENSORBOARD,
+        "cuda": ["jax[cuda13]>=0.10.2"],
+        "tpu": ["jax[tpu]>=0.10.2"],
         "docs": DOCS,
         "dev": [
-            *DOCS,
+            *DATA,
             *PLOTS,
             *TENSORBOARD,
+            *DOCS,
             "hypothesis>=6.170",
             "moto[s3,server]>=5.2",
             "pyright[nodejs]>=1.1.414",
             "pytest>=9.1",
             "pytest-xdist>=3.8",
             "ruff>=0.17",
+            "setuptools>=70.1",
         ],
     },
 )

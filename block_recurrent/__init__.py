@@ -17,21 +17,21 @@ from block_recurrent.config import ModelConfig as ModelConfig
 from block_recurrent.config import TransformerConfig as TransformerConfig
 from block_recurrent.config import TransformerXLConfig as TransformerXLConfig
 from block_recurrent.model.cell import RecurrentCell as RecurrentCell
+from block_recurrent.model.decoding import GenerationState as GenerationState
+from block_recurrent.model.decoding import generate as generate
+from block_recurrent.model.decoding import prefill as prefill
 from block_recurrent.model.gates import FixedGate as FixedGate
 from block_recurrent.model.gates import LSTMGate as LSTMGate
-from block_recurrent.model.generation import GenerationState as GenerationState
-from block_recurrent.model.generation import generate as generate
-from block_recurrent.model.generation import prefill as prefill
 from block_recurrent.model.language_model import LanguageModel as LanguageModel
-from block_recurrent.model.norm import RMSNorm as RMSNorm
+from block_recurrent.model.layers import RMSNorm as RMSNorm
 from block_recurrent.model.positions import Rotary as Rotary
 from block_recurrent.model.positions import T5Bias as T5Bias
-from block_recurrent.model.recurrent import BlockRecurrentLayer as BlockRecurrentLayer
-from block_recurrent.model.reset import reset as reset
-from block_recurrent.model.sliding_window import SlidingWindowLayer as SlidingWindowLayer
+from block_recurrent.model.stack import BlockRecurrentLayer as BlockRecurrentLayer
 from block_recurrent.model.state import KeysValues as KeysValues
 from block_recurrent.model.state import LayerState as LayerState
 from block_recurrent.model.state import ModelState as ModelState
+from block_recurrent.model.state import reset as reset
+from block_recurrent.model.transformer_layer import SlidingWindowLayer as SlidingWindowLayer
 
 if TYPE_CHECKING:
     from block_recurrent.runs.trained import TrainedModel as TrainedModel

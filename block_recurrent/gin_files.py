@@ -34,7 +34,9 @@ from block_recurrent.system.text import did_you_mean
 
 TO_BE_GIVEN = "(to be given)"
 FLAG = "--gin."
-GIN_FOLDER = Path(__file__).resolve().parents[1] / "gin"
+# Installed, the experiment files are inside the package; in the repository they are beside it.
+_INSTALLED = Path(__file__).resolve().parent / "gin"
+GIN_FOLDER = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parents[1] / "gin"
 # The configurations that a section may be: several of the model, by its architecture.
 SECTIONS: dict[str, tuple[Any, ...]] = {
     section: typing.get_args(hint) or (hint,)
@@ -301,7 +303,7 @@ def load(
     """The experiment that gin files, in order, and then bindings `NAME=VALUE` describe.
 
     Args:
-      files: paths relative to the current directory, or else to the folder gin/.
+      files: paths relative to the current directory, or else to the folder gin/ or its parent.
       bindings: `NAME=VALUE`, as they follow `--gin.` on the command line.
       needs_data: whether the paths of data must be bound; else those missing are `TO_BE_GIVEN`.
 
@@ -311,7 +313,8 @@ def load(
     """
     bound = _Bindings()
     for file in files:
-        bound.add_file(_find(str(file), [Path(), GIN_FOLDER], f"--gin_file={file}"))
+        folders = [Path(), GIN_FOLDER, GIN_FOLDER.parent]
+        bound.add_file(_find(str(file), folders, f"--gin_file={file}"))
     bound.add_flags(bindings)
     bound.check()
     values = {name: bound.values(name) for name in SECTIONS}

@@ -14,6 +14,7 @@ copyright = "the authors of block_recurrent, Apache-2.0"
 release = block_recurrent.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_heading_anchors = 3  # links such as gin.md#does-it-fit
 default_role = "code"  # docstrings write code as Markdown does
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "special-members": "__call__"}

@@ -1,41 +1,8 @@
-"""Measures rows of the table in turn: steps, compilation, memory, depth; and what a model is for.
+"""The same program as `block-recurrent benchmark`."""
 
-    python experiments/benchmark.py
-    python experiments/benchmark.py --gin_file=sizes/paper.gin --gin.data.batch_size=8 \\
-        --gin.model.vocab_size=32000 --rows XL:2048,Rec:fixed:skip,Feedback:fixed:skip
-
-Rows take their steps one after the other in one process, round by round, and every ratio is the
-median over rounds of a row's time to that of the sliding-window model with one layer more. Then
-evaluation beside the forward pass alone, what a scored token costs where its context is carried and
-where it is read anew, generation of one row and of 64, and checkpoints.
-"""
-
-import json
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from block_recurrent.command_line.failures import reported
-from block_recurrent.command_line.flags import make_parser, parse
-from block_recurrent.lab.benchmark.benchmark import DEFAULT_ROWS, benchmark, choose_rows
-from block_recurrent.system.devices import check_device
-
-
-@reported
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns its exit status."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--rows", default=DEFAULT_ROWS, help="the paper's names, by commas")
-    parser.add_argument("--rounds", type=int, default=15, help="steps of each row")
-    parser.add_argument("--output", type=Path, help="also write the figures here, as JSON")
-    arguments, base = parse(parser, argv, lambda found: [] if found.gin_file else ["benchmark.gin"])
-    rows = choose_rows(base, arguments.rows)
-    check_device()
-    figures = benchmark(base, rows, arguments.rounds)
-    if arguments.output is not None:
-        arguments.output.write_text(json.dumps(figures, indent=2) + "\n")
-    return 0
-
+from block_recurrent.lab.programs.benchmark import main
 
 if __name__ == "__main__":
     sys.exit(main())

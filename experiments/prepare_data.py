@@ -1,33 +1,8 @@
-"""Makes a corpus of raw data: a directory that `data.source = "tfds"` reads, with a manifest.
-
-    python experiments/prepare_data.py pg19 /data/pg19 --output=corpora/pg19
-    python experiments/prepare_data.py pg19 --download=/data/pg19 --output=corpora/pg19
-    python experiments/prepare_data.py latex /data/arxiv --output=corpora/arxiv
-    python experiments/prepare_data.py git /data/repositories --output=corpora/github
-    python experiments/prepare_data.py text /data/books --output=corpora/books
-
-The corpus grows in DIR.partial and is renamed to DIR when it is complete. After SIGINT (Ctrl-C),
-SIGTERM, a crash or a full disk, the same command goes on where it was, to the same bytes.
-`prepare_data.py KIND --help` tells the options of a kind of data.
-"""
+"""The same program as `block-recurrent prepare-data`."""
 
 import sys
-from collections.abc import Sequence
 
-from block_recurrent.command_line.failures import reported
-from block_recurrent.lab.corpora.prepare_corpus import prepare_corpus
-from block_recurrent.lab.corpora.raw_data import parse
-from block_recurrent.system.signals import stop_on_signal
-
-
-@reported
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns its exit status."""
-    arguments = parse(__doc__, argv)
-    with stop_on_signal() as stop:
-        prepare_corpus(arguments, stop)
-    return 0
-
+from block_recurrent.lab.programs.prepare_data import main
 
 if __name__ == "__main__":
     sys.exit(main())

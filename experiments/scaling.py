@@ -1,28 +1,8 @@
-"""Bits per token against parameters without embedding, for recurrent and plain models.
-
-    python experiments/scaling.py runs/*_rec runs/*_slide
-
-A table and a panel for each corpus and tokenizer. What a run that is not finished has reached is
-marked with its step.
-"""
+"""The same program as `block-recurrent scaling`."""
 
 import sys
-from collections.abc import Sequence
 
-from block_recurrent.command_line.failures import reported
-from block_recurrent.command_line.parser import Parser
-from block_recurrent.command_line.workdirs import parse_runs
-from block_recurrent.lab.tables.scaling import report
-
-
-@reported
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns its exit status."""
-    parser = Parser(description=__doc__)
-    arguments, found = parse_runs(parser, argv, "runs/scaling")
-    report(found, arguments.output)
-    return 0
-
+from block_recurrent.lab.programs.scaling import main
 
 if __name__ == "__main__":
     sys.exit(main())

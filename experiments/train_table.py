@@ -1,67 +1,8 @@
-"""Trains every row of the paper's Table 1 at a small size and prints the table.
-
-    make table           8 to 12 minutes on two cores
-    make table-long      the same rows, seven times longer
-
-Every row is trained on the same tokens by a process of its own, on a CPU as many at a time as there
-are cores. Results are kept in the work directory: stopped and started again, it goes on where it
-was. `--row=NAME` trains one row and nothing else, for instance on a machine of its own.
-"""
+"""The same program as `block-recurrent table`."""
 
 import sys
-import time
-from collections.abc import Sequence
-from pathlib import Path
 
-from block_recurrent.command_line.failures import reported, training_knobs_named
-from block_recurrent.command_line.flags import make_parser, parse
-from block_recurrent.command_line.values import positive
-from block_recurrent.lab.tables.train_row import train_row
-from block_recurrent.lab.tables.train_table import RowFailed, find_row, train_table
-from block_recurrent.system.children import stop_with_parent
-from block_recurrent.system.devices import (
-    check_device,
-    count_cores,
-    default_backend,
-    use_one_core,
-)
-from block_recurrent.system.progress import duration
-from block_recurrent.system.signals import stop_on_signal
-
-
-@reported
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns its exit status."""
-    begin = time.monotonic()
-    words = list(sys.argv[1:] if argv is None else argv)
-    parser = make_parser(__doc__)
-    parser.add_argument("--long", action="store_true", help="train seven times longer")
-    parser.add_argument("--workdir", type=Path, help="results; runs/table unless given")
-    parser.add_argument("--row", metavar="NAME", help="train this row only")
-    parser.add_argument(
-        "--at_once", type=positive, metavar="N", help="rows trained at a time; as many as CPU cores"
-    )
-    arguments, base = parse(
-        parser, words, lambda found: ["table_long.gin" if found.long else "table.gin"]
-    )
-    folder = arguments.workdir or Path("runs/table-long" if arguments.long else "runs/table")
-    with stop_on_signal(nothing_to_save=True) as stop, training_knobs_named(base):
-        if arguments.row:
-            stop_with_parent()
-            use_one_core()
-            check_device()
-            train_row(base, find_row(base, arguments.row), folder, stop)
-            return 0
-        command = [sys.executable, __file__, *words]
-        at_once = arguments.at_once or (count_cores() if default_backend() == "cpu" else 1)
-        try:
-            train_table(base, folder, command, at_once, stop)
-        except RowFailed as failed:
-            print(f"{failed}; the same command tries it again", file=sys.stderr)
-            return failed.exit_status
-    print(f"{duration(time.monotonic() - begin)} in all")
-    return 0
-
+from block_recurrent.lab.programs.train_table import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,7 @@ import gin
 import pytest
 
 from block_recurrent import gin_files
-from block_recurrent.command_line.flags import make_parser, parse
+from block_recurrent.command_line.parser import make_parser, parse
 from block_recurrent.config import (
     ARCHITECTURES,
     DataConfig,

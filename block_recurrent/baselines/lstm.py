@@ -18,15 +18,12 @@ from block_recurrent.model.checks import (
     check_initial_state,
     checked,
 )
-from block_recurrent.model.dense import apply_dense, dense
-from block_recurrent.model.dropout import dropout
 from block_recurrent.model.language_model import tied_logits
-from block_recurrent.model.layer_stack import REMATERIALIZATIONS
-from block_recurrent.model.norm import RMSNorm
+from block_recurrent.model.layers import RMSNorm, apply_dense, dense, dropout
 from block_recurrent.model.protocol import power_of_two
-from block_recurrent.model.reset import reset_to_zeros
-from block_recurrent.model.sliding_window import split_key
-from block_recurrent.model.state import stack, take
+from block_recurrent.model.stack import REMATERIALIZATIONS
+from block_recurrent.model.state import reset_to_zeros, stack, take
+from block_recurrent.model.transformer_layer import split_key
 
 
 class LSTMState(NamedTuple):

@@ -13,11 +13,10 @@ from flax import nnx
 from jax import Array
 
 from block_recurrent.config import RelativeConfig
-from block_recurrent.model.dense import apply_dense, product, relu
-from block_recurrent.model.dropout import dropout
 from block_recurrent.model.language_model import tied_logits
-from block_recurrent.model.layer_stack import REMATERIALIZATIONS
-from block_recurrent.model.sliding_window import split_key
+from block_recurrent.model.layers import apply_dense, dropout, product, relu
+from block_recurrent.model.stack import REMATERIALIZATIONS
+from block_recurrent.model.transformer_layer import split_key
 
 EPSILON = 1e-5
 STD = 0.02  # of the initial values, as in the authors' release

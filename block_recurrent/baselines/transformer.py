@@ -18,7 +18,7 @@ from block_recurrent.model.checks import (
     check_initial_state,
     checked,
 )
-from block_recurrent.model.reset import reset_to_zeros
+from block_recurrent.model.state import reset_to_zeros
 
 
 class Transformer(RelativeModel):

@@ -19,7 +19,7 @@ from block_recurrent.model.checks import (
     checked,
 )
 from block_recurrent.model.protocol import power_of_two
-from block_recurrent.model.reset import reset_to_zeros
+from block_recurrent.model.state import reset_to_zeros
 
 
 class RelativeState(NamedTuple):

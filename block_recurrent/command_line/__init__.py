@@ -1,1 +1,1 @@
-"""What the programs in `experiments/` share: options, gin flags, exit statuses."""
+"""The command `block-recurrent`: its entry point, its options, and the core's programs."""

@@ -1,23 +1,27 @@
-"""The command line of a program: its docstring as help, `--debug`, and the nearest valid option."""
+"""The command line of a program: its docstring as help, gin flags, and the nearest valid option."""
 
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from block_recurrent.config import ExperimentConfig
+from block_recurrent.gin_files import PARAMETERS, ConfigError, load
 from block_recurrent.system.text import did_you_mean
 
 DEBUG = "--debug"
 
 
 class Parser(argparse.ArgumentParser):
-    """Shows its description as it stands, takes no abbreviations, and has the option `--debug`.
+    """Shows its description unchanged, takes no abbreviations, and has the option `--debug`.
 
-    An unknown option is an error that names the nearest known one, also where others are missing.
+    An unknown option is an error that names the nearest known one, also if other options are
+    missing.
 
     Attributes:
-      others: options that the program takes elsewhere, which that error may name too.
+      others: options that are read elsewhere; that error may name them too.
     """
 
     def __init__(self, **options: Any):
@@ -28,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(DEBUG, action="store_true", help="show the traceback of an error")
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
-        """Parses as the base class does, and exits with status 2 for an unknown option."""
+        """Parses as the base class does, and exits with status 2 if an option is unknown."""
         words = list(sys.argv[1:] if args is None else args)
         options = words[: words.index("--")] if "--" in words else words
         for word in [] if self._subparsers else options:
@@ -42,3 +46,49 @@ class Parser(argparse.ArgumentParser):
 
     def _options(self) -> list[str]:
         return [name for action in self._actions for name in action.option_strings]
+
+
+def make_parser(documentation: str | None) -> Parser:
+    """A parser with `--gin_file`, whose help also explains `--gin.NAME=VALUE`.
+
+    Args:
+      documentation: the program's docstring; `--help` shows it unchanged.
+    """
+    parser = Parser(description=documentation)
+    parser.others = [f"--gin.{name}" for name in PARAMETERS]
+    group = parser.add_argument_group(
+        "configuration", "--gin.NAME=VALUE, such as --gin.data.batch_size=8, wins over every file"
+    )
+    group.add_argument(
+        "--gin_file", action="append", default=[], metavar="FILE", help="gin file; may be repeated"
+    )
+    return parser
+
+
+def parse(
+    parser: Parser,
+    argv: Sequence[str] | None = None,
+    base_files: Callable[[argparse.Namespace], Sequence[str | Path]] = lambda arguments: (),
+    needs_data: Callable[[argparse.Namespace], bool] = lambda arguments: True,
+) -> tuple[argparse.Namespace, ExperimentConfig]:
+    """The program's arguments and its experiment; exits with status 2 if either is wrong.
+
+    Args:
+      parser: the program's parser, from `make_parser`.
+      argv: the command line; `sys.argv[1:]` if None.
+      base_files: given the program's arguments, returns gin files to read before `--gin_file`'s.
+      needs_data: given the program's arguments, returns whether the paths of data must be set.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    bindings = [word.removeprefix("--gin.") for word in words if word.startswith("--gin.")]
+    rest = [word for word in words if not word.startswith("--gin.")]
+    arguments, unknown = parser.parse_known_args(rest)
+    if unknown:
+        nearest = parser.nearest(unknown[0])
+        nearest = nearest or "; a value is joined by =, for example --gin.model.window=128"
+        parser.error(f"unknown argument {unknown[0]!r}{nearest}")
+    try:
+        files = [*base_files(arguments), *arguments.gin_file]
+        return arguments, load(files, bindings, needs_data=needs_data(arguments))
+    except ConfigError as error:
+        parser.error(str(error))

@@ -16,9 +16,9 @@ from block_recurrent.interop.named import check_names
 from block_recurrent.model.cell import DualWiring, RecurrentCell, SkipWiring
 from block_recurrent.model.gates import FixedGate, LSTMGate
 from block_recurrent.model.language_model import LanguageModel
-from block_recurrent.model.layer_stack import part_ranges
 from block_recurrent.model.positions import T5Bias
-from block_recurrent.model.sliding_window import SlidingWindowLayer
+from block_recurrent.model.stack import part_ranges
+from block_recurrent.model.transformer_layer import SlidingWindowLayer
 
 Named = Iterator[tuple[str, nnx.Param]]
 

@@ -8,7 +8,6 @@ from flax import nnx
 from jax import Array
 
 from block_recurrent.config import LayerConfig
-from block_recurrent.model.blocks import concatenate_windows
 from block_recurrent.model.checks import (
     check_cell_call,
     check_horizontal,
@@ -17,15 +16,14 @@ from block_recurrent.model.checks import (
     check_project,
     checked,
 )
-from block_recurrent.model.dense import apply_dense, apply_side_by_side, dense, relu
 from block_recurrent.model.gates import GATES, Gate
-from block_recurrent.model.norm import RMSNorm
-from block_recurrent.model.sliding_window import (
+from block_recurrent.model.layers import RMSNorm, apply_dense, apply_side_by_side, dense, relu
+from block_recurrent.model.state import KeysValues, LayerState, add_axis, concatenate_windows
+from block_recurrent.model.transformer_layer import (
     SlidingWindowLayer,
     make_scale,
     query_length,
 )
-from block_recurrent.model.state import KeysValues, LayerState, add_axis
 
 
 class SkipWiring(nnx.Module):

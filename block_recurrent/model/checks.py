@@ -19,7 +19,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from block_recurrent.config import LayerConfig, ModelConfig
-from block_recurrent.model.state import KeysValues, LayerState, ModelState
+from block_recurrent.model import state as states
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -117,7 +117,7 @@ def _check_config(config: Any, kind: type) -> None:
 
 
 def _check_keys_values(name: str, pair: Any, shape: Shape, dtype: str | None = None) -> None:
-    if not isinstance(pair, KeysValues):
+    if not isinstance(pair, states.KeysValues):
         raise TypeError(f"{name} must be a KeysValues, not {type(pair).__name__}")
     check_array(f"keys of {name}", pair.keys, shape, dtype)
     check_array(f"values of {name}", pair.values, pair.keys.shape, dtype)
@@ -213,7 +213,7 @@ def check_sliding_window_call(
 
 def check_recurrent_call(layer: Any, x: Any, state: Any, *, dropout_key: Any = None) -> None:
     """Of calling a BlockRecurrentLayer."""
-    if not isinstance(state, LayerState):
+    if not isinstance(state, states.LayerState):
         raise TypeError(f"state must be a LayerState, not {type(state).__name__}")
     _check_segment(layer.config, x)
     _check_cache(layer.config, state.cache, x.shape[0])
@@ -285,7 +285,7 @@ def check_reset(state: Any, initial: Any, start: Any, *, batch_axis: int = 0) ->
 
 def check_model_state(config: ModelConfig, state: Any, batch: int) -> None:
     """Raises unless the state is one of `batch` rows and of this configuration."""
-    if not isinstance(state, ModelState):
+    if not isinstance(state, states.ModelState):
         raise TypeError(f"state must be a ModelState, not {type(state).__name__}")
     shape = (config.num_layers, batch, config.window, config.num_heads, config.head_size)
     _check_keys_values("the state's cache", state.cache, shape, config.dtype)

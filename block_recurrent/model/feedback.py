@@ -13,23 +13,27 @@ import jax.numpy as jnp
 from jax import Array
 
 from block_recurrent.config import ModelConfig
-from block_recurrent.model.blocks import (
+from block_recurrent.model.cell import RecurrentCell
+from block_recurrent.model.stack import LayerStack, Part, Stack
+from block_recurrent.model.state import (
+    KeysValues,
+    LayerState,
+    ModelState,
+    add_axis,
     concatenate_windows,
     join_blocks,
     last_window,
     scan_blocks,
     split_blocks,
     swap_blocks_and_batch,
+    take,
 )
-from block_recurrent.model.cell import RecurrentCell
-from block_recurrent.model.layer_stack import LayerStack, Part
-from block_recurrent.model.sliding_window import (
+from block_recurrent.model.transformer_layer import (
     Projections,
     SelfAttended,
     SlidingWindowLayer,
     split_key,
 )
-from block_recurrent.model.state import KeysValues, LayerState, ModelState, add_axis, take
 
 DropoutKeys = Sequence[Array | None]
 
@@ -48,46 +52,34 @@ class RecurrentInput(NamedTuple):
     state_context: KeysValues
 
 
-def read_with_feedback(
-    config: ModelConfig,
-    parts: Sequence[Part],
-    x: Array,
-    states: Sequence[ModelState],
-    dropout_keys: DropoutKeys,
-) -> tuple[Array, list[ModelState]]:
-    """Reads a segment with all parts of a feedback model.
+class FeedbackStack(Stack):
+    """A stack whose plain layers also attend to the states of the last recurrent layer."""
 
-    Args:
-      config: of the model.
-      parts: bottom up.
-      x: [B, N, E].
-      states: of each part.
-      dropout_keys: of each part, one a layer, or Nones.
-
-    Returns:
-      Output [B, N, E], and the state of each part for the next segment.
-    """
-    last = max(number for number, part in enumerate(parts) if part.cells)
-    (cell,) = parts[last].cells
-    outside, inside = split_dropout_keys(dropout_keys)
-    if isinstance(parts[0], LayerStack):
-        layer = take(parts[0].layers, 0)
-        scanned, cache = begin_first_layer(layer, x, take(states[0].cache, 0), outside[0])
-        finish, next_states = layer.finish, [states[0]._replace(cache=add_axis(cache))]
-    else:  # the first layer is recurrent: all of it belongs to the scan
-        scanned, finish, next_states = x, keep_input, []
-    begin = len(next_states)
-    step = make_step(parts[begin:last], cell, finish, inside[: last + 1])
-    recurrent_state = LayerState(*take(states[last], 0))
-    carry = ([*states[begin:last]], recurrent_state)
-    (below, after), arrived = read_blocks(config, step, carry, scanned)
-    x = finish_recurrent_layer(cell.token_layer, arrived, recurrent_state.cache, outside[last])
-    next_states += [*below, ModelState(*add_axis(after))]
-    for number in range(last + 1, len(parts)):
-        context, keys = arrived.state_context, dropout_keys[number]
-        x, state = parts[number](x, states[number], context, dropout_keys=keys)
-        next_states.append(state)
-    return x, next_states
+    def read_parts(
+        self, x: Array, states: Sequence[ModelState], dropout_keys: DropoutKeys
+    ) -> tuple[Array, list[ModelState]]:
+        """Reads a segment; arguments and results are those of `Stack.read_parts`."""
+        last = max(number for number, part in enumerate(self.parts) if part.cells)
+        (cell,) = self.parts[last].cells
+        outside, inside = split_dropout_keys(dropout_keys)
+        if isinstance(self.parts[0], LayerStack):
+            layer = take(self.parts[0].layers, 0)
+            scanned, cache = begin_first_layer(layer, x, take(states[0].cache, 0), outside[0])
+            finish, next_states = layer.finish, [states[0]._replace(cache=add_axis(cache))]
+        else:  # the first layer is recurrent: all of it belongs to the scan
+            scanned, finish, next_states = x, keep_input, []
+        begin = len(next_states)
+        step = make_step(self.parts[begin:last], cell, finish, inside[: last + 1])
+        recurrent_state = LayerState(*take(states[last], 0))
+        carry = ([*states[begin:last]], recurrent_state)
+        (below, after), arrived = read_blocks(self.config, step, carry, scanned)
+        x = finish_recurrent_layer(cell.token_layer, arrived, recurrent_state.cache, outside[last])
+        next_states += [*below, ModelState(*add_axis(after))]
+        for number in range(last + 1, len(self.parts)):
+            context, keys = arrived.state_context, dropout_keys[number]
+            x, state = self.parts[number](x, states[number], context, dropout_keys=keys)
+            next_states.append(state)
+        return x, next_states
 
 
 def keep_input(x: Array, state_context: KeysValues, dropout_key: Array | None) -> Array:

@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 
 from block_recurrent.model.checks import check_gate, check_gate_call, checked
-from block_recurrent.model.dense import apply_dense, dense
+from block_recurrent.model.layers import apply_dense, dense
 
 Activation = Callable[[Array], Array]
 

@@ -13,12 +13,11 @@ from block_recurrent.model.checks import (
     check_model_call,
     checked,
 )
-from block_recurrent.model.dropout import dropout
-from block_recurrent.model.norm import RMSNorm
-from block_recurrent.model.reset import reset
-from block_recurrent.model.sliding_window import split_key
+from block_recurrent.model.feedback import FeedbackStack
+from block_recurrent.model.layers import RMSNorm, dropout
 from block_recurrent.model.stack import Stack
-from block_recurrent.model.state import ModelState
+from block_recurrent.model.state import ModelState, reset
+from block_recurrent.model.transformer_layer import split_key
 from block_recurrent.parallel.axes import by_lanes, whole
 
 
@@ -43,7 +42,7 @@ class LanguageModel(nnx.Module):
         shape = (config.vocab_size, config.model_size)
         self.config = config
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
-        self.stack = Stack(config, rngs=rngs)
+        self.stack = (FeedbackStack if config.feedback else Stack)(config, rngs=rngs)
         self.norm = RMSNorm(config.model_size)
 
     @checked(check_initial_state)

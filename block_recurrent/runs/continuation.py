@@ -10,7 +10,7 @@ import numpy as np
 
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import Tokenizer
-from block_recurrent.model.generation import generate
+from block_recurrent.model.decoding import generate
 from block_recurrent.parallel.mesh import make_mesh, reading_mesh
 from block_recurrent.runs.trained import NEWEST, load
 

@@ -17,10 +17,9 @@ from block_recurrent.config import (
     ModelConfig,
 )
 from block_recurrent.data import Batch
-from block_recurrent.model.layer_stack import part_ranges
 from block_recurrent.model.parameters import count_parameters, named_parameters
 from block_recurrent.model.protocol import Model
-from block_recurrent.model.stack import Stack
+from block_recurrent.model.stack import Stack, part_ranges
 from block_recurrent.parallel.mesh import check_lanes, lane_groups, with_places
 from block_recurrent.parallel.parameters import shared_parameters
 from block_recurrent.training import TrainState

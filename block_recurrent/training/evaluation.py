@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from block_recurrent.config import DataConfig, ExperimentConfig
 from block_recurrent.data import Batch, TokenizedCorpus, evaluation_batches
 from block_recurrent.model.protocol import CarriedState, Model
-from block_recurrent.model.reset import clear_recurrent
+from block_recurrent.model.state import clear_recurrent
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.mesh import (
     carried_sharding,

@@ -9,8 +9,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from block_recurrent.config import AnyModelConfig, ExperimentConfig, ModelConfig, OptimizerConfig
-from block_recurrent.model.layer_stack import part_ranges
 from block_recurrent.model.parameters import STACKED, stacked_layers
+from block_recurrent.model.stack import part_ranges
 
 # Adafactor as in the paper (section 4); AdamW with the usual values for language models.
 ADAFACTOR_DECAY = 0.8

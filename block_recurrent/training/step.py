@@ -13,7 +13,7 @@ from jax import Array
 from block_recurrent.data import Batch
 from block_recurrent.model.parameters import named_parameters, replace_parameters
 from block_recurrent.model.protocol import CarriedState, Model
-from block_recurrent.model.reset import clear_recurrent, reset
+from block_recurrent.model.state import clear_recurrent, reset
 from block_recurrent.parallel.axes import AnyMesh
 from block_recurrent.parallel.mesh import carried_sharding, replicated
 from block_recurrent.parallel.parameters import model_sharding, optimizer_sharding

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from block_recurrent.command_line.failures import reported
-from block_recurrent.command_line.flags import make_parser, parse
-from block_recurrent.command_line.values import file_to_write, positive
+from block_recurrent.command_line.options import file_to_write, positive
+from block_recurrent.command_line.parser import make_parser, parse
 from block_recurrent.config import ExperimentConfig
 
 FOLDER = Path(__file__).parent

@@ -1,5 +1,6 @@
 """Laws of failing programs: a sentence and a status for what is known, a traceback for the rest."""
 
+import importlib
 import json
 import os
 import re
@@ -15,7 +16,9 @@ from flax import nnx
 
 from block_recurrent import LanguageModel, gin_files
 from block_recurrent.command_line import failures
+from block_recurrent.command_line import main as command
 from block_recurrent.command_line.failures import reported
+from block_recurrent.command_line.main import PROGRAMS
 from block_recurrent.data import DataError, make_tokenizer
 from block_recurrent.gin_files import ConfigError
 from block_recurrent.runs import continuation
@@ -25,7 +28,7 @@ from block_recurrent.runs.trained import TrainedModel
 from block_recurrent.system.devices import DeviceMissing, check_device
 from block_recurrent.system.signals import Stopped
 from experiments import generate, table1, train
-from tests.programs import PROGRAMS, main_of
+from tests import programs
 from tests.synthetic_runs import exit_status, small, write_run
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
@@ -86,23 +89,12 @@ def test_a_stop_is_128_and_the_signal(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def programs() -> dict[str, str]:
-    """Name and text of every program."""
-    texts = {path.stem: path.read_text() for path in sorted(PROGRAMS.glob("*.py"))}
-    return {name: text for name, text in texts.items() if "\ndef main(" in text}
-
-
-def test_every_program_reports_its_failures():
-    assert len(programs()) >= 11
-    for name, text in programs().items():
-        assert "@reported\ndef main(" in text, name
-
-
-@pytest.mark.parametrize("name", [*programs(), "prepare_data text"])
-def test_every_help_tells_of_debug(name, capsys):
-    program, *kind = name.split()
-    main = main_of(program)
-    assert exit_status(main, *kind, "--help") == 0
+@pytest.mark.parametrize("line", [*PROGRAMS, "prepare-data text"])
+def test_every_program_reports_its_failures_and_its_help_shows_debug(line, capsys, monkeypatch):
+    name, *kind = line.split()
+    assert hasattr(importlib.import_module(PROGRAMS[name][0]).main, "__wrapped__")
+    monkeypatch.setattr("sys.argv", [])
+    assert exit_status(command.main, name, *kind, "--help") == 0
     help_text = capsys.readouterr().out
     assert re.search(r"^ +--debug +show the traceback of an error$", help_text, re.MULTILINE)
 
@@ -111,6 +103,7 @@ def test_an_unknown_failure_of_a_process_is_status_1():
     code = """
 import sys
 from block_recurrent.command_line.failures import reported
+from block_recurrent.command_line.main import PROGRAMS
 
 @reported
 def main(argv):
@@ -126,7 +119,7 @@ sys.exit(main())
 
 
 def environment(**variables: str) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(PROGRAMS.parent)} | variables
+    return os.environ | {"PYTHONPATH": str(programs.PROGRAMS.parent)} | variables
 
 
 def books(folder: Path) -> Path:
@@ -156,7 +149,7 @@ def arguments(folder: Path, **values) -> list[str]:
 
 @pytest.mark.parametrize("platform", ["cuda", "nonsense"])
 def test_a_device_that_is_not_there_is_status_7_and_changes_nothing(platform, tmp_path):
-    command = [sys.executable, str(PROGRAMS / "train.py"), *arguments(tmp_path)]
+    command = [sys.executable, str(programs.PROGRAMS / "train.py"), *arguments(tmp_path)]
     variables = {"JAX_PLATFORMS": platform, "CUDA_VISIBLE_DEVICES": ""}
     ended = subprocess.run(command, env=environment(**variables), capture_output=True, text=True)
     assert ended.returncode == 7, ended.stderr

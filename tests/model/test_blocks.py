@@ -3,14 +3,14 @@
 import jax.numpy as jnp
 import numpy as np
 
-from block_recurrent.model.blocks import (
+from block_recurrent.model.state import (
+    KeysValues,
     concatenate_windows,
     join_blocks,
     last_window,
     preceding_blocks,
     split_blocks,
 )
-from block_recurrent.model.state import KeysValues
 from tests.helpers import assert_equal, random_like
 
 X = random_like(jnp.zeros((2, 12, 6)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from block_recurrent import RecurrentCell
-from block_recurrent.model.blocks import concatenate_windows
+from block_recurrent.model.state import concatenate_windows
 from tests.helpers import assert_close, assert_equal, layer_config, random_like, randomize
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from block_recurrent.model.dense import apply_dense, dense, product, relu
+from block_recurrent.model.layers import apply_dense, dense, product, relu
 from tests.helpers import assert_close, random_like, randomize
 
 X = random_like(jnp.zeros((2, 12, 6)))

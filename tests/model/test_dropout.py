@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from block_recurrent.model import dropout
+from block_recurrent.model import layers
 from tests.helpers import MODELS, assert_equal, random_like, random_model, random_tokens, read
 
 BLOCKS = 3
@@ -29,15 +29,15 @@ def prepare(name, rate=0.3):
 
 def test_dropout_keeps_the_mean_and_needs_a_key():
     x = jnp.ones(10_000)
-    dropped = dropout.dropout(x, 0.2, jax.random.key(0))
+    dropped = layers.dropout(x, 0.2, jax.random.key(0))
     assert set(np.unique(dropped).tolist()) == {0.0, 1.25}
     assert abs(np.mean(dropped == 0) - 0.2) < 0.02
-    assert dropout.dropout(x, 0.2, None) is x and dropout.dropout(x, 0.0, jax.random.key(0)) is x
+    assert layers.dropout(x, 0.2, None) is x and layers.dropout(x, 0.0, jax.random.key(0)) is x
 
 
 def test_an_entry_falls_out_without_regard_to_its_neighbours_and_to_other_masks():
     rate, ones = 0.3, jnp.ones((8, 64, 96))
-    masks = [dropout.dropout(ones, rate, jax.random.key(seed)) > 0 for seed in (0, 1)]
+    masks = [layers.dropout(ones, rate, jax.random.key(seed)) > 0 for seed in (0, 1)]
     others = [masks[1], *(jnp.roll(masks[0], 1, axis) for axis in range(3))]
     for other in others:
         assert abs((masks[0] == other).mean() - ((1 - rate) ** 2 + rate**2)) < 0.01
@@ -45,13 +45,13 @@ def test_an_entry_falls_out_without_regard_to_its_neighbours_and_to_other_masks(
 
 @pytest.mark.parametrize("name", MASKS)
 def test_every_mask_has_a_key_of_its_own(name, monkeypatch):
-    keys, make_seeds = [], dropout.make_seeds
+    keys, make_seeds = [], layers.make_seeds
 
     def recording(key, *arguments):
         jax.debug.callback(lambda data: keys.append(tuple(data.tolist())), jax.random.key_data(key))
         return make_seeds(key, *arguments)
 
-    monkeypatch.setattr(dropout, "make_seeds", recording)
+    monkeypatch.setattr(layers, "make_seeds", recording)
     model, tokens, state = prepare(name)
     jax.jit(lambda *inputs: model(*inputs, dropout_key=jax.random.key(0)))(tokens, state)
     jax.effects_barrier()

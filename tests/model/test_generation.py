@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from block_recurrent.model import generation, sampling
-from block_recurrent.model.generation import generate, prefill
-from block_recurrent.model.sampling import Sampling, sample
+from block_recurrent.model import decoding
+from block_recurrent.model.decoding import Sampling, generate, prefill, sample
 from tests.helpers import (
     MODELS,
     SIZES,
@@ -47,21 +46,21 @@ def prepare(name: str = "fixed_skip"):
 
 
 @jax.jit
-def decode(model, decoding, tokens):
+def decode(model, carried, tokens):
     """Logits [B, P, V] after each of the tokens [B, P], read one by one in a compiled loop."""
 
-    def step(decoding, token):
-        logits, decoding = generation.decode_token(model, token, decoding)
-        return decoding, logits
+    def step(carried, token):
+        logits, carried = decoding.decode_token(model, token, carried)
+        return carried, logits
 
-    return jnp.swapaxes(jax.lax.scan(step, decoding, tokens.T)[1], 0, 1)
+    return jnp.swapaxes(jax.lax.scan(step, carried, tokens.T)[1], 0, 1)
 
 
 def decode_after(model, state, tokens, prefilled: int):
     """Logits for the tokens after the first `prefilled` ones."""
-    _, point, current = generation._read(model, state, tokens[:, :prefilled], "tokens")
-    decoding = generation.start_decoding(model, point, current)
-    return decode(model, decoding, tokens[:, prefilled:])
+    _, point, current = decoding._read(model, state, tokens[:, :prefilled], "tokens")
+    carried = decoding.start_decoding(model, point, current)
+    return decode(model, carried, tokens[:, prefilled:])
 
 
 @every_model
@@ -190,7 +189,7 @@ def test_one_compiled_loop_serves_many_lengths(monkeypatch):
     def compiling(*arguments):
         raise AssertionError("the loop was compiled again")
 
-    monkeypatch.setattr(generation, "decode_token", compiling)
+    monkeypatch.setattr(decoding, "decode_token", compiling)
     for length in (9, 12, 15):
         for prompt_length in (1, 3, 4, 9):
             prompt = TOKENS[:, :prompt_length]
@@ -201,12 +200,12 @@ def test_one_compiled_loop_serves_many_lengths(monkeypatch):
 
 def test_the_loop_over_tokens_copies_no_keys_and_values():
     model, state = prepare("slide")
-    logits, point, current = generation._read(model, state, TOKENS, "tokens")
-    decoding = generation.start_decoding(model, point, current)
+    logits, point, current = decoding._read(model, state, TOKENS, "tokens")
+    carried = decoding.start_decoding(model, point, current)
     sampling = Sampling(jax.random.key(0), jnp.float32(1), None, None)
-    progress = (jnp.int32(0), jnp.zeros((BATCH, 16), jnp.int32), logits, decoding)
-    program = generation._decode.lower(model, sampling, progress, jnp.int32(16)).compile()
-    sizes = ",".join(map(str, decoding.rings[0].keys.shape))
+    progress = (jnp.int32(0), jnp.zeros((BATCH, 16), jnp.int32), logits, carried)
+    program = decoding._decode.lower(model, sampling, progress, jnp.int32(16)).compile()
+    sizes = ",".join(map(str, carried.rings[0].keys.shape))
     text = program.as_text()
     assert re.search(rf"= f32\[{sizes}\]\S* (fusion|dynamic-update-slice)\(", text)
     assert not re.search(rf"= f32\[{sizes}\]\S* copy\(", text)
@@ -217,7 +216,7 @@ def test_the_loop_over_tokens_copies_no_keys_and_values():
 
 @pytest.mark.parametrize("top_k", [1, 2, VOCABULARY - 1, VOCABULARY, 1000])
 def test_top_k_keeps_the_k_largest(top_k):
-    kept = np.asarray(sampling.keep_top_k(LOGITS, jnp.int32(top_k)))
+    kept = np.asarray(decoding.keep_top_k(LOGITS, jnp.int32(top_k)))
     for before, after in zip(np.asarray(LOGITS), kept, strict=True):
         largest = np.argsort(before)[-top_k:]
         expected = np.full(VOCABULARY, -np.inf)
@@ -227,7 +226,7 @@ def test_top_k_keeps_the_k_largest(top_k):
 
 @pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.9, 0.99, 1.0])
 def test_top_p_keeps_the_fewest_that_reach_p(top_p):
-    kept = np.asarray(sampling.keep_top_p(LOGITS, jnp.float32(top_p)))
+    kept = np.asarray(decoding.keep_top_p(LOGITS, jnp.float32(top_p)))
     for before, after in zip(np.asarray(LOGITS, np.float64), kept, strict=True):
         probabilities = np.exp(before) / np.sum(np.exp(before))
         order = np.argsort(-before)

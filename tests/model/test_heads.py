@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from block_recurrent.model.heads import l2_normalize, split_heads
+from block_recurrent.model.layers import l2_normalize, split_heads
 from tests import reference
 from tests.helpers import assert_close, assert_equal, random_like
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from block_recurrent.model.norm import RMSNorm
+from block_recurrent.model.layers import RMSNorm
 from tests import reference
 from tests.helpers import assert_close, random_like, randomize
 

@@ -384,7 +384,7 @@ WRONG_GENERATION = {
     "no tokens": (["--max_new_tokens=0"], ["--max_new_tokens: must be a whole number"]),
     "no number": (["--seed=x"], ["--seed", "'x'"]),
     "no prompt": (["--prompt=/no/such/prompt"], ["/no/such/prompt: No such file"]),
-    "a prompt that is a folder": (["--prompt=/"], ["--prompt=/: Is a directory"]),
+    "a prompt that is a folder": (["--prompt=/"], ["--prompt: /: Is a directory"]),
     "an option": (["--promt=x"], ["'--promt=x'", "did you mean '--prompt'"]),
     "no samples": (["--samples=0"], ["samples"]),
 }

@@ -82,7 +82,7 @@ def test_rows_that_fail_say_why_and_keep_no_other_from_being_trained(
     assert train_table.main([*line, "--at_once=1"]) == 5
     said = capsys.readouterr().err
     for title in ("[1/2] XL:8", "[2/2] Rec:fixed:skip"):
-        assert f"{title} | train_table.py: error: loss" in said
+        assert f"{title} | block-recurrent table: error: loss" in said
     assert "XL:8 ended with status 5" in said
 
 

@@ -74,7 +74,7 @@ OTHERS = {
     "generate --workdir={folder}/run --top_p=2": "top_p must be above 0 and at most 1, not 2",
     "generate --workdir={folder}/run --temperature=-1": "temperature must be at least 0",
     "generate --workdir={folder}/run --seed=-1": "seed must be between 0",
-    "generate --workdir={folder}/run --prompt=/no/prompt": "--prompt=/no/prompt: No such file",
+    "generate --workdir={folder}/run --prompt=/no/prompt": "--prompt: /no/prompt: No such file",
     "generate --workdir={folder}/run --temprature=1": "(did you mean '--temperature'?)",
     "train_table --lnog": "'--lnog' (did you mean '--long'?)",
     "train_table --workdir={folder}/file --gin.model.window=0": "window must be positive, not 0",

@@ -11,7 +11,7 @@ import pytest
 from block_recurrent import LanguageModel, ModelConfig
 from block_recurrent.data import Batch
 from block_recurrent.model.parameters import named_parameters, replace_parameters
-from block_recurrent.model.reset import reset
+from block_recurrent.model.state import reset
 from block_recurrent.training import TrainState, make_train_step
 from block_recurrent.training.loss import cross_entropy
 from block_recurrent.training.step import all_finite, segment_loss

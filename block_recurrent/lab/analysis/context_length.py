@@ -24,7 +24,7 @@ from jax import Array
 
 from block_recurrent.data import TokenizedCorpus
 from block_recurrent.lab.analysis.token_losses import Progress, target_nats
-from block_recurrent.model.reset import clear_recurrent
+from block_recurrent.model.state import clear_recurrent
 
 THRESHOLD = 0.01
 HARD = 0.1  # r

@@ -23,8 +23,7 @@ from block_recurrent.lab.analysis.token_losses import (
     put_losses,
     target_nats,
 )
-from block_recurrent.model.reset import reset
-from block_recurrent.model.state import ModelState, concatenate
+from block_recurrent.model.state import ModelState, concatenate, reset
 
 NORMAL, CLEARED, NEVER, FROZEN, SWAPPED = "normal", "cleared", "never", "frozen", "swapped"
 READINGS = {

@@ -13,11 +13,16 @@ import numpy as np
 from jax import Array
 
 from block_recurrent.data import Batch
-from block_recurrent.model.blocks import concatenate_windows
 from block_recurrent.model.cell import RecurrentCell
-from block_recurrent.model.layer_stack import split_state
-from block_recurrent.model.reset import reset
-from block_recurrent.model.state import LayerState, ModelState, add_axis, take
+from block_recurrent.model.stack import split_state
+from block_recurrent.model.state import (
+    LayerState,
+    ModelState,
+    add_axis,
+    concatenate_windows,
+    reset,
+    take,
+)
 
 
 class GateShares(NamedTuple):

@@ -16,7 +16,7 @@ from jax import Array
 from block_recurrent.data import Batch, TokenizedCorpus
 from block_recurrent.data.lanes import evaluation_lanes
 from block_recurrent.data.segments import Lane, LaneReader
-from block_recurrent.model.reset import clear_recurrent
+from block_recurrent.model.state import clear_recurrent
 
 LOGITS_AT_ONCE = 2**26  # how many exist at the same time, if segments can be halved so often
 Progress = Callable[[float], object]

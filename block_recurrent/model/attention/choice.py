@@ -10,8 +10,9 @@ import jax
 from jax import Array
 
 from block_recurrent.config import LayerConfig
-from block_recurrent.model.attention import cudnn, pallas, pallas_heads, reference, tiled
-from block_recurrent.model.heads import split_heads
+from block_recurrent.model.attention import cudnn, reference, tiled
+from block_recurrent.model.attention.tpu import LANES, heads, kernels
+from block_recurrent.model.layers import split_heads
 
 _platform: ContextVar[str | None] = ContextVar("platform", default=None)
 
@@ -37,14 +38,14 @@ class Attention(NamedTuple):
 IMPLEMENTATIONS = {
     "xla": Attention(reference.attend, reference.attend_window),
     "tiled": Attention(tiled.attend, tiled.attend_window),
-    "pallas": Attention(pallas.attend, pallas.attend_window, pallas_heads.split_heads),
+    "pallas": Attention(kernels.attend, kernels.attend_window, heads.split_heads),
     "cudnn": Attention(cudnn.attend, cudnn.attend_window),
 }
 TILED_IN_TURN = Attention(tiled.attend, functools.partial(tiled.attend_window, in_turn=True))
 INTERPRETED = Attention(
-    functools.partial(pallas.attend, interpret=True),
-    functools.partial(pallas.attend_window, interpret=True),
-    functools.partial(pallas_heads.split_heads, interpret=True),
+    functools.partial(kernels.attend, interpret=True),
+    functools.partial(kernels.attend_window, interpret=True),
+    functools.partial(heads.split_heads, interpret=True),
 )
 
 
@@ -98,14 +99,14 @@ def _obstacle(name: str, config: LayerConfig, platform: str) -> str | None:
 def _no_pallas(config: LayerConfig, platform: str) -> str | None:
     if platform == "gpu":
         return "is for TPUs (a CPU interprets it), but this model is built for a GPU"
-    if config.window % pallas.LANES or config.window > pallas.MOST_WINDOW:
+    if config.window % LANES or config.window > kernels.MOST_WINDOW:
         return (
-            f"needs a window that is a multiple of {pallas.LANES} and at most "
-            f"{pallas.MOST_WINDOW}, not {config.window}"
+            f"needs a window that is a multiple of {LANES} and at most "
+            f"{kernels.MOST_WINDOW}, not {config.window}"
         )
-    if config.head_size % pallas.LEAST_HEAD:
+    if config.head_size % kernels.LEAST_HEAD:
         return (
-            f"needs a head_size that is a multiple of {pallas.LEAST_HEAD}, not {config.head_size}"
+            f"needs a head_size that is a multiple of {kernels.LEAST_HEAD}, not {config.head_size}"
         )
     return None
 

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from block_recurrent.model.attention import reference
-from block_recurrent.model.blocks import concatenate_windows, preceding_blocks
 from block_recurrent.model.positions import window_bias
-from block_recurrent.model.state import KeysValues
+from block_recurrent.model.state import KeysValues, concatenate_windows, preceding_blocks
 
 LEAST_HEAD, MOST_HEAD = 8, 128  # sizes of heads are multiples of one, up to the other
 HIDDEN = -1e9  # added to the logit of a key that a query does not see; infinity gives no numbers

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from block_recurrent.model.blocks import concatenate_windows, preceding_blocks
-from block_recurrent.model.dropout import dropout
+from block_recurrent.model.layers import dropout
 from block_recurrent.model.positions import window_bias
-from block_recurrent.model.state import KeysValues
+from block_recurrent.model.state import KeysValues, concatenate_windows, preceding_blocks
 
 
 def attend(

@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from block_recurrent.model import dropout
+from block_recurrent.model import layers
 from block_recurrent.model.attention.reference import sum_leading
-from block_recurrent.model.blocks import concatenate_windows, preceding_blocks
 from block_recurrent.model.positions import window_bias
-from block_recurrent.model.state import KeysValues
+from block_recurrent.model.state import KeysValues, concatenate_windows, preceding_blocks
 
 SMALLEST_ROWS = 64
 # In turn more parts are worth their loop: they need less memory. Fused, a CPU prefers few.
@@ -99,7 +98,7 @@ _heads_second = _heads_first  # its own inverse
 
 def _make_seeds(rate: float, key: Array | None) -> tuple[Array, Array] | None:
     """Of a mask for all probabilities; None for no dropout."""
-    return None if key is None or rate == 0.0 else dropout.make_seeds(key)
+    return None if key is None or rate == 0.0 else layers.make_seeds(key)
 
 
 def _kept(
@@ -112,7 +111,7 @@ def _kept(
     """What probabilities are multiplied with: 0 or 1 / (1 - rate), float32; None for nothing."""
     if seeds is None:
         return None
-    return dropout.drop_part(jnp.ones(shape, jnp.float32), rate, seeds, whole, number)
+    return layers.drop_part(jnp.ones(shape, jnp.float32), rate, seeds, whole, number)
 
 
 @jax.custom_vjp

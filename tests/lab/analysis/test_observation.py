@@ -13,8 +13,7 @@ from block_recurrent.lab.analysis.observation import (
     similarity_to,
 )
 from block_recurrent.model.attention import reference
-from block_recurrent.model.blocks import concatenate_windows
-from block_recurrent.model.state import KeysValues, take
+from block_recurrent.model.state import KeysValues, concatenate_windows, take
 from tests.helpers import assert_close, random_like, random_tokens, read
 from tests.lab.analysis.corpora import model_of
 

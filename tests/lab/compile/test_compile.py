@@ -13,9 +13,9 @@ import pytest
 from block_recurrent.gin_files import ConfigError, load
 from block_recurrent.lab.compile import compile_report, compile_text, target
 from block_recurrent.lab.compile.chips import CHIPS, GIB
+from block_recurrent.lab.programs import compile as program
 from block_recurrent.training import estimate
 from block_recurrent.training.build import abstract_train_state
-from experiments import compile as program
 from tests.programs import PROGRAMS
 
 TINY = ["sizes/tiny.gin", "rows/rec_fixed_skip.gin"]

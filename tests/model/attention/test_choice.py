@@ -2,8 +2,9 @@
 
 import pytest
 
-from block_recurrent.model.attention import built_for, choose_attention, cudnn, pallas
+from block_recurrent.model.attention import built_for, choose_attention, cudnn
 from block_recurrent.model.attention.choice import IMPLEMENTATIONS, INTERPRETED, TILED_IN_TURN
+from block_recurrent.model.attention.tpu import kernels
 from tests.helpers import layer_config
 
 LARGE = {"window": 128, "head_size": 64}
@@ -23,7 +24,7 @@ def test_auto_is_the_best_that_is_possible():
 
 def test_kernels_are_interpreted_on_a_cpu_and_nowhere_else():
     assert chosen("cpu", **LARGE, attention="pallas") is INTERPRETED
-    assert chosen("tpu", **LARGE, attention="pallas").attend is pallas.attend
+    assert chosen("tpu", **LARGE, attention="pallas").attend is kernels.attend
 
 
 def test_rows_are_laid_out_on_a_cpu_and_taken_in_turn_elsewhere():

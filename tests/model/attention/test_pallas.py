@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import pytest
 
 from block_recurrent import LanguageModel
-from block_recurrent.model.attention import pallas, reference
-from block_recurrent.model.blocks import concatenate_windows, preceding_blocks
-from block_recurrent.model.dropout import keep_factors, make_seeds
+from block_recurrent.model.attention import reference
+from block_recurrent.model.attention.tpu import kernels
+from block_recurrent.model.layers import keep_factors, make_seeds
 from block_recurrent.model.positions import window_bias
-from block_recurrent.model.sliding_window import SlidingWindowLayer
-from block_recurrent.model.state import KeysValues
+from block_recurrent.model.state import KeysValues, concatenate_windows, preceding_blocks
+from block_recurrent.model.transformer_layer import SlidingWindowLayer
 from tests.helpers import (
     assert_close,
     layer_config,
@@ -30,8 +30,8 @@ from tests.model.attention.arguments import values_and_gradients, window_argumen
 TOLERANCES = {"float32": 1e-5, "bfloat16": 6e-2}
 RATE = 0.3
 
-attend = functools.partial(pallas.attend, interpret=True)
-attend_window = functools.partial(pallas.attend_window, interpret=True)
+attend = functools.partial(kernels.attend, interpret=True)
+attend_window = functools.partial(kernels.attend_window, interpret=True)
 
 
 def state_arguments(queries, keys, dtype="float32", lanes=(2,), heads=2, size=8):
@@ -174,15 +174,15 @@ SEVERAL_DEVICES = """
 import json, functools
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from block_recurrent.model.attention import pallas, pallas_heads
+from block_recurrent.model.attention.tpu import heads, kernels
 from block_recurrent.model.state import KeysValues
 
 attend = functools.partial(
-    pallas.attend_window, interpret=True, dropout_rate=0.3, dropout_key=jax.random.key(0)
+    kernels.attend_window, interpret=True, dropout_rate=0.3, dropout_key=jax.random.key(0)
 )
 
 def cut_and_attend(projected, scale, current, previous, bias):
-    parts = pallas_heads.split_heads(projected, [1.0, scale, None], 1, interpret=True)
+    parts = heads.split_heads(projected, [1.0, scale, None], 1, interpret=True)
     queries, keys, values = (x.reshape(4, 2, 128, 1, 128) for x in parts)
     current = KeysValues(current.keys + keys, current.values + values)
     return attend(queries, current, previous, bias)

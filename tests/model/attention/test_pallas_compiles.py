@@ -26,7 +26,7 @@ import functools, json, sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from block_recurrent.model.attention import pallas, pallas_heads
+from block_recurrent.model.attention.tpu import heads, kernels
 from block_recurrent.model.state import KeysValues
 
 topology, devices, function, window, states, size, dtype, rate = json.loads(sys.argv[1])
@@ -41,16 +41,16 @@ current, previous = (KeysValues(x, x) for x in (array(4, window), array(window))
 bias = jax.ShapeDtypeStruct((8, window), "float32", sharding=whole)
 key = jax.eval_shape(lambda: jax.random.key(0)).update(sharding=whole)
 if function == "window":
-    attend, arguments = pallas.attend_window, (array(4, window), current, previous, bias)
+    attend, arguments = kernels.attend_window, (array(4, window), current, previous, bias)
 elif function == "heads":
     projected = jax.ShapeDtypeStruct((len(devices), window, 24 * size), dtype, sharding=lanes)
     scale = jax.ShapeDtypeStruct((8,), "float32", sharding=whole)
     arguments = (projected, scale)
 
     def attend(projected, scale, **dropout):
-        return pallas_heads.split_heads(projected, [1.0, None, scale], 8)
+        return heads.split_heads(projected, [1.0, None, scale], 8)
 else:
-    attend, arguments = pallas.attend, (array(4, states), current)
+    attend, arguments = kernels.attend, (array(4, states), current)
 
 @jax.jit
 def values_and_gradients(key, *arguments):

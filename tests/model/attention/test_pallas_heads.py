@@ -5,8 +5,8 @@ import functools
 import jax.numpy as jnp
 import pytest
 
-from block_recurrent.model import heads
-from block_recurrent.model.attention import pallas_heads
+from block_recurrent.model import layers
+from block_recurrent.model.attention.tpu import heads
 from tests.helpers import assert_close, random_like
 from tests.model.attention.arguments import values_and_gradients
 
@@ -23,10 +23,10 @@ def results(tokens, size, dtype):
     shapes = [(3, tokens, 3 * HEADS * size), (HEADS,)]
     projected, scale = random_like([jnp.zeros(shape) for shape in shapes])
     arguments = projected.astype(dtype), jnp.abs(scale) + 1
-    kernels = functools.partial(pallas_heads.split_heads, interpret=True)
+    kernels = functools.partial(heads.split_heads, interpret=True)
     return [
         values_and_gradients(functools.partial(split, function), *arguments)
-        for function in (kernels, heads.split_heads)
+        for function in (kernels, layers.split_heads)
     ]
 
 
@@ -39,7 +39,7 @@ def test_heads_and_gradients_are_those_of_the_reference(dtype):
 
 
 def test_many_tokens_are_taken_in_several_steps(monkeypatch):
-    monkeypatch.setattr(pallas_heads, "MOST_BYTES", 128 * 3 * HEADS * 128 * 4)
+    monkeypatch.setattr(heads, "MOST_BYTES", 128 * 3 * HEADS * 128 * 4)
     assert_close(*results(384, 128, "float32"))
 
 

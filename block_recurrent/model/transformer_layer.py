@@ -14,18 +14,28 @@ from jax import Array
 
 from block_recurrent.config import LayerConfig
 from block_recurrent.model.attention import choose_attention, reference
-from block_recurrent.model.blocks import join_blocks, last_window, split_blocks
 from block_recurrent.model.checks import (
     check_initial_state,
     check_layer,
     check_sliding_window_call,
     checked,
 )
-from block_recurrent.model.dense import apply_dense, apply_side_by_side, dense, relu
-from block_recurrent.model.dropout import dropout
-from block_recurrent.model.norm import RMSNorm
+from block_recurrent.model.layers import (
+    RMSNorm,
+    apply_dense,
+    apply_side_by_side,
+    dense,
+    dropout,
+    relu,
+)
 from block_recurrent.model.positions import make_positions
-from block_recurrent.model.state import KeysValues, empty_cache
+from block_recurrent.model.state import (
+    KeysValues,
+    empty_cache,
+    join_blocks,
+    last_window,
+    split_blocks,
+)
 from block_recurrent.parallel.axes import by_lanes
 
 

@@ -16,11 +16,9 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from block_recurrent.model import heads
-from block_recurrent.model.attention.pallas_devices import on_every_device
-from block_recurrent.model.attention.pallas_launch import LANES, LEAST_MEMORY
-from block_recurrent.model.heads import Length
-from block_recurrent.model.norm import EPSILON
+from block_recurrent.model import layers
+from block_recurrent.model.attention.tpu import LANES, LEAST_MEMORY, on_every_device
+from block_recurrent.model.layers import EPSILON, Length
 
 MOST_BYTES = 2**20  # of the projections that a step has on chip
 ROWS = 16  # tokens of a step are a multiple of it
@@ -47,7 +45,7 @@ def split_heads(
     tokens, width = projected.shape[-2:]
     size = width // len(lengths) // num_heads
     if tokens % LANES or size % LANES:
-        return heads.split_heads(projected, lengths, num_heads)
+        return layers.split_heads(projected, lengths, num_heads)
     settings = Settings(num_heads, tuple(x is not None for x in lengths), interpret)
     scales = jnp.stack(
         [jnp.broadcast_to(jnp.float32(0 if x is None else x), num_heads) for x in lengths]
@@ -105,7 +103,7 @@ def _forward_kernel(settings: Settings, projected, scales, *outs) -> None:
         for head, ours in _heads(out, settings):
             x = projected[:, pl.ds(part * out.shape[1] + ours.start, ours.size)]
             if settings.normalized[part]:
-                x = heads.l2_normalize(x, scales[part, head])
+                x = layers.l2_normalize(x, scales[part, head])
             out[:, ours] = x
 
 

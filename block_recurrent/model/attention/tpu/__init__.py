@@ -1,8 +1,4 @@
-"""Kernels in a program that runs on several devices.
-
-A compiler that shares lanes out over devices cannot look into a kernel, so it is told that every
-device takes its own, and that what all have a part in, a parameter's gradient, is summed.
-"""
+"""Attention for TPUs: fused kernels, the bias and its gradient included."""
 
 import functools
 from collections.abc import Callable
@@ -12,6 +8,9 @@ import jax
 from jax.sharding import PartitionSpec
 
 from block_recurrent.parallel.axes import lane_axes
+
+LANES = 128  # of a TPU's vectors: sizes of tiles are multiples of it
+LEAST_MEMORY = 16 * 2**20  # of a kernel, in bytes: what the compiler gives anyway
 
 
 def on_every_device(function: Callable) -> Callable:

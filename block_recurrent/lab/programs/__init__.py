@@ -1,0 +1,1 @@
+"""The lab's programs, called by `block-recurrent NAME` or `python experiments/NAME.py`."""
