@@ -16,11 +16,11 @@ import pytest
 
 import block_recurrent
 from block_recurrent import gin_files
+from block_recurrent.command_line.generated_text import Stream, read_prompt, text_after
 from block_recurrent.data import ByteTokenizer
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.runs import identity
 from block_recurrent.runs.checkpoints import Checkpoints
-from block_recurrent.runs.continuation import Stream, read_prompt, text_after
 from block_recurrent.runs.metrics import read_metrics
 from block_recurrent.runs.trained import load
 from experiments import evaluate, generate, train

@@ -1,4 +1,4 @@
-"""Scores a run's model on the documents of a split, and keeps the run's own metrics."""
+"""Scores a run's model on the documents of a split, and writes the run's own metrics."""
 
 import dataclasses
 import json
@@ -30,18 +30,18 @@ def score(
     output: Path | None = None,
     batch_size: int | None = None,
 ) -> dict[str, Any]:
-    """Prints which documents were read and the metrics, and writes them.
+    """Prints which documents were read and their metrics, and writes the metrics.
 
-    Metrics that are not the run's, because a setting that they depend on or the checkpoint is
-    another, are written only where `output` says.
+    Metrics of another checkpoint than the newest, or of another configuration in what they depend
+    on, are not the run's own. They are written only to the file `output`.
 
     Args:
-      workdir: of the run.
-      config: of the run, or with other settings.
+      workdir: the run's directory.
+      config: the run's configuration, or another one.
       split: "train", "validation" or "test".
-      checkpoint: as `load` takes its step.
-      output: the file to write; one in the work directory unless given.
-      batch_size: lanes; as `scoring_lanes` has it unless given.
+      checkpoint: the `step` of `load`.
+      output: the file to write; `evaluation_<split>.json` in the work directory unless given.
+      batch_size: number of lanes; the result of `scoring_lanes` unless given.
 
     Returns:
       What was written, or would have been.
