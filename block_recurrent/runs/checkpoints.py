@@ -135,8 +135,9 @@ class Checkpoints:
 
         Orbax's own policy could not take a loss that becomes known after the checkpoint.
         """
-        kept = processes.decided(lambda: self._kept([found.step for found in checkpoints]))
-        return [found.step in kept for found in checkpoints]
+        steps = [found.step for found in checkpoints]  # among them the one that is being saved
+        best = processes.decided(lambda: self._best_of(self._steps_here()))
+        return [step == best or step in steps[-self._keep :] for step in steps]
 
     def _kept(self, steps: Sequence[int]) -> set[int]:
         best = self._best_of(steps)
