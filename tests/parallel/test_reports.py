@@ -98,11 +98,14 @@ def test_nobody_is_waited_for_longer_than_said(messages):
         processes.reports("saving", lambda: None, 0.1)
 
 
-def test_a_loss_that_the_program_notices_ends_the_waiting(messages):
+@pytest.mark.parametrize("work", [lambda: None, threading.Event().wait])
+def test_a_loss_that_the_program_notices_ends_the_waiting(work, messages):
+    """For the others, and for this process's own work, which may wait for them."""
+
     def notice():
         with pytest.raises(RuntimeError), processes.noticing_loss():
             raise RuntimeError("Gloo all-reduce failed: Connection reset by peer")
 
     threading.Timer(0.1, notice).start()
     with pytest.raises(processes.ProcessLost):
-        processes.reports("saving", lambda: None, 60)
+        processes.reports("saving", work, 60)
