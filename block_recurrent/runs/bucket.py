@@ -33,7 +33,7 @@ class BucketError(OSError, CheckpointError):
 
 @contextlib.contextmanager
 def _reaching(url: str) -> Iterator[None]:
-    """Errors of the store become one that names the place."""
+    """Turns errors of the store into one that names the URL."""
     try:
         yield
     except ConfigError:
@@ -43,18 +43,18 @@ def _reaching(url: str) -> Iterator[None]:
 
 
 class Bucket:
-    """A place in a bucket.
+    """A path in a bucket.
 
     Args:
-      url: gs://BUCKET/PATH, s3://BUCKET/PATH or file:///PATH. An object store of one's own that
-        speaks the language of S3 is at AWS_ENDPOINT_URL.
+      url: gs://BUCKET/PATH, s3://BUCKET/PATH or file:///PATH. AWS_ENDPOINT_URL is the address of
+        another object store with the interface of S3.
 
     Attributes:
-      config: of the run that writes there, as `config.gin`.
+      config: the text of `config.gin` of the run that writes there.
 
     Raises:
-      ConfigError: it is no such address.
-      BucketError: it cannot be reached; all methods raise it.
+      ConfigError: `url` is not such an address.
+      BucketError: the bucket cannot be reached; all methods raise it.
     """
 
     def __init__(self, url: str):
@@ -65,12 +65,12 @@ class Bucket:
         self._owned = False
 
     def steps(self) -> list[int]:
-        """The steps of all whole checkpoints, oldest first."""
+        """The steps of all complete checkpoints, oldest first."""
         found = (re.fullmatch(rf"(0|[1-9][0-9]*)/{SEAL}", name) for name in self.names())
         return sorted(int(match[1]) for match in found if match)
 
     def names(self) -> list[str]:
-        """What all objects are called."""
+        """The names of all objects."""
         with _reaching(self.url):
             return [key.decode() for key in self._store.list().result()]
 
@@ -86,7 +86,7 @@ class Bucket:
             self._store.write(name, content).result()
 
     def own(self) -> None:
-        """Takes the place over at the first call: whoever has written there will notice.
+        """Takes the path over at the first call: a run that wrote there before will notice.
 
         Raises:
           BucketError: another run has taken it over since.
@@ -122,7 +122,7 @@ class Bucket:
                 path.write_bytes(content)
 
     def remove(self, step: int) -> None:
-        """Removes a checkpoint; from the first moment on it no longer looks like one."""
+        """Removes a checkpoint. Its seal is removed first, so that the rest is no checkpoint."""
         self._delete(f"{step}/{SEAL}")
         for name in self.names():
             if name.startswith(f"{step}/"):
@@ -134,7 +134,7 @@ class Bucket:
 
 
 def bucket_of(config: ExperimentConfig) -> Bucket | None:
-    """That of a run, if it has one. Raises: what `Bucket` raises."""
+    """The bucket of a run, None if it has none. Raises: what `Bucket` raises."""
     return Bucket(config.training.bucket) if config.training.bucket else None
 
 
@@ -151,7 +151,7 @@ def _specification(url: str) -> str | dict[str, Any]:
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES or not (parts.netloc or parts.scheme == "file"):
         raise ConfigError(
-            f"training.bucket {url!r} is no address of a bucket: write gs://BUCKET/PATH or "
+            f"training.bucket {url!r} is not the address of a bucket: write gs://BUCKET/PATH or "
             "s3://BUCKET/PATH"
         )
     endpoint = os.environ.get("AWS_ENDPOINT_URL")
@@ -159,5 +159,5 @@ def _specification(url: str) -> str | dict[str, Any]:
         return url
     path = parts.path.lstrip("/")
     region = os.environ.get("AWS_REGION", "us-east-1")
-    place = {"bucket": parts.netloc, "path": path, "endpoint": endpoint, "aws_region": region}
-    return {"driver": "s3", **place}
+    address = {"bucket": parts.netloc, "path": path, "endpoint": endpoint, "aws_region": region}
+    return {"driver": "s3", **address}

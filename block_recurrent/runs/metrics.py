@@ -1,4 +1,4 @@
-"""Where metrics go: JSON lines in the work directory, and TensorBoard if it is installed."""
+"""Metrics: JSON lines in the work directory, and TensorBoard if it is installed."""
 
 import contextlib
 import json
@@ -104,10 +104,10 @@ def number_in(line: Mapping[str, Any], name: str, where: str) -> float:
 class TensorBoard:
     """TensorBoard event files through tensorboardX; does nothing where that is not installed.
 
-    Nor does it after a failure: the metrics are in the metrics file as well.
+    After a failure it does nothing either, because the metrics file has all metrics as well.
 
     Args:
-      directory: of the event files.
+      directory: the folder for the event files.
       step: the run continues after this step; later points are hidden.
       warn: called with a warning about a failure.
     """
@@ -121,7 +121,7 @@ class TensorBoard:
     ):
         self._directory, self._warn = Path(directory), warn
         self._writer, self._flushed = None, time.monotonic()
-        # Its own SummaryWriter works in a thread, and waits for ever where that has failed.
+        # The SummaryWriter of tensorboardX works in a thread, and hangs when that has failed.
         with contextlib.suppress(ImportError):
             from tensorboardX import record_writer, summary
             from tensorboardX.proto import event_pb2
@@ -165,7 +165,9 @@ class TensorBoard:
                 with contextlib.suppress(OSError):
                     self._writer.close()
             self._writer = None
-            self._warn(f"TensorBoard gets no more figures: {self._directory} ({reason(error)})")
+            self._warn(
+                f"no more metrics are written for TensorBoard: {self._directory} ({reason(error)})"
+            )
 
     def close(self) -> None:
         """Flushes and closes the file."""

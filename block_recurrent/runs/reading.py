@@ -23,7 +23,7 @@ class Point(NamedTuple):
 
     Attributes:
       step: steps taken.
-      tokens_seen: training targets up to the last line of metrics that is not after this step.
+      tokens_seen: training targets in the lines of metrics up to this step.
       evaluation: sums over the validation documents.
     """
 
@@ -33,13 +33,13 @@ class Point(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """What `experiments/evaluate.py` left in a work directory.
+    """The result of `evaluate.py` in a work directory.
 
     Attributes:
-      step: of the checkpoint.
-      corpus: its name.
-      documents: how many were scored.
-      evaluation: sums over them.
+      step: the checkpoint's step.
+      corpus: name of the corpus.
+      documents: number of documents scored.
+      evaluation: sums over these documents.
     """
 
     step: int
@@ -52,12 +52,12 @@ class Run(NamedTuple):
     """The records of a run, finished or not.
 
     Attributes:
-      workdir: where it is.
-      config: its configuration.
-      points: its validation figures, by step.
-      step: of the last line of metrics, 0 without any.
-      tokens_seen: training targets up to there.
-      tokens_per_second: median over the lines of training; None without any.
+      workdir: the run's directory.
+      config: the run's configuration.
+      points: evaluations during training, by step.
+      step: step of the last line of metrics, 0 without lines.
+      tokens_seen: training targets up to that step.
+      tokens_per_second: median over the lines of training; None without lines.
       scored: later evaluations on the run's own corpus, by split.
     """
 

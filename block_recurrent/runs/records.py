@@ -20,21 +20,21 @@ from block_recurrent.runs.metrics import METRICS, MetricsFile, TensorBoard
 from block_recurrent.system.files import reason, write_whole
 
 LAUNCHES, SUMMARY = "launches.jsonl", "summary.json"
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "block_recurrent")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "block_recurrent")
 
 
 class Records:
     """The metrics of a run that continues after a step.
 
     Args:
-      workdir: of the run.
-      step: metrics of later ones are removed.
-      checkpoints: of the run.
+      workdir: the run's directory.
+      step: metrics of later steps are removed.
+      checkpoints: the run's checkpoints.
       warn: called with a warning about a failure that does not end the run.
 
     Raises:
-      SaveFailed: the metrics before the step cannot be written anew.
-      CheckpointError: they are damaged.
+      SaveFailed: the metrics file cannot be written.
+      RunError: it is damaged.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Records:
         return self._metrics.metric(step, name)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes metrics wherever they go.
+        """Writes metrics to the file and to TensorBoard.
 
         Raises:
           SaveFailed: they cannot be written.
@@ -61,7 +61,7 @@ class Records:
         try:
             self._metrics.write(step, metrics)
         except OSError:
-            self._checkpoints.settle()  # what is being saved may have taken all room for a while
+            self._checkpoints.settle()  # a save in progress may use all space for a while
             with self._writing(step):
                 self._metrics.write(step, metrics)
         self._board.write(step, metrics)
@@ -78,7 +78,7 @@ class Records:
             ) from error
 
     def flush(self) -> None:
-        """Returns when all metrics are on the disk; that they are not is a warning."""
+        """Returns when all metrics are on the disk. A failure is only a warning."""
         self._board.flush()
         try:
             self._metrics.flush()
@@ -86,12 +86,12 @@ class Records:
             self._warn(f"figures may be lost: {self._workdir / METRICS} ({reason(error)})")
 
     def summarize(self, outcome: str, step: int, times: Mapping[str, Any]) -> None:
-        """Writes `summary.json`, if it can be written.
+        """Writes `summary.json`, if possible.
 
         Args:
           outcome: how the run ended.
-          step: how many have been taken.
-          times: where the time went, as JSON values.
+          step: number of steps taken.
+          times: JSON values that say where the time went.
         """
         summary = {
             "outcome": outcome,

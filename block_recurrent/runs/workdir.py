@@ -17,10 +17,10 @@ LOCK, CONFIG, CHECKPOINTS = "lock", "config.gin", "checkpoints"
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Holds the file `lock` in a work directory, which says meanwhile which process does.
+    """Holds the file `lock` in a work directory; the file names the process meanwhile.
 
-    The system frees it when the process ends, however it does. What had to be made for it is
-    removed in the end, as far as nothing else was put there: a refused run leaves no trace.
+    The system releases it when the process ends in any way. Folders that were made for it are
+    removed at the end if they are empty, so that a refused run leaves no trace.
 
     Raises:
       ConfigError: there can be no such directory.
@@ -58,7 +58,7 @@ def _hold_lock(workdir: Path) -> BinaryIO:
 
 
 def _let_go(file: BinaryIO, made: Sequence[Path]) -> None:
-    """Removes what was made, the inner before the outer, up to the first that is not empty."""
+    """Removes what was made, inner folders first, up to the first one that is not empty."""
     with contextlib.suppress(OSError):
         file.truncate(0)
         for path in made:
@@ -66,12 +66,12 @@ def _let_go(file: BinaryIO, made: Sequence[Path]) -> None:
 
 
 def write_config(workdir: Path, config: ExperimentConfig) -> None:
-    """Writes the resolved configuration, once `check_claim` has found nothing against it."""
+    """Writes the resolved configuration; `check_claim` must have been called before."""
     write_whole(workdir / CONFIG, to_gin(config))
 
 
 def holds_run(workdir: Path) -> bool:
-    """Whether a run began there."""
+    """Whether a run began in this directory."""
     return (workdir / CONFIG).is_file()
 
 

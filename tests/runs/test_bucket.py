@@ -163,8 +163,8 @@ def test_without_the_bucket_what_is_here_is_used(tmp_path):
 
 
 @pytest.mark.parametrize("url", ["runs/x", "http://a/b", "gs://", "s3:///x"])
-def test_what_is_no_bucket_is_a_sentence(url):
-    with pytest.raises(ConfigError, match="is no address of a bucket: write gs://BUCKET/PATH"):
+def test_an_address_that_is_no_bucket_is_an_error(url):
+    with pytest.raises(ConfigError, match="is not the address of a bucket: write gs://BUCKET/PATH"):
         Bucket(url)
 
 
