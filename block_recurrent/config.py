@@ -15,6 +15,10 @@ from typing import Any, Literal
 from block_recurrent.system.text import did_you_mean
 
 
+class ConfigError(ValueError):
+    """A configuration, a gin file or a command line is wrong; the message says what and where."""
+
+
 def _has_type(value: Any, hint: Any) -> bool:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
@@ -134,7 +138,6 @@ class ModelConfig(LayerConfig):
         "dots" (everything but the results of projections); with both, every state update too.
       logits_by_window: compute logits, loss and its gradients of one window of a segment after the
         other, which saves memory and time where the vocabulary is large.
-      state_unroll: blocks per iteration of the state scan.
     """
 
     architecture: Literal["block_recurrent"] = "block_recurrent"
@@ -146,11 +149,10 @@ class ModelConfig(LayerConfig):
     scan_layers: bool | None = None
     remat: Literal["none", "layer", "dots"] = "none"
     logits_by_window: bool = False
-    state_unroll: int = 1
 
     def _validate(self) -> None:
         super()._validate()
-        self._require_positive("vocab_size", "num_layers", "state_unroll")
+        self._require_positive("vocab_size", "num_layers")
         for index in self.recurrent_layers:
             self._require(
                 -self.num_layers <= index < self.num_layers,

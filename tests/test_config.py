@@ -27,7 +27,7 @@ BASELINE_SIZES = ["vocab_size", "num_layers", "model_size"]
 HEADS = ["num_heads", "head_size", "mlp_size"]
 POSITIVE = {
     LayerConfig: [*SIZES],
-    ModelConfig: [*SIZES, "vocab_size", "num_layers", "state_unroll"],
+    ModelConfig: [*SIZES, "vocab_size", "num_layers"],
     TransformerXLConfig: [*BASELINE_SIZES, *HEADS],
     TransformerConfig: [*BASELINE_SIZES, *HEADS, "segment"],
     LSTMConfig: [*BASELINE_SIZES, "hidden_size"],

@@ -1,19 +1,22 @@
 """Layers with sinusoidal relative positions, as Transformer-XL has them (Dai et al. 2019).
 
-Section 3.3 of arXiv 1901.02860, with the post-layer-norm of the authors' release. Letters: B batch
-rows, N tokens of a call, P places of memory, T = P + N keys, E model size, H heads, D head size.
+Section 3.3 of arXiv 1901.02860, with the post-layer-norm of the authors' release. P is the length
+of the memory, and T = P + N is the number of keys.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jaxtyping import Bool, Float, Float32, Int32
 
+from block_recurrent.baselines.base import BaselineModel
 from block_recurrent.config import RelativeConfig
-from block_recurrent.model.language_model import tied_logits
+from block_recurrent.model.array_types import Activations, Key, Logits, Tokens
+from block_recurrent.model.attention import reference
 from block_recurrent.model.layers import apply_dense, dropout, product, relu
 from block_recurrent.model.stack import REMATERIALIZATIONS
 from block_recurrent.model.transformer_layer import split_key
@@ -33,8 +36,8 @@ def linear(inputs: int, outputs: int, *, bias: bool = False, rngs: nnx.Rngs) -> 
     return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=initializer, rngs=rngs)
 
 
-def apply_linear(x: Array, layer: nnx.Linear) -> Array:
-    """A layer with a bias, in the dtype of `x` [..., in]."""
+def apply_linear(x: Float[Array, "... I"], layer: nnx.Linear) -> Float[Array, "... O"]:
+    """A layer with a bias, in the dtype of `x`."""
     assert layer.bias is not None
     return product(x, layer.kernel[...].astype(x.dtype)) + layer.bias[...].astype(x.dtype)
 
@@ -51,8 +54,8 @@ class LayerNorm(nnx.Module):
         self.scale = normal(rngs, (size,), mean=1.0)
         self.bias = nnx.Param(jnp.zeros((size,), jnp.float32))
 
-    def __call__(self, x: Array) -> Array:
-        """[..., E] of any float dtype -> the same shape and dtype."""
+    def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... E"]:
+        """The normalised vectors, in the dtype of `x`."""
         wide = x.astype(jnp.float32)
         wide -= jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(wide * wide, axis=-1, keepdims=True)
@@ -64,20 +67,20 @@ class Surroundings(NamedTuple):
     """What all layers of a call share.
 
     Attributes:
-      encoding: R of the distances P + N - 1, ..., 0, [T, E].
-      content_bias: u, added to queries where they meet keys, [H, D] float32.
-      position_bias: v, added to queries where they meet distances, [H, D] float32.
-      visible: bool, broadcasts to [B, N, T].
+      encoding: R of the distances P + N - 1, ..., 0.
+      content_bias: u, added to queries before their product with keys.
+      position_bias: v, added to queries before their product with distances.
+      visible: which keys each token sees; the first axis may be 1.
     """
 
-    encoding: Array
-    content_bias: Array
-    position_bias: Array
-    visible: Array
+    encoding: Float[Array, "T E"]
+    content_bias: Float32[Array, "H D"]
+    position_bias: Float32[Array, "H D"]
+    visible: Bool[Array, "B N T"]
 
 
-def encode_distances(number: int, size: int, largest: int | None = None) -> Array:
-    """R of the distances `number - 1`, ..., 1, 0: [number, E] float32.
+def encode_distances(number: int, size: int, largest: int | None = None) -> Float32[Array, "T E"]:
+    """R of the distances `number - 1`, ..., 1, 0.
 
     `R(d) = concat(sin(d w), cos(d w))` with `w_t = 10000^(-2t/E)`, t = 0 .. E/2 - 1; distances
     beyond `largest` count as that.
@@ -90,17 +93,19 @@ def encode_distances(number: int, size: int, largest: int | None = None) -> Arra
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def visible_keys(length: int, places: int, filled: Array, span: int | None = None) -> Array:
-    """Which keys each token of a call sees: those that are there, up to its own.
+def visible_keys(
+    length: int, places: int, filled: Int32[Array, "B"], span: int | None = None
+) -> Bool[Array, "B N T"]:
+    """Which keys each token of a call sees: those that exist, up to its own.
 
     Args:
       length: N.
-      places: P, of memory; its newest entry is the last.
-      filled: [B] int32, how many places hold something.
+      places: P, the length of the memory; its newest entry is the last.
+      filled: how many entries of the memory hold something.
       span: at most so many keys, the newest.
 
     Returns:
-      Bool, broadcasts to [B, N, P + N].
+      The first axis is 1 where all rows see the same keys.
     """
     own = places + jnp.arange(length)[:, None]
     key = jnp.arange(places + length)
@@ -112,30 +117,27 @@ def visible_keys(length: int, places: int, filled: Array, span: int | None = Non
     return visible & (key >= places - filled[:, None, None])
 
 
-def shift_rows(scores: Array) -> Array:
-    """From scores by distance to scores by key: [..., N, T] -> [..., N, T].
+def shift_rows(scores: Float32[Array, "... N T"]) -> Float32[Array, "... N T"]:
+    """From scores by distance to scores by key.
 
     Column c of the argument belongs to the distance T - 1 - c, and column j of row i of the result
-    to that of its key, i + (T - N) - j. Keys after the row's own get what lies in memory there.
+    to the distance of its key, i + (T - N) - j. Keys after the row's own get arbitrary scores.
     """
     *batch, length, keys = scores.shape
     padded = jnp.pad(scores, [(0, 0)] * (len(batch) + 1) + [(1, 0)])
     return padded.reshape(*batch, keys + 1, length)[..., 1:, :].reshape(scores.shape)
 
 
-def memories(memory: Array, x: Array, segment: int) -> Array:
-    """What a layer remembers before each of K segments; of these it is without gradient.
+def memories(memory: Float[Array, "B P E"], x: Activations, segment: int) -> Float[Array, "BK P E"]:
+    """A layer's memory before each of K segments; no gradient flows from it into the segments.
 
     A layer's inputs depend on earlier segments through its memory alone, so that all segments may
     go through one layer at a time.
 
     Args:
-      memory: before the first segment, [B, P, E].
-      x: the layer's inputs, [B, K * segment, E].
-      segment: its length.
-
-    Returns:
-      [B * K, P, E].
+      memory: before the first segment.
+      x: the layer's inputs.
+      segment: N / K, the length of a segment.
     """
     rows, places, size = memory.shape
     stream = jnp.concatenate([memory, jax.lax.stop_gradient(x)], axis=1)
@@ -165,9 +167,13 @@ class RelativeLayer(nnx.Module):
         self.mlp_norm = LayerNorm(size, rngs=rngs)
 
     def __call__(
-        self, x: Array, memory: Array, around: Surroundings, dropout_key: Array | None = None
-    ) -> Array:
-        """x [B, N, E] and the layer's earlier inputs, memory [B, P, E] -> [B, N, E]."""
+        self,
+        x: Activations,
+        memory: Float[Array, "B P E"],
+        around: Surroundings,
+        dropout_key: Key | None = None,
+    ) -> Activations:
+        """The layer's output; `memory` holds the layer's earlier inputs."""
         rate = self.config.dropout
         attention_key, hidden_key, mlp_key = split_key(dropout_key, 3)
         (attended,) = apply_dense(self._attend(x, memory, around), self.output)
@@ -175,14 +181,14 @@ class RelativeLayer(nnx.Module):
         hidden = dropout(relu(apply_linear(x, self.mlp_hidden)), rate, hidden_key)
         return self.mlp_norm(x + dropout(apply_linear(hidden, self.mlp_output), rate, mlp_key))
 
-    def _attend(self, x: Array, memory: Array, around: Surroundings) -> Array:
-        """The concatenated heads, [B, N, H * D]."""
+    def _attend(self, x: Array, memory: Array, around: Surroundings) -> Float[Array, "B N HD"]:
         context = jnp.concatenate([memory, x], axis=1)
         (queries,) = apply_dense(x, self.queries)
         keys, values = apply_dense(context, self.keys, self.values)
         (distances,) = apply_dense(around.encoding.astype(x.dtype), self.distances)
-        queries, keys, values, distances = map(
-            self._split_heads, (queries, keys, values, distances)
+        shape = (self.config.num_heads, self.config.head_size)
+        queries, keys, values, distances = (
+            y.reshape(*y.shape[:-1], *shape) for y in (queries, keys, values, distances)
         )
         to_keys = queries + around.content_bias.astype(x.dtype)
         to_distances = queries + around.position_bias.astype(x.dtype)
@@ -194,24 +200,18 @@ class RelativeLayer(nnx.Module):
             )
         )
         scores *= self.config.head_size**-0.5
-        masked = jnp.where(around.visible[:, None], scores, jnp.finfo(jnp.float32).min)
-        probabilities = jax.nn.softmax(masked, axis=-1).astype(x.dtype)
+        probabilities = reference.probabilities(scores, around.visible[:, None]).astype(x.dtype)
         heads = jnp.einsum("bhij,bjhd->bihd", probabilities, values)
         return heads.reshape(*heads.shape[:2], -1)
 
-    def _split_heads(self, x: Array) -> Array:
-        """[..., H * D] -> [..., H, D]."""
-        return x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_size)
 
-
-class RelativeModel(nnx.Module):
-    """What Transformer-XL and the vanilla Transformer share, all but what is carried.
+class RelativeModel(BaselineModel):
+    """What Transformer-XL and the vanilla Transformer share: everything except the state.
 
     Initial values are those of the authors' release: kernels, embedding, u and v from N(0, 0.02²),
     scales of norms from N(1, 0.02²), biases 0.
 
     Attributes:
-      embedding: [V, E], of tokens coming in and going out.
       content_bias: u, [H, D], of all layers.
       position_bias: v, [H, D], of all layers.
       output_bias: [V], of the logits.
@@ -229,29 +229,29 @@ class RelativeModel(nnx.Module):
 
     def read(
         self,
-        tokens: Array | np.ndarray,
-        memory: Array,
-        filled: Array,
+        tokens: Tokens,
+        memory: Float[Array, "L B P E"],
+        filled: Int32[Array, "B"],
         *,
         segment: int | None = None,
         span: int | None = None,
         largest: int | None = None,
-        dropout_key: Array | None = None,
-    ) -> tuple[Array, Array]:
-        """Reads tokens [B, N] after a memory.
+        dropout_key: Key | None = None,
+    ) -> tuple[Activations, Float[Array, "L B N E"]]:
+        """Reads tokens after a memory.
 
         Args:
           tokens: integers in [0, V).
-          memory: earlier inputs of every layer, the newest last, [L, B, P, E].
-          filled: [B] int32, how many places of the memory hold something.
-          segment: N is a number of segments of so many tokens, read as by one call after another,
-            with no gradient between them; None for one segment.
+          memory: earlier inputs of every layer, the newest last.
+          filled: how many entries of the memory hold something.
+          segment: N is a multiple of it, and segments of this length are read as by one call after
+            another, with no gradient between them; None for one segment.
           span: a token sees at most so many keys, the newest.
           largest: distances beyond this one count as it.
           dropout_key: dropout is on when given.
 
         Returns:
-          The features [B, N, E], and the inputs of every layer, [L, B, N, E].
+          The features, and the inputs of every layer.
         """
         config, places = self.config, memory.shape[2]
         batch, length = tokens.shape
@@ -276,39 +276,15 @@ class RelativeModel(nnx.Module):
             x = x.reshape(batch, length, config.model_size)
         return dropout(x, config.dropout, output_key), jnp.stack(inputs)
 
-    def __call__(
-        self,
-        tokens: Array | np.ndarray,
-        state: Any,
-        *,
-        start_of_document: Array | np.ndarray | None = None,
-        dropout_key: Array | None = None,
-    ) -> tuple[Array, Any]:
-        """Reads tokens [B, N] of every row's document; arguments and results of `Model`."""
-        features, state = self.features(
-            tokens, state, start_of_document=start_of_document, dropout_key=dropout_key
-        )
-        return self.logits(features), state
-
-    def features(
-        self,
-        tokens: Array | np.ndarray,
-        state: Any,
-        *,
-        start_of_document: Array | np.ndarray | None = None,
-        dropout_key: Array | None = None,
-    ) -> tuple[Array, Any]:
-        """All but the last product of a call."""
-        raise NotImplementedError
-
-    def logits(self, features: Array) -> Array:
-        """[B, N, E] -> [B, N, V] float32."""
-        tied = tied_logits(features, self.embedding[...].astype(self.config.dtype))
-        return tied + self.output_bias[...]
+    def logits(self, features: Activations) -> Logits:
+        """The logits of the next token at each position."""
+        return super().logits(features) + self.output_bias[...]
 
 
-def newest(memory: Array, inputs: Array) -> Array:
-    """The last P of the entries [L, B, P, E] and then [L, B, N, E]."""
+def newest(
+    memory: Float[Array, "L B P E"], inputs: Float[Array, "L B N E"]
+) -> Float[Array, "L B P E"]:
+    """The last P entries of the memory and then the inputs."""
     places, length = memory.shape[2], inputs.shape[2]
     if length >= places:
         return inputs[:, :, length - places :]

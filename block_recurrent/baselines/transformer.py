@@ -6,18 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax import Array
 
 from block_recurrent.baselines.relative import RelativeModel, newest
 from block_recurrent.baselines.transformer_xl import RelativeState, empty_state
 from block_recurrent.config import TransformerConfig
-from block_recurrent.model.checks import (
-    check_baseline,
-    check_baseline_call,
-    check_flat_state,
-    check_initial_state,
-    checked,
-)
+from block_recurrent.model import checks
+from block_recurrent.model.array_types import Activations, Key, Starts, Tokens
 from block_recurrent.model.state import reset_to_zeros
 
 
@@ -40,13 +34,13 @@ class Transformer(RelativeModel):
 
     config: TransformerConfig
 
-    @checked(check_baseline(TransformerConfig))
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        checks.check_config(config, TransformerConfig, rngs)
         super().__init__(config, rngs=rngs)
 
-    @checked(check_initial_state)
     def initial_state(self, batch_size: int) -> RelativeState:
         """The state between two segments: nothing. Calls of less than a segment make it larger."""
+        checks.check_size("batch_size", batch_size)
         return empty_state(self.config, batch_size, places=0)
 
     def check_state(self, state: Any, batch_size: int) -> None:
@@ -54,22 +48,23 @@ class Transformer(RelativeModel):
         within = isinstance(state, RelativeState) and 0 not in state.memory.shape
         places = self.config.segment if within else 0
         like = jax.eval_shape(partial(empty_state, self.config, batch_size, places))
-        check_flat_state(state, like)
+        checks.check_like("state", state, like)
 
-    @checked(check_baseline_call)
     def features(
         self,
-        tokens: Array | np.ndarray,
+        tokens: Tokens,
         state: RelativeState,
         *,
-        start_of_document: Array | np.ndarray | None = None,
-        dropout_key: Array | None = None,
-    ) -> tuple[Array, RelativeState]:
-        """All but the last product of a call, whose arguments it takes.
+        start_of_document: Starts | None = None,
+        dropout_key: Key | None = None,
+    ) -> tuple[Activations, RelativeState]:
+        """Everything before the last product; arguments are those of a call.
 
         Raises:
           ValueError: N neither divides the segment nor is a multiple of it.
         """
+        checks.check_model_call(tokens, start_of_document, dropout_key)
+        self.check_state(state, tokens.shape[0])
         segment, (batch, length) = self.config.segment, tokens.shape
         if segment % length and length % segment:
             raise ValueError(
@@ -93,7 +88,7 @@ class Transformer(RelativeModel):
         return features, RelativeState(newest(memory, inputs), (filled + length) % segment)
 
     def next_length(self, state: RelativeState, available: int) -> int:
-        """The largest that goes without a rest into the segment and into what was read of it."""
+        """The largest divisor of the segment that also divides what was read of it."""
         segment, read = self.config.segment, np.unique(state.length)
         return next(
             length

@@ -1,24 +1,16 @@
 """Transformer-XL as its own paper has it (Dai et al. 2019, arXiv 1901.02860)."""
 
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
+from jaxtyping import Float, Int32
 
 from block_recurrent.baselines.relative import RelativeModel, newest
 from block_recurrent.config import RelativeConfig, TransformerXLConfig
-from block_recurrent.model.checks import (
-    check_baseline,
-    check_baseline_call,
-    check_flat_state,
-    check_initial_state,
-    checked,
-)
-from block_recurrent.model.protocol import power_of_two
+from block_recurrent.model import checks
+from block_recurrent.model.array_types import Activations, Key, Starts, Tokens
 from block_recurrent.model.state import reset_to_zeros
 
 
@@ -26,22 +18,26 @@ class RelativeState(NamedTuple):
     """Carried by Transformer-XL and by the vanilla Transformer within a segment.
 
     Attributes:
-      memory: the newest inputs of every layer, the last one at the end, [L, B, P, E].
-      length: how many places of a row's memory hold something, [1, B] int32; the others are
-        masked.
+      memory: the newest inputs of every layer, the last one at the end.
+      length: how many entries of a row's memory hold something; the others are masked.
     """
 
-    memory: Array
-    length: Array
+    memory: Float[Array, "L B P E"]
+    length: Int32[Array, "1 B"]
 
     @property
     def batch_size(self) -> int:
         """B."""
         return self.length.shape[1]
 
+    @property
+    def axes(self) -> "RelativeState":
+        """The letters of every array's axes."""
+        return RelativeState("LBPE", "1B")  # type: ignore[arg-type]
+
 
 def empty_state(config: RelativeConfig, batch_size: int, places: int) -> RelativeState:
-    """A memory of so many places in which nothing is."""
+    """A memory with `places` entries, none of which holds anything."""
     shape = (config.num_layers, batch_size, places, config.model_size)
     return RelativeState(jnp.zeros(shape, config.dtype), jnp.zeros((1, batch_size), jnp.int32))
 
@@ -66,33 +62,30 @@ class TransformerXL(RelativeModel):
 
     config: TransformerXLConfig
 
-    @checked(check_baseline(TransformerXLConfig))
     def __init__(self, config: TransformerXLConfig, *, rngs: nnx.Rngs):
+        checks.check_config(config, TransformerXLConfig, rngs)
         super().__init__(config, rngs=rngs)
 
-    @checked(check_initial_state)
     def initial_state(self, batch_size: int) -> RelativeState:
-        """The state at a document's start: a memory in which nothing is."""
+        """The state at a document's start: an empty memory."""
+        checks.check_size("batch_size", batch_size)
         return empty_state(self.config, batch_size, self.config.memory)
 
-    def check_state(self, state: Any, batch_size: int) -> None:
-        """Raises TypeError or ValueError unless `state` is one of this model."""
-        check_flat_state(state, jax.eval_shape(partial(self.initial_state, batch_size)))
-
-    @checked(check_baseline_call)
     def features(
         self,
-        tokens: Array | np.ndarray,
+        tokens: Tokens,
         state: RelativeState,
         *,
-        start_of_document: Array | np.ndarray | None = None,
-        dropout_key: Array | None = None,
-    ) -> tuple[Array, RelativeState]:
-        """All but the last product of a call, whose arguments it takes.
+        start_of_document: Starts | None = None,
+        dropout_key: Key | None = None,
+    ) -> tuple[Activations, RelativeState]:
+        """Everything before the last product; arguments are those of a call.
 
         Raises:
           ValueError: the call is longer than a segment, and N no multiple of it.
         """
+        checks.check_model_call(tokens, start_of_document, dropout_key)
+        self.check_state(state, tokens.shape[0])
         config, length = self.config, tokens.shape[1]
         segment = min(config.segment or length, length)
         if length % segment:
@@ -112,5 +105,4 @@ class TransformerXL(RelativeModel):
 
     def next_length(self, state: RelativeState, available: int) -> int:
         """A power of two, at most 512 and at most a segment."""
-        del state
-        return power_of_two(min(available, self.config.segment or available))
+        return super().next_length(state, min(available, self.config.segment or available))

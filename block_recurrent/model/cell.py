@@ -6,16 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jaxtyping import Float
 
 from block_recurrent.config import LayerConfig
-from block_recurrent.model.checks import (
-    check_cell_call,
-    check_horizontal,
-    check_initial_state,
-    check_layer,
-    check_project,
-    checked,
-)
+from block_recurrent.model import checks
+from block_recurrent.model.array_types import Key, States
 from block_recurrent.model.gates import GATES, Gate
 from block_recurrent.model.layers import RMSNorm, apply_dense, apply_side_by_side, dense, relu
 from block_recurrent.model.state import KeysValues, LayerState, add_axis, concatenate_windows
@@ -25,6 +20,9 @@ from block_recurrent.model.transformer_layer import (
     query_length,
 )
 
+Attended = Float[Array, "B S 2HD"]  # the heads of a state's attention to states and tokens
+GateInputs = list[tuple[Gate, Float[Array, "B S R"]]]
+
 
 class SkipWiring(nnx.Module):
     """`s' = gate(s, W y)`: no MLP."""
@@ -33,12 +31,12 @@ class SkipWiring(nnx.Module):
         heads_size = 2 * config.num_heads * config.head_size
         self.gate = GATES[config.gate](heads_size, config.model_size, rngs=rngs)
 
-    def __call__(self, states: Array, attended: Array) -> Array:
-        """States [B, S, E] float32 and heads [B, S, 2HD] -> next states."""
+    def __call__(self, states: States, attended: Attended) -> States:
+        """The next states."""
         return self.gate(states, attended)
 
-    def gate_inputs(self, states: Array, attended: Array) -> list[tuple[Gate, Array]]:
-        """The gate and its input [B, S, R], in a call with these arguments."""
+    def gate_inputs(self, states: States, attended: Attended) -> GateInputs:
+        """The gate and its input in a call with these arguments."""
         del states
         return [(self.gate, attended)]
 
@@ -52,13 +50,13 @@ class SingleWiring(nnx.Module):
         self.hidden = dense(heads_size, config.mlp_size, rngs=rngs)
         self.gate = gate(config.mlp_size, config.model_size, activation=jnp.tanh, rngs=rngs)
 
-    def __call__(self, states: Array, attended: Array) -> Array:
-        """States [B, S, E] float32 and heads [B, S, 2HD] -> next states."""
+    def __call__(self, states: States, attended: Attended) -> States:
+        """The next states."""
         ((gate, inputs),) = self.gate_inputs(states, attended)
         return gate(states, inputs)
 
-    def gate_inputs(self, states: Array, attended: Array) -> list[tuple[Gate, Array]]:
-        """The gate and its input [B, S, R], in a call with these arguments."""
+    def gate_inputs(self, states: States, attended: Attended) -> GateInputs:
+        """The gate and its input in a call with these arguments."""
         del states
         (hidden,) = apply_dense(attended, self.hidden)
         return [(self.gate, relu(hidden))]
@@ -75,37 +73,38 @@ class DualWiring(nnx.Module):
         self.hidden = dense(config.model_size, config.mlp_size, rngs=rngs)
         self.mlp_gate = gate(config.mlp_size, config.model_size, rngs=rngs)
 
-    def __call__(self, states: Array, attended: Array) -> Array:
-        """States [B, S, E] float32 and heads [B, S, 2HD] -> next states."""
+    def __call__(self, states: States, attended: Attended) -> States:
+        """The next states."""
         states = self.attention_gate(states, attended)
         return self.mlp_gate(states, self._mlp_inputs(states, attended.dtype))
 
-    def gate_inputs(self, states: Array, attended: Array) -> list[tuple[Gate, Array]]:
-        """Both gates and their inputs [B, S, R], in a call with these arguments."""
+    def gate_inputs(self, states: States, attended: Attended) -> GateInputs:
+        """Both gates and their inputs in a call with these arguments."""
         between = self.attention_gate(states, attended)
         inputs = self._mlp_inputs(between, attended.dtype)
         return [(self.attention_gate, attended), (self.mlp_gate, inputs)]
 
-    def _mlp_inputs(self, states: Array, dtype: jnp.dtype) -> Array:
+    def _mlp_inputs(self, states: States, dtype: jnp.dtype) -> Float[Array, "B S M"]:
         (hidden,) = apply_dense(self.norm(states).astype(dtype), self.hidden)
         return relu(hidden)
 
 
+# By the values of `LayerConfig.wiring`.
 WIRINGS = {"skip": SkipWiring, "single": SingleWiring, "dual": DualWiring}
 
 
 class StateProjections(NamedTuple):
-    """What the states that enter a block are read and updated with, each [B, S, H, D].
+    """Projections of the states that enter a block.
 
     Attributes:
-      context: keys and values, for the tokens of the block and the states to attend to.
+      context: keys and values [B, S, H, D], for the tokens of the block and the states.
       queries: on the states, normalised and scaled.
       token_queries: on the tokens, normalised and scaled.
     """
 
     context: KeysValues
-    queries: Array
-    token_queries: Array
+    queries: Float[Array, "B S H D"]
+    token_queries: Float[Array, "B S H D"]
 
 
 class RecurrentCell(nnx.Module):
@@ -120,8 +119,8 @@ class RecurrentCell(nnx.Module):
       ids: [S, E] float32, added to the normed states to tell them apart, initially N(0, 1).
     """
 
-    @checked(check_layer)
     def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs):
+        checks.check_config(config, LayerConfig, rngs)
         size, heads_size = config.model_size, config.num_heads * config.head_size
         shape = (config.num_states, size)
         self.config = config
@@ -137,16 +136,17 @@ class RecurrentCell(nnx.Module):
         self.token_scale = make_scale(config)
         self.wiring = WIRINGS[config.wiring](config, rngs=rngs)
 
-    @checked(check_initial_state)
     def initial_state(self, batch_size: int) -> LayerState:
-        """The state at a document's start: an empty cache and the learned states [B, S, E]."""
+        """The state at a document's start: an empty cache and the learned states."""
+        checks.check_size("batch_size", batch_size)
         cache = self.token_layer.initial_state(batch_size)
         states = jnp.broadcast_to(self.initial[...], (batch_size, *self.initial.shape))
         return LayerState(cache, states)
 
-    @checked(check_project)
-    def project(self, states: Array) -> StateProjections:
-        """Norm, ids, and keys, values and queries of the states [B, S, E] as one product."""
+    def project(self, states: States) -> StateProjections:
+        """Norm, ids, and keys, values and queries of the states as one product."""
+        config = self.config
+        checks.check_array("states", states, f"B {config.num_states} {config.model_size}")
         normed = (self.norm(states) + self.ids).astype(self.config.dtype)
         layers = (self.keys, self.values, self.queries, self.token_queries)
         lengths = [1.0, None, query_length(self.scale), query_length(self.token_scale)]
@@ -156,68 +156,78 @@ class RecurrentCell(nnx.Module):
         return StateProjections(KeysValues(keys, values), *queries)
 
     def update(
-        self, states: Array, projections: StateProjections, token_context: KeysValues
-    ) -> Array:
+        self, states: States, projections: StateProjections, token_context: KeysValues
+    ) -> States:
         """`horizontal`, given the projections of the states."""
         return self.wiring(states, self.attend(projections, token_context))
 
-    def attend(self, projections: StateProjections, token_context: KeysValues) -> Array:
-        """The heads that the wiring takes, [B, S, 2HD]: on the states and on the tokens."""
+    def attend(self, projections: StateProjections, token_context: KeysValues) -> Attended:
+        """The states attend to themselves and to the tokens."""
         attend = self.token_layer.attention.attend
         own = attend(projections.queries, projections.context)
         read = attend(projections.token_queries, token_context)
         heads = jnp.concatenate([own, read], axis=-2)
         return heads.reshape(*heads.shape[:-2], -1)
 
-    @checked(check_horizontal)
-    def horizontal(self, states: Array, token_context: KeysValues) -> Array:
+    def horizontal(self, states: States, token_context: KeysValues) -> States:
         """States to next states.
 
         Args:
-          states: [B, S, E] float32, as they enter the block.
+          states: as they enter the block.
           token_context: keys and values of the previous and the current block, [B, 2W, H, D].
 
         Returns:
-          [B, S, E] float32, the states that enter the next block.
+          The states that enter the next block.
 
         Raises:
           TypeError: an argument of another kind.
           ValueError: shapes that do not fit one another or the configuration.
         """
+        config = self.config
+        shape = f"{len(states)} {2 * config.window} {config.num_heads} {config.head_size}"
+        checks.check_keys_values("token_context", token_context, shape)
         return self.update(states, self.project(states), token_context)
 
-    @checked(check_cell_call)
     def vertical(
-        self, x: Array, state: LayerState, *, dropout_key: Array | None = None
-    ) -> tuple[Array, KeysValues]:
+        self, x: Float[Array, "B W E"], state: LayerState, *, dropout_key: Key | None = None
+    ) -> tuple[Float[Array, "B W E"], KeysValues]:
         """Tokens to tokens: they see the window before them and the states entering the block.
 
         Args:
-          x: one block, [B, W, E].
+          x: one block.
           state: cache and states as they enter the block.
           dropout_key: dropout is on when given.
 
         Returns:
-          Output [B, W, E], and the keys and values of the block, [B, W, H, D].
+          The output, and the keys and values of the block, [B, W, H, D].
 
         Raises:
           TypeError: an argument of another kind.
           ValueError: more than one block, or shapes that do not fit the configuration.
         """
+        self._check(x, state, dropout_key)
         state_context = add_axis(self.project(state.recurrent).context, 1)
         return self.token_layer(x, state.cache, state_context, dropout_key=dropout_key)
 
-    @checked(check_cell_call)
     def __call__(
-        self, x: Array, state: LayerState, *, dropout_key: Array | None = None
-    ) -> tuple[Array, LayerState]:
-        """One block in both directions: x [B, W, E] -> output [B, W, E] and the next state.
+        self, x: Float[Array, "B W E"], state: LayerState, *, dropout_key: Key | None = None
+    ) -> tuple[Float[Array, "B W E"], LayerState]:
+        """One block in both directions: the output, and the next state.
 
         Arguments and errors are those of `vertical`.
         """
+        self._check(x, state, dropout_key)
         projections = self.project(state.recurrent)
         state_context = add_axis(projections.context, 1)
         y, context = self.token_layer(x, state.cache, state_context, dropout_key=dropout_key)
         token_context = concatenate_windows(state.cache, context)
         states = self.update(state.recurrent, projections, token_context)
         return y, LayerState(context, states)
+
+    def _check(self, x: Array, state: LayerState, dropout_key: Key | None) -> None:
+        checks.check_layer_call(self, x, state, dropout_key)
+        if x.shape[1] != self.config.window:
+            raise ValueError(
+                f"a cell reads one block of {self.config.window} tokens, not {x.shape[1]}; "
+                "BlockRecurrentLayer reads whole segments"
+            )

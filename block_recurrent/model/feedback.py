@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import Array
 
 from block_recurrent.config import ModelConfig
+from block_recurrent.model.array_types import Activations, Key
 from block_recurrent.model.cell import RecurrentCell
 from block_recurrent.model.stack import LayerStack, Part, Stack
 from block_recurrent.model.state import (
@@ -35,19 +37,19 @@ from block_recurrent.model.transformer_layer import (
     split_key,
 )
 
-DropoutKeys = Sequence[Array | None]
+DropoutKeys = Sequence[Key | None]
 
 
 class RecurrentInput(NamedTuple):
-    """What the scan over blocks leaves for the recurrent layer.
+    """What the scan over blocks computes for the recurrent layer.
 
     Attributes:
-      x: what the layer reads, [B, N, E].
-      projections: of it, each [B, N, H, D].
+      x: the layer's input.
+      projections: of it.
       state_context: keys and values of the states that entered each block, [B, K, S, H, D].
     """
 
-    x: Array
+    x: Activations
     projections: Projections
     state_context: KeysValues
 
@@ -55,9 +57,13 @@ class RecurrentInput(NamedTuple):
 class FeedbackStack(Stack):
     """A stack whose plain layers also attend to the states of the last recurrent layer."""
 
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        self._recompute = config.remat != "none"
+
     def read_parts(
-        self, x: Array, states: Sequence[ModelState], dropout_keys: DropoutKeys
-    ) -> tuple[Array, list[ModelState]]:
+        self, x: Activations, states: Sequence[ModelState], dropout_keys: DropoutKeys
+    ) -> tuple[Activations, list[ModelState]]:
         """Reads a segment; arguments and results are those of `Stack.read_parts`."""
         last = max(number for number, part in enumerate(self.parts) if part.cells)
         (cell,) = self.parts[last].cells
@@ -72,7 +78,9 @@ class FeedbackStack(Stack):
         step = make_step(self.parts[begin:last], cell, finish, inside[: last + 1])
         recurrent_state = LayerState(*take(states[last], 0))
         carry = ([*states[begin:last]], recurrent_state)
-        (below, after), arrived = read_blocks(self.config, step, carry, scanned)
+        (below, after), arrived = read_blocks(
+            self.config.window, self._recompute, step, carry, scanned
+        )
         x = finish_recurrent_layer(cell.token_layer, arrived, recurrent_state.cache, outside[last])
         next_states += [*below, ModelState(*add_axis(after))]
         for number in range(last + 1, len(self.parts)):
@@ -82,7 +90,7 @@ class FeedbackStack(Stack):
         return x, next_states
 
 
-def keep_input(x: Array, state_context: KeysValues, dropout_key: Array | None) -> Array:
+def keep_input(x: Array, state_context: KeysValues, dropout_key: Key | None) -> Array:
     """`x`, where no layer has begun outside the scan."""
     del state_context, dropout_key
     return x
@@ -101,7 +109,7 @@ def fold_in(keys: DropoutKeys, number: Array | int) -> DropoutKeys:
 
 
 def begin_first_layer(
-    layer: SlidingWindowLayer, x: Array, cache: KeysValues, dropout_key: Array | None
+    layer: SlidingWindowLayer, x: Activations, cache: KeysValues, dropout_key: Key | None
 ) -> tuple[SelfAttended, KeysValues]:
     """The first layer up to its self-attention, for all blocks at once, and its next cache."""
     project_key, attend_key = split_key(dropout_key, 2)
@@ -111,9 +119,9 @@ def begin_first_layer(
 
 
 def finish_recurrent_layer(
-    layer: SlidingWindowLayer, arrived: RecurrentInput, cache: KeysValues, dropout_key: Array | None
-) -> Array:
-    """The recurrent layer's attention and MLP for all blocks at once; its output, [B, N, E]."""
+    layer: SlidingWindowLayer, arrived: RecurrentInput, cache: KeysValues, dropout_key: Key | None
+) -> Activations:
+    """The recurrent layer's attention and MLP for all blocks at once; its output."""
     attend_key, finish_key = split_key(dropout_key, 2)
     attended = layer.self_attend(arrived.x, arrived.projections, cache, attend_key)
     return layer.finish(attended, arrived.state_context, finish_key)
@@ -125,7 +133,7 @@ def make_step(
     """The body of the scan: one block through the layers up to the recurrent one, and its states.
 
     Args:
-      between: the parts that are in the scan as a whole, below the recurrent layer.
+      between: the parts below the recurrent layer that are in the scan as a whole.
       cell: of the recurrent layer.
       finish: the second half of the first layer.
       dropout_keys: of all parts up to the recurrent layer.
@@ -152,19 +160,17 @@ def make_step(
 
 
 def read_blocks(
-    config: ModelConfig,
+    window: int,
+    recompute: bool,
     step: Callable,
     carry: tuple[list[ModelState], LayerState],
     scanned: Array | SelfAttended,
 ) -> tuple[tuple[list[ModelState], LayerState], RecurrentInput]:
     """Scans `step` over the blocks of `scanned`, arrays [B, N, ...]."""
-    blocks = jax.tree.map(lambda y: split_blocks(y, config.window), scanned)
+    blocks = jax.tree.map(lambda y: split_blocks(y, window), scanned)
     numbers = jnp.arange(jax.tree.leaves(blocks)[0].shape[1])
     inputs = (swap_blocks_and_batch(blocks), numbers)
-    recompute = config.remat != "none"
-    carry, arrived = scan_blocks(
-        step, carry, inputs, unroll=config.state_unroll, recompute=recompute
-    )
+    carry, arrived = scan_blocks(step, carry, inputs, recompute=recompute)
     x, projections, state_context = swap_blocks_and_batch(arrived)
     x, projections = jax.tree.map(join_blocks, (x, projections))
     return carry, RecurrentInput(x, projections, state_context)

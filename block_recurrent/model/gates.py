@@ -1,17 +1,19 @@
 """Gates of the state update (paper, section 3.2): new states from old ones and an input.
 
-A gate holds the projection that leads to it, because the LSTM gate looks at the projection's input.
-Shapes: states [..., S, E] float32, input [..., S, R] -> states [..., S, E] float32.
+A gate holds the projection that leads to it, because the LSTM gate looks at the projection's input
+r of size R.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
+from jaxtyping import Float, Float32
 
-from block_recurrent.model.checks import check_gate, check_gate_call, checked
+from block_recurrent.model import checks
 from block_recurrent.model.layers import apply_dense, dense
 
 Activation = Callable[[Array], Array]
@@ -22,20 +24,53 @@ def identity(x: Array) -> Array:
     return x
 
 
+class Gate(nnx.Module):
+    """What gates have in common; a gate adds `next_states` and `shares`.
+
+    Args:
+      input_size: R, size of the input r.
+      model_size: E, size of the state s.
+      activation: of the projected input.
+      rngs: of the initial parameters.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        model_size: int,
+        *,
+        activation: Activation = identity,
+        rngs: nnx.Rngs,
+    ):
+        checks.check_size("input_size", input_size)
+        checks.check_size("model_size", model_size)
+        checks.check_rngs(rngs)
+        if not callable(activation):
+            raise TypeError(f"activation must be a function, not {activation!r}")
+        self.activation = activation
+        self.output = dense(input_size, model_size, rngs=rngs)
+
+    def _check(self, states: Array, inputs: Array) -> None:
+        input_size, model_size = self.output.kernel.shape
+        checks.check_array("states", states, f"... {model_size}", np.floating)
+        rows = " ".join(map(str, states.shape[:-1]))
+        checks.check_array("inputs", inputs, f"{rows} {input_size}", np.floating)
+
+
 def _gate_bias(size: int, rngs: nnx.Rngs) -> nnx.Param:
     return nnx.Param(0.1 * jax.random.normal(rngs.params(), (size,), jnp.float32))
 
 
-class FixedGate(nnx.Module):
+class FixedGate(Gate):
     """`s' = s g + z (1 - g)` with a learned constant `g = sigmoid(b)` and `z = activation(W r)`.
 
     Args:
       input_size: R, size of the input r.
       model_size: E, size of the state s.
       activation: of the projected input; the identity unless given.
+      rngs: of the initial parameters.
     """
 
-    @checked(check_gate)
     def __init__(
         self,
         input_size: int,
@@ -44,32 +79,32 @@ class FixedGate(nnx.Module):
         activation: Activation = identity,
         rngs: nnx.Rngs,
     ):
-        self.activation = activation
-        self.output = dense(input_size, model_size, rngs=rngs)
+        super().__init__(input_size, model_size, activation=activation, rngs=rngs)
         self.bias = _gate_bias(model_size, rngs)
 
-    @checked(check_gate_call)
-    def __call__(self, states: Array, inputs: Array) -> Array:
-        """The next states, [..., S, E] float32; `inputs` decide the dtype of the projection."""
+    def __call__(
+        self, states: Float32[Array, "... S E"], inputs: Float[Array, "... S R"]
+    ) -> Float32[Array, "... S E"]:
+        """The next states; the projection has the dtype of `inputs`."""
+        self._check(states, inputs)
         (update,) = apply_dense(inputs, self.output)
         kept, added = self.shares(inputs)
         return states * kept + self.activation(update.astype(jnp.float32)) * added
 
-    def shares(self, inputs: Array) -> tuple[Array, Array]:
-        """What the old states and the new values are multiplied by: `g` and `1 - g`, [E]."""
+    def shares(self, inputs: Array) -> tuple[Float32[Array, "E"], Float32[Array, "E"]]:
+        """The factors of the old states and of the new values: `g` and `1 - g`."""
         del inputs
         gate = jax.nn.sigmoid(self.bias[...])
         return gate, 1.0 - gate
 
 
-class LSTMGate(nnx.Module):
+class LSTMGate(Gate):
     """`s' = s f + z i`, forget and input gates computed from the input.
 
     `f = sigmoid(Wf r + bf + 1)`, `i = sigmoid(Wi r + bi - 1)`, `z = activation(W r)`: a fresh model
-    remembers. Arguments as of `FixedGate`.
+    remembers. Arguments are those of `FixedGate`.
     """
 
-    @checked(check_gate)
     def __init__(
         self,
         input_size: int,
@@ -78,23 +113,26 @@ class LSTMGate(nnx.Module):
         activation: Activation = identity,
         rngs: nnx.Rngs,
     ):
-        self.activation = activation
-        self.output = dense(input_size, model_size, rngs=rngs)
+        super().__init__(input_size, model_size, activation=activation, rngs=rngs)
         self.forget = dense(input_size, model_size, rngs=rngs, scale=0.1)
         self.input = dense(input_size, model_size, rngs=rngs, scale=0.1)
         self.forget_bias = _gate_bias(model_size, rngs)
         self.input_bias = _gate_bias(model_size, rngs)
 
-    @checked(check_gate_call)
-    def __call__(self, states: Array, inputs: Array) -> Array:
-        """The next states, [..., S, E] float32; `inputs` decide the dtype of the projections."""
+    def __call__(
+        self, states: Float32[Array, "... S E"], inputs: Float[Array, "... S R"]
+    ) -> Float32[Array, "... S E"]:
+        """The next states; the projections have the dtype of `inputs`."""
+        self._check(states, inputs)
         projected = apply_dense(inputs, self.output, self.forget, self.input)
         update, forget, enter = (x.astype(jnp.float32) for x in projected)
         kept, added = self._shares(forget, enter)
         return states * kept + self.activation(update) * added
 
-    def shares(self, inputs: Array) -> tuple[Array, Array]:
-        """What the old states and the new values are multiplied by: `f` and `i`, [..., S, E]."""
+    def shares(
+        self, inputs: Float[Array, "... S R"]
+    ) -> tuple[Float32[Array, "... S E"], Float32[Array, "... S E"]]:
+        """The factors of the old states and of the new values: `f` and `i`."""
         projected = apply_dense(inputs, self.forget, self.input)
         forget, enter = (x.astype(jnp.float32) for x in projected)
         return self._shares(forget, enter)
@@ -104,5 +142,5 @@ class LSTMGate(nnx.Module):
         return kept, jax.nn.sigmoid(enter + self.input_bias - 1.0)
 
 
-Gate = FixedGate | LSTMGate
+# By the values of `LayerConfig.gate`.
 GATES: dict[str, type[FixedGate] | type[LSTMGate]] = {"fixed": FixedGate, "lstm": LSTMGate}

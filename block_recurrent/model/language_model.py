@@ -2,20 +2,16 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
+from jaxtyping import Float
 
 from block_recurrent.config import ModelConfig
-from block_recurrent.model.checks import (
-    check_initial_state,
-    check_model,
-    check_model_call,
-    checked,
-)
+from block_recurrent.model import checks
+from block_recurrent.model.array_types import Activations, Key, Logits, Starts, Tokens
 from block_recurrent.model.feedback import FeedbackStack
 from block_recurrent.model.layers import RMSNorm, dropout
-from block_recurrent.model.stack import Stack
+from block_recurrent.model.stack import Stack, stacked_layers
 from block_recurrent.model.state import ModelState, reset
 from block_recurrent.model.transformer_layer import split_key
 from block_recurrent.parallel.axes import by_lanes, whole
@@ -37,40 +33,39 @@ class LanguageModel(nnx.Module):
       >>> logits, state = model(tokens, state)
     """
 
-    @checked(check_model)
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        checks.check_config(config, ModelConfig, rngs)
         shape = (config.vocab_size, config.model_size)
         self.config = config
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
         self.stack = (FeedbackStack if config.feedback else Stack)(config, rngs=rngs)
         self.norm = RMSNorm(config.model_size)
 
-    @checked(check_initial_state)
     def initial_state(self, batch_size: int) -> ModelState:
         """The state at a document's start: empty caches and the learned recurrent states."""
+        checks.check_size("batch_size", batch_size)
         return self.stack.initial_state(batch_size)
 
     def __call__(
         self,
-        tokens: Array | np.ndarray,
+        tokens: Tokens,
         state: ModelState,
         *,
-        start_of_document: Array | np.ndarray | None = None,
-        dropout_key: Array | None = None,
-    ) -> tuple[Array, ModelState]:
+        start_of_document: Starts | None = None,
+        dropout_key: Key | None = None,
+    ) -> tuple[Logits, ModelState]:
         """Reads a segment of every row's document.
 
         Args:
-          tokens: [B, N] integers in [0, V), N any multiple of W. Splitting a document into calls
-            in any such way gives the same logits.
+          tokens: integers in [0, V), N any multiple of W. Splitting a document into calls in any
+            such way gives the same logits.
           state: from `initial_state`, or from the call before.
-          start_of_document: [B] bool, rows that begin a document with this segment: their state is
+          start_of_document: the rows that begin a document with this segment; their state is
             replaced by the initial one. None for no row.
           dropout_key: dropout is on when given.
 
         Returns:
-          Logits [B, N, V] float32, those at position p for the token at p + 1; and the state for
-          the next segment.
+          Logits, those at position p for the token at p + 1; and the state for the next segment.
 
         Raises:
           TypeError: tokens that are no integers, or another argument of another kind.
@@ -81,19 +76,21 @@ class LanguageModel(nnx.Module):
         )
         return self.logits(features), state
 
-    @checked(check_model_call)
     def features(
         self,
-        tokens: Array | np.ndarray,
+        tokens: Tokens,
         state: ModelState,
         *,
-        start_of_document: Array | np.ndarray | None = None,
-        dropout_key: Array | None = None,
-    ) -> tuple[Array, ModelState]:
-        """All but the last product: [B, N, E], which `logits` takes whole or in pieces.
+        start_of_document: Starts | None = None,
+        dropout_key: Key | None = None,
+    ) -> tuple[Activations, ModelState]:
+        """Everything before the last product, which `logits` computes, for all N or for a part.
 
         Takes the arguments of a call, returns the same state, and raises the same errors.
         """
+        checks.check_model_call(tokens, start_of_document, dropout_key)
+        checks.check_length(tokens.shape[1], self.config.window)
+        checks.check_state(self, state, tokens.shape[0])
         if start_of_document is not None:
             initial = self.initial_state(tokens.shape[0])
             state = reset(state, initial, start_of_document, batch_axis=1)
@@ -101,21 +98,26 @@ class LanguageModel(nnx.Module):
         x, state = self.stack(self.embed(tokens), state, dropout_key=stack_key)
         return self.normalize(x, logits_key), state
 
-    def embed(self, tokens: Array | np.ndarray) -> Array:
-        """[B, N] integers -> [B, N, E]."""
+    @property
+    def stacked_layers(self) -> tuple[str, ...]:
+        """Paths of the layers whose parameters have a leading axis of layers."""
+        return stacked_layers(self.config)
+
+    def embed(self, tokens: Tokens) -> Activations:
+        """The embeddings of the tokens, in the dtype of activations."""
         return by_lanes(whole(self.embedding[...])[tokens].astype(self.config.dtype))
 
-    def normalize(self, x: Array, dropout_key: Array | None = None) -> Array:
-        """Output of the last layer [B, N, E] -> features [B, N, E]."""
+    def normalize(self, x: Activations, dropout_key: Key | None = None) -> Activations:
+        """The features, from the output of the last layer."""
         config = self.config
         x = dropout(self.norm(x).astype(config.dtype), config.dropout, dropout_key)
         return x * config.model_size**-0.5
 
-    def logits(self, features: Array) -> Array:
-        """[B, N, E] -> [B, N, V] float32."""
+    def logits(self, features: Activations) -> Logits:
+        """The logits of the next token at each position."""
         return tied_logits(features, self.embedding[...].astype(self.config.dtype))
 
 
-def tied_logits(features: Array, embedding: Array) -> Array:
-    """Features [B, N, E] and the embedding [V, E], both of one dtype -> [B, N, V] float32."""
+def tied_logits(features: Activations, embedding: Float[Array, "V E"]) -> Logits:
+    """Products of the features with the embedding, both of one dtype."""
     return jnp.einsum("bne,ve->bnv", features, embedding, preferred_element_type=jnp.float32)

@@ -1,4 +1,4 @@
-"""Layers that hold or use a few parameters: norm, dense layers, heads, dropout."""
+"""Small layers that all others are made of: norm, dense layers, heads, dropout."""
 
 import itertools
 import math
@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
+from jaxtyping import Float, Float32, UInt32
 
-from block_recurrent.model.checks import check_norm, check_norm_call, checked
+from block_recurrent.model import checks
+from block_recurrent.model.array_types import Key, Seeds, Vectors
 
 EPSILON = 1e-6
 
@@ -21,15 +24,18 @@ class RMSNorm(nnx.Module):
       scale: [E] float32, initially 1.
     """
 
-    @checked(check_norm)
     def __init__(self, size: int):
+        checks.check_size("size", size)
         self.scale = nnx.Param(jnp.ones((size,), jnp.float32))
 
-    @checked(check_norm_call)
-    def __call__(self, x: Array) -> Array:
-        """[..., E] of any float dtype -> [..., E] float32."""
+    def __call__(self, x: Float[Array, "... E"]) -> Float32[Array, "... E"]:
+        """The vectors `x` with a root mean square of 1, times `scale`."""
+        checks.check_array("x", x, f"... {self.scale.shape[0]}", np.floating)
         x = x.astype(jnp.float32)
         return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + EPSILON) * self.scale
+
+
+# Dense layers, several of them as one matrix product.
 
 
 def dense(input_size: int, output_size: int, *, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.Linear:
@@ -38,24 +44,23 @@ def dense(input_size: int, output_size: int, *, rngs: nnx.Rngs, scale: float = 1
     return nnx.Linear(input_size, output_size, use_bias=False, kernel_init=initializer, rngs=rngs)
 
 
-def apply_dense(x: Array, *layers: nnx.Linear) -> list[Array]:
-    """Each of `layers` applied to `x` [..., in], as one matrix product in the dtype of `x`."""
+def apply_dense(x: Float[Array, "... I"], *layers: nnx.Linear) -> list[Float[Array, "... O"]]:
+    """Each of `layers` applied to `x`, as one matrix product in the dtype of `x`."""
     boundaries = list(itertools.accumulate(layer.kernel.shape[1] for layer in layers))
     return jnp.split(apply_side_by_side(x, *layers), boundaries[:-1], axis=-1)
 
 
-def apply_side_by_side(x: Array, *layers: nnx.Linear) -> Array:
-    """As `apply_dense`, the outputs one after the other in the last axis."""
+def apply_side_by_side(x: Float[Array, "... I"], *layers: nnx.Linear) -> Float[Array, "... O"]:
+    """As `apply_dense`, with the outputs concatenated along the last axis."""
     kernel = jnp.concatenate([layer.kernel[...] for layer in layers], axis=1)
     return product(x, kernel.astype(x.dtype))
 
 
 @jax.custom_vjp
-def product(x: Array, kernel: Array) -> Array:
-    """`x` [..., in] times `kernel` [in, out].
+def product(x: Float[Array, "... I"], kernel: Float[Array, "I O"]) -> Float[Array, "... O"]:
+    """`x @ kernel`, whose gradient for the kernel has its shorter side first.
 
-    As `x @ kernel`, but the gradient of the kernel is laid out with its shorter side first: the
-    other way round XLA:CPU takes twice as long.
+    With the longer side first XLA:CPU takes twice as long.
     """
     return x @ kernel
 
@@ -69,7 +74,7 @@ def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Arra
     inputs, outputs = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
     if x.shape[-1] <= kernel.shape[1]:
         of_kernel = inputs.T @ outputs
-    else:  # the barrier keeps XLA from turning it round again
+    else:  # the barrier keeps XLA from transposing it back
         of_kernel = jax.lax.optimization_barrier(outputs.T @ inputs).T
     return gradient @ kernel.T, of_kernel
 
@@ -79,10 +84,10 @@ product.defvjp(_product_forward, _product_backward)
 
 @jax.custom_vjp
 def relu(x: Array) -> Array:
-    """The larger of `x` and 0.
+    """`max(x, 0)`, whose gradient needs the output and no mask.
 
-    As `jax.nn.relu`, but its gradient needs the output alone, and no mask: a TPU's compiler writes
-    one to memory, which takes as long as a matrix product.
+    A TPU's compiler writes the mask of `jax.nn.relu` to memory, which takes as long as a matrix
+    product.
     """
     return jnp.maximum(x, 0)
 
@@ -99,19 +104,24 @@ def _relu_backward(y: Array, gradient: Array) -> tuple[Array]:
 relu.defvjp(_relu_forward, _relu_backward)
 
 
-Length = Array | float | None  # of a projection's vectors: [H] or of all heads; None: as they are
+# Heads.
+
+# Of a projection's vectors: one for each head [H], or for all heads; None leaves them as they are.
+Length = Float32[Array, "H"] | float | None
 
 
-def split_heads(projected: Array, lengths: Sequence[Length], num_heads: int) -> list[Array]:
-    """Cuts projections that stand side by side into heads, and gives their vectors a length.
+def split_heads(
+    projected: Float[Array, "... T PHD"], lengths: Sequence[Length], num_heads: int
+) -> list[Vectors]:
+    """Splits concatenated projections into heads and scales their vectors to a length.
 
     Args:
-      projected: [..., T, P*H*D].
-      lengths: of each of the P projections.
+      projected: P projections, concatenated along the last axis.
+      lengths: of the vectors of each projection.
       num_heads: H.
 
     Returns:
-      P arrays [..., T, H, D] in the dtype of `projected`.
+      P arrays in the dtype of `projected`.
     """
     parts = jnp.split(projected, len(lengths), axis=-1)
     heads = (part.reshape(*part.shape[:-1], num_heads, -1) for part in parts)
@@ -121,99 +131,87 @@ def split_heads(projected: Array, lengths: Sequence[Length], num_heads: int) -> 
     ]
 
 
-def l2_normalize(x: Array, scale: Array | float = 1.0) -> Array:
-    """Vectors [..., D] divided by their length and multiplied by `scale` [..., 1] or a number.
-
-    Computed in float32, returned in the dtype of `x`.
-    """
+def l2_normalize(
+    x: Float[Array, "... D"], scale: Float[Array, "... 1"] | float = 1.0
+) -> Float[Array, "... D"]:
+    """Vectors divided by their length and multiplied by `scale`, computed in float32."""
     wide = x.astype(jnp.float32)
     length = jax.lax.rsqrt(jnp.sum(wide * wide, axis=-1, keepdims=True) + EPSILON)
     return (wide * (length * scale)).astype(x.dtype)
 
 
-def dropout(x: Array, rate: float, key: Array | None) -> Array:
-    """Zeros a share `rate` of `x` and scales the rest up; `x` itself without a key."""
+# Dropout. The index of an entry in its array decides whether it is kept. A mask can therefore be
+# computed wherever it is applied, in a kernel or fused into a matrix product, and does not depend
+# on how an array is sharded. It takes a few operations; a product that JAX's own random bits are
+# fused into takes a TPU up to twice as long, by its compiler's estimate.
+
+
+def dropout(x: Array, rate: float, key: Key | None) -> Array:
+    """Zeros a fraction `rate` of `x` and scales the rest up; returns `x` itself without a key."""
     if key is None or rate == 0.0:
         return x
     return drop_part(x, rate, make_seeds(key), x.shape, 0)
 
 
 def drop_part(
-    x: Array,
-    rate: float,
-    seeds: tuple[Array, Array],
-    whole: tuple[int, ...],
-    number: Array | int,
+    x: Array, rate: float, seeds: Seeds, whole: tuple[int, ...], number: Array | int
 ) -> Array:
-    """`dropout` of a part of an array: what falls out is what would fall out of all of it.
+    """`dropout` of a part of an array, with the mask that the whole array has there.
 
     Args:
       x: the part.
-      rate: share of the array that is dropped.
-      seeds: the array's words, uint32.
+      rate: fraction of the array that is dropped.
+      seeds: the two random words of the array.
       whole: shape of the array.
-      number: in the array, of the part's first entry.
+      number: index of the part's first entry in the flattened array.
     """
     first, second = seeds
-    kept = _is_kept(rate, hashed(_counted(first, x.shape, whole, number), second))
-    return jnp.where(kept, x / (1.0 - rate), jnp.zeros((), x.dtype))
+    # Indices count modulo 2³². `first` is in every term, because XLA would compute terms without
+    # it once for all layers, at the shape of the array, and keep them.
+    numbers = jnp.asarray(number).astype(jnp.uint32)
+    for axis, length in enumerate(x.shape):
+        stride = jnp.uint32(math.prod(whole[axis + 1 :]) % 2**32)
+        along = first + stride * jnp.arange(length, dtype=jnp.uint32)
+        numbers += jax.lax.broadcast_in_dim(along, x.shape, (axis,))
+    return jnp.where(_is_kept(rate, numbers, second), x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
-def make_seeds(key: Array, shape: tuple[int, ...] = ()) -> tuple[Array, Array]:
-    """Two random words, or two for each of many masks, uint32 of `shape` each."""
+def make_seeds(key: Key, shape: tuple[int, ...] = ()) -> Seeds:
+    """Two random words for one mask, or for each of `shape` masks."""
     first, second = jax.random.bits(key, (2, *shape), jnp.uint32)
     return first, second
 
 
 def keep_factors(
-    rate: float, seeds: tuple[Array, Array], number: Array, shape: tuple[int, int], columns: Array
-) -> Array:
-    """What a tile's probabilities are multiplied with: 0, or 1 / (1 - rate).
+    rate: float, seeds: Seeds, number: Array, shape: tuple[int, int], columns: Array
+) -> Float32[Array, "Q T"]:
+    """Factors for the probabilities of a tile: 0, or 1 / (1 - rate).
 
     Args:
-      rate: share of them that is dropped.
-      seeds: the window's words, uint32.
-      number: uint32, of the tile's first probability: those of all heads and queries of a
-        window are numbered in a row.
+      rate: fraction of the probabilities that is dropped.
+      seeds: the two random words of the window.
+      number: uint32, index of the tile's first probability among those of all heads and queries of
+        the window.
       shape: of the tile, queries and keys.
-      columns: uint32, how many probabilities one query has.
-
-    Returns:
-      float32 of `shape`.
+      columns: uint32, how many probabilities a query has.
     """
     queries = jax.lax.broadcasted_iota(jnp.uint32, shape, 0)
     keys = jax.lax.broadcasted_iota(jnp.uint32, shape, 1)
     first, second = seeds
-    kept = _is_kept(rate, hashed(first + number + queries * columns + keys, second))
+    kept = _is_kept(rate, first + number + queries * columns + keys, second)
     return jnp.where(kept, jnp.float32(1 / (1 - rate)), jnp.float32(0))
 
 
-def hashed(counter: Array, seed: Array) -> Array:
-    """Scrambles a counter, which begins anywhere, with a seed, by rounds of multiply and shift.
+def _is_kept(rate: float, counter: Array, seed: Array) -> Array:
+    return hashed(counter, seed) >= jnp.uint32(min(int(rate * 2**32), 2**32 - 1))
 
-    All are uint32. Shifts and factors are those of lowbias32 (C. Wellons, hash-prospector).
+
+def hashed(counter: UInt32[Array, "..."], seed: UInt32[Array, ""]) -> UInt32[Array, "..."]:
+    """Scrambles a counter with a seed, by rounds of multiply and shift.
+
+    Shifts and factors are those of lowbias32 (C. Wellons, hash-prospector).
     """
     x = counter
     x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(0x7FEB352D) + seed
     x = (x ^ (x >> jnp.uint32(15))) * jnp.uint32(0x846CA68B)
     return x ^ (x >> jnp.uint32(16))
-
-
-def _is_kept(rate: float, bits: Array) -> Array:
-    return bits >= jnp.uint32(min(int(rate * 2**32), 2**32 - 1))
-
-
-def _counted(
-    first: Array, shape: tuple[int, ...], whole: tuple[int, ...], number: Array | int
-) -> Array:
-    """Numbers of a part's entries, row by row of the whole, uint32; they begin anywhere.
-
-    Beyond 2³² they begin again. `first` has a part in every term: XLA would compute those without
-    it once for all layers, of the whole shape, and keep them.
-    """
-    numbers = jnp.asarray(number).astype(jnp.uint32)
-    for axis, length in enumerate(shape):
-        stride = jnp.uint32(math.prod(whole[axis + 1 :]) % 2**32)
-        along = first + stride * jnp.arange(length, dtype=jnp.uint32)
-        numbers += jax.lax.broadcast_in_dim(along, shape, (axis,))
-    return numbers

@@ -1,6 +1,5 @@
 """A module's parameters by paths such as "stack.parts.0.layers.keys.kernel"."""
 
-import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -8,14 +7,6 @@ import jax
 from jax import Array
 
 M = TypeVar("M")
-
-# Paths of parameters that have a leading axis of layers begin so.
-STACKED = re.compile(r"stack\.parts\.\d+\.layers(?=\.)")
-
-
-def stacked_layers(part: int) -> str:
-    """How the paths of stacked parameters of a part begin."""
-    return f"stack.parts.{part}.layers"
 
 
 def _name(path: tuple) -> str:

@@ -1,25 +1,28 @@
 """Relative positions of token self-attention: T5 bias or rotary embedding.
 
-Both answer the same two questions, so that a layer never asks which one it holds: `bias(window)`,
-what is added to a logit at each distance, and `rotate(x, positions)`, what happens to queries and
-keys before their product.
+Both have the same two methods, so that a layer never asks which one it holds: `bias(window)` is
+added to the logits, by distance, and `rotate(x, positions)` changes queries and keys before their
+product.
 """
 
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jaxtyping import Int, Int32
 
-from block_recurrent.model.checks import check_positions, check_rotate, check_window, checked
+from block_recurrent.model import checks
+from block_recurrent.model.array_types import DistanceBias, TileBias, Vectors
 
 NUM_BUCKETS = 32
 MAX_DISTANCE = 128
 MAX_WAVELENGTH = 10_000
 
 
-def t5_bucket(distance: np.ndarray) -> np.ndarray:
+def t5_bucket(distance: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
     """Bucket of a token `distance` >= 0 positions back (T5, causal; Raffel et al. 2020).
 
     Distances below 16 have a bucket each, the next 16 buckets grow logarithmically up to 128.
@@ -30,8 +33,8 @@ def t5_bucket(distance: np.ndarray) -> np.ndarray:
     return np.where(distance < exact, distance, np.minimum(logarithmic, NUM_BUCKETS - 1))
 
 
-def distances(window: int) -> np.ndarray:
-    """[W] int: the distances a token sees, W to 1, in the order of the keys."""
+def distances(window: int) -> Int[np.ndarray, "W"]:
+    """The distances a token sees, W to 1, in the order of the keys."""
     return np.arange(window, 0, -1)
 
 
@@ -42,20 +45,21 @@ class T5Bias(nnx.Module):
       table: [H, 32] float32, initially N(0, 1/32).
     """
 
-    @checked(check_positions)
     def __init__(self, num_heads: int, *, rngs: nnx.Rngs):
+        checks.check_size("num_heads", num_heads)
+        checks.check_rngs(rngs)
         initializer = nnx.initializers.normal(NUM_BUCKETS**-0.5)
         self.table = nnx.Param(initializer(rngs.params(), (num_heads, NUM_BUCKETS), jnp.float32))
 
-    @checked(check_window)
-    def bias(self, window: int) -> Array:
-        """[H, W] float32: the bias at distances W to 1."""
+    def bias(self, window: int) -> DistanceBias:
+        """The bias at distances W to 1."""
+        checks.check_size("window", window)
         one_hot = np.eye(NUM_BUCKETS, dtype=np.float32)[t5_bucket(distances(window))]
         # A product with constants: the gradient of a gather is a slow scatter.
         return jnp.einsum("hn,wn->hw", self.table[...], one_hot, precision="highest")
 
-    def rotate(self, x: Array, positions: np.ndarray, rolled_by: Array | None = None) -> Array:
-        """`x` unchanged: this scheme lives in the bias alone."""
+    def rotate(self, x: Vectors, positions: np.ndarray, rolled_by: Array | None = None) -> Vectors:
+        """`x` unchanged: this scheme is a bias alone."""
         del positions, rolled_by
         return x
 
@@ -63,27 +67,35 @@ class T5Bias(nnx.Module):
 class Rotary(nnx.Module):
     """Rotary position embedding (Su et al. 2021), maximum wavelength 10,000."""
 
-    @checked(check_positions)
     def __init__(self, num_heads: int):
+        checks.check_size("num_heads", num_heads)
         self.num_heads = num_heads
 
-    @checked(check_window)
-    def bias(self, window: int) -> Array:
-        """[H, W] float32 zeros: this scheme lives in the rotation alone."""
+    def bias(self, window: int) -> DistanceBias:
+        """Zeros: this scheme is a rotation alone."""
+        checks.check_size("window", window)
         return jnp.zeros((self.num_heads, window), jnp.float32)
 
-    @checked(check_rotate)
-    def rotate(self, x: Array, positions: np.ndarray, rolled_by: Array | None = None) -> Array:
-        """Turns pairs (j, j + D/2) of `x` [..., T, H, D] by `pi * p / 10000^(2j/D)` radians.
+    def rotate(
+        self,
+        x: Vectors,
+        positions: Int[np.ndarray, "T"],
+        rolled_by: Int32[Array, ""] | None = None,
+    ) -> Vectors:
+        """Rotates the pairs (j, j + D/2) of the vectors by `pi * p / 10000^(2j/D)` radians.
 
         Args:
           x: vectors.
-          positions: the p, [T], known while a program is traced; only their differences matter.
-          rolled_by: by how much to roll the positions, int32 scalar.
+          positions: the p, known while a program is traced; only their differences matter.
+          rolled_by: how far to roll the positions.
 
         Raises:
           ValueError: positions of another number, or an odd D.
         """
+        checks.check_array("x", x, "... T H D", np.floating)
+        if x.shape[-1] % 2:
+            raise ValueError(f"x has shape {x.shape}, but [..., T, H, an even D] is needed")
+        checks.check_array("positions", positions, str(x.shape[-3]))
         half = x.shape[-1] // 2
         wavelengths = MAX_WAVELENGTH ** (np.arange(half) / half)
         # In float64: angles far into a segment are large, and float32 has too few digits for them.
@@ -96,18 +108,20 @@ class Rotary(nnx.Module):
         return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
-def make_positions(kind: str, num_heads: int, *, rngs: nnx.Rngs) -> T5Bias | Rotary:
-    """The scheme called `kind`, "t5" or "rotary"."""
-    return {"t5": lambda: T5Bias(num_heads, rngs=rngs), "rotary": lambda: Rotary(num_heads)}[kind]()
+# By the values of `LayerConfig.positions`.
+POSITIONS: dict[str, Callable[[int, nnx.Rngs], T5Bias | Rotary]] = {
+    "t5": lambda num_heads, rngs: T5Bias(num_heads, rngs=rngs),
+    "rotary": lambda num_heads, rngs: Rotary(num_heads),
+}
 
 
-def window_bias(bias: Array, rows: int | None = None) -> Array:
-    """Lays `bias` [H, W], distances W to 1, along the diagonals of a tile, [H, R, W + R].
+def window_bias(bias: DistanceBias, rows: int | None = None) -> TileBias:
+    """Lays `bias`, at the distances W to 1, along the diagonals of a tile, [H, R, W + R].
 
-    Row q of the tile is a query, column k a key, the first of which lies W before the first query:
-    their distance is `W + q - k`. What lies outside 1..W is masked with minus infinity. The tile of
-    a whole block and of its keys, [H, W, 2W], has `rows` R = W, which is the default; any R queries
-    in a row and the keys they see have the same tile.
+    Row q of the tile is a query and column k a key. The first key is W before the first query, so
+    that their distance is `W + q - k`. Distances outside 1..W are masked with minus infinity. Any
+    R consecutive queries and the keys they see have the same tile. The default for `rows` R is W,
+    the tile [H, W, 2W] of a whole block.
     """
     num_heads, window = bias.shape
     rows = rows or window

@@ -1,23 +1,29 @@
-"""What training, evaluation, runs and reports rely on: any language model, not only ours."""
+"""What training, evaluation, runs and the lab need of a language model, ours or another."""
 
 from typing import Any, Protocol
 
-import numpy as np
-from jax import Array
-
 from block_recurrent.config import AnyModelConfig
+from block_recurrent.model.array_types import Activations, Key, Logits, Starts, Tokens
 
 
 class CarriedState(Protocol):
     """What a model carries from one segment to the next.
 
-    A NamedTuple of arrays, also nested, every one of which has the batch on its axis 1, so that
-    rows can be reset, shared out over devices and saved whatever the model is.
+    A NamedTuple of arrays, which may be nested. Every array has the batch on its axis 1, so that
+    rows can be reset, sharded and saved whatever the model is.
     """
 
     @property
     def batch_size(self) -> int:
         """B."""
+        ...
+
+    @property
+    def axes(self) -> Any:
+        """The same NamedTuple with the letters of every array's axes, such as "LBWHD".
+
+        B is the batch, and H is an axis of heads, which may be sharded.
+        """
         ...
 
 
@@ -38,40 +44,39 @@ class Model(Protocol):
 
     def __call__(
         self,
-        tokens: Array | np.ndarray,
+        tokens: Tokens,
         state: Any,
         *,
-        start_of_document: Array | np.ndarray | None = None,
-        dropout_key: Array | None = None,
-    ) -> tuple[Array, Any]:
+        start_of_document: Starts | None = None,
+        dropout_key: Key | None = None,
+    ) -> tuple[Logits, Any]:
         """Reads a segment of every row's document.
 
         Args:
-          tokens: [B, N] integers in [0, V).
+          tokens: integers in [0, V).
           state: from `initial_state`, or from the call before.
-          start_of_document: [B] bool, rows that begin a document with this segment: their state is
+          start_of_document: the rows that begin a document with this segment; their state is
             replaced by the initial one. None for no row.
           dropout_key: dropout is on when given.
 
         Returns:
-          Logits [B, N, V] float32, those at position p for the token at p + 1; and the state for
-          the next segment.
+          Logits, those at position p for the token at p + 1; and the state for the next segment.
         """
         ...
 
     def features(
         self,
-        tokens: Array | np.ndarray,
+        tokens: Tokens,
         state: Any,
         *,
-        start_of_document: Array | np.ndarray | None = None,
-        dropout_key: Array | None = None,
-    ) -> tuple[Array, Any]:
-        """All but the last product: features [B, N, E], and the next state."""
+        start_of_document: Starts | None = None,
+        dropout_key: Key | None = None,
+    ) -> tuple[Activations, Any]:
+        """Everything before the last product: the features, and the next state."""
         ...
 
-    def logits(self, features: Array) -> Array:
-        """[B, N, E] -> [B, N, V] float32."""
+    def logits(self, features: Activations) -> Logits:
+        """The logits of the next token at each position."""
         ...
 
 
@@ -83,16 +88,8 @@ class Baseline(Model, Protocol):
         ...
 
     def next_length(self, state: Any, available: int) -> int:
-        """How many tokens a call from `state` should read where so many are there, 1 at least.
+        """How many of the `available` tokens the next call from `state` should read, at least 1.
 
-        A few different numbers in all, so that few programs are compiled.
+        It takes few different values, so that few programs are compiled.
         """
         ...
-
-
-LONGEST_CALL = 512
-
-
-def power_of_two(available: int) -> int:
-    """The largest power of two of at most so many tokens and at most 512: a `next_length`."""
-    return min(LONGEST_CALL, 1 << (available.bit_length() - 1))

@@ -13,16 +13,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jaxtyping import Float, Int32
 
 from block_recurrent.config import LayerConfig, ModelConfig
+from block_recurrent.model import checks
+from block_recurrent.model.array_types import Activations, Key, States
 from block_recurrent.model.attention import target_platform
 from block_recurrent.model.cell import RecurrentCell
-from block_recurrent.model.checks import (
-    check_initial_state,
-    check_layer,
-    check_recurrent_call,
-    checked,
-)
 from block_recurrent.model.state import (
     KeysValues,
     LayerState,
@@ -45,55 +42,44 @@ from block_recurrent.model.transformer_layer import SlidingWindowLayer, split_ke
 class BlockRecurrentLayer(nnx.Module):
     """A recurrent cell over all blocks of a segment (paper, sections 3.1 and 3.2).
 
-    The states need the tokens through their keys and values alone, so everything on the token side
-    is computed for all blocks at once, and the scan over blocks holds the state update and nothing
-    else.
+    The states need only the keys and values of the tokens. Everything on the token side is
+    therefore computed for all blocks at once, and the scan over blocks holds only the state update.
 
     Args:
       config: sizes, gate, wiring and positions.
-      unroll: blocks per iteration of the scan.
       recompute_states: the backward pass computes each state update again, so that the scan keeps
-        the states and nothing else.
+        only the states.
       rngs: of the initial parameters.
     """
 
-    @checked(check_layer)
-    def __init__(
-        self,
-        config: LayerConfig,
-        *,
-        unroll: int = 1,
-        recompute_states: bool = False,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, config: LayerConfig, *, recompute_states: bool = False, rngs: nnx.Rngs):
+        checks.check_config(config, LayerConfig, rngs)
         self.config = config
-        self.unroll = unroll
         self.recompute_states = recompute_states
         self.cell = RecurrentCell(config, rngs=rngs)
 
-    @checked(check_initial_state)
     def initial_state(self, batch_size: int) -> LayerState:
-        """The state at a document's start: an empty cache and the learned states [B, S, E]."""
+        """The state at a document's start: an empty cache and the learned states."""
         return self.cell.initial_state(batch_size)
 
-    @checked(check_recurrent_call)
     def __call__(
-        self, x: Array, state: LayerState, *, dropout_key: Array | None = None
-    ) -> tuple[Array, LayerState]:
+        self, x: Activations, state: LayerState, *, dropout_key: Key | None = None
+    ) -> tuple[Activations, LayerState]:
         """Reads a segment.
 
         Args:
-          x: [B, N, E], N a multiple of W.
-          state: cache [B, W, H, D] and states [B, S, E] as they enter the segment.
-          dropout_key: dropout is on when given; the state direction has none.
+          x: the segment, N a multiple of W.
+          state: cache and states as they enter the segment.
+          dropout_key: dropout is on when given; the state update has none.
 
         Returns:
-          Output [B, N, E], and the state for the next segment.
+          The layer's output, and the state for the next segment.
 
         Raises:
           TypeError: an argument of another kind.
           ValueError: shapes that do not fit the configuration.
         """
+        checks.check_layer_call(self, x, state, dropout_key)
         layer = self.cell.token_layer
         project_key, attend_key, finish_key = split_key(dropout_key, 3)
         projections = layer.project(x, project_key)
@@ -104,11 +90,11 @@ class BlockRecurrentLayer(nnx.Module):
         cache = last_window(projections.context, self.config.window)
         return layer.finish(attended, state_context, finish_key), LayerState(cache, states)
 
-    def scan_states(self, states: Array, tiles: KeysValues) -> tuple[Array, KeysValues]:
-        """Moves the states over the blocks.
+    def scan_states(self, states: States, tiles: KeysValues) -> tuple[States, KeysValues]:
+        """Updates the states block by block.
 
         Args:
-          states: [B, S, E] float32, as they enter the first block.
+          states: as they enter the first block.
           tiles: keys and values of each block and the one before, [B, K, 2W, H*D].
 
         Returns:
@@ -116,32 +102,43 @@ class BlockRecurrentLayer(nnx.Module):
           they entered each block.
         """
 
-        def step(states: Array, tile: KeysValues) -> tuple[Array, KeysValues]:
+        def step(states: States, tile: KeysValues) -> tuple[States, KeysValues]:
             token_context = unflatten_heads(tile, self.config.num_heads)
             projections = self.cell.project(states)
             return self.cell.update(states, projections, token_context), projections.context
 
         by_block = swap_blocks_and_batch(tiles)
-        states, context = scan_blocks(
-            step, states, by_block, unroll=self.unroll, recompute=self.recompute_states
-        )
+        states, context = scan_blocks(step, states, by_block, recompute=self.recompute_states)
         return states, swap_blocks_and_batch(context)
 
 
 MANY_LAYERS = 24
+LayerKeys = Key  # one a layer, [G]
+
+
+# The parts of the stack.
 
 
 def part_ranges(config: ModelConfig) -> tuple[range, ...]:
-    """The layers of each part, bottom up; a part whose first layer is recurrent has only that one.
+    """The layers of each part, bottom up; a recurrent layer is a part of its own.
 
-    With feedback the first layer is a part of its own, because its self-attention does not depend
-    on any state.
+    With feedback the first layer is a part of its own too, because its self-attention does not
+    depend on any state.
     """
     recurrent = config.recurrent_indices
     edges = {0, config.num_layers} | {edge for index in recurrent for edge in (index, index + 1)}
     if config.feedback:
         edges.add(1)
     return tuple(range(start, stop) for start, stop in pairwise(sorted(edges)))
+
+
+def stacked_layers(config: ModelConfig) -> tuple[str, ...]:
+    """Paths of the `LayerStack.layers`, whose parameters have a leading axis of layers."""
+    return tuple(
+        f"stack.parts.{part}.layers"
+        for part, layers in enumerate(part_ranges(config))
+        if layers.start not in config.recurrent_indices
+    )
 
 
 def scans_layers(config: ModelConfig) -> bool:
@@ -151,27 +148,25 @@ def scans_layers(config: ModelConfig) -> bool:
     return target_platform() != "cpu" or config.num_layers >= MANY_LAYERS
 
 
-def _keep_everything(function: Callable, *, in_scan: bool) -> Callable:
+def _rematerialize(policy: Callable) -> Callable[..., Callable]:
+    def wrap(function: Callable, *, in_scan: bool) -> Callable:
+        # Inside a compiled loop XLA does not merge the two computations of a layer. Elsewhere that
+        # has to be prevented.
+        return jax.checkpoint(function, policy=policy, prevent_cse=not in_scan)
+
+    return wrap
+
+
+def _keep_all(function: Callable, *, in_scan: bool) -> Callable:
     del in_scan
     return function
 
 
-def _keep_nothing(function: Callable, *, in_scan: bool) -> Callable:
-    policy = jax.checkpoint_policies.nothing_saveable
-    return jax.checkpoint(function, policy=policy, prevent_cse=not in_scan)
-
-
-def _keep_projections(function: Callable, *, in_scan: bool) -> Callable:
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return jax.checkpoint(function, policy=policy, prevent_cse=not in_scan)
-
-
-# What the backward pass of a layer computes again. Inside a compiled loop nothing merges the two
-# computations; elsewhere that must be prevented.
+# What the backward pass of a layer computes again, by the values of `ModelConfig.remat`.
 REMATERIALIZATIONS = {
-    "none": _keep_everything,
-    "layer": _keep_nothing,
-    "dots": _keep_projections,
+    "none": _keep_all,
+    "layer": _rematerialize(jax.checkpoint_policies.nothing_saveable),
+    "dots": _rematerialize(jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
 }
 
 
@@ -224,23 +219,23 @@ class LayerStack(nnx.Module):
 
     def __call__(
         self,
-        x: Array,
+        x: Activations,
         state: ModelState,
         state_context: KeysValues | None = None,
         *,
-        dropout_keys: Array | None = None,
-    ) -> tuple[Array, ModelState]:
+        dropout_keys: LayerKeys | None = None,
+    ) -> tuple[Activations, ModelState]:
         """Reads a segment.
 
         Args:
-          x: [B, N, E].
+          x: the segment.
           state: of these layers.
           state_context: with feedback, keys and values of the states for each block,
             [B, K, S, H, D].
-          dropout_keys: one a layer, [G]; None for no dropout.
+          dropout_keys: one a layer; None for no dropout.
 
         Returns:
-          Output [B, N, E], and the state for the next segment.
+          The output of the last layer, and the state for the next segment.
         """
 
         def read(x: Array, inputs: tuple) -> tuple[Array, KeysValues]:
@@ -254,22 +249,14 @@ class LayerStack(nnx.Module):
 
     def read_token(
         self,
-        x: Array,
+        x: Float[Array, "B 1 E"],
         visible: Sequence[KeysValues],
-        oldest: Array,
+        oldest: Int32[Array, ""],
         state_contexts: Sequence[KeysValues],
-    ) -> tuple[Array, list[KeysValues]]:
-        """Reads one token.
+    ) -> tuple[Float[Array, "B 1 E"], list[KeysValues]]:
+        """Reads one token; arguments and results are those of `Stack.read_token`.
 
-        Args:
-          x: [B, 1, E].
-          visible: of each layer, keys and values of the W tokens before it, [B, W, H, D].
-          oldest: where among these the first of them is, int32 scalar.
-          state_contexts: of each recurrent layer of the model, keys and values of the states that
-            entered the token's block, [B, 1, S, H, D].
-
-        Returns:
-          Output [B, 1, E], and of each layer the token's own keys and values, [B, 1, H, D].
+        `visible` and the keys and values that are returned are those of these layers.
         """
         state_context = state_contexts[-1] if self.layers.attends_to_states else None
         contexts = []
@@ -290,12 +277,7 @@ class SingleRecurrentLayer(nnx.Module):
 
     def __init__(self, config: ModelConfig, index: int, *, rngs: nnx.Rngs):
         self.index = index
-        self.layer = BlockRecurrentLayer(
-            config,
-            unroll=config.state_unroll,
-            recompute_states=config.remat != "none",
-            rngs=rngs,
-        )
+        self.layer = BlockRecurrentLayer(config, recompute_states=config.remat != "none", rngs=rngs)
         self._rematerialize = REMATERIALIZATIONS[config.remat]
 
     @property
@@ -317,12 +299,12 @@ class SingleRecurrentLayer(nnx.Module):
 
     def __call__(
         self,
-        x: Array,
+        x: Activations,
         state: ModelState,
         state_context: KeysValues | None = None,
         *,
-        dropout_keys: Array | None = None,
-    ) -> tuple[Array, ModelState]:
+        dropout_keys: LayerKeys | None = None,
+    ) -> tuple[Activations, ModelState]:
         """Reads a segment; the layer attends to its own states, not to `state_context`."""
 
         def read(layer, x, state, key):
@@ -335,11 +317,11 @@ class SingleRecurrentLayer(nnx.Module):
 
     def read_token(
         self,
-        x: Array,
+        x: Float[Array, "B 1 E"],
         visible: Sequence[KeysValues],
-        oldest: Array,
+        oldest: Int32[Array, ""],
         state_contexts: Sequence[KeysValues],
-    ) -> tuple[Array, list[KeysValues]]:
+    ) -> tuple[Float[Array, "B 1 E"], list[KeysValues]]:
         """Reads one token."""
         layer, state_context = self.layer.cell.token_layer, state_contexts[self.index]
         x, context = layer.read_token(x, visible[0], oldest, state_context)
@@ -349,19 +331,8 @@ class SingleRecurrentLayer(nnx.Module):
 Part = LayerStack | SingleRecurrentLayer
 
 
-def make_parts(config: ModelConfig, rngs: nnx.Rngs) -> list[Part]:
-    """The parts of a model, bottom up."""
-    recurrent = config.recurrent_indices
-    return [
-        SingleRecurrentLayer(config, recurrent.index(layers.start), rngs=rngs)
-        if layers.start in recurrent
-        else LayerStack(config, len(layers), rngs=rngs)
-        for layers in part_ranges(config)
-    ]
-
-
 def split_state(config: ModelConfig, state: ModelState) -> list[ModelState]:
-    """The slice of a model's state that belongs to each part."""
+    """The slice of a model's state that belongs to each part; `concatenate` is the inverse."""
     slices, first = [], 0
     for layers in part_ranges(config):
         last = first + (layers.start in config.recurrent_indices)
@@ -369,11 +340,6 @@ def split_state(config: ModelConfig, state: ModelState) -> list[ModelState]:
         slices.append(ModelState(cache, state.recurrent[first:last]))
         first = last
     return slices
-
-
-def join_states(states: Sequence[ModelState]) -> ModelState:
-    """Inverse of `split_state`."""
-    return concatenate(states)
 
 
 class Stack(nnx.Module):
@@ -385,7 +351,14 @@ class Stack(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.parts = nnx.List(make_parts(config, rngs))
+        recurrent = config.recurrent_indices
+        parts = [
+            SingleRecurrentLayer(config, recurrent.index(layers.start), rngs=rngs)
+            if layers.start in recurrent
+            else LayerStack(config, len(layers), rngs=rngs)
+            for layers in part_ranges(config)
+        ]
+        self.parts: Sequence[Part] = nnx.List(parts)
 
     @property
     def cells(self) -> list[RecurrentCell]:
@@ -394,28 +367,34 @@ class Stack(nnx.Module):
 
     def initial_state(self, batch_size: int) -> ModelState:
         """The state at a document's start for `batch_size` rows."""
-        return join_states([part.initial_state(batch_size) for part in self.parts])
+        return concatenate([part.initial_state(batch_size) for part in self.parts])
 
     def __call__(
-        self, x: Array, state: ModelState, *, dropout_key: Array | None = None
-    ) -> tuple[Array, ModelState]:
-        """Reads a segment: x [B, N, E] -> output [B, N, E] and the state for the next segment."""
-        states, keys = split_state(self.config, state), self._dropout_keys(dropout_key)
-        x, states = self.read_parts(x, states, keys)
-        return x, join_states(states)
+        self, x: Activations, state: ModelState, *, dropout_key: Key | None = None
+    ) -> tuple[Activations, ModelState]:
+        """Reads a segment: the output of the last layer, and the state for the next segment."""
+        ranges, keys = part_ranges(self.config), [None] * len(self.parts)
+        if dropout_key is not None:
+            each = jax.random.split(dropout_key, self.config.num_layers)
+            keys = [each[layers.start : layers.stop] for layers in ranges]
+        x, states = self.read_parts(x, split_state(self.config, state), keys)
+        return x, concatenate(states)
 
     def read_parts(
-        self, x: Array, states: Sequence[ModelState], dropout_keys: Sequence[Array | None]
-    ) -> tuple[Array, list[ModelState]]:
+        self,
+        x: Activations,
+        states: Sequence[ModelState],
+        dropout_keys: Sequence[LayerKeys | None],
+    ) -> tuple[Activations, list[ModelState]]:
         """Reads a segment with one part after the other.
 
         Args:
-          x: [B, N, E].
+          x: the segment.
           states: of each part.
-          dropout_keys: of each part, one a layer, or Nones.
+          dropout_keys: of each part, or Nones.
 
         Returns:
-          Output [B, N, E], and the state of each part for the next segment.
+          The output of the last layer, and the state of each part for the next segment.
         """
         next_states = []
         for part, state, keys in zip(self.parts, states, dropout_keys, strict=True):
@@ -423,32 +402,26 @@ class Stack(nnx.Module):
             next_states.append(state)
         return x, next_states
 
-    def _dropout_keys(self, key: Array | None) -> list[Array | None]:
-        """Dropout keys for each part, one a layer, or Nones."""
-        if key is None:
-            return [None] * len(self.parts)
-        keys = jax.random.split(key, self.config.num_layers)
-        return [keys[layers.start : layers.stop] for layers in part_ranges(self.config)]
-
     def read_token(
         self,
-        x: Array,
+        x: Float[Array, "B 1 E"],
         visible: Sequence[KeysValues],
-        oldest: Array,
+        oldest: Int32[Array, ""],
         state_contexts: Sequence[KeysValues],
-    ) -> tuple[Array, list[KeysValues]]:
+    ) -> tuple[Float[Array, "B 1 E"], list[KeysValues]]:
         """Reads one token.
 
         Args:
-          x: [B, 1, E].
-          visible: of each layer, keys and values of the W tokens before it, in their order from
-            `oldest` on and round the end, [B, W, H, D].
-          oldest: int32 scalar, 0 to W - 1.
+          x: the token.
+          visible: of each layer, keys and values of the W tokens before it, [B, W, H, D], a ring
+            that begins at `oldest`.
+          oldest: index of the oldest of them, 0 to W - 1.
           state_contexts: of each recurrent layer, keys and values of the states that entered the
             token's block, [B, 1, S, H, D].
 
         Returns:
-          Output [B, 1, E], and of each layer the token's keys and values, [B, 1, H, D].
+          The output of the last layer, and of each layer the token's own keys and values,
+          [B, 1, H, D].
         """
         contexts = []
         for part, layers in zip(self.parts, part_ranges(self.config), strict=True):

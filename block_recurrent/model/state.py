@@ -11,17 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Float32
 
 from block_recurrent.model import checks
+from block_recurrent.model.array_types import Starts, States, Vectors
 
 Tree = TypeVar("Tree")
 
 
 class KeysValues(NamedTuple):
-    """Keys (normalised per head, not rotated) and values, each [..., T, H, D]."""
+    """Keys (normalised per head, not rotated) and values."""
 
-    keys: Array
-    values: Array
+    keys: Vectors
+    values: Vectors
 
 
 class LayerState(NamedTuple):
@@ -29,11 +31,11 @@ class LayerState(NamedTuple):
 
     Attributes:
       cache: keys and values of the last window, [B, W, H, D] in the activations' dtype.
-      recurrent: state vectors, [B, S, E] float32.
+      recurrent: state vectors.
     """
 
     cache: KeysValues
-    recurrent: Array
+    recurrent: States
 
 
 class ModelState(NamedTuple):
@@ -41,21 +43,66 @@ class ModelState(NamedTuple):
 
     Attributes:
       cache: keys and values of every layer's last window, [L, B, W, H, D].
-      recurrent: states of the recurrent layers, lowest first, [R, B, S, E] float32; R may be 0.
+      recurrent: states of the recurrent layers, lowest first; R may be 0.
     """
 
     cache: KeysValues
-    recurrent: Array
+    recurrent: Float32[Array, "R B S E"]
 
     @property
     def batch_size(self) -> int:
         """B."""
         return self.recurrent.shape[1]
 
+    @property
+    def axes(self) -> "ModelState":
+        """The letters of every array's axes; H is the axis of heads."""
+        return ModelState(KeysValues("LBWHD", "LBWHD"), "RBSE")  # type: ignore[arg-type]
+
 
 def empty_cache(shape: tuple[int, ...], dtype: str) -> KeysValues:
     """The keys and values of a fresh document: zeros."""
     return KeysValues(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+def reset(state: Tree, initial: Tree, start: Starts, *, batch_axis: int = 0) -> Tree:
+    """Replaces the rows of `state` where `start` is true by those of `initial`.
+
+    `batch_axis` is 0 for the state of a layer and 1 for that of the model.
+
+    Raises:
+      TypeError: `initial` is of another kind than `state`, or `start` is no bool array.
+      ValueError: shapes that do not fit one another.
+    """
+    checks.check_array("start", start, "B", np.bool_)
+    checks.check_like("initial", initial, state)
+    for array in jax.tree.leaves(state):
+        if array.shape[batch_axis : batch_axis + 1] != start.shape:
+            raise ValueError(
+                f"start has {len(start)} rows, but an array of the state has shape {array.shape} "
+                f"with its rows on batch_axis = {batch_axis}"
+            )
+
+    def select(old: Array, new: Array) -> Array:
+        after = (1,) * (len(old.shape) - batch_axis - 1)
+        return jnp.where(start.reshape((1,) * batch_axis + (-1, *after)), new, old)
+
+    return jax.tree.map(select, state, initial)
+
+
+def reset_to_zeros(state: Tree, start: Starts | None) -> Tree:
+    """Zeros in the rows of a model's state where `start` is true; None for no row."""
+    if start is None:
+        return state
+    return reset(state, jax.tree.map(jnp.zeros_like, state), start, batch_axis=1)
+
+
+def clear_recurrent(state: Any, initial: Any) -> ModelState:
+    """A `ModelState` with the recurrent states of `initial`; keys and values stay."""
+    return state._replace(recurrent=initial.recurrent)
+
+
+# Trees of arrays.
 
 
 def take(tree: Tree, index: int | slice) -> Tree:
@@ -78,14 +125,17 @@ def concatenate(trees: Sequence[Tree], axis: int = 0) -> Tree:
     return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis), *trees)
 
 
-def split_blocks(x: Array, window: int) -> Array:
-    """[B, N, ...] -> [B, K, W, ...]."""
+# Blocks of one window.
+
+
+def split_blocks(x: Float[Array, "B N ..."], window: int) -> Float[Array, "B K W ..."]:
+    """Cuts a segment into blocks."""
     batch, length, *rest = x.shape
     return x.reshape(batch, length // window, window, *rest)
 
 
-def join_blocks(x: Array) -> Array:
-    """[B, K, W, ...] -> [B, N, ...]."""
+def join_blocks(x: Float[Array, "B K W ..."]) -> Float[Array, "B N ..."]:
+    """Inverse of `split_blocks`."""
     batch, blocks, window, *rest = x.shape
     return x.reshape(batch, blocks * window, *rest)
 
@@ -96,12 +146,7 @@ def swap_blocks_and_batch(tree: Tree) -> Tree:
 
 
 def scan_blocks(
-    step: Callable[[Any, Any], tuple[Any, Any]],
-    carry: Any,
-    inputs: Any,
-    *,
-    unroll: int,
-    recompute: bool,
+    step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, inputs: Any, *, recompute: bool
 ) -> tuple[Any, Any]:
     """A `jax.lax.scan` over blocks, arrays [K, B, ...].
 
@@ -109,25 +154,24 @@ def scan_blocks(
       step: takes the carry and one block of the inputs.
       carry: before the first block.
       inputs: of all blocks.
-      unroll: blocks per iteration.
-      recompute: the backward pass computes each step again, so that the scan keeps the carries
-        and nothing else.
+      recompute: the backward pass computes each step again, so that the scan keeps only the
+        carries.
     """
     if recompute:
-        # Inside a loop nothing merges the two computations; where none is left, something may.
-        step = jax.checkpoint(step, prevent_cse=unroll > 1)
-    return jax.lax.scan(step, carry, inputs, unroll=unroll)
+        # Inside a loop XLA does not merge the two computations of a step.
+        step = jax.checkpoint(step, prevent_cse=False)
+    return jax.lax.scan(step, carry, inputs)
 
 
 def preceding_blocks(
     blocks: KeysValues, previous: KeysValues, *, detached: bool = False
 ) -> KeysValues:
-    """What comes one window before each block.
+    """The keys and values one window before each block.
 
     Args:
       blocks: of the segment, [B, K, W, ...].
       previous: of the window before the segment, [B, W, ...].
-      detached: no gradient reaches it.
+      detached: no gradient reaches them.
 
     Returns:
       [B, K, W, ...]: the previous window, then all blocks but the last.
@@ -150,9 +194,10 @@ def last_window(current: KeysValues, window: int) -> KeysValues:
 
 
 def flatten_heads(context: KeysValues) -> KeysValues:
-    """[..., H, D] -> [..., H*D], how projections come.
+    """[..., H, D] -> [..., H*D], the layout of projections.
 
-    What is cut and joined should lie so: with an axis of heads a TPU turns all of it round first.
+    Slices and concatenations should have this layout: with an axis of heads a TPU transposes the
+    whole array first.
     """
     return jax.tree.map(lambda x: x.reshape(*x.shape[:-2], -1), context)
 
@@ -160,35 +205,3 @@ def flatten_heads(context: KeysValues) -> KeysValues:
 def unflatten_heads(context: KeysValues, num_heads: int) -> KeysValues:
     """Inverse of `flatten_heads`."""
     return jax.tree.map(lambda x: x.reshape(*x.shape[:-1], num_heads, -1), context)
-
-
-def reset(state: Tree, initial: Tree, start: Array | np.ndarray, *, batch_axis: int = 0) -> Tree:
-    """Replaces the rows of `state` where `start` [B] is true by those of `initial`.
-
-    `batch_axis` is 0 for the state of a layer and 1 for that of the model.
-
-    Raises:
-      TypeError: `initial` is of another kind than `state`.
-      ValueError: shapes that do not fit one another, or a `start` that is no bool array.
-    """
-
-    checks.check_reset(state, initial, start, batch_axis=batch_axis)
-
-    def select(old: Array, new: Array) -> Array:
-        shape = [1] * old.ndim
-        shape[batch_axis] = -1
-        return jnp.where(start.reshape(shape), new, old)
-
-    return jax.tree.map(select, state, initial)
-
-
-def reset_to_zeros(state: Tree, start: Array | np.ndarray | None) -> Tree:
-    """Zeros in the rows of a model's state where `start` [B] is true; None for no row."""
-    if start is None:
-        return state
-    return reset(state, jax.tree.map(jnp.zeros_like, state), start, batch_axis=1)
-
-
-def clear_recurrent(state: Any, initial: Any) -> ModelState:
-    """A `ModelState` with the recurrent states of `initial`; keys and values stay."""
-    return state._replace(recurrent=initial.recurrent)

@@ -1,25 +1,22 @@
 """The sliding-window layer: the token side of every layer, recurrent or not.
 
-A layer reads a segment in three parts: `project`, `self_attend`, and, when the states that a token
-may see are known, `finish`.
+A layer reads a segment in three parts: `project`, `self_attend`, and `finish`, which needs the
+states that the tokens attend to.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jaxtyping import Float, Float32, Int32
 
 from block_recurrent.config import LayerConfig
+from block_recurrent.model import checks
+from block_recurrent.model.array_types import Activations, DistanceBias, Heads, Key
 from block_recurrent.model.attention import choose_attention, reference
-from block_recurrent.model.checks import (
-    check_initial_state,
-    check_layer,
-    check_sliding_window_call,
-    checked,
-)
 from block_recurrent.model.layers import (
     RMSNorm,
     apply_dense,
@@ -28,7 +25,7 @@ from block_recurrent.model.layers import (
     dropout,
     relu,
 )
-from block_recurrent.model.positions import make_positions
+from block_recurrent.model.positions import POSITIONS
 from block_recurrent.model.state import (
     KeysValues,
     empty_cache,
@@ -40,31 +37,31 @@ from block_recurrent.parallel.axes import by_lanes
 
 
 class Projections(NamedTuple):
-    """What a layer makes of its tokens, each [B, N, H, D].
+    """The projections of a layer's tokens.
 
     Attributes:
-      context: keys (normalised) and values, for tokens and states to attend to.
+      context: keys (normalised) and values [B, N, H, D], for tokens and states to attend to.
       queries: for self-attention, normalised and scaled.
       state_queries: for attention to states, normalised and scaled; None where there is none.
     """
 
     context: KeysValues
-    queries: Array
-    state_queries: Array | None = None
+    queries: Heads
+    state_queries: Heads | None = None
 
 
 class SelfAttended(NamedTuple):
-    """Tokens halfway through a layer: self-attention is done, the states are not yet seen.
+    """Tokens after self-attention and before attention to the states.
 
     Attributes:
-      x: the layer's input, [B, N, E].
-      heads: of self-attention, [B, N, H, D].
+      x: the layer's input.
+      heads: the result of self-attention.
       state_queries: as in `Projections`.
     """
 
-    x: Array
-    heads: Array
-    state_queries: Array | None
+    x: Activations
+    heads: Heads
+    state_queries: Heads | None
 
 
 class SlidingWindowLayer(nnx.Module):
@@ -80,7 +77,6 @@ class SlidingWindowLayer(nnx.Module):
       rngs: of the initial parameters.
     """
 
-    @checked(check_layer)
     def __init__(
         self,
         config: LayerConfig,
@@ -89,6 +85,7 @@ class SlidingWindowLayer(nnx.Module):
         detach_windows: bool = False,
         rngs: nnx.Rngs,
     ):
+        checks.check_config(config, LayerConfig, rngs)
         size, heads_size = config.model_size, config.num_heads * config.head_size
         self.config = config
         self.attends_to_states = attends_to_states
@@ -99,7 +96,7 @@ class SlidingWindowLayer(nnx.Module):
         self.values = dense(size, heads_size, rngs=rngs)
         self.queries = dense(size, heads_size, rngs=rngs)
         self.scale = make_scale(config)
-        self.positions = make_positions(config.positions, config.num_heads, rngs=rngs)
+        self.positions = POSITIONS[config.positions](config.num_heads, rngs)
         self.state_queries = dense(size, heads_size, rngs=rngs) if attends_to_states else None
         self.state_scale = make_scale(config) if attends_to_states else None
         self.output = dense(heads_size * (1 + attends_to_states), size, rngs=rngs)
@@ -107,47 +104,57 @@ class SlidingWindowLayer(nnx.Module):
         self.mlp_hidden = dense(size, config.mlp_size, rngs=rngs)
         self.mlp_output = dense(config.mlp_size, size, rngs=rngs)
 
-    @checked(check_initial_state)
     def initial_state(self, batch_size: int) -> KeysValues:
         """The cache of a fresh document: zeros [B, W, H, D], which tokens do attend to."""
+        checks.check_size("batch_size", batch_size)
         config = self.config
         shape = (batch_size, config.window, config.num_heads, config.head_size)
         return empty_cache(shape, config.dtype)
 
-    @checked(check_sliding_window_call)
     def __call__(
         self,
-        x: Array,
+        x: Activations,
         cache: KeysValues,
         state_context: KeysValues | None = None,
         *,
-        dropout_key: Array | None = None,
-    ) -> tuple[Array, KeysValues]:
+        dropout_key: Key | None = None,
+    ) -> tuple[Activations, KeysValues]:
         """Reads a segment.
 
         Args:
-          x: [B, N, E], N a multiple of W.
+          x: the segment, N a multiple of W.
           cache: keys and values of the window before the segment, [B, W, H, D].
           state_context: keys and values of the states for each block, [B, K, S, H, D]; given
             exactly when the layer attends to states.
           dropout_key: dropout is on when given.
 
         Returns:
-          Output [B, N, E], and the cache for the next segment.
+          The layer's output, and the cache for the next segment.
 
         Raises:
           TypeError: an argument of another kind.
           ValueError: shapes that do not fit the configuration, or `state_context` given or left
             out wrongly.
         """
+        self._check(x, cache, state_context, dropout_key)
         project_key, attend_key, finish_key = split_key(dropout_key, 3)
         projections = self.project(x, project_key)
         attended = self.self_attend(x, projections, cache, attend_key)
         cache = last_window(projections.context, self.config.window)
         return self.finish(attended, state_context, finish_key), cache
 
-    def project(self, x: Array, dropout_key: Array | None = None) -> Projections:
-        """Norm, dropout, and keys, values and queries as one product; `x` is [B, N, E]."""
+    def _check(self, x: Array, cache: KeysValues, context: Any, dropout_key: Any) -> None:
+        config = self.config
+        checks.check_layer_call(self, x, cache, dropout_key, name="cache")
+        if (context is None) == self.attends_to_states:
+            raise ValueError("state_context must be given exactly when the layer attends to states")
+        if context is not None:
+            blocks = f"{x.shape[0]} {x.shape[1] // config.window}"
+            shape = f"{blocks} S {config.num_heads} {config.head_size}"
+            checks.check_keys_values("state_context", context, shape)
+
+    def project(self, x: Activations, dropout_key: Key | None = None) -> Projections:
+        """Norm, dropout, and keys, values and queries as one product."""
         normed = self.norm(x).astype(self.config.dtype)
         normed = dropout(normed, self.config.dropout, dropout_key)
         layers = [self.keys, self.values, self.queries]
@@ -165,15 +172,15 @@ class SlidingWindowLayer(nnx.Module):
 
     def self_attend(
         self,
-        x: Array,
+        x: Activations,
         projections: Projections,
         cache: KeysValues,
-        dropout_key: Array | None = None,
+        dropout_key: Key | None = None,
     ) -> SelfAttended:
         """Self-attention of every token to the W tokens before it.
 
         Args:
-          x: [B, N, E].
+          x: the layer's input.
           projections: of `x`.
           cache: keys and values of the window before the segment, [B, W, H, D].
           dropout_key: dropout is on when given.
@@ -196,18 +203,15 @@ class SlidingWindowLayer(nnx.Module):
         self,
         attended: SelfAttended,
         state_context: KeysValues | None = None,
-        dropout_key: Array | None = None,
-    ) -> Array:
-        """Attention to the states, if any, then output projection and MLP.
+        dropout_key: Key | None = None,
+    ) -> Activations:
+        """Attention to the states, if any, then output projection and MLP; the layer's output.
 
         Args:
           attended: the tokens after self-attention.
           state_context: keys and values of the states for each block, [B, K, S, H, D], where the
             layer attends to states. Every token of a block sees all of them, without mask or bias.
           dropout_key: dropout is on when given.
-
-        Returns:
-          The layer's output, [B, N, E].
         """
         x, heads, state_queries = attended
         state_key, mlp_key = split_key(dropout_key, 2)
@@ -226,23 +230,23 @@ class SlidingWindowLayer(nnx.Module):
 
     def read_token(
         self,
-        x: Array,
+        x: Float[Array, "B 1 E"],
         visible: KeysValues,
-        oldest: Array,
+        oldest: Int32[Array, ""],
         state_context: KeysValues | None = None,
-    ) -> tuple[Array, KeysValues]:
+    ) -> tuple[Float[Array, "B 1 E"], KeysValues]:
         """Reads one token, as a call would.
 
         Args:
-          x: [B, 1, E].
-          visible: keys and values of the W tokens before it, in their order from `oldest` on and
-            round the end, [B, W, H, D].
-          oldest: int32 scalar, 0 to W - 1.
+          x: the token.
+          visible: keys and values of the W tokens before it, [B, W, H, D], a ring that begins at
+            `oldest`.
+          oldest: index of the oldest of them, 0 to W - 1.
           state_context: keys and values of the states that entered its block, [B, 1, S, H, D],
             where the layer attends to states.
 
         Returns:
-          Output [B, 1, E], and the token's own keys and values, [B, 1, H, D].
+          The layer's output, and the token's own keys and values, [B, 1, H, D].
         """
         window = self.config.window
         projections = self.project(x)
@@ -253,20 +257,20 @@ class SlidingWindowLayer(nnx.Module):
         attended = SelfAttended(x, heads, projections.state_queries)
         return self.finish(attended, state_context), projections.context
 
-    def _scaled_bias(self) -> Array:
+    def _scaled_bias(self) -> DistanceBias:
         return self.positions.bias(self.config.window) * jnp.abs(self.scale[...])[:, None]
 
 
 def make_scale(config: LayerConfig) -> nnx.Param:
-    """The learned logit scale of each head, [H] float32, initially 1."""
+    """The learned logit scale of each head [H], initially 1. It replaces 1/sqrt(D)."""
     return nnx.Param(jnp.ones((config.num_heads,), jnp.float32))
 
 
-def query_length(scale: nnx.Param) -> Array:
-    """The length of a head's queries, [H]: the learned logit scale replaces 1/sqrt(D)."""
+def query_length(scale: nnx.Param) -> Float32[Array, "H"]:
+    """The length of each head's queries."""
     return jnp.abs(scale[...])
 
 
-def split_key(key: Array | None, parts: int) -> list[Array | None]:
+def split_key(key: Key | None, parts: int) -> list[Key | None]:
     """Independent keys, or as many Nones."""
     return [None] * parts if key is None else list(jax.random.split(key, parts))

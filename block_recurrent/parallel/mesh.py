@@ -13,8 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from block_recurrent.config import MeshConfig
-from block_recurrent.gin_files import ConfigError
+from block_recurrent.config import ConfigError, MeshConfig
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.axes import DATA, FSDP, LANES, TENSOR, AnyMesh
 
@@ -105,13 +104,16 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def carried_sharding(mesh: AnyMesh, carried: Any) -> Any:
-    """Of a model's carried state: [L, B, ...] by lanes, [L, B, W, H, D] by lanes and heads."""
+    """Of a model's carried state: batch rows along `data` and `fsdp`, heads along `tensor`."""
+    along = {"B": LANES, "H": TENSOR}
 
-    def sharding(array: Any) -> NamedSharding:
-        heads = (None, TENSOR) if array.ndim == 5 else ()
-        return NamedSharding(mesh, PartitionSpec(None, LANES, *heads))
+    def sharding(letters: str) -> NamedSharding:
+        axes = [along.get(letter) for letter in letters]
+        while axes and axes[-1] is None:
+            axes.pop()
+        return NamedSharding(mesh, PartitionSpec(*axes))
 
-    return jax.tree.map(sharding, carried)
+    return jax.tree.map(sharding, carried.axes)
 
 
 def vote_array(mesh: Mesh, vote: bool) -> jax.Array:

@@ -155,7 +155,7 @@ def _target(array: Any) -> jax.ShapeDtypeStruct:
 def _metadata(folder: Path, name: str) -> dict[str, Any]:
     """Shape and dtype of the arrays of a checkpointable."""
     with _reading(folder):
-        metadata = ocp.checkpointables_metadata(folder).metadata
+        metadata = ocp.checkpointables_metadata(str(folder)).metadata
     if metadata.get(name) is None:
         raise Damaged(f"{folder / name} is missing")
     return metadata[name]
@@ -163,7 +163,7 @@ def _metadata(folder: Path, name: str) -> dict[str, Any]:
 
 def _load(folder: Path, targets: Mapping[str, Any]) -> dict[str, Any]:
     with _reading(folder):
-        return ocp.load_checkpointables(folder, dict(targets))
+        return ocp.load_checkpointables(str(folder), dict(targets))
 
 
 @contextlib.contextmanager

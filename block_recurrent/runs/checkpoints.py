@@ -233,7 +233,9 @@ class Checkpoints:
         context = make_context()
         context.async_options.timeout_secs = LONGEST_SAVE
         context.async_options.post_finalization_callback = complete
-        orbax = ocp.training.Checkpointer(self.directory, context=context, preservation_policy=self)
+        orbax = ocp.training.Checkpointer(
+            str(self.directory), context=context, preservation_policy=self
+        )
         response = orbax.save_checkpointables_async(step, items, force=True)
         assert response is not None  # because of `force`
 

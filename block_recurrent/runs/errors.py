@@ -1,6 +1,6 @@
 """What can be wrong with a work directory."""
 
-from block_recurrent.gin_files import ConfigError
+from block_recurrent.config import ConfigError
 
 
 class WorkdirInUse(RuntimeError):

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from block_recurrent.config import ExperimentConfig, TransformerXLConfig
+from block_recurrent.config import ConfigError, ExperimentConfig, TransformerXLConfig
 from block_recurrent.data import DataError
-from block_recurrent.gin_files import ConfigError, load, to_gin
+from block_recurrent.gin_files import load, to_gin
 from block_recurrent.runs.bucket import Bucket
 from block_recurrent.runs.checkpoints import SAVING, Checkpoints
 from block_recurrent.runs.errors import CheckpointError

@@ -165,9 +165,7 @@ class TensorBoard:
                 with contextlib.suppress(OSError):
                     self._writer.close()
             self._writer = None
-            self._warn(
-                f"no more metrics are written for TensorBoard: {self._directory} ({reason(error)})"
-            )
+            self._warn(f"TensorBoard gets no more metrics: {self._directory} ({reason(error)})")
 
     def close(self) -> None:
         """Flushes and closes the file."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from block_recurrent.config import ExperimentConfig
-from block_recurrent.gin_files import ConfigError, to_gin
+from block_recurrent.config import ConfigError, ExperimentConfig
+from block_recurrent.gin_files import to_gin
 from block_recurrent.runs.errors import WorkdirInUse
 from block_recurrent.system.files import reason, write_whole
 from block_recurrent.system.lock import hold

@@ -8,9 +8,8 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from block_recurrent.config import AnyModelConfig, ExperimentConfig, ModelConfig, OptimizerConfig
-from block_recurrent.model.parameters import STACKED, stacked_layers
-from block_recurrent.model.stack import part_ranges
+from block_recurrent.config import ExperimentConfig, ModelConfig, OptimizerConfig
+from block_recurrent.model.stack import stacked_layers
 
 # Adafactor as in the paper (section 4); AdamW with the usual values for language models.
 ADAFACTOR_DECAY = 0.8
@@ -48,22 +47,13 @@ def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
     """
     optimizer = config.optimizer
     rule = _make_rule(optimizer, make_schedule(optimizer, config.training.num_steps))
-    rules = {ALONE: rule} | {
-        stacked_layers(part): _each_layer(rule) for part in _stacked_parts(config.model)
-    }
-    labels = cast(Any, lambda named: {name: _label(name) for name in named})
+    stacked = stacked_layers(config.model) if isinstance(config.model, ModelConfig) else ()
+    rules = {ALONE: rule} | {path: _each_layer(rule) for path in stacked}
+    labels = cast(Any, lambda named: {name: _label(name, stacked) for name in named})
     by_label = optax.partition(cast(Any, rules), labels)
     if optimizer.clip_norm is None:
         return by_label
     return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), by_label)
-
-
-def _stacked_parts(model: AnyModelConfig) -> list[int]:
-    """The parts of a model's stack whose parameters have a leading axis of layers."""
-    if not isinstance(model, ModelConfig):
-        return []
-    ranges, recurrent = part_ranges(model), model.recurrent_indices
-    return [part for part, layers in enumerate(ranges) if layers.start not in recurrent]
 
 
 def _make_rule(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -77,10 +67,9 @@ def _make_rule(config: OptimizerConfig, schedule: optax.Schedule) -> optax.Gradi
     )
 
 
-def _label(name: str) -> str:
+def _label(name: str, stacked: tuple[str, ...]) -> str:
     """The rule of the parameter at path `name`."""
-    stacked = STACKED.match(name)
-    return stacked[0] if stacked else ALONE
+    return next((path for path in stacked if name.startswith(f"{path}.")), ALONE)
 
 
 def _each_layer(rule: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -17,7 +17,6 @@ SMALLER = {
     "blocks = 500": "blocks = 8",
     "[100:]": "[4:]",
     "num_layers=4": "num_layers=2",
-    "state_unroll=4": "state_unroll=1",
     "batch_size=8, segment_length=512": "batch_size=2, segment_length=64",
     "num_steps=1000, checkpoint_every=500": "num_steps=3, checkpoint_every=500",
     "max_new_tokens=300": "max_new_tokens=20",

@@ -170,7 +170,7 @@ def test_transformer_xl_is_the_model_with_segments_of_one_window():
 
 # Loops or none, several blocks at a time, and what the backward pass computes again.
 WAYS = {
-    "fixed_single": {"scan_layers": False, "remat": "dots", "state_unroll": 2},
+    "fixed_single": {"scan_layers": False, "remat": "dots"},
     "feedback_fixed_single": {"remat": "layer"},
 }
 

@@ -6,10 +6,10 @@ import pytest
 from flax import nnx
 
 from block_recurrent.model.positions import (
+    POSITIONS,
     Rotary,
     T5Bias,
     distances,
-    make_positions,
     t5_bucket,
     window_bias,
 )
@@ -71,7 +71,7 @@ def test_positions_are_rolled():
 
 def test_each_scheme_leaves_the_other_half_alone():
     x = random_like(jnp.zeros((2, 1, 8)))
-    t5, rotary = (make_positions(kind, 1, rngs=nnx.Rngs(0)) for kind in ("t5", "rotary"))
+    t5, rotary = (POSITIONS[kind](1, nnx.Rngs(0)) for kind in ("t5", "rotary"))
     assert t5.rotate(x, np.arange(2)) is x
     assert rotary.bias(3).shape == (1, 3) and not np.any(rotary.bias(3))
     assert rotary.rotate(x.astype(jnp.bfloat16), np.arange(2)).dtype == jnp.bfloat16

@@ -9,7 +9,7 @@ import pytest
 
 import block_recurrent as br
 from block_recurrent import gin_files
-from block_recurrent.gin_files import ConfigError
+from block_recurrent.config import ConfigError
 from block_recurrent.model.parameters import named_parameters
 from block_recurrent.runs.checkpoints import CheckpointError, Checkpoints, read_parameters
 from tests.helpers import assert_equal

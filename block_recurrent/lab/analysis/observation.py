@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from block_recurrent.data import Batch
+from block_recurrent.model.attention import reference
 from block_recurrent.model.cell import RecurrentCell
 from block_recurrent.model.stack import split_state
 from block_recurrent.model.state import (
@@ -84,16 +85,6 @@ def similarity_to(states: Array, others: Array) -> Array:
     return (_directions(states) * _directions(others)).sum(-1).mean(-1)
 
 
-def attention_probabilities(queries: Array, keys: Array) -> Array:
-    """Softmax of the products of scaled queries [..., Q, H, D] and keys [..., S, H, D].
-
-    Returns:
-      [..., H, Q, S] float32.
-    """
-    logits = jnp.einsum("...qhd,...shd->...hqs", queries, keys, preferred_element_type=jnp.float32)
-    return jax.nn.softmax(logits, axis=-1)
-
-
 def recurrent_inputs(model: Any, tokens: Array | np.ndarray, state: ModelState) -> list[Array]:
     """What each recurrent layer reads of one block [B, W], [B, W, E] each."""
     x, config, inputs = model.embed(tokens), model.config, []
@@ -132,7 +123,9 @@ def observe_layer(
         gates.append(GateShares(*(y.mean(1) for y in shares)))
     queries = cell.token_layer.project(x).state_queries
     assert queries is not None
-    p = attention_probabilities(queries, projections.context.keys)
+    keys = projections.context.keys
+    logits = jnp.einsum("bqhd,bshd->bhqs", queries, keys, preferred_element_type=jnp.float32)
+    p = reference.probabilities(logits)
     entropy = -jnp.where(p > 0, p * jnp.log(p), 0.0).sum(-1)
     counted = mask[:, None].astype(p.dtype)
     return Observed(

@@ -1,6 +1,10 @@
-"""Which implementation of attention a model uses, chosen once, when it is built."""
+"""Which implementation of attention a model uses, chosen once, when it is built.
 
-import functools
+An implementation is a file of this folder with a function `build(config, platform)`. A new one
+needs that file, and its name among the values of `LayerConfig.attention`.
+"""
+
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,10 +14,10 @@ import jax
 from jax import Array
 
 from block_recurrent.config import LayerConfig
-from block_recurrent.model.attention import cudnn, reference, tiled
-from block_recurrent.model.attention.tpu import LANES, heads, kernels
 from block_recurrent.model.layers import split_heads
 
+# Files whose name is not that of the implementation.
+FILES = {"xla": "reference", "pallas": "tpu"}
 _platform: ContextVar[str | None] = ContextVar("platform", default=None)
 
 
@@ -22,31 +26,17 @@ class AttentionImpossible(ValueError):
 
 
 class Attention(NamedTuple):
-    """One implementation: arguments and results are those of `reference` and `heads`.
+    """One implementation: arguments and results are those of `reference` and `layers`.
 
     Attributes:
       attend: queries to all keys, without bias.
       attend_window: tokens to the W tokens before them.
-      split_heads: cuts projections into heads and gives their vectors a length.
+      split_heads: splits projections into heads and scales their vectors to a length.
     """
 
     attend: Callable[..., Array]
     attend_window: Callable[..., Array]
     split_heads: Callable[..., list[Array]] = split_heads
-
-
-IMPLEMENTATIONS = {
-    "xla": Attention(reference.attend, reference.attend_window),
-    "tiled": Attention(tiled.attend, tiled.attend_window),
-    "pallas": Attention(kernels.attend, kernels.attend_window, heads.split_heads),
-    "cudnn": Attention(cudnn.attend, cudnn.attend_window),
-}
-TILED_IN_TURN = Attention(tiled.attend, functools.partial(tiled.attend_window, in_turn=True))
-INTERPRETED = Attention(
-    functools.partial(kernels.attend, interpret=True),
-    functools.partial(kernels.attend_window, interpret=True),
-    functools.partial(heads.split_heads, interpret=True),
-)
 
 
 @contextmanager
@@ -67,62 +57,32 @@ def target_platform() -> str:
 def choose_attention(config: LayerConfig) -> Attention:
     """The implementation that `config.attention` names; "auto" is the best that is possible.
 
+    "auto" never means "cudnn", which has to be asked for.
+
     Raises:
       AttentionImpossible: the platform or the sizes rule out the implementation that is named.
     """
     platform = target_platform()
-    name = _best(config, platform) if config.attention == "auto" else config.attention
-    reason = _obstacle(name, config, platform)
-    if reason is not None:
-        raise AttentionImpossible(f"model.attention {name!r} {reason}; set it to 'auto' or 'xla'")
-    if name == "pallas" and platform == "cpu":
-        return INTERPRETED
-    if name == "tiled" and platform != "cpu":
-        return TILED_IN_TURN
-    return IMPLEMENTATIONS[name]
-
-
-def _best(config: LayerConfig, platform: str) -> str:
-    """What "auto" means; "cudnn" has to be asked for."""
+    if config.attention != "auto":
+        return build(config.attention, config, platform)
     if platform != "tpu":
-        return "tiled"
-    return "pallas" if _obstacle("pallas", config, platform) is None else "xla"
+        return build("tiled", config, platform)
+    try:
+        return build("pallas", config, platform)
+    except AttentionImpossible:
+        return build("xla", config, platform)
 
 
-def _obstacle(name: str, config: LayerConfig, platform: str) -> str | None:
-    """Why an implementation cannot be had, as the end of a sentence; None if it can."""
-    if name == "pallas":
-        return _no_pallas(config, platform)
-    return _no_cudnn(config, platform) if name == "cudnn" else None
+def build(name: str, config: LayerConfig, platform: str) -> Attention:
+    """The implementation called `name` for a layer on a platform.
 
-
-def _no_pallas(config: LayerConfig, platform: str) -> str | None:
-    if platform == "gpu":
-        return "is for TPUs (a CPU interprets it), but this model is built for a GPU"
-    if config.window % LANES or config.window > kernels.MOST_WINDOW:
-        return (
-            f"needs a window that is a multiple of {LANES} and at most "
-            f"{kernels.MOST_WINDOW}, not {config.window}"
-        )
-    if config.head_size % kernels.LEAST_HEAD:
-        return (
-            f"needs a head_size that is a multiple of {kernels.LEAST_HEAD}, not {config.head_size}"
-        )
-    return None
-
-
-def _no_cudnn(config: LayerConfig, platform: str) -> str | None:
-    if platform != "gpu":
-        return f"needs a GPU, but this model is built for a {platform.upper()}"
-    if config.dtype != "bfloat16":
-        return f"needs dtype 'bfloat16', not {config.dtype!r}"
-    if config.dropout > 0:
-        return f"has no dropout, but dropout is {config.dropout}"
-    if config.window % 2:
-        return f"needs an even window, not {config.window}"
-    if config.head_size % cudnn.LEAST_HEAD or config.head_size > cudnn.MOST_HEAD:
-        return (
-            f"needs a head_size that is a multiple of {cudnn.LEAST_HEAD} and at most "
-            f"{cudnn.MOST_HEAD}, not {config.head_size}"
-        )
-    return None
+    Raises:
+      AttentionImpossible: the platform or the sizes rule it out.
+    """
+    module = importlib.import_module(f"{__package__}.{FILES.get(name, name)}")
+    try:
+        return module.build(config, platform)
+    except AttentionImpossible as reason:
+        raise AttentionImpossible(
+            f"model.attention {name!r} {reason}; set it to 'auto' or 'xla'"
+        ) from None

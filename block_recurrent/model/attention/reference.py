@@ -1,39 +1,45 @@
-"""Attention as a few lines of array arithmetic: it runs everywhere, and all others must match it.
-
-Letters: B lanes, K blocks, W window, Q queries, T keys, H heads, D head size. Heads stand second to
-last, `[..., H, D]`, wherever queries, keys and values are passed.
-"""
+"""Attention in a few lines of array arithmetic, which all other implementations must match."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float, Float32
 
+from block_recurrent.config import LayerConfig
+from block_recurrent.model.array_types import Blocks, DistanceBias, Key, TileBias
+from block_recurrent.model.attention.choice import Attention
 from block_recurrent.model.layers import dropout
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues, concatenate_windows, preceding_blocks
 
 
+def build(config: LayerConfig, platform: str) -> Attention:
+    """This implementation, which suits every layer and platform."""
+    del config, platform
+    return Attention(attend, attend_window)
+
+
 def attend(
-    queries: Array,
+    queries: Float[Array, "... Q H D"],
     context: KeysValues,
-    bias: Array | None = None,
+    bias: TileBias | None = None,
     *,
     dropout_rate: float = 0.0,
-    dropout_key: Array | None = None,
-) -> Array:
+    dropout_key: Key | None = None,
+) -> Float[Array, "... Q H D"]:
     """Softmax attention, the softmax in float32.
 
     Args:
-      queries: [..., Q, H, D], already scaled.
+      queries: already scaled.
       context: keys and values, [..., T, H, D].
-      bias: [H, Q, T] float32 added to the logits; minus infinity hides a key.
-      dropout_rate: share of the probabilities dropped when `dropout_key` is given.
+      bias: added to the logits; minus infinity hides a key.
+      dropout_rate: fraction of the probabilities dropped when `dropout_key` is given.
       dropout_key: None for no dropout.
 
     Returns:
-      [..., Q, H, D] in the dtype of the values.
+      The attended values, in their dtype.
     """
     # Heads first and positions last, and the division after the product: on a CPU a training step
     # with another layout takes up to twice as long.
@@ -51,28 +57,28 @@ def attend(
 
 
 def attend_window(
-    queries: Array,
+    queries: Blocks,
     current: KeysValues,
     previous: KeysValues,
-    bias: Array,
+    bias: DistanceBias,
     *,
     detached: bool = False,
     dropout_rate: float = 0.0,
-    dropout_key: Array | None = None,
-) -> Array:
+    dropout_key: Key | None = None,
+) -> Blocks:
     """Attention of every token of a segment to the W tokens before it.
 
     Args:
-      queries: of K blocks, [B, K, W, H, D], already scaled.
+      queries: already scaled.
       current: keys and values of the blocks, [B, K, W, H, D].
       previous: those of the window before the first block, [B, W, H, D].
-      bias: [H, W] float32, added to the logits at distances W to 1.
+      bias: added to the logits.
       detached: no gradient reaches the keys and values of the window before a block.
-      dropout_rate: share of the probabilities dropped when `dropout_key` is given.
+      dropout_rate: fraction of the probabilities dropped when `dropout_key` is given.
       dropout_key: None for no dropout.
 
     Returns:
-      [B, K, W, H, D] in the dtype of the values.
+      The attended values, in their dtype.
     """
     preceding = preceding_blocks(current, previous, detached=detached)
     tile = concatenate_windows(preceding, current)
@@ -81,12 +87,20 @@ def attend_window(
     )
 
 
-@jax.custom_vjp
-def add_shared(x: Array, shared: Array) -> Array:
-    """`x` [..., H, Q, T] plus `shared` [H, Q, T].
+def probabilities(
+    logits: Float32[Array, "... Q T"], visible: Bool[Array, "... Q T"] | None = None
+) -> Float32[Array, "... Q T"]:
+    """The softmax over the visible keys, where the probabilities themselves are wanted."""
+    if visible is not None:
+        logits = jnp.where(visible, logits, jnp.finfo(jnp.float32).min)
+    return jax.nn.softmax(logits, axis=-1)
 
-    As `x + shared`, but the gradient's sum over the leading axes is a matrix product: as a
-    reduction it takes XLA:CPU longer than the attention itself.
+
+@jax.custom_vjp
+def add_shared(x: Float32[Array, "... H Q T"], shared: TileBias) -> Float32[Array, "... H Q T"]:
+    """`x + shared`, whose gradient sums over the leading axes by a matrix product.
+
+    As a reduction that sum takes XLA:CPU longer than the attention itself.
     """
     return x + shared
 
@@ -102,8 +116,8 @@ def _add_shared_backward(_: None, gradient: Array) -> tuple[Array, Array]:
 add_shared.defvjp(_add_shared_forward, _add_shared_backward)
 
 
-def sum_leading(x: Array) -> Array:
-    """Sums [..., H, Q, T] over all but the last three axes, as a matrix product."""
+def sum_leading(x: Float32[Array, "... H Q T"]) -> TileBias:
+    """The sum over all but the last three axes, as a matrix product."""
     shape = x.shape[-3:]
     rows = x.reshape(-1, math.prod(shape))
     return (jnp.ones(rows.shape[:1], rows.dtype) @ rows).reshape(shape)

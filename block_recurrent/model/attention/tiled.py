@@ -1,34 +1,42 @@
 """Attention for CPUs and GPUs: rows of sub-blocks, and a gradient by hand.
 
-The window's tile [W, 2W], of which a token sees half, is cut into rows of sub-blocks, each with the
-W + R keys that R tokens see together. The forward pass keeps queries, keys and values only, and the
-backward pass computes the probabilities again. On a GPU the rows are taken in turn, so that the
-tile never exists. On a CPU, where XLA fuses two products and the softmax between them into one pass
-whose intermediates stay in the cache as long as nothing else asks for them, they are laid out one
-by one, and each product of the gradient is written in the order that takes a fast path.
+A token sees half of the window's tile [W, 2W]. The tile is cut into rows of sub-blocks, each of
+which holds R tokens and the W + R keys that they see together. The forward pass keeps queries, keys
+and values only, and the backward pass computes the probabilities again.
+
+On a GPU a loop goes over the rows, so that the whole tile is never in memory. On a CPU the rows are
+unrolled: there XLA fuses two products and the softmax between them into one pass whose
+intermediates stay in the cache, as long as nothing else uses them. Each product of the gradient is
+written in the order for which XLA:CPU has a fast path.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Float32
 
+from block_recurrent.config import LayerConfig
 from block_recurrent.model import layers
+from block_recurrent.model.array_types import Blocks, DistanceBias, Key, Seeds, TileBias
+from block_recurrent.model.attention.choice import Attention
 from block_recurrent.model.attention.reference import sum_leading
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues, concatenate_windows, preceding_blocks
 
 SMALLEST_ROWS = 64
-# In turn more parts are worth their loop: they need less memory. Fused, a CPU prefers few.
+# A loop over more parts needs less memory. Unrolled, few parts are faster on a CPU.
 MOST_PARTS, MOST_PARTS_IN_TURN = 8, 16
 
 
 def attend(
-    queries: Array,
+    queries: Float[Array, "... Q H D"],
     context: KeysValues,
     *,
     dropout_rate: float = 0.0,
-    dropout_key: Array | None = None,
-) -> Array:
+    dropout_key: Key | None = None,
+) -> Float[Array, "... Q H D"]:
     """As `reference.attend` without a bias."""
     queries, keys, values = map(_heads_first, (queries, *context))
     shape = (*queries.shape[:-1], keys.shape[-2])
@@ -37,16 +45,16 @@ def attend(
 
 
 def attend_window(
-    queries: Array,
+    queries: Blocks,
     current: KeysValues,
     previous: KeysValues,
-    bias: Array,
+    bias: DistanceBias,
     *,
     detached: bool = False,
     dropout_rate: float = 0.0,
-    dropout_key: Array | None = None,
+    dropout_key: Key | None = None,
     in_turn: bool = False,
-) -> Array:
+) -> Blocks:
     """As `reference.attend_window`; with `in_turn` a loop goes over the rows of sub-blocks."""
     window = queries.shape[-3]
     rows = rows_at_once(window, MOST_PARTS_IN_TURN if in_turn else MOST_PARTS)
@@ -69,46 +77,45 @@ def attend_window(
         attend_part = jax.checkpoint(lambda first: attend_rows(first, tile))
         parts = [*jax.lax.map(attend_part, jnp.array(starts))]
     else:
-        # All rows have the same tile; on a CPU parts of the whole one are faster than that.
+        # All rows have the same tile, but on a CPU slices of the whole one are faster.
         tile = window_bias(bias)
         parts = [attend_rows(i, tile[:, i : i + rows, i : i + window + rows]) for i in starts]
     return _heads_second(jnp.concatenate(parts, axis=-2))
 
 
 def rows_at_once(window: int, most_parts: int) -> int:
-    """How many tokens of a window share a sub-block: an equal part of it, but not too few."""
+    """R, how many tokens a row of sub-blocks holds: an equal part of the window, not too few."""
     rows = max(window // most_parts, SMALLEST_ROWS)
     return rows if window % rows == 0 else window
 
 
-def _tokens(x: Array, first: Array | int, count: int) -> Array:
-    """Some of [..., T, D]; where they are known while a program is traced, at less cost."""
+def _tokens(x: Float[Array, "... T D"], first: Array | int, count: int) -> Float[Array, "... R D"]:
+    """`count` tokens from `first` on; a static slice, which is cheaper, where `first` is known."""
     if isinstance(first, int):
         return x[..., first : first + count, :]
     return jax.lax.dynamic_slice_in_dim(x, first, count, axis=-2)
 
 
-def _heads_first(x: Array) -> Array:
-    """[..., T, H, D] -> [..., H, T, D]."""
+def _heads_first(x: Float[Array, "... T H D"]) -> Float[Array, "... H T D"]:
     return jnp.swapaxes(x, -3, -2)
 
 
 _heads_second = _heads_first  # its own inverse
 
 
-def _make_seeds(rate: float, key: Array | None) -> tuple[Array, Array] | None:
-    """Of a mask for all probabilities; None for no dropout."""
+def _make_seeds(rate: float, key: Key | None) -> Seeds | None:
+    """The seeds of one mask for all probabilities; None for no dropout."""
     return None if key is None or rate == 0.0 else layers.make_seeds(key)
 
 
 def _kept(
     shape: tuple[int, ...],
     rate: float,
-    seeds: tuple[Array, Array] | None,
+    seeds: Seeds | None,
     whole: tuple[int, ...],
     number: Array | int,
-) -> Array | None:
-    """What probabilities are multiplied with: 0 or 1 / (1 - rate), float32; None for nothing."""
+) -> Float32[Array, "... H Q T"] | None:
+    """Factors of the probabilities, 0 or 1 / (1 - rate); None for no dropout."""
     if seeds is None:
         return None
     return layers.drop_part(jnp.ones(shape, jnp.float32), rate, seeds, whole, number)
@@ -116,20 +123,23 @@ def _kept(
 
 @jax.custom_vjp
 def _attend(
-    queries: Array, keys: Array, values: Array, bias: Array | None, kept: Array | None
-) -> Array:
-    """Queries [..., H, Q, D], keys and values [..., H, T, D] -> [..., H, Q, D].
-
-    `bias` is [H, Q, T] and added to the logits, `kept` [..., H, Q, T] multiplies probabilities.
-    """
+    queries: Float[Array, "... H Q D"],
+    keys: Float[Array, "... H T D"],
+    values: Float[Array, "... H T D"],
+    bias: TileBias | None,
+    kept: Float32[Array, "... H Q T"] | None,
+) -> Float[Array, "... H Q D"]:
+    """Attention with heads first; `kept` multiplies the probabilities."""
     weights, total = _weights(queries, keys, bias)
     weights = _dropped(weights, kept).astype(values.dtype)
     heads = jnp.einsum("...qt,...td->...qd", weights, values, preferred_element_type=jnp.float32)
     return (heads / total).astype(values.dtype)
 
 
-def _weights(queries: Array, keys: Array, bias: Array | None) -> tuple[Array, Array]:
-    """Probabilities [..., H, Q, T] before they are divided by their sums [..., H, Q, 1]."""
+def _weights(
+    queries: Array, keys: Array, bias: TileBias | None
+) -> tuple[Float32[Array, "... H Q T"], Float32[Array, "... H Q 1"]]:
+    """Probabilities before they are divided by their sums, and the sums."""
     logits = jnp.einsum("...qd,...td->...qt", queries, keys, preferred_element_type=jnp.float32)
     if bias is not None:
         logits = logits + bias
@@ -149,8 +159,9 @@ def _attend_forward(
 
 
 def _attend_backward(saved: tuple, gradient: Array) -> tuple:
-    # Barriers say what XLA must not merge: here, this computation of the weights and the forward
-    # one, which would then have to be kept; below, what is used more than once and what uses it.
+    # The first barrier keeps XLA from merging this computation of the weights with the forward one,
+    # which would then have to be kept. The others keep a value that is used more than once apart
+    # from its uses.
     queries, keys, values, bias, kept = jax.lax.optimization_barrier(saved)
     dtype = values.dtype
     weights, total = _weights(queries, keys, bias)
@@ -171,10 +182,23 @@ def _attend_backward(saved: tuple, gradient: Array) -> tuple:
     )
 
 
-def _transposed_product(x: Array, y: Array) -> Array:
-    """Sums products of [..., Q, T] and [..., Q, D] over Q, [..., T, D], in the faster order."""
+def _transposed_product(
+    x: Float[Array, "... Q T"], y: Float[Array, "... Q D"]
+) -> Float[Array, "... T D"]:
+    """`xᵀ y`, in the order that is faster on a CPU."""
     summed = jnp.einsum("...qd,...qt->...dt", y, x)
     return jnp.swapaxes(jax.lax.optimization_barrier(summed), -1, -2)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
+
+
+# Built once, because models compare equal only if they hold the same functions.
+UNROLLED = Attention(attend, attend_window)
+IN_TURN = Attention(attend, functools.partial(attend_window, in_turn=True))
+
+
+def build(config: LayerConfig, platform: str) -> Attention:
+    """This implementation for a platform; it suits every layer."""
+    del config
+    return UNROLLED if platform == "cpu" else IN_TURN

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from block_recurrent.lab.analysis.observation import (
-    attention_probabilities,
     mean_similarity,
     recurrent_inputs,
     relative_change,
@@ -22,7 +21,7 @@ STATES, OTHERS = random_like([jnp.zeros((2, 3, 5))] * 2)
 
 def test_probabilities_are_those_of_attention():
     queries, keys, values = random_like([jnp.zeros((2, n, 2, 4)) for n in (5, 3, 3)])
-    p = attention_probabilities(queries, keys)
+    p = reference.probabilities(jnp.einsum("bqhd,bshd->bhqs", queries, keys))
     assert_close(p.sum(-1), jnp.ones((2, 2, 5)))
     seen = jnp.einsum("bhqs,bshd->bqhd", p, values)
     assert_close(seen, reference.attend(queries, KeysValues(keys, values)))

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from block_recurrent.config import LSTMConfig
-from block_recurrent.gin_files import ConfigError, load
-from block_recurrent.lab.benchmark.benchmark import choose_rows
+from block_recurrent.config import ConfigError, LSTMConfig
+from block_recurrent.gin_files import load
+from block_recurrent.lab.benchmark.report import choose_rows
 from block_recurrent.lab.compile.flops import forward_flops, step_flops
 from block_recurrent.training.build import abstract_model
 from tests.baselines.tiny import CONFIGS as BASELINES
@@ -70,7 +70,7 @@ def test_they_are_the_products_that_a_forward_pass_takes(name):
 def test_xla_counts_as_many(changes):
     """Unrolled, for it counts the body of a loop once; and with what is elementwise."""
     sizes = {"model_size": 128, "num_heads": 2, "head_size": 64, "mlp_size": 256, "window": 32}
-    config = model_config(1, **sizes, num_states=16, scan_layers=False, state_unroll=3, **changes)
+    config = model_config(1, **sizes, num_states=16, scan_layers=False, **changes)
     function, arguments, tokens = forward(config)
     counted = jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
     assert counted == pytest.approx(forward_flops(config, keys=64) * tokens, rel=0.05)

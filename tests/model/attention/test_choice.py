@@ -2,9 +2,14 @@
 
 import pytest
 
-from block_recurrent.model.attention import built_for, choose_attention, cudnn
-from block_recurrent.model.attention.choice import IMPLEMENTATIONS, INTERPRETED, TILED_IN_TURN
-from block_recurrent.model.attention.tpu import kernels
+from block_recurrent.model.attention import (
+    built_for,
+    choose_attention,
+    cudnn,
+    reference,
+    tiled,
+    tpu,
+)
 from tests.helpers import layer_config
 
 LARGE = {"window": 128, "head_size": 64}
@@ -16,20 +21,20 @@ def chosen(platform, **changes):
 
 
 def test_auto_is_the_best_that_is_possible():
-    assert chosen("cpu", **LARGE) is IMPLEMENTATIONS["tiled"]
-    assert chosen("gpu", **LARGE) is TILED_IN_TURN
-    assert chosen("tpu", **LARGE) is IMPLEMENTATIONS["pallas"]
-    assert chosen("tpu", **LARGE | {"window": 96}) is IMPLEMENTATIONS["xla"]
+    assert chosen("cpu", **LARGE) is tiled.UNROLLED
+    assert chosen("gpu", **LARGE) is tiled.IN_TURN
+    assert chosen("tpu", **LARGE) is tpu.COMPILED
+    assert chosen("tpu", **LARGE | {"window": 96}).attend is reference.attend
 
 
 def test_kernels_are_interpreted_on_a_cpu_and_nowhere_else():
-    assert chosen("cpu", **LARGE, attention="pallas") is INTERPRETED
-    assert chosen("tpu", **LARGE, attention="pallas").attend is kernels.attend
+    assert chosen("cpu", **LARGE, attention="pallas") is tpu.INTERPRETED
+    assert chosen("tpu", **LARGE, attention="pallas") is tpu.COMPILED
 
 
 def test_rows_are_laid_out_on_a_cpu_and_taken_in_turn_elsewhere():
-    assert chosen("cpu", attention="tiled") is IMPLEMENTATIONS["tiled"]
-    assert chosen("tpu", attention="tiled") is TILED_IN_TURN
+    assert chosen("cpu", attention="tiled") is tiled.UNROLLED
+    assert chosen("tpu", attention="tiled") is tiled.IN_TURN
 
 
 def test_the_library_is_had_by_asking_for_it():

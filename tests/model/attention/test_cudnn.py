@@ -1,7 +1,5 @@
 """What NVIDIA's library is given is what the reference computes; the library itself needs a GPU."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -13,24 +11,35 @@ from tests.model.attention.arguments import values_and_gradients, window_argumen
 TOLERANCES = {"float32": 1e-5, "bfloat16": 6e-2}
 
 
+@pytest.fixture(autouse=True)
+def without_the_library(monkeypatch):
+    """JAX's function takes the same arguments, but computes on a CPU."""
+    attention = jax.nn.dot_product_attention
+
+    def on_a_cpu(*arguments, implementation, **options):
+        assert implementation == "cudnn"
+        return attention(*arguments, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", on_a_cpu)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_blocks_bias_and_mask_say_what_the_reference_says(dtype):
-    attend_window = functools.partial(cudnn.attend_window, library="xla")
+    arguments = window_arguments(16, dtype, lanes=(2, 3))
     with jax.numpy_dtype_promotion("standard"):  # JAX's function mixes dtypes
-        actual = values_and_gradients(attend_window, *window_arguments(16, dtype, lanes=(2, 3)))
-    expected = values_and_gradients(
-        reference.attend_window, *window_arguments(16, dtype, lanes=(2, 3))
-    )
+        actual = values_and_gradients(cudnn.attend_window, *arguments)
+    expected = values_and_gradients(reference.attend_window, *arguments)
     assert actual[0].dtype == dtype
     assert_close(actual, expected, TOLERANCES[dtype])
 
 
 def test_attention_to_states_is_that_of_the_reference():
     queries, context, *_ = window_arguments(16, "float32", lanes=(2, 3))
-    attend = functools.partial(cudnn.attend, library="xla")
     expected = values_and_gradients(reference.attend, queries, context)
-    assert_close(values_and_gradients(attend, queries, context), expected)
-    assert_close(attend(queries[:, :, :1], context), reference.attend(queries[:, :, :1], context))
+    assert_close(values_and_gradients(cudnn.attend, queries, context), expected)
+    assert_close(
+        cudnn.attend(queries[:, :, :1], context), reference.attend(queries[:, :, :1], context)
+    )
 
 
 def test_the_bias_is_of_the_dtype_of_the_queries_and_finite():

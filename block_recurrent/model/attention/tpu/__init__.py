@@ -1,50 +1,38 @@
 """Attention for TPUs: fused kernels, the bias and its gradient included."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
-import jax
-from jax.sharding import PartitionSpec
+from block_recurrent.config import LayerConfig
+from block_recurrent.model.attention.choice import Attention, AttentionImpossible
+from block_recurrent.model.attention.tpu.heads import split_heads
+from block_recurrent.model.attention.tpu.kernels import attend, attend_window
+from block_recurrent.model.attention.tpu.plan import LANES
 
-from block_recurrent.parallel.axes import lane_axes
+MOST_WINDOW = 2048  # larger ones do not fit the fast memory
+LEAST_HEAD = 8  # head sizes are multiples of it
+COMPILED = Attention(attend, attend_window, split_heads)
+INTERPRETED = Attention(
+    functools.partial(attend, interpret=True),
+    functools.partial(attend_window, interpret=True),
+    functools.partial(split_heads, interpret=True),
+)
 
-LANES = 128  # of a TPU's vectors: sizes of tiles are multiples of it
-LEAST_MEMORY = 16 * 2**20  # of a kernel, in bytes: what the compiler gives anyway
 
+def build(config: LayerConfig, platform: str) -> Attention:
+    """This implementation; a CPU interprets the kernels, which is for tests.
 
-def on_every_device(function: Callable) -> Callable:
-    """`function(settings, arrays, ...)`, where every device takes the windows of its own lanes.
-
-    What has two axes belongs to no lane: it is whole everywhere, and what comes out is summed over
-    devices. The first axis of all else is that of lanes or windows. On one device it is `function`
-    itself.
+    Raises:
+      AttentionImpossible: for a GPU, or a window or head size that does not suit the kernels.
     """
-
-    @functools.wraps(function)
-    def shared_out(settings: Any, *arrays: Any) -> Any:
-        mesh, axes = lane_axes(jax.tree.leaves(arrays)[0])
-        if mesh.size <= 1 or mesh.manual_axes:
-            return function(settings, *arrays)
-
-        def own_windows(*arrays: Any) -> Any:
-            out = function(settings, *arrays)
-            return jax.tree.map(lambda x: jax.lax.psum(x, axes) if _is_whole(x) else x, out)
-
-        def place(x: Any) -> PartitionSpec:
-            return PartitionSpec() if _is_whole(x) else PartitionSpec(axes)
-
-        out = jax.eval_shape(functools.partial(function, settings), *arrays)
-        return jax.shard_map(
-            own_windows,
-            mesh=mesh,
-            in_specs=jax.tree.map(place, arrays),
-            out_specs=jax.tree.map(place, out),
-            check_vma=False,
-        )(*arrays)
-
-    return shared_out
-
-
-def _is_whole(x: Any) -> bool:
-    return len(x.shape) == 2
+    if platform == "gpu":
+        reason = "is for TPUs (a CPU interprets it), but this model is built for a GPU"
+    elif config.window % LANES or config.window > MOST_WINDOW:
+        reason = (
+            f"needs a window that is a multiple of {LANES} and at most {MOST_WINDOW}, "
+            f"not {config.window}"
+        )
+    elif config.head_size % LEAST_HEAD:
+        reason = f"needs a head_size that is a multiple of {LEAST_HEAD}, not {config.head_size}"
+    else:
+        return INTERPRETED if platform == "cpu" else COMPILED
+    raise AttentionImpossible(reason)

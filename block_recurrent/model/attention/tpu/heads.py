@@ -1,9 +1,9 @@
-"""Heads for TPUs: projections are read once, and written once, cut and with their lengths.
+"""Heads for TPUs: a kernel reads projections once, splits them, scales their vectors, writes once.
 
-Left to the compiler, sums over the vectors of a head have every tile of memory turned round, from
-eight tokens of one head to eight heads of one token, and back again.
+Left to the compiler, the sums over the vectors of a head transpose every tile of memory, from eight
+tokens of one head to eight heads of one token, and back again.
 
-Letters: B lanes, T tokens, P projections side by side, H heads, D head size.
+Letters: B batch rows, T tokens, P projections side by side, H heads, D head size.
 """
 
 import functools
@@ -15,9 +15,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Float, Float32
 
 from block_recurrent.model import layers
-from block_recurrent.model.attention.tpu import LANES, LEAST_MEMORY, on_every_device
+from block_recurrent.model.array_types import Vectors
+from block_recurrent.model.attention.tpu.plan import LANES, LEAST_MEMORY, on_every_device
 from block_recurrent.model.layers import EPSILON, Length
 
 MOST_BYTES = 2**20  # of the projections that a step has on chip
@@ -29,7 +31,7 @@ class Settings(NamedTuple):
 
     Attributes:
       num_heads: H.
-      normalized: of each projection, whether its vectors are given a length.
+      normalized: of each projection, whether its vectors are scaled to a length.
       interpret: whether to run kernels as plain array operations.
     """
 
@@ -39,9 +41,13 @@ class Settings(NamedTuple):
 
 
 def split_heads(
-    projected: Array, lengths: Sequence[Length], num_heads: int, *, interpret: bool = False
-) -> list[Array]:
-    """As `heads.split_heads`; that itself where sizes are not multiples of 128."""
+    projected: Float[Array, "... T PHD"],
+    lengths: Sequence[Length],
+    num_heads: int,
+    *,
+    interpret: bool = False,
+) -> list[Vectors]:
+    """As `layers.split_heads`, which it calls where sizes are not multiples of 128."""
     tokens, width = projected.shape[-2:]
     size = width // len(lengths) // num_heads
     if tokens % LANES or size % LANES:
@@ -55,47 +61,46 @@ def split_heads(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _split(settings: Settings, projected: Array, scales: Array) -> list[Array]:
-    """[B, T, P*H*D] and scales [P, H] -> P arrays [B, T, H*D]."""
-    return _forward(settings, projected, scales)
+def _split(
+    settings: Settings, projected: Float[Array, "B T PHD"], scales: Float32[Array, "P H"]
+) -> list[Float[Array, "B T HD"]]:
+    parts = len(settings.normalized)
+
+    def forward(projected: Array, scales: Array) -> list[Array]:
+        *leading, width = projected.shape
+        out = [jax.ShapeDtypeStruct((*leading, width // parts), projected.dtype)] * parts
+        out_specs = [_some_rows(projected, x) for x in out]
+        kernel = functools.partial(_forward_kernel, settings)
+        arguments = (projected, scales)
+        return _run(kernel, "heads_forward", settings, arguments, out, out_specs)
+
+    return on_every_device(forward, (projected, scales), (False, True), [False] * parts)
 
 
 def _split_forward(settings: Settings, *inputs: Array) -> tuple[list[Array], tuple[Array, ...]]:
-    return _forward(settings, *inputs), inputs
+    return _split(settings, *inputs), inputs
 
 
 def _split_backward(
     settings: Settings, saved: tuple[Array, Array], gradients: list[Array]
 ) -> tuple[Array, Array]:
-    of_projected, summed = _backward(settings, *saved, gradients)
     parts = len(settings.normalized)
+
+    def backward(projected: Array, scales: Array, gradients: list[Array]) -> tuple[Array, Array]:
+        of_scales = jax.ShapeDtypeStruct((parts, projected.shape[-1] // parts), jnp.float32)
+        out = (jax.ShapeDtypeStruct(projected.shape, projected.dtype), of_scales)
+        sums = pl.BlockSpec(of_scales.shape, lambda b, t: (0, 0))
+        out_specs = (_some_rows(projected, projected), sums)
+        kernel = functools.partial(_backward_kernel, settings)
+        arguments = (projected, scales, gradients)
+        return _run(kernel, "heads_backward", settings, arguments, out, out_specs)
+
+    arguments = (*saved, gradients)
+    of_projected, summed = on_every_device(backward, arguments, (False, True, False), (False, True))
     return of_projected, summed.reshape(parts, settings.num_heads, -1).sum(axis=-1)
 
 
 _split.defvjp(_split_forward, _split_backward)
-
-
-@on_every_device
-def _forward(settings: Settings, projected: Array, scales: Array) -> list[Array]:
-    *leading, width = projected.shape
-    parts = len(settings.normalized)
-    out = [jax.ShapeDtypeStruct((*leading, width // parts), projected.dtype)] * parts
-    kernel = functools.partial(_forward_kernel, settings)
-    return _run(kernel, "heads_forward", settings, (projected, scales), out)
-
-
-@on_every_device
-def _backward(
-    settings: Settings, projected: Array, scales: Array, gradients: list[Array]
-) -> tuple[Array, Array]:
-    """Gradients of the projections, and, before it is summed over D, of the scales, [P, H*D]."""
-    of_scales = (scales.shape[0], projected.shape[-1] // scales.shape[0])
-    out = (
-        jax.ShapeDtypeStruct(projected.shape, projected.dtype),
-        jax.ShapeDtypeStruct(of_scales, jnp.float32),
-    )
-    kernel = functools.partial(_backward_kernel, settings)
-    return _run(kernel, "heads_backward", settings, (projected, scales, gradients), out)
 
 
 def _forward_kernel(settings: Settings, projected, scales, *outs) -> None:
@@ -110,6 +115,8 @@ def _forward_kernel(settings: Settings, projected, scales, *outs) -> None:
 def _backward_kernel(
     settings: Settings, projected, scales, gradients, of_projected, of_scales
 ) -> None:
+    """`of_scales` [P, H*D] is the gradient of the scales before it is summed over D."""
+
     @pl.when((pl.program_id(0) == 0) & (pl.program_id(1) == 0))
     def _() -> None:
         of_scales[...] = jnp.zeros_like(of_scales)
@@ -135,28 +142,33 @@ def _heads(ref, settings: Settings) -> list[tuple[int, Any]]:
     return [(head, pl.ds(head * size, size)) for head in range(settings.num_heads)]
 
 
-def _run(kernel: Any, name: str, settings: Settings, arguments: Any, out: Any) -> Any:
-    """Runs a kernel over lanes and rows of tokens."""
-    projected, _, *gradients = arguments
-    lanes, tokens, width = projected.shape
+def _rows(projected: Any) -> int:
+    """How many tokens a step takes."""
+    _, tokens, width = projected.shape
     fits = MOST_BYTES // (width * projected.dtype.itemsize)
-    rows = max(n for n in range(ROWS, tokens + 1, ROWS) if tokens % n == 0 and n <= max(fits, ROWS))
+    return max(n for n in range(ROWS, tokens + 1, ROWS) if tokens % n == 0 and n <= max(fits, ROWS))
 
-    def some_rows(x: Any) -> pl.BlockSpec:
-        return pl.BlockSpec((None, rows, x.shape[2]), lambda b, t: (b, t, 0))
 
-    def rows_or_sum(x: Any) -> pl.BlockSpec:
-        return some_rows(x) if x.ndim == 3 else pl.BlockSpec(x.shape, lambda b, t: (0, 0))
+def _some_rows(projected: Any, x: Any) -> pl.BlockSpec:
+    """The tokens of a step, of an array [B, T, ...]."""
+    return pl.BlockSpec((None, _rows(projected), x.shape[2]), lambda b, t: (b, t, 0))
 
+
+def _run(
+    kernel: Any, name: str, settings: Settings, arguments: Any, out: Any, out_specs: Any
+) -> Any:
+    """Runs a kernel over batch rows and some tokens at a time."""
+    projected, _, *gradients = arguments
+    lanes, tokens, _ = projected.shape
+    rows, some_rows = _rows(projected), functools.partial(_some_rows, projected)
     scales = pl.BlockSpec(memory_space=pltpu.SMEM)
-    arrays = jax.tree.leaves((arguments, out))
-    moved = sum(x.size * x.dtype.itemsize for x in arrays)
+    moved = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((arguments, out)))
     return pl.pallas_call(
         kernel,
         name=name,
         grid=(lanes, tokens // rows),
         in_specs=(some_rows(projected), scales, *jax.tree.map(some_rows, gradients)),
-        out_specs=jax.tree.map(rows_or_sum, out),
+        out_specs=out_specs,
         out_shape=out,
         cost_estimate=pl.CostEstimate(
             flops=0, transcendentals=projected.size // LANES, bytes_accessed=moved

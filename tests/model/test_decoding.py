@@ -50,7 +50,7 @@ def decode(model, carried, tokens):
     """Logits [B, P, V] after each of the tokens [B, P], read one by one in a compiled loop."""
 
     def step(carried, token):
-        logits, carried = decoding.decode_token(model, token, carried)
+        logits, carried = decoding.decode_in_block(model, token, carried)
         return carried, logits
 
     return jnp.swapaxes(jax.lax.scan(step, carried, tokens.T)[1], 0, 1)
@@ -58,8 +58,8 @@ def decode(model, carried, tokens):
 
 def decode_after(model, state, tokens, prefilled: int):
     """Logits for the tokens after the first `prefilled` ones."""
-    _, point, current = decoding._read(model, state, tokens[:, :prefilled], "tokens")
-    carried = decoding.start_decoding(model, point, current)
+    _, point, current = decoding.read_blocks(model, state, tokens[:, :prefilled], "tokens")
+    carried = decoding.start_in_block(model, point, current)
     return decode(model, carried, tokens[:, prefilled:])
 
 
@@ -189,7 +189,7 @@ def test_one_compiled_loop_serves_many_lengths(monkeypatch):
     def compiling(*arguments):
         raise AssertionError("the loop was compiled again")
 
-    monkeypatch.setattr(decoding, "decode_token", compiling)
+    monkeypatch.setattr(decoding, "BY_BLOCKS", decoding.BY_BLOCKS._replace(decode=compiling))
     for length in (9, 12, 15):
         for prompt_length in (1, 3, 4, 9):
             prompt = TOKENS[:, :prompt_length]
@@ -200,8 +200,8 @@ def test_one_compiled_loop_serves_many_lengths(monkeypatch):
 
 def test_the_loop_over_tokens_copies_no_keys_and_values():
     model, state = prepare("slide")
-    logits, point, current = decoding._read(model, state, TOKENS, "tokens")
-    carried = decoding.start_decoding(model, point, current)
+    logits, point, current = decoding.read_blocks(model, state, TOKENS, "tokens")
+    carried = decoding.start_in_block(model, point, current)
     sampling = Sampling(jax.random.key(0), jnp.float32(1), None, None)
     progress = (jnp.int32(0), jnp.zeros((BATCH, 16), jnp.int32), logits, carried)
     program = decoding._decode.lower(model, sampling, progress, jnp.int32(16)).compile()

@@ -1,0 +1,270 @@
+"""How the attention kernels are run: operands, what a step has on chip, and what it costs.
+
+Letters: B batch rows (lanes), K windows of a lane, Q queries and T keys of a window, H heads,
+D head size, R queries that are taken at once, and P windows of a step. The windows of a lane are
+concatenated, `[B, K*T, H*D]`, which is the layout of projections; where D is no multiple of 128,
+heads come first, `[B, H, K*T, D]`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec
+
+from block_recurrent.model.array_types import Seeds
+from block_recurrent.model.state import KeysValues
+from block_recurrent.parallel.axes import lane_axes
+
+LANES = 128  # of a TPU's vectors: sizes of tiles are multiples of it
+LEAST_MEMORY = 16 * 2**20  # of a kernel, in bytes: what the compiler gives anyway
+ROWS = 128  # queries taken at once; twice as many, with a large window, take minutes to compile
+MOST_TOKENS = 1024  # in the windows of one step, to keep it longer than its overhead
+
+
+class Operands(NamedTuple):
+    """What is attended with.
+
+    Attributes:
+      queries: [B, K*Q, H*D] or [B, H, K*Q, D].
+      context: such arrays of K*T.
+      previous: such arrays of W, the window before the first; None where there are no windows.
+      bias: [H, W] float32, in kernels [H*R, W + R], where minus infinity hides a key; None without
+        windows.
+      seeds: of dropout, one for each of the B*K windows; or None.
+    """
+
+    queries: Any
+    context: KeysValues
+    previous: KeysValues | None
+    bias: Any
+    seeds: Seeds | None
+
+
+# Which operands, and which of their gradients, are whole on every device: the bias.
+WHOLE = Operands(False, False, False, True, False)  # type: ignore[arg-type]
+
+
+class Settings(NamedTuple):
+    """What is known when a kernel is compiled.
+
+    Attributes:
+      blocks: K, windows of a lane.
+      heads: H.
+      size: D.
+      detached: whether no gradient reaches the window before a block.
+      rate: of dropout.
+      interpret: whether to run kernels as plain array operations.
+    """
+
+    blocks: int
+    heads: int
+    size: int
+    detached: bool
+    rate: float
+    interpret: bool
+
+    @property
+    def heads_first(self) -> bool:
+        """Whether arrays are [B, H, K*T, D] rather than [B, K*T, H*D]."""
+        return self.size % LANES != 0
+
+
+class Plan(NamedTuple):
+    """Sizes of a kernel, what a step has on chip of each array, and how the kernel is run.
+
+    Attributes:
+      settings: of the kernel.
+      lanes: B.
+      queries: Q.
+      keys: T of a window, and of the one before it.
+      own_keys: T of a window alone.
+      seen: how many keys R queries see together.
+      windows: P, of a step.
+      backwards: whether steps go from the last windows of a lane to the first.
+    """
+
+    settings: Settings
+    lanes: int
+    queries: int
+    keys: int
+    own_keys: int
+    seen: int
+    windows: int
+    backwards: bool
+
+    @property
+    def steps(self) -> int:
+        """Steps that the windows of a lane take."""
+        return self.settings.blocks // self.windows
+
+    @property
+    def windowed(self) -> bool:
+        """Whether tokens attend to the window before them."""
+        return self.keys > self.own_keys
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Steps: the windows of a head follow each other, so that its bias stays on chip."""
+        return self.settings.heads, self.lanes, self.steps
+
+    def step(self, k: Any) -> Any:
+        """The number of a step in a lane, in the order of its windows."""
+        return self.steps - 1 - k if self.backwards else k
+
+    def own(self, x: Any) -> pl.BlockSpec:
+        """P windows of a lane and head."""
+        return self._spec(x.shape[-2] // self.steps, self.step)
+
+    def before(self, x: Any) -> pl.BlockSpec:
+        """The window before these, or any where there is none."""
+        return self._spec(
+            x.shape[-2] // self.settings.blocks,
+            lambda k: jnp.maximum(self.step(k) * self.windows - 1, 0),
+        )
+
+    def specs(self, operands: Operands) -> Operands:
+        """What a step has of all operands: of seeds all, of the bias that of a head."""
+        bias = pl.BlockSpec((ROWS, self.seen), lambda h, b, k: (h, 0))
+        return Operands(
+            self.own(operands.queries),
+            jax.tree.map(self.own, operands.context),
+            jax.tree.map(lambda x: self._spec(x.shape[-2], lambda k: 0), operands.previous),
+            jax.tree.map(lambda x: bias, operands.bias),
+            jax.tree.map(lambda x: pl.BlockSpec(memory_space=pltpu.SMEM), operands.seeds),
+        )
+
+    def _spec(self, length: int, number: Callable[[Any], Any]) -> pl.BlockSpec:
+        size = self.settings.size
+        if self.settings.heads_first:
+            return pl.BlockSpec((None, None, length, size), lambda h, b, k: (b, h, number(k), 0))
+        return pl.BlockSpec((None, length, size), lambda h, b, k: (b, number(k), h))
+
+    def room_for_keys(self, dtype: Any) -> list[Any]:
+        """Scratch for two arrays of the keys that a window attends to."""
+        return [pltpu.VMEM((self.keys, self.settings.size), dtype)] * 2
+
+    def run(
+        self,
+        kernel: Callable,
+        name: str,
+        operands: Operands,
+        others: tuple[Any, ...],
+        results: tuple[Any, Any],
+        scratch: list[Any],
+        products: int,
+    ) -> Any:
+        """Runs a kernel over heads and windows.
+
+        Args:
+          kernel: its body.
+          name: for profiles.
+          operands: its first arguments; the context is passed once more for the window before those
+            of a step, if there is one.
+          others: arguments that lie as the queries do.
+          results: shapes of what comes out, and what a step has of each.
+          scratch: what it has on chip besides the keys and values of a window.
+          products: matrix products of a tile.
+        """
+        needed = operands.previous is not None and self.steps > 1
+        before = operands.context if needed else None
+        arrays = (operands, before, *others)
+        in_specs = (
+            self.specs(operands),
+            jax.tree.map(self.before, before),
+            *map(self.own, others),
+        )
+        out, out_specs = results
+        if self.windowed:
+            scratch = scratch + self.room_for_keys(operands.context.keys.dtype)
+        leaves, specs = jax.tree.leaves((arrays, out)), jax.tree.leaves((in_specs, out_specs))
+        blocks = list(zip(leaves, specs, strict=True))
+        return pl.pallas_call(
+            kernel,
+            name=name,
+            grid=self.grid,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            out_shape=out,
+            scratch_shapes=scratch,
+            cost_estimate=self._cost(products, blocks),
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=("parallel", "arbitrary", "arbitrary"),
+                vmem_limit_bytes=self._memory(blocks, scratch),
+            ),
+            interpret=self.settings.interpret,
+        )(*arrays)
+
+    def _cost(self, products: int, arrays: list[tuple[Any, pl.BlockSpec]]) -> pl.CostEstimate:
+        """What a kernel executes: operations of its products, exponentials, and bytes moved."""
+
+        def moved(x: Any, spec: pl.BlockSpec) -> int:
+            shape: list[Any] = [size for size in spec.block_shape or () if size is not None]
+            step = math.prod(shape) * x.dtype.itemsize if shape else 0  # the few seeds count as 0
+            return min(x.size * x.dtype.itemsize, math.prod(self.grid) * step)
+
+        logits = self.lanes * self.settings.blocks * self.settings.heads * self.queries * self.seen
+        return pl.CostEstimate(
+            flops=products * 2 * logits * self.settings.size,
+            transcendentals=logits,
+            bytes_accessed=sum(moved(x, spec) for x, spec in arrays),
+        )
+
+    def _memory(self, arrays: list[tuple[Any, pl.BlockSpec]], scratch: list[Any]) -> int:
+        """Bytes of fast memory: blocks twice, as the next ones arrive meanwhile, and tiles."""
+
+        def on_chip(shape: Any, dtype: Any) -> int:  # the last axis fills whole vectors
+            sizes = [size for size in shape if size is not None]
+            return (
+                math.prod(sizes[:-1]) * -(-sizes[-1] // LANES) * LANES * jnp.dtype(dtype).itemsize
+            )
+
+        blocks = sum(on_chip(spec.block_shape, x.dtype) for x, spec in arrays if spec.block_shape)
+        room = sum(on_chip(x.shape, x.dtype) for x in scratch)
+        return max(LEAST_MEMORY, 2 * blocks + room + 8 * ROWS * self.seen * 4)
+
+
+def make_plan(operands: Operands, settings: Settings, *, backwards: bool = False) -> Plan:
+    """The plan that suits the operands, whose lanes may be those of one device."""
+    blocks = settings.blocks
+    queries = operands.queries.shape[-2] // blocks
+    own_keys = operands.context.keys.shape[-2] // blocks
+    windowed = operands.previous is not None
+    keys, seen = (2 * own_keys, own_keys + ROWS) if windowed else (own_keys, own_keys)
+    fitting = [n for n in range(2, blocks + 1) if blocks % n == 0 and n * queries <= MOST_TOKENS]
+    lanes, windows = operands.queries.shape[0], max(fitting, default=1)
+    return Plan(settings, lanes, queries, keys, own_keys, seen, windows, backwards)
+
+
+def on_every_device(function: Callable, arguments: Any, whole: Any, whole_results: Any) -> Any:
+    """`function(*arguments)`, where every device takes its own batch rows.
+
+    A compiler that shards a program cannot look into a kernel, so it has to be told.
+
+    Args:
+      function: of arrays whose first axis is that of rows or windows, and of others.
+      arguments: its arguments.
+      whole: a bool for each argument or group of them: whether it is whole on every device.
+      whole_results: the same of the results; those that are whole are summed over devices.
+    """
+    mesh, axes = lane_axes(jax.tree.leaves(arguments)[0])
+    if mesh.size <= 1 or mesh.manual_axes:
+        return function(*arguments)
+
+    def sum_whole(is_whole: bool, results: Any) -> Any:
+        return jax.lax.psum(results, axes) if is_whole else results
+
+    def spec(is_whole: bool) -> PartitionSpec:
+        return PartitionSpec() if is_whole else PartitionSpec(axes)
+
+    return jax.shard_map(
+        lambda *own_rows: jax.tree.map(sum_whole, whole_results, function(*own_rows)),
+        mesh=mesh,
+        in_specs=jax.tree.map(spec, whole),
+        out_specs=jax.tree.map(spec, whole_results),
+        check_vma=False,
+    )(*arguments)
