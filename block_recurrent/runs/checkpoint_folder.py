@@ -11,7 +11,10 @@ Orbax stores arrays independently of the devices that they were on.
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from block_recurrent.system.files import reason, write_whole
 from block_recurrent.training.step import TrainState
 
 PARAMETERS, TRAINING, PROGRESS = "parameters", "training", "progress"
+OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 DATA_FILE_BYTES = 256 << 20  # more files, each of which fits into memory when it is copied
 
 
@@ -46,6 +50,72 @@ def make_context() -> ocp.Context:
         ocp.handlers.JsonHandler, checkpointable_name=PROGRESS
     )
     return context
+
+
+@contextlib.contextmanager
+def late_writes_ignored() -> Iterator[None]:
+    """Within the context, Python prints no traceback for each array that a failed save still wrote.
+
+    Orbax closes its event loop at the first failure, while other arrays are being written.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def begin_save(
+    directory: Path,
+    step: int,
+    items: Mapping[str, Any],
+    *,
+    complete: Callable[[], None],
+    policy: Any,
+    seconds: int,
+) -> Callable[[], None]:
+    """Copies arrays from the devices and begins to write a checkpoint.
+
+    Orbax looks at the directory anew for each save: it would not notice that a checkpoint was set
+    aside or that a save has failed, and would then never remove any.
+
+    Args:
+      directory: the folder of all checkpoints.
+      step: the checkpoint's step.
+      items: what to save.
+      complete: called when all files are written, before the folder gets its name.
+      policy: says which checkpoints stay, as Orbax asks it.
+      seconds: time limit.
+
+    Returns:
+      A function that waits for the end. It raises any error of the save.
+    """
+    context = make_context()
+    context.async_options.timeout_secs = seconds
+    context.async_options.post_finalization_callback = complete
+    orbax = ocp.training.Checkpointer(str(directory), context=context, preservation_policy=policy)
+    response = orbax.save_checkpointables_async(step, dict(items), force=True)
+    assert response is not None  # because of `force`
+
+    def finish() -> None:
+        try:
+            response.result()
+        except ValueError as error:
+            code = OS_ERROR.search(str(error))  # in a long message, and nowhere else
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+        finally:
+            with contextlib.suppress(Exception):  # the same error again
+                orbax.close()
+
+    return finish
 
 
 def arrays_of(state: TrainState) -> dict[str, dict[str, Any]]:

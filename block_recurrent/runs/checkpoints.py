@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
@@ -30,7 +29,8 @@ from block_recurrent.runs.bucket import FETCHING, Bucket, BucketError
 from block_recurrent.runs.checkpoint_folder import (
     PROGRESS,
     arrays_of,
-    make_context,
+    begin_save,
+    late_writes_ignored,
     read_loss,
     read_model,
     read_parameters_of,
@@ -168,9 +168,15 @@ class Checkpoints:
         self._all_done()
         if not processes.decided(lambda: self._is_wanted(step, loss, patience)):
             return
-        items = {**arrays_of(state), PROGRESS: copy.deepcopy(progress)}
         try:
-            finish = self._begin(step, items, loss)
+            finish = begin_save(
+                self.directory,
+                step,
+                {**arrays_of(state), PROGRESS: copy.deepcopy(progress)},
+                complete=lambda: self._complete(step, loss),
+                policy=self,
+                seconds=LONGEST_SAVE,
+            )
         except Exception as error:
             if processes.lost(error):
                 raise
@@ -217,48 +223,25 @@ class Checkpoints:
     def _path(self, *names: str | int) -> Path:
         return self.directory.joinpath(*map(str, names))
 
-    def _begin(self, step: int, items: dict[str, Any], loss: float | None) -> Callable[[], None]:
-        """Copies arrays from the devices and begins to write; returns what waits for the end.
-
-        Orbax looks at the directory anew for each save: it would not notice that a checkpoint was
-        set aside or that a save has failed, and would then never remove any.
-        """
-
-        def complete() -> None:
-            folder = self._path(f"{step}{SAVING}")
-            if loss is not None:
-                write_loss(folder, loss)
-            write_seal(folder, step)
-
-        context = make_context()
-        context.async_options.timeout_secs = LONGEST_SAVE
-        context.async_options.post_finalization_callback = complete
-        orbax = ocp.training.Checkpointer(
-            str(self.directory), context=context, preservation_policy=self
-        )
-        response = orbax.save_checkpointables_async(step, items, force=True)
-        assert response is not None  # because of `force`
-
-        def finish() -> None:
-            try:
-                response.result()
-            finally:
-                with contextlib.suppress(Exception):  # the same error again
-                    orbax.close()
-
-        return finish
+    def _complete(self, step: int, loss: float | None) -> None:
+        """Adds to a checkpoint what Orbax lacks, just before it gets its name."""
+        folder = self._path(f"{step}{SAVING}")
+        if loss is not None:
+            write_loss(folder, loss)
+        write_seal(folder, step)
 
     def _finish(self, step: int, finish: Callable[[], None], subject: str) -> None:
         """Waits in a thread until all processes have saved, and copies to the bucket."""
-        if not processes.is_primary():
-            processes.report(subject, finish)
-            return
-        try:
-            processes.reports(subject, finish, LONGEST_SAVE)
-            flush_to_disk(self.directory)
-        except Exception as error:  # of any kind, for nobody would see it in this thread
-            self._remove_temporary(self._path(f"{step}{SAVING}"))
-            self._fail(step, error)
+        with late_writes_ignored():
+            if not processes.is_primary():
+                processes.report(subject, finish)
+                return
+            try:
+                processes.reports(subject, finish, LONGEST_SAVE)
+                flush_to_disk(self.directory)
+            except Exception as error:  # of any kind, for nobody would see it in this thread
+                self._remove_temporary(self._path(f"{step}{SAVING}"))
+                self._fail(step, error)
         self._failures, self._newest = [], step
         self._update_bucket(step)
 
