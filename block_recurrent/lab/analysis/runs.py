@@ -22,7 +22,7 @@ from block_recurrent.data.tokenized import Fingerprint, count_unknown
 from block_recurrent.lab.analysis.study import Subject
 from block_recurrent.lab.tables.naming import distinct_names, is_recurrent
 from block_recurrent.runs.reading import Run, SelectionError, read_runs
-from block_recurrent.runs.trained_model import restore_model
+from block_recurrent.runs.trained import load
 
 
 def with_reference(runs: Sequence[Run], against: Path | None) -> list[Run]:
@@ -56,8 +56,10 @@ def load_subjects(runs: Sequence[Run]) -> list[Subject]:
     for name, run in zip(names, runs, strict=True):
         if names.count(name) > 1:
             name = f"{name} ({run.workdir.name})"
-        step, model = restore_model(run.workdir, run.config)
-        subjects.append(Subject(name, str(run.workdir), step, run.config, model))
+        trained = load(run.workdir)
+        subjects.append(
+            Subject(name, str(run.workdir), trained.step, trained.config, trained.model)
+        )
     return subjects
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from block_recurrent.data.loading import load_split
-from block_recurrent.runs.reading import read_run
-from block_recurrent.runs.trained_model import restore_model
+from block_recurrent.runs.trained import load
 from block_recurrent.training.evaluation import evaluate
 from experiments import analyze
 from tests import quick_runs
@@ -65,8 +64,7 @@ def test_everything_is_written(analysed):
 def test_bits_are_those_of_evaluation(folder, analysed):
     data = data_of(analysed)
     for run in data["runs"]:
-        config = read_run(Path(run["workdir"])).config
-        _, model = restore_model(run["workdir"], config)
+        model, config, *_ = load(run["workdir"])
         expected = evaluate(config, model, load_split(config.data, "validation"))
         assert run["bits"]["mean"] == pytest.approx(expected.bits_per_token, rel=1e-5)
     assert data["reference"] == "Slide:1L" and data["corpus"]["documents"] == [
