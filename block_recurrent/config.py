@@ -325,7 +325,7 @@ class DataConfig(_Checked):
     Attributes:
       source: "stdlib" or "site_packages" (the running interpreter's Python source code), "jsonl"
         (a file, or a directory with train and validation files), "text" (a directory of *.txt) or
-        "tfds" (a directory that `experiments/prepare_data.py` or tensorflow-datasets wrote).
+        "tfds" (a directory that `block-recurrent prepare-data` or tensorflow-datasets wrote).
       path: file or directory of "jsonl", "text" and "tfds".
       name: name of the corpus, by which tables find their column; unless given, it is the last
         part of `path`, or the source.

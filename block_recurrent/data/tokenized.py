@@ -91,7 +91,7 @@ class TokenizedCorpus:
             return ""
         return (
             f"WARNING: {share:.2%} of the tokens are unknown to the vocabulary, so bits per token "
-            "say little: use bytes, or a vocabulary of experiments/train_vocab.py."
+            "say little: use bytes, or a vocabulary of `block-recurrent train-vocab`."
         )
 
 

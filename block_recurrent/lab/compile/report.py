@@ -30,7 +30,6 @@ from block_recurrent.training.estimate import device_bytes
 from block_recurrent.training.trainer import abstract_run_state, make_run_step
 
 _log = logging.getLogger(__name__)
-_UNKNOWN = ("peak_bytes", "cycles", "seconds", "share_of_peak", "collectives")
 
 
 def report(config: ExperimentConfig, target: Target, json_file: Path | None = None) -> None:
@@ -69,7 +68,16 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
         state = abstract_run_state(config, mesh)
         step: Any = make_run_step(config, state)
         lowered = step.lower(state, _abstract_batch(config.data, mesh))
-    figures = _before_compilation(config, target) | {
+    figures: dict[str, Any] = {
+        "topology": target.topology,
+        "chip": chip.name,
+        "devices": len(target.devices),
+        "jax": jax.__version__,
+        "tokens": config.data.batch_size * config.data.segment_length,
+        "flops": step_flops(config),
+        "peak_flops": chip.peak_flops * len(target.devices),
+        "memory_bytes": chip.memory_bytes,
+        **dict.fromkeys(("peak_bytes", "cycles", "seconds", "share_of_peak", "collectives")),
         "mesh": dict(mesh.shape),
         "shared_parameters": describe_sharding(mesh.shape, named_parameters(state.model)),
         "state_bytes": device_bytes(state[:2]),
@@ -81,14 +89,13 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
         if not is_out_of_memory(error):
             raise
         return figures | {"fits": False, "overflow": out_of_memory(error)}
-    figures["lower_seconds"] = middle - begin
-    figures["compile_seconds"] = time.perf_counter() - middle
+    figures |= {"lower_seconds": middle - begin, "compile_seconds": time.perf_counter() - middle}
     figures |= program_costs(compiled.as_text(), chip)
     if figures["cycles_outside_kernels"] is not None and chip.clock:
-        cycles = figures["cycles_outside_kernels"] + figures["cycles_of_kernels"]
-        seconds = cycles / chip.clock
-        share = figures["flops"] / (figures["peak_flops"] * seconds)
-        figures |= {"cycles": cycles, "seconds": seconds, "share_of_peak": share}
+        figures["cycles"] = figures["cycles_outside_kernels"] + figures["cycles_of_kernels"]
+        figures["seconds"] = figures["cycles"] / chip.clock
+        possible = figures["peak_flops"] * figures["seconds"]
+        figures["share_of_peak"] = figures["flops"] / possible
     needed, available = compiled.memory_analysis().peak_memory_in_bytes, chip.memory_bytes
     figures |= {"fits": needed <= available, "peak_bytes": needed}
     if needed > available:
@@ -99,23 +106,7 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
     return figures
 
 
-def _before_compilation(config: ExperimentConfig, target: Target) -> dict[str, Any]:
-    """What is known without the compiler, and None for what it may not say."""
-    return {
-        "topology": target.topology,
-        "chip": target.chip.name,
-        "devices": len(target.devices),
-        "jax": jax.__version__,
-        "tokens": config.data.batch_size * config.data.segment_length,
-        "flops": step_flops(config),
-        "peak_flops": target.chip.peak_flops * len(target.devices),
-        "memory_bytes": target.chip.memory_bytes,
-        **dict.fromkeys(_UNKNOWN),
-    }
-
-
 def _abstract_batch(data: DataConfig, mesh: Mesh) -> Batch:
-    """Shapes, dtypes and shardings of a batch."""
     shape = (data.batch_size, data.segment_length)
     shape_of: Any = functools.partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
     tokens, mask = shape_of(shape, jnp.int32), shape_of(shape, jnp.bool_)
