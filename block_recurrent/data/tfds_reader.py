@@ -179,7 +179,6 @@ def _records(shard: Path, length: int) -> Iterator[bytes]:
     index, so the number of records is compared with the expected one.
     """
     array_record = require("array_record.python.array_record_module", "data")
-    _size(shard)
     reader = array_record.ArrayRecordReader(os.fspath(shard), READ_OPTIONS)
     found = reader.num_records()
     if not reader.ok() or found != length:

@@ -42,8 +42,8 @@ class Limits(NamedTuple):
 
     Attributes:
       member_bytes: the most bytes that a file may have that is kept.
-      total_bytes: the most bytes that all unpacked files may have, and so all that is held; in a
-        folder only the files count that are kept.
+      total_bytes: the most bytes that all unpacked files may have; in a folder only the files count
+        that are kept.
       members: the greatest number of members, or of files in a folder.
     """
 
@@ -121,16 +121,18 @@ def _members(path: Path, limits: Limits, skipped: Counter[str]) -> Iterator[_Mem
         for name in files_below(path, skipped):
             yield name, "", partial(_read_file, path / name, limits)
         return
-    with _opened(path) as file:
+    with open(path, "rb") as packed:
+        compressed = packed.peek(2)[:2] == b"\x1f\x8b"
+        file = gzip.GzipFile(fileobj=packed, mode="rb") if compressed else packed
         head = file.read(_BLOCK)
         file.seek(0)
         if head.startswith(b"%PDF-"):
             raise Unusable(PDF_ONLY)
         if _is_tar(head):
             yield from _tar_members(_Stream(file, limits.total_bytes), limits)
-        elif isinstance(file, gzip.GzipFile):
+        elif compressed:
             name = re.sub(r"\.(tar\.gz|tgz|gz)$", "", path.name)
-            yield name, "", _Stream(file, limits.member_bytes).read
+            yield name, "", _Stream(file, min(limits.member_bytes, limits.total_bytes)).read
         else:
             raise DataError(
                 f"{path} is neither a gzip nor a tar file; fetch it again or remove it."
@@ -242,17 +244,6 @@ def _naming(what: Path | str) -> Iterator[None]:
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{what} cannot be read: {reason}; fetch it again or remove it.") from error
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
-    """Opens a file; its bytes are the unpacked ones if it is compressed by gzip."""
-    with open(path, "rb") as file:
-        if file.peek(2)[:2] != b"\x1f\x8b":
-            yield file
-            return
-        with gzip.GzipFile(fileobj=file, mode="rb") as unpacked:
-            yield unpacked
 
 
 class _Stream(io.RawIOBase):

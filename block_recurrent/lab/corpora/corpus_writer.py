@@ -199,13 +199,8 @@ def _move(corpus: Path, target: Path) -> None:
 class _Preparation:
     """Writes the splits of a corpus that are not finished yet.
 
-    Args:
-      source, report, stop: the arguments of `prepare`.
-      settings: all that decides the content of the corpus, as JSON values.
-      partial: the directory of the unfinished corpus.
-
-    Attributes:
-      left_out: what the source did not list, as reason -> number.
+    `settings` is all that decides the content of the corpus, as JSON values; `left_out` is complete
+    after `splits`.
     """
 
     def __init__(
@@ -226,12 +221,7 @@ class _Preparation:
         self.examples = Examples()
 
     def splits(self) -> list[Split]:
-        """Returns what was written of every split, by this call or an earlier one.
-
-        Raises:
-          DataError: documents share an id, no document is usable, or a file cannot be written.
-          Interrupted: `stop` asked for it.
-        """
+        """Returns what was written of every split, by this call or an earlier one."""
         self._list()
         splits: list[Split] = []
         for name in ORDER:

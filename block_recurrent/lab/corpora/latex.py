@@ -236,13 +236,7 @@ def _is_tex(name: str) -> bool:
 class _Bundle:
     """The files of one paper; each is decoded and searched for inputs once, when needed.
 
-    Args:
-      files: path -> bytes.
-      skipped: files that the archive has and that were not read, as reason -> number.
-
-    Attributes:
-      skipped: those, and files without text.
-      repaired: names of the files that are not UTF-8.
+    `skipped` also counts the files without text, and `repaired` names those that are not UTF-8.
     """
 
     def __init__(self, files: Mapping[str, bytes], skipped: Mapping[str, int]):
@@ -253,11 +247,7 @@ class _Bundle:
         self.repaired: set[str] = set()
 
     def tex_files(self, *, is_single: bool) -> list[str]:
-        """Returns the names of the TeX files; `is_single` says that the paper has one file.
-
-        Raises:
-          Unusable: there is no TeX file, or no command in any of them.
-        """
+        """Returns the names of the TeX files; `is_single` says that the paper has one file."""
         tex = [name for name in self._files if _is_tex(name) and self.text(name)]
         if is_single and not tex:
             texts = {name: self.text(name) for name in self._files}

@@ -220,8 +220,9 @@ def _git_folder(path: Path) -> Path | None:
     Raises DataError for a `.git` that only points to a repository or is none: it would lead out.
     """
     for folder in (path / ".git", path):
-        folders = (folder, folder / "objects", folder / "refs")
-        if all(map(_is_folder, folders)) and _is_file(folder / "HEAD"):
+        paths = [folder, folder / "objects", folder / "refs", folder / "HEAD"]
+        is_whole = all(path.is_dir() for path in paths[:3]) and paths[3].is_file()
+        if is_whole and not any(path.is_symlink() for path in paths):
             return folder
         if folder != path and os.path.lexists(folder):
             raise DataError(
@@ -229,14 +230,6 @@ def _git_folder(path: Path) -> Path | None:
                 " submodule: give the repository itself, or move it away."
             )
     return None
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
-
-
-def _is_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
 
 
 @contextmanager
@@ -258,7 +251,9 @@ def _database(folder: Path, repository: Path) -> Iterator["_Database"]:
     if strange:
         raise DataError(f"{folder}/objects holds links or pipes: clone {repository} again.")
     references = [f"refs/{name}" for name in files_below(folder / "refs", Counter())]
-    names = ["HEAD", *filter(lambda name: _is_file(folder / name), ["packed-refs", *references])]
+    packed = folder / "packed-refs"
+    names = ["HEAD", *references]
+    names += ["packed-refs"] * (packed.is_file() and not packed.is_symlink())
     if names == ["HEAD"] and _file_bytes(folder / "HEAD").startswith(b"ref:"):
         raise Unusable(_NO_FILES)
     with TemporaryDirectory() as temporary:
