@@ -1,4 +1,4 @@
-"""Laws of the small layers: norm, dense layers, heads, and dropout, every mask of which is new."""
+"""Laws of the small layers: norm, dense layers, heads and dropout."""
 
 import dataclasses
 
