@@ -202,7 +202,7 @@ def test_table_1_has_the_baselines_at_the_size_of_its_rows(corpus):
     for name in BASELINES:
         run = f"table1/{corpus}/{name}.gin"
         experiment = read(run)
-        assert experiment.model.architecture == name and naming.paper_row(experiment) is None
+        assert experiment.model.architecture == name and rows.paper_row(experiment) is None
         assert experiment.data == table.data and experiment.training == table.training
         assert experiment.optimizer == table.optimizer
         assert experiment.model.vocab_size == table.model.vocab_size

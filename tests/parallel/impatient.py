@@ -4,10 +4,12 @@ import sys
 import threading
 
 from block_recurrent.parallel import processes, watch
+from block_recurrent.runs import checkpoints
 from block_recurrent.training import trainer
 from experiments import train
 
 watch.PATIENCE_SECONDS = 12
+checkpoints.LONGEST_SAVE = 10
 put_batch = trainer.put_batch
 
 

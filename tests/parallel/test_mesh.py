@@ -14,7 +14,7 @@ import jax
 from block_recurrent.config import *
 from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
 from block_recurrent.data.loading import Corpora
-from block_recurrent.runs.loop import Run
+from block_recurrent.runs.loop import TrainingLoop
 from block_recurrent.system.progress import ProgressLine
 
 sizes = dict(model_size=8, num_heads=2, head_size=4, mlp_size=8, window=4, num_states=4)
@@ -28,7 +28,7 @@ texts = ["0123456789" * 3, "abcdefg", "to be or not to be, that is", "xy", ".,;"
 documents = tuple(Document(f"d{i}", "", text) for i, text in enumerate(texts))
 tokens = tokenize(Corpus(documents), ByteTokenizer())
 workdir, line = pathlib.Path(sys.argv[1]), ProgressLine(quiet=True)
-run = Run(config, workdir, Corpora(tokens, tokens), line)
+run = TrainingLoop(config, workdir, Corpora(tokens, tokens), line)
 begun = run.trainer.step
 model, evaluation = run.finish()
 run.close()

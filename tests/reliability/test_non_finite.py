@@ -22,7 +22,7 @@ from block_recurrent.gin_files import to_gin
 from block_recurrent.model.parameters import named_parameters, replace_parameters
 from block_recurrent.runs import loop
 from block_recurrent.runs.checkpoints import Checkpoints
-from block_recurrent.runs.loop import Run
+from block_recurrent.runs.loop import TrainingLoop
 from block_recurrent.runs.metrics import read_metrics
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import Stopped
@@ -71,10 +71,10 @@ def corpora(*texts: str) -> Corpora:
     return Corpora(*(tokenize(corpus, ByteTokenizer()) for corpus in both))
 
 
-def start(workdir, data: Corpora, *, skip: bool = False, **training) -> Run:
+def start(workdir, data: Corpora, *, skip: bool = False, **training) -> TrainingLoop:
     chosen = dataclasses.replace(SKIP if skip else CONFIG.training, **training)
     config = dataclasses.replace(CONFIG, training=chosen)
-    return Run(config, workdir, data, ProgressLine(quiet=True))
+    return TrainingLoop(config, workdir, data, ProgressLine(quiet=True))
 
 
 def replace(trainer: Trainer, **arrays) -> None:
@@ -84,7 +84,7 @@ def replace(trainer: Trainer, **arrays) -> None:
     trainer.state = trainer.state._replace(model=replace_parameters(model, named))
 
 
-def overflow_on_rare(run: Run, size: float = 1e30, scale: float = 1.0) -> None:
+def overflow_on_rare(run: TrainingLoop, size: float = 1e30, scale: float = 1.0) -> None:
     """Makes steps with RARE among the targets overflow, all parameters being finite.
 
     The logit of RARE is hugely negative everywhere: its gradient, as a target, has an infinite
