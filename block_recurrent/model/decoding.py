@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float32, Int32
 
 from block_recurrent.model import checks
-from block_recurrent.model.array_types import Key, Token, TokenLogits
+from block_recurrent.model.array_types import Index, Key, Token, TokenLogits
 from block_recurrent.model.checks import check_sampling
 from block_recurrent.model.language_model import LanguageModel
 from block_recurrent.model.protocol import Baseline, Model
@@ -157,7 +157,7 @@ def generate(
 
 
 @jax.jit(donate_argnums=2)
-def _decode(model, sampling: "Sampling", progress, stop: Int32[Array, ""]):
+def _decode(model, sampling: "Sampling", progress, stop: Index):
     """The loop over tokens: samples and reads until `stop` tokens are there."""
     decode = decoder_of(model).decode
 
@@ -186,11 +186,11 @@ class Sampling(NamedTuple):
 
     key: Key
     temperature: Float32[Array, ""]
-    top_k: Int32[Array, ""] | None
+    top_k: Index | None
     top_p: Float32[Array, ""] | None
 
 
-def sample(logits: TokenLogits, sampling: Sampling, count: Int32[Array, ""]) -> Token:
+def sample(logits: TokenLogits, sampling: Sampling, count: Index) -> Token:
     """Draws one token for each row; `count` tokens were drawn before."""
     scaled = logits / jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)
     kept = keep_top_p(keep_top_k(scaled, sampling.top_k), sampling.top_p)
@@ -200,7 +200,7 @@ def sample(logits: TokenLogits, sampling: Sampling, count: Int32[Array, ""]) -> 
     return jnp.where(sampling.temperature > 0, drawn, greedy).astype(jnp.int32)
 
 
-def keep_top_k(logits: TokenLogits, top_k: Int32[Array, ""] | None) -> TokenLogits:
+def keep_top_k(logits: TokenLogits, top_k: Index | None) -> TokenLogits:
     """Minus infinity for all but the `top_k` largest logits of each row."""
     if top_k is None:
         return logits
@@ -243,7 +243,7 @@ class Decoding(NamedTuple):
     preceding: list[KeysValues]
     states: Float32[Array, "R B S E"]
     state_contexts: list[KeysValues]
-    offset: Int32[Array, ""]
+    offset: Index
 
 
 def read_blocks(
@@ -282,7 +282,7 @@ def read_blocks(
 
 @jax.jit
 def _read_block(
-    model: LanguageModel, tokens: Int32[Array, "B W"], state: ModelState, last: Int32[Array, ""]
+    model: LanguageModel, tokens: Int32[Array, "B W"], state: ModelState, last: Index
 ) -> tuple[TokenLogits, ModelState]:
     """Reads one block: logits after the token at position `last`, and the next state."""
     logits, state = model(tokens, state)
