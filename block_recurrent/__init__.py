@@ -1,5 +1,8 @@
 """The Block-Recurrent Transformer (Hutchins et al. 2022, arXiv 2203.07852) in JAX and Flax NNX.
 
+The names below are the public ones. A module holds parameters and its configuration. It takes the
+state as an argument and returns the next state.
+
 Letters in shapes: B batch rows, N segment length, W window and block length, K = N / W blocks,
 S recurrent states, E model size, H heads, D head size, M MLP size, V vocabulary, L layers,
 R recurrent layers.

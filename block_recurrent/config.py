@@ -15,6 +15,10 @@ from typing import Any, Literal
 from block_recurrent.system.text import did_you_mean
 
 
+class ConfigError(ValueError):
+    """A configuration, a gin file or a command line is wrong; the message says what and where."""
+
+
 def _has_type(value: Any, hint: Any) -> bool:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):

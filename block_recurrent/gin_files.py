@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from gin import config_parser
 
-from block_recurrent.config import ARCHITECTURES, ExperimentConfig, ModelConfig
+from block_recurrent.config import ARCHITECTURES, ConfigError, ExperimentConfig, ModelConfig
 from block_recurrent.system.text import did_you_mean
 
 TO_BE_GIVEN = "(to be given)"
@@ -49,10 +49,6 @@ PARAMETERS = dict.fromkeys(
     for kind in kinds
     for field in dataclasses.fields(kind)
 )
-
-
-class ConfigError(ValueError):
-    """A gin file, a flag or the configuration they make is wrong; the message says where."""
 
 
 @dataclasses.dataclass(frozen=True)

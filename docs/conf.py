@@ -19,7 +19,7 @@ default_role = "code"  # docstrings write code as Markdown does
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "special-members": "__call__"}
 napoleon_use_ivar = True
-# Docstrings are plain text first, and a table that a program wrote begins below the title.
+# Docstrings are plain text first. Tables that a program wrote begin below the title.
 suppress_warnings = ["docutils", "myst.header"]
 
 html_theme = "furo"
@@ -28,7 +28,7 @@ html_show_sphinx = False
 
 
 def keep_stars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Outside code, a star in a docstring is a star and no emphasis."""
+    """Keeps a star outside code from starting emphasis."""
     text = re.sub(r"(`[^`]*`)|\*", lambda found: found[1] or r"\*", "\n".join(lines))
     lines[:] = text.split("\n")
 
@@ -61,12 +61,12 @@ def show_arguments(
 def leave_out_aliases(
     app: Any, what: str, name: str, obj: Any, skip: bool, options: Any
 ) -> bool | None:
-    """The fields of a NamedTuple stand in its docstring."""
+    """Leaves out the fields of a NamedTuple, which its docstring describes."""
     return True if (getattr(obj, "__doc__", "") or "").startswith("Alias for field") else None
 
 
 def setup(app: Any) -> None:
-    """Connects what Sphinx is to call."""
+    """Connects the functions above to the events of Sphinx."""
     app.connect("autodoc-process-docstring", keep_stars, priority=400)
     app.connect("autodoc-process-signature", show_arguments)
     app.connect("autodoc-skip-member", leave_out_aliases)

@@ -87,96 +87,75 @@ def note(axes: Axes, x: float, y: float, text: str, colour: str = INK, **style) 
     axes.text(x, y, text, color=colour, zorder=5, **given)
 
 
+LEFT, RIGHT, WIDE, HIGH = 18.0, 58.5, 29.0, 5.0  # the cell's two columns and their boxes
+INNER = 7.5  # distance of the two attention boxes from their column's middle
+ROWS = {"in": 3.5, "project": 13, "attend": 25, "join": 35, "last": 43.5, "out": 53}
+TOKEN_TEXTS = {
+    "in": "tokens of block k   [W, E]",
+    "project": "norm; queries,\nkeys, values",
+    "join": "concatenate, project, + x",
+    "last": "norm, MLP, +",
+    "out": "tokens to the next layer",
+}
+STATE_TEXTS = {
+    "in": "states $s_k$   [S, E]",
+    "project": "norm, + state ids;\nqueries, keys, values",
+    "join": "concatenate, project: z",
+    "last": "gate:  $s_{k+1} = g\\,s_k + (1 - g)\\,z$",
+    "out": "states $s_{k+1}$ for block k + 1",
+}
+
+
+def draw_column(axes: Axes, x: float, colour: Colour, texts: dict[str, str]) -> None:
+    """The boxes of a column of the cell, except attention, and the arrows between them."""
+    for row, text in texts.items():
+        tall = HIGH + 1.6 if "\n" in text else HIGH
+        edge = PLAIN if row in ("project", "join", "last") else colour
+        box(axes, (x, ROWS[row]), (WIDE, tall), text, edge)
+    for low, top in (("in", "project"), ("join", "last"), ("last", "out")):
+        gap = 3.3 if top == "project" else HIGH / 2
+        arrow(axes, (x, ROWS[low] + HIGH / 2), (x, ROWS[top] - gap), colour)
+    for side in (-INNER, INNER):
+        arrow(axes, (x + side, ROWS["project"] + 3.3), (x + side, ROWS["attend"] - 3.6), colour)
+        arrow(axes, (x + side, ROWS["attend"] + 3.6), (x + side, ROWS["join"] - 2.5), colour)
+
+
+def draw_attention(axes: Axes) -> None:
+    """The four kinds of attention of a cell, and the keys and values that go between columns."""
+    attention, y = (14.0, 7.4), ROWS["attend"]
+    box(axes, (LEFT - INNER, y), attention, "self-attention:\neach sees the\nW before it", TOKENS)
+    box(axes, (LEFT + INNER, y), attention, "attention\nto the states", STATES)
+    box(axes, (RIGHT - INNER, y), attention, "attention to\ntokens of\nk − 1 and k", TOKENS)
+    box(axes, (RIGHT + INNER, y), attention, "self-attention\nof the states", STATES)
+    middle, low, top = (LEFT + RIGHT) / 2, ROWS["project"] + 2, y - 1
+    arrow(axes, (LEFT + WIDE / 2, low), (RIGHT - INNER - 7, top), TOKENS, width=1.8)
+    arrow(axes, (RIGHT - WIDE / 2, low), (LEFT + INNER + 7, top), STATES, width=1.8)
+    note(axes, middle, y + 0.6, "keys,\nvalues", size=SIZE - 0.5)
+    cache = "cache:\nkeys and\nvalues of\nk − 1"
+    box(axes, (middle, ROWS["in"] + 0.4), (9.6, 9.6), cache, TOKENS, dashed=True)
+    corner = ROWS["project"] - 1.2
+    route(axes, [(middle, ROWS["in"] + 5), (middle, corner), (LEFT + WIDE / 2, corner)], TOKENS)
+
+
+def draw_residual(axes: Axes, edge: float, distance: float, end: str, colour: Colour) -> None:
+    """The arrow around the boxes at an edge of a column, from the input to the row `end`."""
+    low, top, side = ROWS["in"], ROWS[end], edge + distance
+    route(axes, [(edge, low), (side, low), (side, top), (edge, top)], colour)
+
+
 def draw_cell(axes: Axes) -> None:
     """One block through the cell: tokens upward, states to the next block."""
-    left, right, wide, high = 18.0, 58.5, 29.0, 5.0
-    inner = 7.5  # distance of the two attention boxes from their column's middle
-    rows = {"in": 3.5, "project": 13, "attend": 25, "join": 35, "last": 43.5, "out": 53}
-    note(axes, left, 60.5, "vertical: tokens", TOKENS.line, weight="bold", size=SIZE + 1)
-    note(axes, right, 60.5, "horizontal: states", STATES.line, weight="bold", size=SIZE + 1)
-    columns = (
-        (
-            left,
-            TOKENS,
-            {
-                "in": "tokens of block k   [W, E]",
-                "project": "norm; queries,\nkeys, values",
-                "join": "concatenate, project, + x",
-                "last": "norm, MLP, +",
-                "out": "tokens to the next layer",
-            },
-        ),
-        (
-            right,
-            STATES,
-            {
-                "in": "states $s_k$   [S, E]",
-                "project": "norm, + state ids;\nqueries, keys, values",
-                "join": "concatenate, project: z",
-                "last": "gate:  $s_{k+1} = g\\,s_k + (1 - g)\\,z$",
-                "out": "states $s_{k+1}$ for block k + 1",
-            },
-        ),
-    )
-    for x, colour, texts in columns:
-        for row, text in texts.items():
-            tall = high + 1.6 if "\n" in text else high
-            edge = PLAIN if row in ("project", "join", "last") else colour
-            box(axes, (x, rows[row]), (wide, tall), text, edge)
-        for low, top in (("in", "project"), ("join", "last"), ("last", "out")):
-            gap = 3.3 if top == "project" else high / 2
-            arrow(axes, (x, rows[low] + high / 2), (x, rows[top] - gap), colour)
-        for side in (-inner, inner):
-            arrow(axes, (x + side, rows["project"] + 3.3), (x + side, rows["attend"] - 3.6), colour)
-            arrow(axes, (x + side, rows["attend"] + 3.6), (x + side, rows["join"] - 2.5), colour)
-    attention = (14.0, 7.4)
-    y = rows["attend"]
-    box(axes, (left - inner, y), attention, "self-attention:\neach sees the\nW before it", TOKENS)
-    box(axes, (left + inner, y), attention, "attention\nto the states", STATES)
-    box(axes, (right - inner, y), attention, "attention to\ntokens of\nk − 1 and k", TOKENS)
-    box(axes, (right + inner, y), attention, "self-attention\nof the states", STATES)
-    # Keys and values cross over.
-    middle, low, top = (left + right) / 2, rows["project"] + 2, y - 1
-    arrow(axes, (left + wide / 2, low), (right - inner - 7, top), TOKENS, width=1.8)
-    arrow(axes, (right - wide / 2, low), (left + inner + 7, top), STATES, width=1.8)
-    note(axes, middle, y + 0.6, "keys,\nvalues", size=SIZE - 0.5)
-    box(
-        axes,
-        (middle, rows["in"] + 0.4),
-        (9.6, 9.6),
-        "cache:\nkeys and\nvalues of\nk − 1",
-        TOKENS,
-        dashed=True,
-    )
-    corner = rows["project"] - 1.2
-    route(axes, [(middle, rows["in"] + 5), (middle, corner), (left + wide / 2, corner)], TOKENS)
-    # Residuals.
-    edge = left - wide / 2
-    route(
-        axes,
-        [
-            (edge, rows["in"]),
-            (edge - 2.2, rows["in"]),
-            (edge - 2.2, rows["join"]),
-            (edge, rows["join"]),
-        ],
-        TOKENS,
-    )
-    edge = right + wide / 2
-    route(
-        axes,
-        [
-            (edge, rows["in"]),
-            (edge + 2.2, rows["in"]),
-            (edge + 2.2, rows["last"]),
-            (edge, rows["last"]),
-        ],
-        STATES,
-    )
+    note(axes, LEFT, 60.5, "vertical: tokens", TOKENS.line, weight="bold", size=SIZE + 1)
+    note(axes, RIGHT, 60.5, "horizontal: states", STATES.line, weight="bold", size=SIZE + 1)
+    draw_column(axes, LEFT, TOKENS, TOKEN_TEXTS)
+    draw_column(axes, RIGHT, STATES, STATE_TEXTS)
+    draw_attention(axes)
+    draw_residual(axes, LEFT - WIDE / 2, -2.2, "join", TOKENS)
+    draw_residual(axes, RIGHT + WIDE / 2, 2.2, "last", STATES)
 
 
 def draw_caption(axes: Axes) -> None:
-    """What the cell's picture leaves out."""
+    """A note on what the cell's picture leaves out."""
     lines = (
         "Tokens read the states as they are before the block.",
         "Drawn: fixed gate, skip wiring. The gate g is learned, one for each unit;",
@@ -219,7 +198,7 @@ def draw_stack(axes: Axes) -> None:
 
 
 def draw_legend(axes: Axes) -> None:
-    """What the arrows of the stack are."""
+    """The meaning of the arrows of the stack."""
     entries = (
         (TOKENS, 0.9, "keys and values of the last window (cache)"),
         (STATES, 2.2, "recurrent states"),

@@ -31,7 +31,7 @@ def outputs_of(page: str) -> list[str | None]:
 
 
 def run(blocks: list[str], names: dict[str, Any]) -> Iterator[str]:
-    """Runs blocks one after the other, with `names` in common; yields what each has printed."""
+    """Runs blocks one after the other with the shared `names`; yields what each prints."""
     for block in blocks:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
@@ -40,7 +40,7 @@ def run(blocks: list[str], names: dict[str, Any]) -> Iterator[str]:
 
 
 def with_outputs(page: str, printed: list[str]) -> str:
-    """The page with other outputs, one for each Python block."""
+    """The page with these outputs, one for each Python block."""
     remaining = iter(printed)
 
     def replace(match: re.Match[str]) -> str:
@@ -52,7 +52,7 @@ def with_outputs(page: str, printed: list[str]) -> str:
 
 
 def main(path: Path) -> None:
-    """Runs a page and writes it anew."""
+    """Runs a page and updates its outputs and pictures."""
     page = path.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         printed = list(run(code_of(page), {}))

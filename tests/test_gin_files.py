@@ -14,9 +14,8 @@ import pytest
 from block_recurrent import LSTMConfig, ModelConfig, gin_files
 from block_recurrent.config import AnyModelConfig, ExperimentConfig
 from block_recurrent.gin_files import GIN_FOLDER, load, to_gin
-from block_recurrent.lab.tables import naming
+from block_recurrent.lab.tables import naming, rows
 from block_recurrent.model.parameters import count_parameters
-from block_recurrent.training import rows
 from block_recurrent.training.build import abstract_model
 
 README = (GIN_FOLDER / "README.md").read_text(encoding="utf-8")

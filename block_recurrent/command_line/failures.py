@@ -1,4 +1,4 @@
-"""One place where the known failures become a sentence or two and an exit status.
+"""One place where known failures become a message and an exit status, and logs reach the screen.
 
     0   done                             5   loss, gradient or parameters are not finite
     1   anything else                    6   out of memory
@@ -7,12 +7,13 @@
     4   checkpoints or work directory      8   other processes were not found
                                          9   another process has ended
 
-`--debug`, anywhere on the command line, shows the traceback instead of the sentence. The traceback
+`--debug`, anywhere on the command line, shows the traceback instead of the message. The traceback
 of an unknown failure is always shown.
 """
 
 import contextlib
 import functools
+import logging
 import signal
 import sys
 import traceback
@@ -22,9 +23,8 @@ from pathlib import Path
 import jax
 
 from block_recurrent.command_line.parser import DEBUG
-from block_recurrent.config import ExperimentConfig
+from block_recurrent.config import ConfigError, ExperimentConfig
 from block_recurrent.data import DataError
-from block_recurrent.gin_files import ConfigError
 from block_recurrent.model.attention import AttentionImpossible
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.processes import ClusterUnreachable, ProcessLost
@@ -52,9 +52,10 @@ Program = Callable[..., int]
 
 
 def reported(program: Program) -> Program:
-    """Decorates a program: known failures become sentences, unknown ones keep their traceback.
+    """Decorates a program: known failures become messages, unknown ones keep their traceback.
 
-    Before the program runs, so that JAX has not begun, the process is told to keep freed memory.
+    What the library logs goes to standard error. The process keeps freed memory, which has to be
+    set before JAX starts.
     """
 
     @functools.wraps(program)
@@ -62,7 +63,8 @@ def reported(program: Program) -> Program:
         words = list(sys.argv[1:] if argv is None else argv)
         keep_freed_memory()
         try:
-            return program([word for word in words if word != DEBUG])
+            with _logs_shown():
+                return program([word for word in words if word != DEBUG])
         except Stopped as stopped:
             return stopped.exit_status
         except KeyboardInterrupt:
@@ -73,17 +75,30 @@ def reported(program: Program) -> Program:
                 raise
             status, sentence = described or (1, traceback.format_exc())
             print(f"{Path(sys.argv[0]).name}: error: {sentence}", file=sys.stderr)
-            if processes.several():  # at an ordinary end it would wait for the others, in vain
+            if processes.several():  # an ordinary exit would wait for the others
                 processes.leave(status)
             return status
 
     return main
 
 
+@contextlib.contextmanager
+def _logs_shown() -> Iterator[None]:
+    logger, handler = logging.getLogger("block_recurrent"), logging.StreamHandler(sys.stderr)
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
 def describe(error: BaseException) -> tuple[int, str] | None:
-    """The exit status and the sentence of a known failure, else None."""
+    """The exit status and the message of a known failure, else None."""
     if is_out_of_memory(error):
-        return STATUSES[MemoryError], _out_of_memory(error)
+        return STATUSES[MemoryError], out_of_memory(error)
     error = processes.lost(error) or error
     for kind, status in STATUSES.items():
         if isinstance(error, kind):
@@ -96,11 +111,12 @@ def describe(error: BaseException) -> tuple[int, str] | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the machine or the accelerator had not enough memory."""
-    exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
-    return exhausted or isinstance(error, MemoryError)
+    code = getattr(error, "error_code_string", "")
+    return isinstance(error, MemoryError) or code == "RESOURCE_EXHAUSTED"
 
 
-def _out_of_memory(error: BaseException) -> str:
+def out_of_memory(error: BaseException) -> str:
+    """One line for an error that `is_out_of_memory`."""
     text = (str(error).splitlines() or [""])[0]
     return text if text.startswith("out of memory") else f"out of memory: {text}".rstrip(": ")
 
@@ -110,7 +126,7 @@ def knobs_named(knobs: Mapping[str, object], hint: str = "") -> Iterator[None]:
     """Within the context, MemoryError says which settings would need less memory.
 
     Args:
-      knobs: what needs less memory if it is lowered or set so -> its present value.
+      knobs: a setting that would need less memory if lowered, or as written -> its present value.
       hint: the end of the message.
 
     Raises:
@@ -122,7 +138,7 @@ def knobs_named(knobs: Mapping[str, object], hint: str = "") -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         listed = ", ".join(f"{name} (now {value!r})" for name, value in knobs.items())
-        raise MemoryError(f"{_out_of_memory(error)}; what needs less: {listed}{hint}") from error
+        raise MemoryError(f"{out_of_memory(error)}; what needs less: {listed}{hint}") from error
 
 
 def training_knobs_named(config: ExperimentConfig) -> contextlib.AbstractContextManager[None]:

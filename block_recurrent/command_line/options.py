@@ -1,7 +1,7 @@
 """Options that several programs have: checked values, work directories, several processes."""
 
 import argparse
-import sys
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from block_recurrent.parallel.processes import Cluster, join
 from block_recurrent.runs import workdir
 from block_recurrent.runs.reading import Run, SelectionError, read_runs
 from block_recurrent.runs.trained_model import BEST, NEWEST
+
+_log = logging.getLogger(__name__)
 
 
 def positive(text: str) -> int:
@@ -80,7 +82,7 @@ def parse_runs(
     kept = []
     for path in arguments.workdirs:
         if path.is_dir() and not workdir.holds_run(path):
-            print(f"left out: {path} holds no run", file=sys.stderr)
+            _log.info("left out: %s holds no run", path)
         else:
             kept.append(path)
     if not kept:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from block_recurrent.config import ExperimentConfig
-from block_recurrent.gin_files import PARAMETERS, ConfigError, load
+from block_recurrent.config import ConfigError, ExperimentConfig
+from block_recurrent.gin_files import PARAMETERS, load
 from block_recurrent.system.text import did_you_mean
 
 DEBUG = "--debug"

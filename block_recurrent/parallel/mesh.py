@@ -13,8 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from block_recurrent.config import MeshConfig
-from block_recurrent.gin_files import ConfigError
+from block_recurrent.config import ConfigError, MeshConfig
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.axes import DATA, FSDP, LANES, TENSOR, AnyMesh
 

@@ -1,26 +1,28 @@
-"""The table of parameters: along which axes of the mesh each of them is shared out.
+"""The table of parameters: which mesh axes shard which axes of each of them.
 
-Kernels are [in, out]. Those that lead into heads or hidden units have `fsdp` along their input and
-`tensor` along their output; those that lead back the other way round. What is as small as a scale
-is whole everywhere.
+Kernels are [in, out]. Kernels into heads or hidden units have `fsdp` along their input and `tensor`
+along their output. Kernels back to the model's size have them the other way round. Small parameters
+are replicated.
+
+Parameters come as a dictionary from their path, such as "stack.parts.0.layers.keys.kernel", to an
+array or its shape.
 """
 
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from block_recurrent.gin_files import ConfigError
-from block_recurrent.model.parameters import named_parameters, replace_parameters
+from block_recurrent.config import ConfigError
 from block_recurrent.parallel.axes import FSDP, TENSOR, AnyMesh
 
 Axes = tuple[str | None, ...]
+Shape = tuple[int, ...]
 
-# How a path ends -> the axes of the mesh along the axes of the parameter, stacked layers left out;
-# where several endings fit, the last one counts.
+# How a path ends -> the mesh axes along the parameter's last axes. If several fit, the last counts.
 TABLE: Mapping[str, Axes] = {
     r"embedding": (TENSOR, FSDP),
     # into heads and hidden units
@@ -41,106 +43,103 @@ TABLE: Mapping[str, Axes] = {
     r"(bias|forget_bias|input_bias|output_bias)": (None,),
     r"mlp_hidden\.bias": (TENSOR,),
 }
-WHOLE = "whole"
+REPLICATED = "replicated"
 _RULES = [(re.compile(rf"(.*\.)?{ending}"), axes) for ending, axes in TABLE.items()]
 
 
-def parameter_axes(name: str, model: Any) -> Axes:
-    """The axes of the mesh along the axes of the parameter of `model` at a path.
+def table_axes(name: str) -> Axes:
+    """The mesh axes along the last axes of the parameter at a path.
 
     Raises:
       KeyError: the table has no such parameter.
     """
     for pattern, axes in reversed(_RULES):
         if pattern.fullmatch(name):
-            return (None, *axes) if is_stacked(name, model) else axes
+            return axes
     raise KeyError(f"{name} is not in the table of parameters")
 
 
-def is_stacked(name: str, model: Any) -> bool:
-    """Whether the parameter of `model` at a path has a leading axis of layers."""
-    stacked = getattr(model, "stacked_layers", ())
-    return any(name.startswith(f"{path}.") for path in stacked)
+def parameter_axes(name: str, shape: Shape) -> Axes:
+    """The mesh axes along all axes of the parameter at a path; None where it is not sharded.
+
+    Axes in front of the table's, such as that of stacked layers, are not sharded.
+
+    Raises:
+      KeyError: the table has no such parameter.
+    """
+    axes = table_axes(name)
+    return (None,) * (len(shape) - len(axes)) + axes
 
 
-def shared_parameters(mesh: Mapping[str, int], model: Any) -> dict[str, str]:
-    """Which parameters lie along which axes, for people.
+def describe_sharding(mesh: Mapping[str, int], named: Mapping[str, Any]) -> dict[str, str]:
+    """Which parameters are sharded along which axes, for people.
 
     Args:
-      mesh: how many devices there are along each axis.
-      model: a model, or its shapes.
+      mesh: how many devices there are along each mesh axis.
+      named: the parameters.
 
     Returns:
-      The ends of their paths, by where each of their axes lies ("-": on every device); empty if all
-      are whole.
+      The ends of their paths, by the mesh axis along each of their axes ("-": none); empty if all
+      are replicated.
     """
     found: dict[str, list[str]] = {}
-    for name in named_parameters(model):
-        axes = parameter_axes(name, model)[is_stacked(name, model) :]
-        shared = [axis if axis and mesh[axis] > 1 else "-" for axis in axes]
-        where = WHOLE if set(shared) == {"-"} else ", ".join(shared)
+    for name in named:
+        sharded = [axis if axis and mesh[axis] > 1 else "-" for axis in table_axes(name)]
+        where = REPLICATED if set(sharded) == {"-"} else ", ".join(sharded)
         ending = ".".join(name.split(".")[-2:])
         if ending not in found.setdefault(where, []):
             found[where].append(ending)
-    whole = found.pop(WHOLE, [])
-    rows = found | {WHOLE: whole} if found else {}
+    replicated = found.pop(REPLICATED, [])
+    rows = found | {REPLICATED: replicated} if found else {}
     return {where: ", ".join(names) for where, names in rows.items()}
 
 
-def model_sharding(mesh: AnyMesh, model: Any) -> Any:
-    """Where the parameters of a model, or of its shapes, lie.
+def parameter_shardings(mesh: AnyMesh, named: Mapping[str, Any]) -> dict[str, NamedSharding]:
+    """The sharding of every parameter.
 
     Raises:
-      ConfigError: parameters cannot be shared out evenly; all of them are named.
+      ConfigError: the mesh axes do not divide the sizes of some parameters; all are named.
     """
-    named = named_parameters(model)
-    places = {name: PartitionSpec(*parameter_axes(name, model)) for name in named}
+    specs = {name: parameter_axes(name, array.shape) for name, array in named.items()}
     problems = [
         f"{name} {list(array.shape)}: {size} is no multiple of mesh.{axis} = {mesh.shape[axis]}"
         for name, array in named.items()
-        for size, axis in zip(array.shape, places[name], strict=True)
+        for size, axis in zip(array.shape, specs[name], strict=True)
         if axis is not None and size % mesh.shape[axis]
     ]
     if problems:
         listed = "\n  ".join(problems)
-        raise ConfigError(
-            f"the model cannot be shared out as mesh.fsdp and mesh.tensor say:\n  {listed}"
-        )
-    shardings = {name: NamedSharding(mesh, place) for name, place in places.items()}
-    return replace_parameters(model, cast(Any, shardings))
+        raise ConfigError(f"mesh.fsdp and mesh.tensor do not divide the model evenly:\n  {listed}")
+    return {name: NamedSharding(mesh, PartitionSpec(*axes)) for name, axes in specs.items()}
 
 
-def optimizer_sharding(mesh: AnyMesh, optimizer: Any, model: Any) -> Any:
-    """Where the optimizer's state lies: beside the parameters that it belongs to.
+def optimizer_sharding(mesh: AnyMesh, optimizer: Any, named: Mapping[str, Any]) -> Any:
+    """The sharding of an optimizer's state: that of the parameters that its arrays belong to.
 
-    Adafactor's factored moments have one axis less than their parameter and lie along the others.
+    Adafactor's factored moments have one axis less than their parameter and the mesh axes of the
+    others.
     """
-    shapes = {name: array.shape for name, array in named_parameters(model).items()}
 
-    def place(path: tuple[Any, ...], array: Any) -> NamedSharding:
+    def sharding(path: tuple[Any, ...], array: Any) -> NamedSharding:
         name = getattr(path[-1], "key", None)
         axes: Axes = ()
-        if name in shapes:
-            of = parameter_axes(name, model)
-            axes = _moment_axes(array.shape, shapes[name], of, _kind(path))
+        if name in named:
+            moment = getattr(path[-2], "name", "")
+            axes = _moment_axes(moment, array.shape, named[name].shape, name)
         return NamedSharding(mesh, PartitionSpec(*axes))
 
-    return jax.tree.map_with_path(place, optimizer)
+    return jax.tree.map_with_path(sharding, optimizer)
 
 
-def _kind(path: tuple[Any, ...]) -> str:
-    """What the optimizer calls a moment."""
-    return getattr(path[-2], "name", "")
-
-
-def _moment_axes(shape: tuple[int, ...], of: tuple[int, ...], axes: Axes, kind: str) -> Axes:
-    """The axes of a moment of this shape, whose parameter has the shape `of` and these axes."""
+def _moment_axes(moment: str, shape: Shape, of: Shape, name: str) -> Axes:
+    """The mesh axes of a moment of this shape, whose parameter has the shape `of`."""
+    axes = parameter_axes(name, of)
     if shape == of:
         return axes
-    if len(shape) == len(of) - 1 and kind in ("v_row", "v_col"):
-        first = len(of) - 2  # stacked layers are factored one by one
-        smaller, larger = first + np.argsort(of[first:], kind="stable")
-        left_out = int(larger if kind == "v_row" else smaller)
+    if moment in ("v_row", "v_col") and len(of) >= 2:
+        # Adafactor factors the last two axes: stacked layers are factored one by one.
+        smaller, larger = len(of) - 2 + np.argsort(of[-2:], kind="stable")
+        left_out = int(larger if moment == "v_row" else smaller)
         if shape == of[:left_out] + of[left_out + 1 :]:
             return axes[:left_out] + axes[left_out + 1 :]
     return ()

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from block_recurrent.config import ExperimentConfig
-from block_recurrent.gin_files import ConfigError
+from block_recurrent.config import ConfigError, ExperimentConfig
 from block_recurrent.runs.checkpoint_folder import CONTENTS
 from block_recurrent.runs.errors import CheckpointError
 from block_recurrent.system.files import reason, whole_folder

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from block_recurrent import gin_files
-from block_recurrent.config import AnyModelConfig, ExperimentConfig
+from block_recurrent.config import AnyModelConfig, ConfigError, ExperimentConfig
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.runs import workdir
 from block_recurrent.runs.metrics import METRICS
@@ -22,7 +22,7 @@ class RunError(ValueError):
     """A work directory that cannot be read as a run; the message says which file and line."""
 
 
-class SelectionError(RunError, gin_files.ConfigError):
+class SelectionError(RunError, ConfigError):
     """Runs that do not go together, or not with the other options; the message says which."""
 
 

@@ -9,12 +9,12 @@ from block_recurrent.config import ExperimentConfig
 from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.mesh import with_places
-from block_recurrent.parallel.parameters import model_sharding
 from block_recurrent.runs.bucket import bucket_of
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.errors import CheckpointError
 from block_recurrent.runs.workdir import CHECKPOINTS
 from block_recurrent.training.build import abstract_model
+from block_recurrent.training.step import model_sharding
 
 NEWEST, BEST = "newest", "best"  # checkpoints
 

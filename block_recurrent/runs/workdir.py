@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from block_recurrent.config import ExperimentConfig, TransformerXLConfig
-from block_recurrent.gin_files import ConfigError, load, to_gin
+from block_recurrent.config import ConfigError, ExperimentConfig, TransformerXLConfig
+from block_recurrent.gin_files import load, to_gin
 from block_recurrent.runs.bucket import CONFIG, Bucket
 from block_recurrent.runs.errors import WorkdirInUse
 from block_recurrent.system.files import PARTIAL, reason, write_whole

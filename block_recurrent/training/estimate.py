@@ -1,4 +1,4 @@
-"""What a run would be: its configuration, parameters and memory, without data or computation."""
+"""What a run would be: its parameters and memory, without data or computation."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AbstractMesh
 
-from block_recurrent import gin_files
 from block_recurrent.config import (
     AnyModelConfig,
     ExperimentConfig,
@@ -21,7 +20,7 @@ from block_recurrent.model.parameters import count_parameters, named_parameters
 from block_recurrent.model.protocol import Model
 from block_recurrent.model.stack import Stack, part_ranges
 from block_recurrent.parallel.mesh import check_lanes, lane_groups, with_places
-from block_recurrent.parallel.parameters import shared_parameters
+from block_recurrent.parallel.parameters import describe_sharding
 from block_recurrent.training import TrainState
 from block_recurrent.training.build import abstract_model, abstract_train_state, build_model
 from block_recurrent.training.step import segment_loss, train_state_sharding
@@ -251,7 +250,7 @@ def _residuals(function: Callable, first: Any, *rest: Any) -> list[Any]:
 
 
 def describe(config: ExperimentConfig) -> str:
-    """Configuration, parameters, memory and tokens of a run, as text for a screen."""
+    """Parameters, memory and tokens of a run, as text for a screen."""
     state = abstract_train_state(config)
     counts = count_components(state.model)
     sizes = {name: f"{count:,}" for name, count in counts.items() if count}
@@ -267,7 +266,7 @@ def describe(config: ExperimentConfig) -> str:
         "a step": f"{step:,}",
         "the whole run": f"{step * config.training.num_steps:,}",
     }
-    shared = shared_parameters(mesh_sizes(config.mesh), state.model)
+    shared = describe_sharding(mesh_sizes(config.mesh), named_parameters(state.model))
     tables = {
         "parameters": sizes,
         f"memory on {_device(config.mesh)}, estimated, in GB": gigabytes,
@@ -276,7 +275,7 @@ def describe(config: ExperimentConfig) -> str:
     texts = [_table(title, rows) for title, rows in tables.items()]
     if shared:
         texts.insert(1, _table("parameters along the axes of the mesh", shared, align="<"))
-    return "\n".join([gin_files.to_gin(config), *texts])
+    return "\n".join(texts)
 
 
 def _device(mesh: MeshConfig) -> str:

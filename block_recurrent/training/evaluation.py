@@ -23,8 +23,8 @@ from block_recurrent.parallel.mesh import (
     place,
     place_batch,
 )
-from block_recurrent.parallel.parameters import model_sharding
 from block_recurrent.training.loss import model_cross_entropy
+from block_recurrent.training.step import model_sharding
 
 
 def _exp(exponent: float) -> float:

@@ -16,7 +16,7 @@ from block_recurrent.model.protocol import CarriedState, Model
 from block_recurrent.model.state import clear_recurrent, reset
 from block_recurrent.parallel.axes import AnyMesh
 from block_recurrent.parallel.mesh import carried_sharding, replicated
-from block_recurrent.parallel.parameters import model_sharding, optimizer_sharding
+from block_recurrent.parallel.parameters import optimizer_sharding, parameter_shardings
 from block_recurrent.training.loss import model_cross_entropy
 
 
@@ -60,15 +60,25 @@ class StepMetrics(NamedTuple):
 TrainStep = Callable[..., tuple[TrainState, StepMetrics]]
 
 
-def train_state_sharding(mesh: AnyMesh, state: TrainState) -> TrainState:
-    """Where the arrays of a state, or of its shapes, lie.
+def model_sharding(mesh: AnyMesh, model: Model) -> Model:
+    """The sharding of every parameter of a model, or of its shapes, in the model's structure.
 
     Raises:
-      ConfigError: parameters cannot be shared out evenly.
+      ConfigError: the mesh axes do not divide the sizes of some parameters.
+    """
+    shardings = parameter_shardings(mesh, named_parameters(model))
+    return replace_parameters(model, cast(Any, shardings))
+
+
+def train_state_sharding(mesh: AnyMesh, state: TrainState) -> TrainState:
+    """The sharding of every array of a state, or of its shapes.
+
+    Raises:
+      ConfigError: the mesh axes do not divide the sizes of some parameters.
     """
     return TrainState(
         model_sharding(mesh, state.model),
-        optimizer_sharding(mesh, state.optimizer, state.model),
+        optimizer_sharding(mesh, state.optimizer, named_parameters(state.model)),
         carried_sharding(mesh, state.carried),
         cast(Array, replicated(mesh)),
     )

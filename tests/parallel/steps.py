@@ -60,7 +60,7 @@ def take_steps(config: ExperimentConfig) -> dict:
     mesh = dataclasses.asdict(config.mesh)
     astray = []
     for name, array in named_parameters(trainer.state.model).items():
-        axes = parameter_axes(name, trainer.state.model)
+        axes = parameter_axes(name, array.shape)
         shape = tuple(
             size // mesh.get(axis, 1) for size, axis in zip(array.shape, axes, strict=True)
         )

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from block_recurrent.config import MeshConfig
-from block_recurrent.gin_files import ConfigError
+from block_recurrent.config import ConfigError, MeshConfig
 from block_recurrent.parallel.mesh import make_mesh
 from tests.interpreter import python
 

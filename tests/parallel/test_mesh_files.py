@@ -8,8 +8,8 @@ import pytest
 
 from block_recurrent.gin_files import GIN_FOLDER, load
 from block_recurrent.parallel.mesh import make_mesh
-from block_recurrent.parallel.parameters import model_sharding
 from block_recurrent.training.build import abstract_model
+from block_recurrent.training.step import model_sharding
 
 MESHES = sorted(path.name for path in (GIN_FOLDER / "meshes").glob("*.gin"))
 RUNS = ("table1/pg19_tokens/rec_lstm_dual.gin", "scaling/1300m_rec.gin")

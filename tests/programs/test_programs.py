@@ -1,13 +1,11 @@
-"""Laws of the programs: train, evaluate and generate as they are called from a shell."""
+"""Laws of the programs train, evaluate and generate, on one trained run."""
 
 import json
 import os
 import pkgutil
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -53,24 +51,6 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def start(folder: Path, program: str, *arguments: str) -> subprocess.Popen:
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-    command = [sys.executable, str(PROGRAMS / program), *arguments]
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return subprocess.Popen(command, env=environment, **pipes)
-
-
-def finish(process: subprocess.Popen, text: str = "") -> str:
-    """What the program prints; it must end well."""
-    output, errors = process.communicate(text.encode(), timeout=300)
-    assert process.returncode == 0, errors.decode()
-    return output.decode()
-
-
 def train_arguments(folder: Path, name: str) -> list[str]:
     return [f"--gin_file={folder / 'tiny.gin'}", f"--workdir={folder / name}"]
 
@@ -84,26 +64,9 @@ def figures_of(workdir: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def trained(folder) -> Path:
     """The work directory of a run without interruption."""
-    output = finish(start(folder, "train.py", *train_arguments(folder, "trained")))
-    assert "train" in output and "documents" in output and "parameters:" in output
+    with jax.numpy_dtype_promotion("standard"):
+        assert train.main(train_arguments(folder, "trained")) == 0
     return folder / "trained"
-
-
-def test_a_training_that_was_stopped_goes_on_to_the_same_figures(folder, trained):
-    process = start(folder, "train.py", *train_arguments(folder, "stopped"))
-    while process.poll() is None and len(figures_of(folder / "stopped")) < 20:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 130
-    assert b"stopped by SIGINT: step " in errors and b"Traceback" not in errors
-    reached = figures_of(folder / "stopped")[-1]["step"]
-    assert 20 <= reached < STEPS
-    again = start(folder, "train.py", *train_arguments(folder, "stopped"))
-    _, errors = again.communicate(timeout=300)
-    assert again.returncode == 0
-    assert f"continuing from step {reached}" in errors.decode()
-    assert figures_of(folder / "stopped") == figures_of(trained)
 
 
 def test_training_learns(trained):
@@ -116,8 +79,9 @@ def test_the_configuration_in_the_work_directory_is_that_of_the_run(folder, trai
     assert gin_files.load([trained / "config.gin"]) == gin_files.load([folder / "tiny.gin"])
 
 
-def test_evaluation_finds_the_figures_of_training(folder, trained):
-    output = finish(start(folder, "evaluate.py", f"--workdir={trained}"))
+def test_evaluation_finds_the_figures_of_training(trained, capsys):
+    assert evaluate.main([f"--workdir={trained}"]) == 0
+    output = capsys.readouterr().out
     figures = json.loads((trained / "evaluation_validation.json").read_text())
     expected = figures_of(trained)[-1]
     for name, value in expected.items():
@@ -241,11 +205,6 @@ def test_the_best_checkpoint_is_there_after_an_evaluation_only(trained, tmp_path
     assert f"there is no best checkpoint in {workdir} yet" in capsys.readouterr().err
 
 
-def test_generation_continues_the_prompt_on_standard_input(folder, trained):
-    options = [f"--workdir={trained}", "--max_new_tokens=40"]
-    assert finish(start(folder, "generate.py", *options), "the quick ").startswith("brown fox")
-
-
 def test_the_prompt_begins_a_document(tmp_path):
     (tmp_path / "prompt").write_bytes("é\n".encode() + b"\xff")
     prompt = read_prompt(str(tmp_path / "prompt"), ByteTokenizer())
@@ -276,6 +235,13 @@ def test_the_space_between_words_is_written_whatever_a_tokenizer_does_with_the_f
     assert text_after(Words(), prompt[:0], rest) == "state in state"
 
 
+def test_generation_continues_the_prompt(trained, tmp_path, capsys):
+    (tmp_path / "prompt").write_text("the quick ")
+    options = [f"--prompt={tmp_path / 'prompt'}", "--max_new_tokens=40"]
+    assert generate.main([f"--workdir={trained}", *options]) == 0
+    assert capsys.readouterr().out.startswith("brown fox")
+
+
 def test_samples_differ_and_follow_from_prompt_and_seed(trained, tmp_path, capsys, monkeypatch):
     (tmp_path / "prompt").write_text("the quick ")
 
@@ -293,7 +259,7 @@ def test_samples_differ_and_follow_from_prompt_and_seed(trained, tmp_path, capsy
     assert samples(f"--prompt={tmp_path / 'prompt'}", seed=4) != output
 
 
-# Wrong calls, within this process: a sentence, and a status that says of which kind.
+# `tests/reliability/test_command_lines.py` has more wrong calls.
 WRONG_CALL, WRONG_DATA, WRONG_CHECKPOINT = 2, 3, 4
 
 
@@ -309,24 +275,19 @@ def refusal(main, capsys, *arguments: str, status: int = WRONG_CALL) -> str:
     return errors.partition(": error: ")[2]
 
 
-WRONG_TRAINING = {
-    "a name": (["--gin.model.num_layer=3"], ["'model.num_layer'", "'model.num_layers'"]),
-    "a path": (["--gin.data.path=/no/such/books"], ["/no/such/books", "does not exist"]),
-    "a source": (["--gin.data.source=jsnol"], ["'jsonl'"]),
-    "a size": (["--gin.data.segment_length=20"], ["segment_length 20", "window 8"]),
-    "no work directory": ([], ["--workdir"]),
-    "no file": (["--gin_file=tinny.gin"], ["'tinny.gin'", "did you mean"]),
-}
-
-
-@pytest.mark.parametrize("arguments, words", WRONG_TRAINING.values(), ids=WRONG_TRAINING)
-def test_training_refuses_what_is_wrong(arguments, words, folder, tmp_path, capsys):
-    workdir = [f"--workdir={tmp_path / 'run'}"] if arguments else []
-    status = WRONG_DATA if "--gin.data.path=/no/such/books" in arguments else WRONG_CALL
-    arguments = [f"--gin_file={folder}/tiny.gin", *workdir, *arguments]
-    message = refusal(train.main, capsys, *arguments, status=status)
-    assert all(word in message for word in words), message
+@pytest.mark.parametrize("main", [train.main, evaluate.main])
+def test_a_corpus_that_is_not_there_is_refused(main, folder, trained, tmp_path, capsys):
+    run = [f"--workdir={trained}"] if main == evaluate.main else train_arguments(tmp_path, "run")
+    if main == train.main:
+        shutil.copy(folder / "tiny.gin", tmp_path)
+    message = refusal(main, capsys, *run, "--gin.data.path=/no/books", status=WRONG_DATA)
+    assert "/no/books" in message and "does not exist" in message
     assert not (tmp_path / "run").exists()
+
+
+def test_another_model_than_the_runs_is_refused(trained, capsys):
+    options = [f"--workdir={trained}", "--gin.model.mlp_size=24"]
+    assert "mlp" in refusal(evaluate.main, capsys, *options, status=WRONG_CHECKPOINT)
 
 
 def test_training_refuses_a_split_without_documents(folder, tmp_path, capsys):
@@ -346,55 +307,6 @@ def test_training_refuses_the_work_directory_of_another_configuration(folder, tr
     assert "model.mlp_size = 16, now 24" in message and "training.seed = 0, now 1" in message
     assert "num_steps" not in message
     assert (trained / "config.gin").read_text() == before
-
-
-@pytest.mark.parametrize("main", [evaluate.main, generate.main])
-def test_a_work_directory_without_a_run_is_refused(main, folder, tmp_path, capsys):
-    assert "holds no run" in refusal(main, capsys, f"--workdir={tmp_path / 'none'}")
-    assert "--workdir" in refusal(main, capsys)
-    config = gin_files.to_gin(gin_files.load([folder / "tiny.gin"]))
-    (tmp_path / "config.gin").write_text(config)
-    message = refusal(main, capsys, f"--workdir={tmp_path}", status=WRONG_CHECKPOINT)
-    assert "there is no checkpoint in" in message
-    assert not (tmp_path / "none").exists()
-
-
-WRONG_EVALUATION = {
-    "a split": (["--split=tset"], ["--split", "'validation'"], WRONG_CALL),
-    "a path": (["--gin.data.path=/no/books"], ["/no/books", "does not exist"], WRONG_DATA),
-    "a name": (["--gin.data.pat=x"], ["'data.path'"], WRONG_CALL),
-    "an option": (["--splt=train"], ["'--splt=train'", "did you mean '--split'"], WRONG_CALL),
-    "another model": (["--gin.model.mlp_size=24"], ["mlp"], WRONG_CHECKPOINT),
-}
-
-
-@pytest.mark.parametrize(
-    "arguments, words, status", WRONG_EVALUATION.values(), ids=WRONG_EVALUATION
-)
-def test_evaluation_refuses_what_is_wrong(arguments, words, status, trained, capsys):
-    message = refusal(evaluate.main, capsys, f"--workdir={trained}", *arguments, status=status)
-    assert all(word in message for word in words), message
-
-
-WRONG_GENERATION = {
-    "top_p": (["--top_p=2"], ["top_p must be above 0 and at most 1, not 2"]),
-    "top_k": (["--top_k=0"], ["--top_k: must be a whole number of at least 1"]),
-    "temperature": (["--temperature=-1"], ["temperature must be at least 0"]),
-    "no tokens": (["--max_new_tokens=0"], ["--max_new_tokens: must be a whole number"]),
-    "no number": (["--seed=x"], ["--seed", "'x'"]),
-    "no prompt": (["--prompt=/no/such/prompt"], ["/no/such/prompt: No such file"]),
-    "a prompt that is a folder": (["--prompt=/"], ["--prompt: /: Is a directory"]),
-    "an option": (["--promt=x"], ["'--promt=x'", "did you mean '--prompt'"]),
-    "no samples": (["--samples=0"], ["samples"]),
-}
-
-
-@pytest.mark.parametrize("arguments, words", WRONG_GENERATION.values(), ids=WRONG_GENERATION)
-def test_generation_refuses_what_is_wrong(arguments, words, trained, capsys):
-    (trained.parent / "prompt").write_text("x")
-    prompt = f"--prompt={trained.parent / 'prompt'}"
-    message = refusal(generate.main, capsys, f"--workdir={trained}", prompt, *arguments)
-    assert all(word in message for word in words), message
 
 
 def test_no_module_imports_tensorflow(tmp_path):

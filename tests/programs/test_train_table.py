@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from block_recurrent.lab.tables import train_table as parent
-from block_recurrent.training.rows import small_table_rows
+from block_recurrent.lab.tables.rows import small_table_rows
 from experiments import train_table
 from tests.quick_runs import write_corpus
 from tests.soak.processes import ENVIRONMENT

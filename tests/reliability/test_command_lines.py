@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import pytest
 
 from block_recurrent import gin_files
-from block_recurrent.gin_files import GIN_FOLDER, PARAMETERS, ConfigError
+from block_recurrent.config import ConfigError
+from block_recurrent.gin_files import GIN_FOLDER, PARAMETERS
 from tests.programs import PROGRAMS, main_of
 from tests.synthetic_runs import exit_status, small, write_run
 

@@ -1,12 +1,11 @@
 """Laws of being killed: a run survives it, whatever it was doing."""
 
-from tests.programs import PROGRAMS
 from tests.soak.processes import EVERY, Plan
 from tests.soak.soak import newest_begun, soak
 
 
 def test_a_run_that_is_killed_again_and_again_is_the_run_that_was_not(tmp_path):
-    summary = soak(Plan(tmp_path / "soak", PROGRAMS / "train.py", kills=10, seed=1))
+    summary = soak(Plan(tmp_path / "soak", kills=10, seed=1))
     print(summary.describe())
     assert summary.kills.total() == 10 and summary.kills["start"] and summary.kills["save"]
     assert summary.runs >= 1 and summary.continued >= 3 and summary.most_lost <= 2 * EVERY

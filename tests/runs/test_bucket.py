@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from block_recurrent.gin_files import ConfigError
+from block_recurrent.config import ConfigError
 from block_recurrent.runs.bucket import Bucket, BucketError
 from block_recurrent.runs.checkpoints import CheckpointError, Checkpoints
 from tests.helpers import assert_equal

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from block_recurrent import gin_files
-from block_recurrent.gin_files import ConfigError
+from block_recurrent.config import ConfigError
 from block_recurrent.runs import loop, reading, train
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.errors import WorkdirInUse

@@ -4,8 +4,8 @@
     python -m tests.soak --kills=20
     python -m tests.soak --cluster --kills=20     of several processes that train together
 
-`tests/soak/soak.py` and `cluster_soak.py` say what is checked. Status 0, or 1 if a law
-was broken; the work directory is then left as it was found.
+`tests/soak/soak.py` and `cluster_soak.py` list the laws. The status is 1 if a law was broken; the
+work directory is then left unchanged.
 """
 
 import sys
@@ -20,8 +20,6 @@ from tests.soak.cluster_soak import cluster_soak
 from tests.soak.processes import Failure, Plan
 from tests.soak.soak import soak
 
-TRAIN = Path(__file__).parents[2] / "experiments" / "train.py"
-
 
 @reported
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     line = ProgressLine()
     with stop_on_signal() as stop:
         try:
-            plan = Plan(options.workdir, TRAIN, options.kills, options.seed, stop, line.show)
+            plan = Plan(options.workdir, options.kills, options.seed, stop, line.show)
             found = cluster_soak(plan) if options.cluster else soak(plan)
         except Failure as failure:
             line.end()

@@ -1,13 +1,13 @@
 """Kills one of several processes that train together, again and again.
 
-A tiny model is trained by one process without interruption; then by one, two or four, a random one
-of which is killed (SIGKILL) at a random moment, and each time another number of them goes on.
-The laws:
+A tiny model is trained by one process without interruption. Then it is trained by one, two or four
+processes; a random one of them is killed (SIGKILL) at a random moment, and another number of
+processes continues. The laws:
 
-- The others end by themselves, within a minute, with the status that says why, or, where JAX's own
-  watch over process 0 is faster, aborted by it.
-- A start goes on from the newest checkpoint that was finished, without a warning.
-- The figures of every step are those of one process without interruption, to rounding.
+- The others end by themselves within a minute, with the status for a lost process, or aborted by
+  JAX if JAX notices the loss of process 0 first.
+- A restart continues from the newest finished checkpoint, without a warning.
+- The figures of every step equal those of one process without interruption, up to rounding.
 """
 
 import random
@@ -34,20 +34,20 @@ from tests.soak.processes import (
 
 NUMBERS = (1, 2, 4)  # of processes
 LONGEST_END = 60.0  # seconds until the others have ended
-ENDS = (LOST, -signal.SIGABRT)  # statuses of those that were left
+ENDS = (LOST, -signal.SIGABRT)  # statuses of the others
 # Rounding depends on the number of processes and grows from step to step, less with small steps.
 OPTIONS = ("--gin.data.batch_size=4", "--gin.optimizer.learning_rate=0.01")
 MOST_APART = 1e-3  # bits a token
 
 
 class ClusterSummary(NamedTuple):
-    """What was seen.
+    """What was observed.
 
     Attributes:
-      kills: by the number of processes of which one was killed.
-      runs: how many reached the last step.
-      longest_end: seconds until the others had ended, at most.
-      apart: bits a token between a step's figure and that without interruption, at most.
+      kills: number of kills by the number of processes.
+      runs: number of runs that reached the last step.
+      longest_end: the most seconds until the others had ended.
+      apart: the largest difference to the run without interruption, in bits a token.
     """
 
     kills: Counter[int]
@@ -56,7 +56,7 @@ class ClusterSummary(NamedTuple):
     apart: float
 
     def describe(self) -> str:
-        """Some lines for people."""
+        """The summary as text."""
         kinds = ", ".join(f"{self.kills[number]} of {number} processes" for number in NUMBERS)
         return (
             f"{self.kills.total()} kills, each followed by another number of processes: {kinds}\n"
@@ -99,7 +99,6 @@ def _start(plan: Plan, name: str, number: int) -> list[Training]:
         Training(
             plan.folder,
             name,
-            plan.program,
             (*OPTIONS, *cluster, f"--process_index={index}"),
             log=f"{name}.{index}",
         )
@@ -108,7 +107,7 @@ def _start(plan: Plan, name: str, number: int) -> list[Training]:
 
 
 def _finish(plan: Plan, name: str, number: int) -> None:
-    """Lets so many processes train to the end."""
+    """Trains to the end with so many processes."""
     members = _start(plan, name, number)
     try:
         for member in members:
@@ -119,7 +118,7 @@ def _finish(plan: Plan, name: str, number: int) -> None:
 
 
 def _kill_one_of(plan: Plan, number: int, rng: random.Random) -> float:
-    """Starts so many processes, kills one, and returns after how many seconds the others end."""
+    """Starts so many processes, kills one, and returns the seconds until the others have ended."""
     before = newest_whole(plan.folder / "killed")
     members = _start(plan, "killed", number)
     try:
@@ -135,7 +134,7 @@ def _kill_one_of(plan: Plan, number: int, rng: random.Random) -> float:
 
 
 def _kill_one(members: list[Training], victim: int) -> float:
-    """Kills a process, and returns after how many seconds the others have ended by themselves."""
+    """Kills a process, and returns the seconds until the others have ended by themselves."""
     members[victim].kill()
     begin = time.monotonic()
     for index, member in enumerate(members):
@@ -158,7 +157,7 @@ def _check_continued(member: Training, newest: int) -> None:
 
 
 def _apart(folder: Path) -> float:
-    """The largest difference between figures of both runs; raises Failure if that is too much."""
+    """The largest difference between figures of both runs; raises Failure if it is too large."""
     runs = [read_metrics(folder / name / METRICS) for name in ("whole", "killed")]
     steps = [[line["step"] for line in run] for run in runs]
     if steps[0] != steps[1]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from block_recurrent.gin_files import ConfigError
+from block_recurrent.config import ConfigError
 from block_recurrent.runs.metrics import METRICS, read_metrics
 from block_recurrent.system.signals import StopRequest
 
@@ -55,19 +55,17 @@ MARK = "left-by-a-killed-process"
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a soak is to do.
+    """What a soak does.
 
     Attributes:
-      folder: for all files, new or of an earlier call.
-      program: `experiments/train.py`.
-      kills: their number.
-      seed: of the moments.
-      stop: asked to stop.
-      report: takes the progress, for people.
+      folder: for all files; new, or of an earlier call.
+      kills: number of kills.
+      seed: of the random moments.
+      stop: requests a stop.
+      report: is called with the progress, as text.
     """
 
     folder: Path
-    program: Path
     kills: int
     seed: int = 0
     stop: StopRequest = dataclasses.field(default_factory=StopRequest)
@@ -83,7 +81,7 @@ def prepare(folder: Path, characters: int = 100) -> None:
 
     Args:
       folder: new, or of an earlier call, whose files are removed.
-      characters: of a validation document, roughly; there are three.
+      characters: approximate length of each of the three validation documents.
 
     Raises:
       ConfigError: the folder holds something else.
@@ -105,14 +103,13 @@ def prepare(folder: Path, characters: int = 100) -> None:
 
 
 class Training:
-    """A process of `program`, which is `experiments/train.py`, that trains in `folder`/`name`.
+    """A process of `block-recurrent train` that trains in `folder`/`name`.
 
     Args:
-      folder: what `prepare` has made.
+      folder: made by `prepare`.
       name: of the work directory.
-      program: `experiments/train.py`.
-      options: more of its command line.
-      log: name of the file of its output; after `name` unless given.
+      options: added to the command line.
+      log: name of the file for its output; `name` unless given.
 
     Attributes:
       workdir: of the run.
@@ -124,14 +121,13 @@ class Training:
         self,
         folder: Path,
         name: str,
-        program: Path,
         options: Sequence[str] = (),
         log: str | None = None,
     ):
         self.workdir = folder / name
         self.log, self._metrics = folder / f"{log or name}.log", self.workdir / METRICS
         self._metrics_before = self._inode()
-        command = [sys.executable, str(program)]
+        command = [sys.executable, "-m", "block_recurrent", "train"]
         command += [f"--gin_file={folder / CONFIG}", f"--workdir={self.workdir}", *options]
         environment = os.environ | ENVIRONMENT | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"}
         with self.log.open("wb") as output:
@@ -148,7 +144,7 @@ class Training:
         return self.log.read_text(errors="replace")
 
     def has_restored(self) -> bool:
-        """Whether it is past restoring: it then replaces the file of metrics."""
+        """Whether it has restored a checkpoint, after which it replaces the file of metrics."""
         return self._inode() not in (None, self._metrics_before)
 
     def restored_step(self) -> int:
@@ -166,15 +162,15 @@ class Training:
         return max(taken, 0)
 
     def half_written(self) -> set[Path]:
-        """The checkpoints that it is writing or removing."""
+        """The checkpoints that this process is writing or removing."""
         return {path for path in half_written(self.workdir) if not (path / MARK).exists()}
 
     def wait(self, until: Callable[[], bool], stop: StopRequest) -> bool:
-        """Waits until something is so: True; or until the process has ended: False.
+        """Waits for a condition: returns True if it came, False if the process ended first.
 
         Raises:
-          Failure: neither comes.
-          Stopped: as `stop` says.
+          Failure: neither came within `LONGEST_SECONDS`.
+          Stopped: `stop` was requested.
         """
         while self.process.poll() is None and not until():
             stop.check()
@@ -185,11 +181,11 @@ class Training:
         return self.process.poll() is None
 
     def finish(self, stop: StopRequest) -> None:
-        """Waits for the end, and ends it if that is interrupted.
+        """Waits for the end of the process, and kills it if the wait is interrupted.
 
         Raises:
-          Failure: it ended badly, or does not end.
-          Stopped: as `stop` says.
+          Failure: it failed, or does not end.
+          Stopped: `stop` was requested.
         """
         try:
             self.wait(lambda: False, stop)
@@ -198,25 +194,25 @@ class Training:
         self.check_ended()
 
     def check_ended(self) -> None:
-        """Raises Failure if a process that was not killed ended badly."""
+        """Raises Failure if the process ended with another status than 0."""
         if self.process.returncode:
             raise Failure(f"a start ended with status {self.process.returncode}:\n{self.output}")
 
     def kill(self) -> None:
-        """Ends the process at once, if it has not ended."""
+        """Kills the process if it still runs."""
         self.process.kill()
         self.process.wait()
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at."""
+    """A port of this machine that is not in use."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return taken.getsockname()[1]
 
 
 def last_logged(workdir: Path) -> int:
-    """The newest step with a line of metrics, or 0."""
+    """The newest step in the metrics, or 0."""
     lines = read_metrics(workdir / METRICS)
     return lines[-1]["step"] if lines else 0
 
@@ -228,7 +224,7 @@ def newest_whole(workdir: Path) -> int:
 
 
 def half_written(workdir: Path) -> list[Path]:
-    """Checkpoints that are or were being written or removed."""
+    """Checkpoints whose writing or removal has begun and not ended."""
     return [path for path in workdir.glob("checkpoints/.*") if path.is_dir()]
 
 

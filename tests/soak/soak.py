@@ -1,14 +1,14 @@
 """Kills a training run again and again, and checks that it survives every time.
 
-A tiny model is trained on a generated corpus: once without interruption; then again,
-killed (SIGKILL) at random moments, many of them within a save, and started again. The laws:
+A tiny model is trained on a generated corpus, once without interruption. Then it is trained again,
+killed (SIGKILL) at random moments, often within a save, and restarted. The laws:
 
-- A start goes on from the newest checkpoint that was finished, without a warning.
-- That is at most one save interval before the newest save that had begun. Saves go on behind the
-  training, one at a time, so steps of up to two intervals are taken again.
-- Nothing half-written is left after a start that has restored.
-- A run that reaches its last step is the one without interruption, to the last bit: checkpoints,
-  metrics and evaluation. Then another begins, until all kills are spent.
+- A restart continues from the newest finished checkpoint, without a warning.
+- That checkpoint is at most one save interval older than the newest save that had begun. Saves run
+  in the background, one at a time, so up to two intervals of steps are repeated.
+- After a restart has restored, no partial checkpoint is left.
+- A run that reaches its last step equals the one without interruption, bit by bit: checkpoints,
+  metrics and evaluation. Then another run begins, until all kills are done.
 """
 
 import random
@@ -17,7 +17,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tests.soak import processes
 from tests.soak.processes import EVERY, MARK, Failure, Plan, Training
@@ -27,15 +27,14 @@ SAVE_SECONDS = 0.2
 
 
 class Summary(NamedTuple):
-    """What was seen.
+    """What was observed.
 
     Attributes:
-      kills: their number by what the process was in: "start" (until its first step is logged),
-        "step" or "save".
-      most_lost: steps that had been logged and were taken again after a kill.
-      continued: starts that went on from a later step than 0.
+      kills: number of kills within a "start" (until the first step is logged), "step" or "save".
+      most_lost: the most logged steps that were repeated after a kill.
+      continued: number of starts that continued from a later step than 0.
       restarts: seconds of every start until its first step was logged.
-      runs: how many reached the last step, each equal to the one without interruption.
+      runs: number of runs that reached the last step, each equal to the one without interruption.
     """
 
     kills: Counter[str]
@@ -45,7 +44,7 @@ class Summary(NamedTuple):
     runs: int
 
     def describe(self) -> str:
-        """Some lines for people."""
+        """The summary as text."""
         kinds = ", ".join(f"{self.kills[kind]} within a {kind}" for kind in WITHIN)
         seconds = sorted(self.restarts) or [0.0]
         return (
@@ -59,24 +58,21 @@ class Summary(NamedTuple):
 
 
 class Killer:
-    """Runs that are killed, one after the other, and what was seen of them."""
+    """Runs that are killed, one after the other, and what was observed of them."""
 
     def __init__(self, plan: Plan):
-        self.folder, self.program, self.stop = plan.folder, plan.program, plan.stop
+        self.folder, self.stop = plan.folder, plan.stop
         self.rng = random.Random(plan.seed)
         self.workdir = plan.folder / "killed"
         self.summary = Summary(Counter(), 0, 0, [], 0)
         self.logged = self.whole = 0
-        self.expected = self._uninterrupted()
-
-    def _uninterrupted(self) -> dict[str, Any]:
-        training = Training(self.folder, "whole", self.program)
+        training = Training(self.folder, "whole")
         training.finish(self.stop)
-        return processes.outcome_of(training.workdir)
+        self.expected = processes.outcome_of(training.workdir)
 
     def start(self, *, kill: bool) -> None:
-        """Starts the run, kills it at a random moment or lets it end, and checks what it did."""
-        training = Training(self.folder, "killed", self.program)
+        """Starts the run, kills it at a random moment or lets it end, and checks the laws."""
+        training = Training(self.folder, "killed")
         try:
             until, delay = self._moment(training) if kill else (lambda: False, 0.0)
             if training.wait(until, self.stop):
@@ -93,8 +89,8 @@ class Killer:
             self._check_outcome()
 
     def _moment(self, training: Training) -> tuple[Callable[[], bool], float]:
-        """A random moment: so many seconds after something has come to be so."""
-        if not self.summary.kills:  # within the first save of all, before which there is none
+        """A random moment: a condition, and a number of seconds after it."""
+        if not self.summary.kills:  # within the very first save, when there is no checkpoint yet
             return lambda: bool(training.half_written()), 0.0
         kind = self.rng.choice(WITHIN)
         if kind == "start":
@@ -111,7 +107,7 @@ class Killer:
         return begun, self.rng.uniform(0, SAVE_SECONDS)
 
     def _check_restored(self, training: Training) -> None:
-        """The laws of what a start makes of what the kill before it has left."""
+        """Checks the laws of a start after a kill."""
         restored = training.restored_step()
         begun = newest_begun(self.logged)
         left = sorted(str(path.parent) for path in self.workdir.glob(f"checkpoints/*/{MARK}"))
@@ -130,7 +126,7 @@ class Killer:
         )
 
     def _note_kill(self, training: Training) -> None:
-        """Remembers what the killed process has left, and marks what is half-written."""
+        """Records what the killed process has left, and marks its partial checkpoints."""
         taken, half_written = training.steps_taken(), training.half_written()
         self.summary.kills["save" if half_written else "step" if taken else "start"] += 1
         if training.seconds_to_first_step is not None:
@@ -141,7 +137,7 @@ class Killer:
             (path / MARK).touch()
 
     def _check_outcome(self) -> None:
-        """Compares a run at its end with the one without interruption, and clears it away."""
+        """Compares a finished run with the one without interruption, and removes it."""
         found = processes.outcome_of(self.workdir)
         names = sorted({*found, *self.expected})
         differing = [name for name in names if found.get(name) != self.expected.get(name)]
@@ -155,7 +151,7 @@ class Killer:
 def newest_begun(logged: int) -> int:
     """The newest save that has certainly begun when a step has been logged.
 
-    A step is logged before its own save begins, which waits for the end of the save before it.
+    A step is logged before its own save begins, and that save waits for the end of the one before.
     """
     return max(logged - 1, 0) // EVERY * EVERY
 
@@ -166,7 +162,7 @@ def soak(plan: Plan) -> Summary:
     Raises:
       Failure: a law was broken.
       ConfigError: the folder holds something else.
-      Stopped: as `plan.stop` says.
+      Stopped: `plan.stop` was requested.
     """
     processes.prepare(plan.folder)
     plan.report("training once without interruption")

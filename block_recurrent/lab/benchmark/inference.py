@@ -1,4 +1,4 @@
-"""What a trained model does, measured: scoring documents, and generating."""
+"""Timings of evaluation, of a carried context, and of generation."""
 
 import statistics
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from block_recurrent.training.evaluation import evaluate, evaluation_step, scori
 
 POSITIONS = (400, 4000)
 CONTEXT_WINDOWS = (1, 4, 16)
-MANY = 64  # rows that generate at once
+MANY = 64  # batch rows that generate together
 
 
 def random_corpus(documents: int, length: int, vocab_size: int) -> TokenizedCorpus:
-    """Documents of one length, of tokens that are all as likely."""
+    """Documents of one length, of uniformly random tokens."""
     tokens = np.random.default_rng(0).integers(0, vocab_size, documents * length, np.int32)
     lengths = np.full(documents, length)
     return TokenizedCorpus(
@@ -42,10 +42,10 @@ def random_corpus(documents: int, length: int, vocab_size: int) -> TokenizedCorp
 def measure_evaluation(
     config: ExperimentConfig, segments: int = 4, rounds: int = 9
 ) -> dict[str, float]:
-    """Tokens a second of an evaluation, and its rate to that of the forward pass alone.
+    """Tokens a second of an evaluation, relative to the forward pass alone.
 
-    The forward pass reads as many segments of as many lanes, one like the other, and nothing comes
-    back from the device between them.
+    The forward pass reads the same number of segments and lanes, always the same batch, and fetches
+    nothing from the device between them.
     """
     data, vocab_size = config.data, config.model.vocab_size
     corpus = random_corpus(2 * data.batch_size, segments * data.segment_length, vocab_size)
@@ -76,14 +76,14 @@ def measure_evaluation(
 
 
 def measure_carrying(config: ExperimentConfig, rounds: int = 9) -> dict[str, float]:
-    """How many times less a scored token costs with the context carried than with it read anew.
+    """How many times cheaper a scored token is with a carried context than with one read anew.
 
-    Carried, a segment of every lane is read and all of its tokens are scored. Read anew, each token
-    is scored at the end of a context of its own, as models do that carry nothing and are to see as
-    much for every token (Dai et al. 2019, section 4.6). The contexts are some windows long.
+    With a carried context, a segment of every lane is read and all of its tokens are scored. Read
+    anew, each token is scored at the end of a context of its own, as by models that carry nothing
+    (Dai et al. 2019, section 4.6). `CONTEXT_WINDOWS` has the lengths of the contexts.
 
     Returns:
-      Microseconds a token where the context is carried, and the factor by length of the context.
+      Microseconds a token with a carried context, and the factor by length of the context.
     """
     data, model = config.data, make_model(config)
     assert isinstance(config.model, ModelConfig)
@@ -97,7 +97,7 @@ def measure_carrying(config: ExperimentConfig, rounds: int = 9) -> dict[str, flo
 
 
 def _scoring(model: Model, lanes: int, length: int) -> Callable[[], float]:
-    """Reads and scores `length` tokens of every lane; each call returns its seconds."""
+    """A function that scores `length` tokens of every lane and returns its seconds."""
     tokens = np.ones((lanes, length), np.int32)
     batch = Batch(tokens, tokens, np.ones_like(tokens, np.bool_), np.zeros(lanes, np.bool_))
     batch = jax.device_put(batch)
@@ -112,7 +112,7 @@ def _scoring(model: Model, lanes: int, length: int) -> Callable[[], float]:
 def measure_generation(
     config: ExperimentConfig, tokens: int = 256, rounds: int = 9
 ) -> dict[str, float]:
-    """Tokens a second of one row after two lengths of prompt and their ratio; and of many rows."""
+    """Tokens a second of one row after a short and a long prompt, their ratio; and of many rows."""
     model = make_model(config)
     early, late = POSITIONS
     runs = {
@@ -131,7 +131,7 @@ def measure_generation(
 
 
 def _generating(model: Model, rows: int, position: int, tokens: int) -> Callable[[], float]:
-    """Continues texts of `position` tokens; each call returns its seconds."""
+    """A function that continues prompts of `position` tokens and returns its seconds."""
     prompt = jnp.ones((rows, position), jnp.int32)
     point = br.prefill(model, model.initial_state(rows), prompt)[1]
     last = jnp.ones((rows, 1), jnp.int32)

@@ -1,4 +1,4 @@
-"""Timing training steps in turn, so that a machine whose speed drifts treats all of them alike."""
+"""Timing training steps in turn, so that a machine whose speed drifts affects all of them alike."""
 
 import statistics
 import time
@@ -18,7 +18,7 @@ from block_recurrent.training.step import StepMetrics
 
 
 class Build(NamedTuple):
-    """What it took to compile a step.
+    """The costs of compiling a step.
 
     Attributes:
       lowering_seconds: from Python to StableHLO.
@@ -34,14 +34,14 @@ class Build(NamedTuple):
 
 
 def timed(function: Callable[[], Any]) -> float:
-    """Seconds until what a function returns is there."""
+    """Seconds until the result of a function is computed."""
     begin = time.perf_counter()
     jax.block_until_ready(function())
     return time.perf_counter() - begin
 
 
 def random_batch(config: ExperimentConfig) -> Batch:
-    """A segment of every lane, of tokens that are all as likely, on the device."""
+    """A segment of every lane, of uniformly random tokens, on the device."""
     shape = (config.data.batch_size, config.data.segment_length)
     tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, np.int32)
     starts = np.zeros(shape[0], np.bool_)
@@ -49,7 +49,7 @@ def random_batch(config: ExperimentConfig) -> Batch:
 
 
 class TimedStep:
-    """A compiled training step on random tokens, and the state it moves on."""
+    """A compiled training step on random tokens, and the state that it updates."""
 
     def __init__(self, config: ExperimentConfig):
         step = make_train_step(make_optimizer(config), jax.random.key(0))
@@ -67,7 +67,7 @@ class TimedStep:
 
 
 def compile_timed(function, *arguments) -> tuple[Callable, Build]:
-    """Compiles a jitted function for `arguments`, measuring what that takes."""
+    """Compiles a jitted function for `arguments`, and measures the costs."""
     begin = time.perf_counter()
     lowered = function.lower(*arguments)
     middle = time.perf_counter()
@@ -79,7 +79,7 @@ def compile_timed(function, *arguments) -> tuple[Callable, Build]:
 
 
 def time_in_turn(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each run in each round, one after the other within a round; one warm-up round."""
+    """Seconds of each run in each round, one run after the other; a warm-up round comes first."""
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}

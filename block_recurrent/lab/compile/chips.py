@@ -1,6 +1,5 @@
-"""Accelerators that a step can be compiled for, in public figures of one chip."""
+"""Accelerators that a step can be compiled for, with published figures of one chip."""
 
-import math
 from typing import NamedTuple
 
 GIB = 2**30
@@ -10,12 +9,12 @@ class Chip(NamedTuple):
     """What a chip can do.
 
     Attributes:
-      name: as people call it.
+      name: its usual name.
       platform: "tpu" or "cuda".
-      peak_flops: bfloat16 floating-point operations a second of its matrix units, without sparsity.
-      memory_bytes: what the compiler lets a program have.
+      peak_flops: bfloat16 operations a second of its matrix units, without sparsity.
+      memory_bytes: what the compiler lets a program use.
       bandwidth: bytes a second to and from that memory.
-      clock: cycles a second, in which a TPU's compiler counts; None of a GPU.
+      clock: cycles a second, in which a TPU's compiler counts; 0 for a GPU.
       cores: TensorCores; the clock and the cycles are those of each of them.
       description: of a GPU, the text by which the compiler knows it.
     """
@@ -25,17 +24,17 @@ class Chip(NamedTuple):
     peak_flops: float
     memory_bytes: int
     bandwidth: float
-    clock: float | None = None
+    clock: float = 0
     cores: int = 1
     description: str = ""
 
     @property
     def vector_rate(self) -> float:
         """Elementwise operations a second of a TPU: four units of 8 x 128 lanes in every core."""
-        return 4 * 8 * 128 * self.cores * (self.clock or math.nan)
+        return 4 * 8 * 128 * self.cores * self.clock
 
     def part(self, devices: int) -> "Chip":
-        """One of so many devices that the runtime makes of a chip: all of it, or a core."""
+        """One device, if the runtime makes so many of a chip: the chip, or one core of it."""
         if devices == 1:
             return self
         return self._replace(
@@ -45,10 +44,6 @@ class Chip(NamedTuple):
             bandwidth=self.bandwidth / devices,
             cores=self.cores // devices,
         )
-
-
-def _tpu(name: str, peak: float, gib: float, bandwidth: float, clock: float, cores: int) -> Chip:
-    return Chip(name, "tpu", peak, int(gib * GIB), bandwidth, clock, cores)
 
 
 _GPU_DESCRIPTION = """
@@ -79,36 +74,26 @@ device_description_str: "{name}"
 """
 
 
-def _gpu(
-    name: str,
-    peak: float,
-    memory: int,
-    bandwidth: float,
-    *,
-    major: int = 9,
-    cores: int = 132,
-    units: int = 128,
-    gigahertz: float = 1.98,
-    cache: int = 50,
-    shared: int = 228,
-) -> Chip:
-    """A GPU; `cache` is its second level in MiB, `shared` the memory of a multiprocessor in KiB."""
+def _gpu(name: str, peak: float, memory: int, bandwidth: float, **changes: float) -> Chip:
+    """A GPU; `cache` is its L2 cache in MiB, `shared` the memory of a multiprocessor in KiB."""
+    unit = {"major": 9, "cores": 132, "units": 128, "gigahertz": 1.98, "cache": 50, "shared": 228}
+    unit |= changes
+    unit |= {
+        "cache": unit["cache"] * 2**20,
+        "shared": unit["shared"] * 2**10,
+        "shared_of_block": (unit["shared"] - 1) * 2**10,
+    }
     description = _GPU_DESCRIPTION.format(
-        name=name,
-        memory=memory,
-        bandwidth=int(bandwidth),
-        major=major,
-        cores=cores,
-        units=units,
-        gigahertz=gigahertz,
-        cache=cache * 2**20,
-        shared=shared * 2**10,
-        shared_of_block=(shared - 1) * 2**10,
+        name=name, memory=memory, bandwidth=int(bandwidth), **unit
     )
     return Chip(name, "cuda", peak, memory, bandwidth, description=description)
 
 
-# Memory of a TPU is what its compiler lets a program have of the 16 GiB and so on of the chip.
+def _tpu(name: str, peak: float, gib: float, bandwidth: float, clock: float, cores: int) -> Chip:
+    return Chip(name, "tpu", peak, int(gib * GIB), bandwidth, clock, cores)
+
+
+# The memory of a TPU is the part of the chip's 16 GiB and so on that a program can use.
 CHIPS = {
     "v2": _tpu("TPU v2", 45.9e12, 14.96, 0.7e12, 0.7e9, 2),
     "v3": _tpu("TPU v3", 123e12, 30.96, 0.9e12, 0.94e9, 2),

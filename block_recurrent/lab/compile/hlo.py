@@ -1,20 +1,30 @@
-"""Reading a compiled program: its computations, how often each runs, and where it comes from."""
+"""A compiled program, read from the text that the compiler shows of it.
+
+No public interface of JAX or XLA says how often an instruction runs or which source line it comes
+from, so that the text is parsed.
+"""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
+
+import block_recurrent
 
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 # The kind of an instruction is the first word before a parenthesis that a type does not end with.
 _INSTRUCTION = re.compile(
-    r"\s+(ROOT )?%?([\w.\-]+) = (.*?[\])}]) ([a-z][\w\-]*)\((.*?)\)(?=, [a-z]\w*=|\s*$)(.*)"
+    r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?[\])}]) ([a-z][\w\-]*)\((.*?)\)(?=, [a-z]\w*=|\s*$)(.*)"
 )
 _NAME = re.compile(r"%([\w.\-]+)")
-_CALLED = re.compile(r"\b(calls|body|condition|to_apply)=%?([\w.\-]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_CALLED = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
+_LOOP = re.compile(r"\b(body|condition)=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _SHAPE = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+_OPERATION = re.compile(r'op_name="([^"]*)"')
+_FRAME = re.compile(r"stack_frame_id=(\d+)")
 _PAIRS = re.compile(r"(\w+)=(\d+)")
+_PACKAGE = Path(block_recurrent.__file__).parent
 
 
 class Instruction(NamedTuple):
@@ -22,124 +32,120 @@ class Instruction(NamedTuple):
 
     Attributes:
       name: unique in the program.
-      kind: such as "fusion" or "all-reduce".
       type: of its result, with layouts.
-      operands: names of the instructions that it reads; of a constant, its value.
-      attributes: all the rest of the line.
-      root: whether it is its computation's result.
+      kind: such as "fusion" or "all-reduce".
+      operands: the instructions that it reads; of a constant, its value.
+      attributes: the rest of the line.
     """
 
     name: str
-    kind: str
     type: str
+    kind: str
     operands: str
     attributes: str
-    root: bool
-
-    @property
-    def inputs(self) -> list[str]:
-        """Names of the instructions that it reads."""
-        return _NAME.findall(self.operands)
-
-    @property
-    def bytes(self) -> int:
-        """Of its result."""
-        return type_bytes(self.type)
-
-    @property
-    def operation(self) -> str:
-        """JAX's name of it, which tells forward from backward pass; may be empty."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found[1] if found else ""
-
-    def called(self, role: str) -> list[str]:
-        """The computations that it calls as "calls", "body", "condition" or "to_apply"."""
-        return [name for found, name in _CALLED.findall(self.attributes) if found == role]
-
-
-Computation = dict[str, Instruction]
-
-
-class Frame(NamedTuple):
-    """A line of source code, and the frame that called it."""
-
-    file: str
-    line: int
-    caller: int
 
 
 class Run(NamedTuple):
-    """An instruction and how often a run of the program takes it.
+    """An instruction, and how often one run of the program executes it.
 
     Attributes:
-      instruction: itself.
+      instruction: the instruction.
       times: the product of the trip counts of the loops around it.
-      fused: it is a part of a fusion, whose costs stand with the fusion.
-      computation: what it is in.
+      computation: the computation that holds it, by name of the instruction.
     """
 
     instruction: Instruction
     times: int
-    fused: bool
-    computation: Computation
+    computation: dict[str, Instruction]
 
 
-class Program(NamedTuple):
+class Program:
     """A compiled program.
 
+    Args:
+      text: what `as_text()` of a compiled function returns.
+
     Attributes:
-      computations: by name.
-      entry: the name of the one that is called.
-      frames: lines of source code by number.
-      unknown_loops: names of loops whose trip count is not to be seen; they count once.
+      unknown_loops: names of loops whose trip count is not in the text; `runs` counts them once.
     """
 
-    computations: Mapping[str, Computation]
-    entry: str
-    frames: Mapping[int, Frame]
-    unknown_loops: list[str]
+    def __init__(self, text: str):
+        self.unknown_loops: list[str] = []
+        self._computations: dict[str, dict[str, Instruction]] = {}
+        self._entry, self._tables = "", dict[str, dict[int, str]]()
+        current, table = {}, {}
+        for line in text.splitlines():
+            if line[:1].isspace():
+                if found := _INSTRUCTION.match(line):
+                    current[found[1]] = Instruction(*found.groups())
+            elif header := _COMPUTATION.match(line):
+                current = self._computations.setdefault(header[2], {})
+                self._entry = header[2] if header[1] else self._entry
+            elif re.fullmatch(r"[A-Z]\w+", line):
+                table = self._tables.setdefault(line, {})
+            elif row := re.match(r"(\d+) (.*)", line):
+                table[int(row[1])] = row[2]
 
     def runs(self) -> Iterator[Run]:
-        """Every instruction that is reached from the entry."""
-        yield from self._runs(self.entry, 1, fused=False)
+        """Every instruction that the entry reaches."""
+        yield from self._runs(self._entry, 1)
 
-    def _runs(self, name: str, count: int, *, fused: bool) -> Iterator[Run]:
-        computation = self.computations.get(name, {})
+    def _runs(self, name: str, times: int) -> Iterator[Run]:
+        computation = self._computations.get(name, {})
         for instruction in computation.values():
-            yield Run(instruction, count, fused, computation)
+            yield Run(instruction, times, computation)
             if instruction.kind == "while":
-                trips = count * self._trips(instruction)
-                for body in instruction.called("body"):
-                    yield from self._runs(body, trips, fused=fused)
-            elif instruction.kind in ("call", "fusion", "async-start", "conditional"):
-                inside = fused or instruction.kind == "fusion"
-                for called in _callees(instruction):
-                    yield from self._runs(called, count, fused=inside)
+                called = dict(_LOOP.findall(instruction.attributes))
+                trips = self._trips(instruction, called["condition"])
+                yield from self._runs(called["body"], times * trips)
+            for called, branches in _CALLED.findall(instruction.attributes):
+                for each in _NAME.findall(branches) or [called]:
+                    yield from self._runs(each, times)
 
-    def _trips(self, loop: Instruction) -> int:
-        known = _TRIPS.search(loop.attributes)
-        if known:
+    def _trips(self, loop: Instruction, condition: str) -> int:
+        """A loop's trip count: noted on it, or the constant that its counter is compared with."""
+        if known := _TRIPS.search(loop.attributes):
             return int(known[1])
-        (condition,) = loop.called("condition")
-        trips = self._limit(condition)
-        if trips is None and loop.name not in self.unknown_loops:
+        instructions = self._computations.get(condition, {}).values()
+        limits = [i.operands for i in instructions if i.kind == "constant"]
+        limits = [int(text) for text in limits if text.isdecimal()]
+        if limits:
+            return max(limits) + any("direction=LE" in i.attributes for i in instructions)
+        if loop.name not in self.unknown_loops:
             self.unknown_loops.append(loop.name)
-        return 1 if trips is None else trips
+        return 1
 
-    def _limit(self, condition: str) -> int | None:
-        """The constant that a loop's condition compares its counter with, which starts at 0."""
-        instructions = self.computations.get(condition, {}).values()
-        constants = [i.operands for i in instructions if i.kind == "constant"]
-        limits = [int(text) for text in constants if text.isdecimal()]
-        kinds = [i for i in instructions if i.kind == "compare"]
-        inclusive = any("direction=LE" in i.attributes for i in kinds)
-        return max(limits) + inclusive if limits else None
+    def source(self, instruction: Instruction) -> str:
+        """The line of source code that an instruction comes from, innermost within this library.
+
+        If no line of the library is known, the innermost of another package; if no line at all, the
+        kind of the instruction, which the compiler added.
+        """
+        found = _FRAME.search(instruction.attributes)
+        number, other = int(found[1]) if found else 0, f"({instruction.kind})"
+        frames = self._tables.get("StackFrames", {})
+        while number in frames:
+            frame = {name: int(value) for name, value in _PAIRS.findall(frames[number])}
+            place = dict(_PAIRS.findall(self._tables["FileLocations"][frame["file_location_id"]]))
+            file = Path(self._tables["FileNames"][int(place["file_name_id"])].strip('"'))
+            if file.is_relative_to(_PACKAGE):
+                return f"{file.relative_to(_PACKAGE)}:{place['line']}"
+            if other[0] == "(":
+                package = str(file).partition("site-packages/")[2] or file.name
+                other = f"{package}:{place['line']}"
+            number = frame.get("parent_frame_id", 1) - 1  # callers are numbered from 1
+        return other
 
 
-def _callees(instruction: Instruction) -> list[str]:
-    branches = _BRANCHES.search(instruction.attributes)
-    named = _NAME.findall(branches[1]) if branches else []
-    return named + instruction.called("calls") + instruction.called("to_apply")
+def direction(instruction: Instruction) -> str:
+    """The pass that an instruction belongs to, from the name that JAX gave it."""
+    found = _OPERATION.search(instruction.attributes)
+    operation = found[1] if found else ""
+    if "rematted_computation" in operation:
+        return "computed again"
+    if "transpose(" in operation:
+        return "backward"
+    return "forward" if "jvp(" in operation else "update"
 
 
 def type_bytes(text: str) -> int:
@@ -149,47 +155,11 @@ def type_bytes(text: str) -> int:
         elements = 1
         for size in filter(None, sizes.split(",")):
             elements *= int(size)
-        bits = 8 if name == "pred" else int(width)
-        total += -(-elements * bits // 8)
+        total += -(-elements * (8 if name == "pred" else int(width)) // 8)
     return total
 
 
-def read_program(text: str) -> Program:
-    """The program that a compiled step's `as_text()` shows."""
-    computations: dict[str, Computation] = {}
-    tables: dict[str, dict[int, str]] = {}
-    entry, current, table = "", {}, {}
-    for line in text.splitlines():
-        if line[:1].isspace():
-            instruction = _read_instruction(line)
-            if instruction is not None:
-                current[instruction.name] = instruction
-        elif header := _COMPUTATION.match(line):
-            current = computations.setdefault(header[2], {})
-            entry = header[2] if header[1] else entry
-        elif re.fullmatch(r"[A-Z]\w+", line):
-            table = tables.setdefault(line, {})
-        elif row := re.match(r"(\d+) (.*)", line):
-            table[int(row[1])] = row[2]
-    return Program(computations, entry, _frames(tables), [])
-
-
-def _read_instruction(line: str) -> Instruction | None:
-    found = _INSTRUCTION.match(line)
-    if found is None:
-        return None
-    root, name, kind_of_result, kind, operands, attributes = found.groups()
-    return Instruction(name, kind, kind_of_result, operands, attributes, root is not None)
-
-
-def _frames(tables: Mapping[str, Mapping[int, str]]) -> dict[int, Frame]:
-    """The frames of the tables that stand before the computations; callers are numbered from 1."""
-    files, locations = tables.get("FileNames", {}), tables.get("FileLocations", {})
-    frames = {}
-    for number, row in tables.get("StackFrames", {}).items():
-        frame = dict(_PAIRS.findall(row))
-        place = dict(_PAIRS.findall(locations.get(int(frame["file_location_id"]), "")))
-        file = files.get(int(place.get("file_name_id", 0)), "").strip('"')
-        caller = int(frame.get("parent_frame_id", 1)) - 1
-        frames[number] = Frame(file, int(place.get("line", 0)), caller)
-    return frames
+def input_bytes(run: Run) -> int:
+    """Bytes of the arrays that an instruction reads."""
+    inputs = map(run.computation.get, _NAME.findall(run.instruction.operands))
+    return sum(type_bytes(source.type) for source in inputs if source is not None)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.parser import make_parser, parse
-from block_recurrent.lab.benchmark.benchmark import DEFAULT_ROWS, benchmark, choose_rows
+from block_recurrent.lab.benchmark.report import DEFAULT_ROWS, benchmark, choose_rows
 from block_recurrent.system.devices import check_device
 
 

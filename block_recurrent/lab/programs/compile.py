@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from block_recurrent.command_line.failures import reported, training_knobs_named
 from block_recurrent.command_line.options import file_to_write
 from block_recurrent.command_line.parser import make_parser, parse
-from block_recurrent.lab.compile.compile_text import report
+from block_recurrent.lab.compile.report import report
 from block_recurrent.lab.compile.target import EXAMPLES, make_target
 
 

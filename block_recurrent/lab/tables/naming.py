@@ -12,7 +12,7 @@ from block_recurrent.config import (
     TransformerConfig,
     TransformerXLConfig,
 )
-from block_recurrent.training.rows import TableRow, recurrent_name, table_rows
+from block_recurrent.lab.tables.rows import TableRow, recurrent_name, table_rows
 
 # The paper's columns by the corpus's name in lower case and the tokenizer.
 COLUMNS = {

@@ -25,9 +25,9 @@ from block_recurrent.lab.tables.naming import (
     window_of,
 )
 from block_recurrent.lab.tables.paper import LENGTH, TITLES, published_cell, row_figures
+from block_recurrent.lab.tables.rows import TableRow
 from block_recurrent.lab.tables.seed_groups import SeedGroup, group_runs
 from block_recurrent.runs import reading
-from block_recurrent.training.rows import TableRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,12 +13,12 @@ from block_recurrent.data.loading import Corpora, load_documents
 from block_recurrent.lab.benchmark.timing import TimedStep, ratio, time_in_turn
 from block_recurrent.lab.tables.naming import segment_of, window_of
 from block_recurrent.lab.tables.paper import row_figures
+from block_recurrent.lab.tables.rows import TableRow, reference
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.runs import train, workdir
 from block_recurrent.system.files import write_whole
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import StopRequest
-from block_recurrent.training.rows import TableRow, reference
 
 # Characters read of each document.
 TRAIN_CHARACTERS = 131_072

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from block_recurrent.config import ExperimentConfig
+from block_recurrent.config import ConfigError, ExperimentConfig
 from block_recurrent.data import Corpus, byte_count
-from block_recurrent.gin_files import ConfigError
 from block_recurrent.lab.tables.layout import show
 from block_recurrent.lab.tables.paper import LENGTH, SIZE
+from block_recurrent.lab.tables.rows import TableRow, reference, small_table_rows
 from block_recurrent.lab.tables.small_table import SmallTable
 from block_recurrent.lab.tables.train_row import (
     TRAIN_CHARACTERS,
@@ -25,7 +25,6 @@ from block_recurrent.system.children import run_side_by_side
 from block_recurrent.system.progress import ProgressLine, duration
 from block_recurrent.system.signals import StopRequest
 from block_recurrent.system.text import did_you_mean
-from block_recurrent.training.rows import TableRow, reference, small_table_rows
 
 
 class RowFailed(Exception):

@@ -12,12 +12,12 @@ from block_recurrent.lab.benchmark.timing import ratio, time_in_turn
 from block_recurrent.lab.tables.layout import show
 from block_recurrent.lab.tables.naming import segment_of, window_of
 from block_recurrent.lab.tables.paper import TABLE_1, row_figures
+from block_recurrent.lab.tables.rows import recurrent, reference, small_table_rows, table_rows
 from block_recurrent.lab.tables.small_table import SmallTable
 from block_recurrent.lab.tables.train_row import shorten
 from block_recurrent.lab.tables.untrained import lzma_bits_per_byte, order_2_bits_per_byte
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.training.build import abstract_model
-from block_recurrent.training.rows import recurrent, reference, small_table_rows, table_rows
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
-"""Rows of the table, measured in turn: steps, compilation and depth; and what else takes time."""
+"""The benchmark: steps, compilation and depth of rows of the table; inference and checkpoints."""
 
 import dataclasses
+import logging
 import statistics
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -10,32 +10,33 @@ from typing import Any
 import jax
 import numpy as np
 
-from block_recurrent import gin_files
-from block_recurrent.config import ExperimentConfig, ModelConfig
+from block_recurrent.config import ConfigError, ExperimentConfig, ModelConfig
 from block_recurrent.lab.benchmark.inference import (
     measure_carrying,
     measure_evaluation,
     measure_generation,
 )
 from block_recurrent.lab.benchmark.timing import TimedStep, matmul_rate, ratio, time_in_turn, timed
+from block_recurrent.lab.tables.rows import TableRow, recurrent, reference, slide, table_rows
 from block_recurrent.runs.checkpoint_folder import arrays_of
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.system.digests import digest
+from block_recurrent.system.text import did_you_mean
 from block_recurrent.training.build import make_train_state
-from block_recurrent.training.rows import TableRow, recurrent, reference, slide, table_rows
 
 DEFAULT_ROWS = "XL:2048,Slide:12L,Rec:fixed:skip,Rec:lstm:dual,Feedback:fixed:skip"
 DEPTHS = (12, 48)
+_log = logging.getLogger(__name__)
 
 
 def choose_rows(base: ExperimentConfig, names: str) -> list[TableRow]:
-    """The reference row and those with the paper's names, comma-separated.
+    """The reference row, and the rows of the paper's names in a list joined by commas.
 
     Raises:
-      ConfigError: a name that is not in the table, or a base that is another model.
+      ConfigError: a name is not in the table, or the base is another model.
     """
     if not isinstance(base.model, ModelConfig):
-        raise gin_files.ConfigError(
+        raise ConfigError(
             "the benchmark's rows are those of Table 1: model.architecture must be "
             f"'block_recurrent', not {base.model.architecture!r}"
         )
@@ -43,8 +44,8 @@ def choose_rows(base: ExperimentConfig, names: str) -> list[TableRow]:
     wanted = [name.strip() for name in names.split(",")]
     for name in wanted:
         if name not in known:
-            hint = gin_files.did_you_mean(name, known)
-            raise gin_files.ConfigError(f"--rows: there is no row {name!r}{hint}")
+            hint = did_you_mean(name, known)
+            raise ConfigError(f"--rows: there is no row {name!r}{hint}")
     first = reference(base)
     return [first] + [known[name] for name in wanted if name != first.paper]
 
@@ -53,23 +54,21 @@ def measure_steps(rows: Sequence[TableRow], rounds: int) -> list[dict[str, Any]]
     """Compiles every row, times them in turn, and returns a dictionary a row."""
     steps = {}
     for row in rows:
-        print(f"compiling {row.name} ...", file=sys.stderr, flush=True)
+        _log.info("compiling %s ...", row.name)
         steps[row.name] = TimedStep(row.config)
     seconds = time_in_turn({name: step.run for name, step in steps.items()}, rounds)
-    results = []
-    for row in rows:
-        median = statistics.median(seconds[row.name])
-        data = row.config.data
-        results.append(
-            {
-                "row": row.name,
-                "milliseconds": median * 1e3,
-                "tokens_per_second": data.batch_size * data.segment_length / median,
-                "ratio": ratio(seconds[row.name], seconds[rows[0].name]),
-                **steps[row.name].build._asdict(),
-            }
-        )
-    return results
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    tokens = {row.name: row.config.data.batch_size * row.config.data.segment_length for row in rows}
+    return [
+        {
+            "row": name,
+            "milliseconds": medians[name] * 1e3,
+            "tokens_per_second": tokens[name] / medians[name],
+            "ratio": ratio(taken, seconds[rows[0].name]),
+            **steps[name].build._asdict(),
+        }
+        for name, taken in seconds.items()
+    ]
 
 
 def measure_depth(base: ExperimentConfig) -> dict[str, float]:
@@ -86,9 +85,9 @@ def measure_depth(base: ExperimentConfig) -> dict[str, float]:
 
 
 def measure_checkpoints(config: ExperimentConfig, rounds: int = 25) -> dict[str, float]:
-    """Seconds to save and restore the initial state of a row, and what checking it costs.
+    """Seconds to save and restore the initial state of a row, and the cost of checking it.
 
-    It is read while the system holds it in memory; from a disk, checking costs relatively less.
+    The files are read from the system's cache; from a disk, the share of checking is smaller.
     """
     state = make_train_state(config)
     with tempfile.TemporaryDirectory() as folder:
@@ -119,56 +118,52 @@ def measure_checkpoints(config: ExperimentConfig, rounds: int = 25) -> dict[str,
     }
 
 
-def print_steps(results: Sequence[dict[str, Any]], peak: float) -> None:
-    """The table of `measure_steps`; `peak` is the rate of a matrix product in FLOP/s."""
-    print(f"matrix product 2048 x 2048: {peak / 1e9:,.1f} GFLOP/s\n")
+def describe_steps(results: Sequence[dict[str, Any]], matmul_flops: float) -> str:
+    """The table of `measure_steps`, and the rate of a matrix product in FLOP/s."""
     columns = ("step ms", "tokens/s", "ratio", "lower s", "compile s", "temp MB")
-    print(f"{'row':22}" + "".join(f"{column:>11}" for column in columns))
+    lines = [
+        f"matrix product 2048 x 2048: {matmul_flops / 1e9:,.1f} GFLOP/s\n",
+        f"{'row':22}" + "".join(f"{column:>11}" for column in columns),
+    ]
     for result in results:
-        print(
+        lines.append(
             f"{result['row']:22}{result['milliseconds']:11,.1f}"
             f"{result['tokens_per_second']:11,.0f}{result['ratio']:11.3f}"
             f"{result['lowering_seconds']:11.2f}{result['compile_seconds']:11.2f}"
             f"{result['temporary_bytes'] / 1e6:11,.0f}"
         )
-
-
-def describe(figures: dict[str, float]) -> str:
-    """Names and values, for people."""
-    return ", ".join(f"{name} {value:,.3f}" for name, value in figures.items())
+    return "\n".join(lines)
 
 
 def benchmark(base: ExperimentConfig, rows: Sequence[TableRow], rounds: int) -> dict[str, Any]:
-    """Measures everything and prints it as it comes; returns all figures, for JSON.
+    """Measures everything and prints each result at once; returns all figures, for JSON.
 
     Args:
-      base: of the recurrent rows.
+      base: the configuration of the recurrent rows.
       rows: whose steps are timed, from `choose_rows`.
       rounds: steps of each row.
     """
-    peak = matmul_rate(dtype=base.model.dtype)
-    steps = measure_steps(rows, rounds)
+
+    def show(name: str, measured: dict[str, float]) -> dict[str, float]:
+        listed = ", ".join(f"{figure} {value:,.3f}" for figure, value in measured.items())
+        print(f"{name}: {listed}" if name else f"\n{listed}")
+        return measured
+
+    figures: dict[str, Any] = {"matmul_flops": matmul_rate(dtype=base.model.dtype)}
+    figures["steps"] = measure_steps(rows, rounds)
     print(f"{jax.devices()[0].device_kind}, {jax.device_count()} device(s), jax {jax.__version__}")
-    print_steps(steps, peak)
-    depth = measure_depth(slide(base).config)
-    print(f"\n{describe(depth)}")
-    recurrent_row = recurrent(base, "fixed", "skip")
-    evaluation, carrying, generation = {}, {}, {}
-    for row in (reference(base), recurrent_row):
-        evaluation[row.name] = measure_evaluation(row.config)
-        print(f"evaluation, {row.name}: {describe(evaluation[row.name])}")
-        carrying[row.name] = measure_carrying(row.config)
-        print(f"context carried, {row.name}: {describe(carrying[row.name])}")
-        generation[row.name] = measure_generation(row.config)
-        print(f"generation, {row.name}: {describe(generation[row.name])}")
-    checkpoints = measure_checkpoints(recurrent_row.config)
-    print(f"checkpoints, {recurrent_row.name}: {describe(checkpoints)}")
-    return {
-        "matmul_flops": peak,
-        "steps": steps,
-        "depth": depth,
-        "evaluation": evaluation,
-        "carrying": carrying,
-        "generation": generation,
-        "checkpoints": checkpoints,
+    print(describe_steps(figures["steps"], figures["matmul_flops"]))
+    figures["depth"] = show("", measure_depth(slide(base).config))
+    inference = {
+        "evaluation": ("evaluation", measure_evaluation),
+        "carrying": ("context carried", measure_carrying),
+        "generation": ("generation", measure_generation),
     }
+    recurrent_row = recurrent(base, "fixed", "skip")
+    for row in (reference(base), recurrent_row):
+        for name, (title, measure) in inference.items():
+            measured = show(f"{title}, {row.name}", measure(row.config))
+            figures.setdefault(name, {})[row.name] = measured
+    checkpoints = measure_checkpoints(recurrent_row.config)
+    figures["checkpoints"] = show(f"checkpoints, {recurrent_row.name}", checkpoints)
+    return figures
