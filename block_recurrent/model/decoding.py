@@ -52,18 +52,12 @@ class GenerationState(NamedTuple):
 
 
 class Decoder(NamedTuple):
-    """How a kind of model reads.
+    """How a kind of model reads: a prompt, then token by token."""
 
-    Attributes:
-      read: (model, state, tokens, their name) -> logits after the last token, the point reached,
-        and what else `start` needs.
-      start: (model, point, what else it needs) -> what is carried from one token to the next.
-      decode: (model, token, carried) -> logits for the next token, and what is carried on.
-    """
-
+    # (model, state, tokens, their name) -> logits after the last one, point, what `start` needs
     read: Callable[..., tuple[TokenLogits, Any, Any]]
-    start: Callable[..., Any]
-    decode: Callable[..., tuple[TokenLogits, Any]]
+    start: Callable[..., Any]  # (model, point, what it needs) -> what is carried
+    decode: Callable[..., tuple[TokenLogits, Any]]  # (model, token, carried) -> logits, carried
 
 
 def decoder_of(model: Model) -> Decoder:
@@ -175,16 +169,9 @@ def _decode(model, sampling: "Sampling", progress, stop: Index):
 
 
 class Sampling(NamedTuple):
-    """How a token is drawn from the logits; None leaves a filter out.
+    """How a token is drawn from the logits, as `generate` says; None leaves a filter out."""
 
-    Attributes:
-      key: each token of each row has a key of its own derived from it.
-      temperature: divides the logits; 0 takes the most likely token.
-      top_k: only the k most likely tokens.
-      top_p: only the fewest tokens that have this probability together.
-    """
-
-    key: Key
+    key: Key  # each token of each row has a key of its own derived from it
     temperature: Float32[Array, ""]
     top_k: Index | None
     top_p: Float32[Array, ""] | None

@@ -27,17 +27,11 @@ ROWS = 16  # tokens of a step are a multiple of it
 
 
 class Settings(NamedTuple):
-    """What is known when a kernel is compiled.
+    """What is known when a kernel is compiled."""
 
-    Attributes:
-      num_heads: H.
-      normalized: of each projection, whether its vectors are scaled to a length.
-      interpret: whether to run kernels as plain array operations.
-    """
-
-    num_heads: int
-    normalized: tuple[bool, ...]
-    interpret: bool
+    num_heads: int  # H
+    normalized: tuple[bool, ...]  # of each projection, whether its vectors are scaled
+    interpret: bool  # run kernels as plain array operations
 
 
 def split_heads(
