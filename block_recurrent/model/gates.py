@@ -25,14 +25,7 @@ def identity(x: Array) -> Array:
 
 
 class BaseGate(nnx.Module):
-    """Base of the gates, with the projection z of their input.
-
-    Args:
-      input_size: R, size of the input r.
-      model_size: E, size of the state s.
-      activation: of the projected input; the identity unless given.
-      rngs: of the initial parameters.
-    """
+    """Base of the gates, with the projection z of their input; arguments as of `FixedGate`."""
 
     def __init__(
         self,
@@ -66,7 +59,14 @@ def _gate_bias(size: int, rngs: nnx.Rngs) -> nnx.Param:
 
 
 class FixedGate(BaseGate):
-    """`s' = s g + z (1 - g)` with a learned constant `g = sigmoid(b)` and `z = activation(W r)`."""
+    """`s' = s g + z (1 - g)` with a learned constant `g = sigmoid(b)` and `z = activation(W r)`.
+
+    Args:
+      input_size: R, size of the input r.
+      model_size: E, size of the state s.
+      activation: of the projected input; the identity unless given.
+      rngs: of the initial parameters.
+    """
 
     def _add_parameters(self, input_size: int, model_size: int, rngs: nnx.Rngs) -> None:
         self.bias = _gate_bias(model_size, rngs)
@@ -91,7 +91,7 @@ class LSTMGate(BaseGate):
     """`s' = s f + z i`, forget and input gates computed from the input.
 
     `f = sigmoid(Wf r + bf + 1)`, `i = sigmoid(Wi r + bi - 1)`, `z = activation(W r)`: a fresh model
-    remembers.
+    remembers. Arguments are those of `FixedGate`.
     """
 
     def _add_parameters(self, input_size: int, model_size: int, rngs: nnx.Rngs) -> None:
