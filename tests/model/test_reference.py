@@ -90,7 +90,7 @@ def test_recurrent_states(case):
                 assert_close(layer_state.recurrent, case.arrays[golden])
 
 
-@pytest.mark.parametrize("name", ["feedback_lstm_single", "fixed_dual", "fixed_skip"])
+@pytest.mark.parametrize("name", ["feedback_lstm_single", "fixed_dual", "lstm_dual"])
 def test_every_parameter_matters(name):
     """In models that together have every kind of parameter."""
     (path,) = (path for path in GOLDEN if path.stem == name)
