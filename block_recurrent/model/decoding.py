@@ -107,9 +107,7 @@ def generate(
     seed: int = 0,
     callback: Callable[[np.ndarray], None] | None = None,
 ) -> Int32[Array, "B P"]:
-    """Continues a prompt, from a document's start or from any point of a document.
-
-    To go on afterwards, `prefill` prompt and result.
+    """Continues a prompt; to go on afterwards, `prefill` prompt and result.
 
     Args:
       model: the language model.
@@ -138,8 +136,7 @@ def generate(
         None if top_p is None else jnp.float32(top_p),
     )
     logits, point, rest = decoder.read(model, state, prompt, "prompt")
-    # A power of two, so that one compiled loop serves many lengths.
-    capacity = 1 << (max_new_tokens - 1).bit_length()
+    capacity = 1 << (max_new_tokens - 1).bit_length()  # one compiled loop serves many lengths
     new_tokens = jnp.zeros((logits.shape[0], capacity), jnp.int32)
     progress = (jnp.int32(0), new_tokens, logits, decoder.start(model, point, rest))
     stops = [max_new_tokens] if callback is None else range(1, max_new_tokens + 1)
