@@ -8,6 +8,8 @@ S recurrent states, E model size, H heads, D head size, M MLP size, V vocabulary
 R recurrent layers.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from block_recurrent import interop as interop
 from block_recurrent.baselines.lstm import LSTM as LSTM
 from block_recurrent.baselines.transformer import Transformer as Transformer
@@ -34,4 +36,17 @@ from block_recurrent.model.state import ModelState as ModelState
 from block_recurrent.model.state import reset as reset
 from block_recurrent.model.transformer_layer import SlidingWindowLayer as SlidingWindowLayer
 
+if TYPE_CHECKING:
+    from block_recurrent.runs.trained import TrainedModel as TrainedModel
+    from block_recurrent.runs.trained import load as load
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what reads checkpoints at its first use, so that importing the package stays fast."""
+    if name in ("TrainedModel", "load"):
+        from block_recurrent.runs import trained
+
+        return getattr(trained, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

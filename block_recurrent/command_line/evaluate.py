@@ -23,8 +23,8 @@ from block_recurrent.command_line.options import (
     positive,
 )
 from block_recurrent.command_line.parser import make_parser, parse
+from block_recurrent.command_line.scoring import score
 from block_recurrent.data.documents import SPLITS
-from block_recurrent.runs.scoring import score
 from block_recurrent.runs.workdir import config_file
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.signals import stop_on_signal

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from block_recurrent.command_line.failures import knobs_named, reported
+from block_recurrent.command_line.generated_text import continue_text
 from block_recurrent.command_line.options import add_checkpoint_option, file_to_read, positive
 from block_recurrent.command_line.parser import make_parser, parse
 from block_recurrent.model.decoding import check_sampling
-from block_recurrent.runs.continuation import continue_text
 from block_recurrent.runs.workdir import config_file
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.signals import stop_on_signal

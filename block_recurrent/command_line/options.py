@@ -9,7 +9,7 @@ from block_recurrent.command_line.parser import Parser
 from block_recurrent.parallel.processes import Cluster, join
 from block_recurrent.runs import workdir
 from block_recurrent.runs.reading import Run, SelectionError, read_runs
-from block_recurrent.runs.trained_model import BEST, NEWEST
+from block_recurrent.runs.trained import BEST, NEWEST
 
 _log = logging.getLogger(__name__)
 

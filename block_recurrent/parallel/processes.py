@@ -209,7 +209,7 @@ def together(work: Callable[[], T], *, primary_first: bool = False) -> T:
 
 def report(subject: str, work: Callable[[], Any]) -> None:
     """Does work, in any thread, and tells `reports` what came of it; once for each subject."""
-    content = _packed(_outcome(work)).tobytes()
+    content = _packed(_outcome_unless_lost(work)).tobytes()
     with contextlib.suppress(RuntimeError):  # process 0 is gone, as the next exchange will say
         _messages().key_value_set_bytes(_key(subject, index()), content)
 
@@ -227,9 +227,12 @@ def reports(subject: str, work: Callable[[], T], seconds: float) -> list[T]:
       RuntimeError: the work failed in another process, which the message names.
       ProcessLost: another process is gone, or not done in time.
     """
-    own, end = _outcome(work), time.monotonic() + seconds
+    own, end = _outcome_unless_lost(work), time.monotonic() + seconds
     outcomes = [own, *(_heard(_key(subject, other), end) for other in range(1, count()))]
-    for process, (succeeded, value) in enumerate(outcomes):
+    # A process that waited in vain for another says less than the other itself.
+    for process, (succeeded, value) in sorted(
+        enumerate(outcomes), key=lambda heard: isinstance(heard[1][1], TimeoutError)
+    ):
         if not succeeded and process > 0:
             raise RuntimeError(f"process {process}: {reason(value)}") from value
         _result((succeeded, value))
@@ -289,6 +292,18 @@ def _outcome(work: Callable[[], Any]) -> tuple[bool, Any]:
         return True, work()
     except Exception as error:
         return False, error
+
+
+def _outcome_unless_lost(work: Callable[[], Any]) -> tuple[bool, Any]:
+    """`_outcome`, or a failure as soon as the loss of another process is noticed."""
+    if not several():
+        return _outcome(work)
+    outcomes: list[tuple[bool, Any]] = []
+    thread = threading.Thread(target=lambda: outcomes.append(_outcome(work)), daemon=True)
+    thread.start()
+    while thread.is_alive() and not _loss_noticed.is_set():
+        thread.join(_RETRY_SECONDS)
+    return outcomes[0] if outcomes else (False, ProcessLost("another process has ended"))
 
 
 def _result(outcome: tuple[bool, Any]) -> Any:

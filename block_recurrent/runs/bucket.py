@@ -1,14 +1,9 @@
-"""Checkpoints in a bucket of an object store, beside those in the work directory.
+"""Copies of the checkpoints in a bucket of an object store.
 
-A bucket has objects and no folders: nothing can be renamed, but an object is there as a whole or
-not at all. A checkpoint is
-
-    <step>/parameters.safetensors, <step>/training.safetensors, <step>/checkpoint.json
-
-or more files if several processes wrote it. It is there when `checkpoint.json` is, which is written
-after the others and removed before them. Of a large file there are parts, `<name>.0`, `<name>.1`
-and so on. There is no lock: `owner.json` names who began to write there last, and whoever finds
-another name there writes no more.
+A bucket has objects and no folders, and nothing can be renamed. An object is complete or not there.
+The files of a checkpoint are <step>/parameters/..., <step>/training/... and so on. The checkpoint
+exists when its seal does, which is written last and removed first. There is no lock: `owner.json`
+names the run that began last to write there, and any other run stops copying.
 """
 
 import contextlib
@@ -21,14 +16,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from block_recurrent.config import ConfigError, ExperimentConfig
-from block_recurrent.runs.checkpoint_folder import CONTENTS
 from block_recurrent.runs.errors import CheckpointError
+from block_recurrent.runs.seal import SEAL
 from block_recurrent.system.files import reason, whole_folder
 
 OWNER, FETCHING = "owner.json", ".fetching-"
 CONFIG = "config.gin"
 SCHEMES = ("gs", "s3", "file")
-PART_BYTES = 1 << 30  # S3 takes no more than five times that at once
 RETRIES = {"max_retries": 8, "initial_delay": "200ms", "max_delay": "5s"}  # half a minute
 
 
@@ -38,7 +32,7 @@ class BucketError(OSError, CheckpointError):
 
 @contextlib.contextmanager
 def _reaching(url: str) -> Iterator[None]:
-    """Errors of the store become one that names the place."""
+    """Turns errors of the store into one that names the URL."""
     try:
         yield
     except ConfigError:
@@ -48,18 +42,18 @@ def _reaching(url: str) -> Iterator[None]:
 
 
 class Bucket:
-    """A place in a bucket.
+    """A path in a bucket.
 
     Args:
-      url: gs://BUCKET/PATH, s3://BUCKET/PATH or file:///PATH. An object store of one's own that
-        speaks the language of S3 is at AWS_ENDPOINT_URL.
+      url: gs://BUCKET/PATH, s3://BUCKET/PATH or file:///PATH. AWS_ENDPOINT_URL is the address of
+        another object store with the interface of S3.
 
     Attributes:
-      config: of the run that writes there, as `config.gin`.
+      config: the text of `config.gin` of the run that writes there.
 
     Raises:
-      ConfigError: it is no such address.
-      BucketError: it cannot be reached; all methods raise it.
+      ConfigError: `url` is not such an address.
+      BucketError: the bucket cannot be reached; all methods raise it.
     """
 
     def __init__(self, url: str):
@@ -70,12 +64,12 @@ class Bucket:
         self._owned = False
 
     def steps(self) -> list[int]:
-        """The steps of all whole checkpoints, oldest first."""
-        found = (re.fullmatch(rf"(0|[1-9][0-9]*)/{CONTENTS}", name) for name in self.names())
+        """The steps of all complete checkpoints, oldest first."""
+        found = (re.fullmatch(rf"(0|[1-9][0-9]*)/{SEAL}", name) for name in self.names())
         return sorted(int(match[1]) for match in found if match)
 
     def names(self) -> list[str]:
-        """What all objects are called."""
+        """The names of all objects."""
         with _reaching(self.url):
             return [key.decode() for key in self._store.list().result()]
 
@@ -91,7 +85,7 @@ class Bucket:
             self._store.write(name, content).result()
 
     def own(self) -> None:
-        """Takes the place over at the first call: whoever has written there will notice.
+        """Takes the path over at the first call: a run that wrote there before will notice.
 
         Raises:
           BucketError: another run has taken it over since.
@@ -104,40 +98,31 @@ class Bucket:
             raise BucketError(f"another run has begun to write to {self.url}; no more is copied")
 
     def upload(self, step: int, folder: Path) -> None:
-        """Copies a checkpoint from a folder, in place of one of that step."""
+        """Copies a checkpoint from a folder, and replaces an earlier copy."""
         self.remove(step)
-        for path in folder.iterdir():
-            if path.name != CONTENTS:
-                self._upload_file(path, f"{step}/{path.name}")
-        self.write(f"{step}/{CONTENTS}", (folder / CONTENTS).read_bytes())
-
-    def _upload_file(self, path: Path, name: str) -> None:
-        with path.open("rb") as file:
-            content, part = file.read(PART_BYTES), 0
-            while more := file.read(PART_BYTES):
-                self.write(f"{name}.{part}", content)
-                content, part = more, part + 1
-        self.write(f"{name}.{part}" if part else name, content)
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        for path in sorted(paths, key=lambda path: path.name == SEAL):  # the seal last
+            self.write(f"{step}/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
     def download(self, step: int, folder: Path) -> None:
-        """Copies a checkpoint to a folder, which is there as a whole or not at all."""
+        """Copies a checkpoint to a folder, which appears when it is complete."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = folder.with_name(f"{FETCHING}{step}-{secrets.token_hex(4)}")
-        parts = [re.fullmatch(rf"{step}/(.+?)(?:\.(\d+))?", name) for name in self.names()]
-        wanted = sorted((part[1], int(part[2] or 0), part[0]) for part in parts if part is not None)
-        if not any(file == CONTENTS for file, _, _ in wanted):
+        names = [name for name in self.names() if name.startswith(f"{step}/")]
+        if f"{step}/{SEAL}" not in names:
             raise BucketError(f"checkpoint {step:,} is no longer in {self.url}")
         with whole_folder(folder, building):
-            for file, _, name in wanted:
+            for name in names:
                 content = self.read(name)
                 if content is None:
                     raise BucketError(f"{name} is no longer in {self.url}")
-                with (building / file).open("ab") as joined:
-                    joined.write(content)
+                path = building / name.removeprefix(f"{step}/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
 
     def remove(self, step: int) -> None:
-        """Removes a checkpoint; from the first moment on it no longer looks like one."""
-        self._delete(f"{step}/{CONTENTS}")
+        """Removes a checkpoint. Its seal is removed first, so that the rest is no checkpoint."""
+        self._delete(f"{step}/{SEAL}")
         for name in self.names():
             if name.startswith(f"{step}/"):
                 self._delete(name)
@@ -148,7 +133,7 @@ class Bucket:
 
 
 def bucket_of(config: ExperimentConfig) -> Bucket | None:
-    """That of a run, if it has one. Raises: what `Bucket` raises."""
+    """The bucket of a run, None if it has none. Raises: what `Bucket` raises."""
     return Bucket(config.training.bucket) if config.training.bucket else None
 
 
@@ -165,7 +150,7 @@ def _specification(url: str) -> str | dict[str, Any]:
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES or not (parts.netloc or parts.scheme == "file"):
         raise ConfigError(
-            f"training.bucket {url!r} is no address of a bucket: write gs://BUCKET/PATH or "
+            f"training.bucket {url!r} is not the address of a bucket: write gs://BUCKET/PATH or "
             "s3://BUCKET/PATH"
         )
     endpoint = os.environ.get("AWS_ENDPOINT_URL")
@@ -173,5 +158,5 @@ def _specification(url: str) -> str | dict[str, Any]:
         return url
     path = parts.path.lstrip("/")
     region = os.environ.get("AWS_REGION", "us-east-1")
-    place = {"bucket": parts.netloc, "path": path, "endpoint": endpoint, "aws_region": region}
-    return {"driver": "s3", **place}
+    address = {"bucket": parts.netloc, "path": path, "endpoint": endpoint, "aws_region": region}
+    return {"driver": "s3", **address}

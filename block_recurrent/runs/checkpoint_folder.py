@@ -1,211 +1,255 @@
-"""One checkpoint on disk: a folder of files whose every byte is checked when it is read.
+"""One checkpoint on disk: a folder that Orbax writes and reads, and a seal over its files.
 
-parameters.safetensors    the parameters by path
-training.safetensors      the optimizer's and the carried state, and the step
-checkpoint.json           dtype, shape and XXH3 of every array; the data's position and the like;
-                          and its own digest
+parameters/   the model's parameters by path, such as "stack.parts.0.layers.keys.kernel"
+training/     the optimizer's state, the carried state and the step
+progress/     JSON: the position in the data and the like
+seal.json     a digest of every file
+loss.json     the validation loss, once it is known
 
-Of N processes each writes some of the arrays, to parameters-00001-of-0000N.safetensors and the
-like. Every array is in one piece: nothing in it depends on the devices that it was on.
+Orbax stores arrays independently of the devices that they were on.
 """
 
-import errno
-from collections.abc import Callable, Mapping
+import contextlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from orbax.checkpoint import v1 as ocp
 
 from block_recurrent.model.parameters import named_parameters, replace_parameters
 from block_recurrent.model.protocol import Model
-from block_recurrent.runs.array_file import Entry, read_arrays, write_arrays
 from block_recurrent.runs.errors import CheckpointError, Damaged
-from block_recurrent.runs.shares import file_of
+from block_recurrent.runs.seal import LOSS
 from block_recurrent.system.digests import seal, unseal
-from block_recurrent.system.files import flush_to_disk, reason
+from block_recurrent.system.files import reason, write_whole
 from block_recurrent.training.step import TrainState
 
-FORMAT = 1
-CONTENTS = "checkpoint.json"
-PARAMETERS, TRAINING = "parameters.safetensors", "training.safetensors"
-# What is not so much unreadable as not there, or on a disk that has lost it.
-GONE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO}
+PARAMETERS, TRAINING, PROGRESS = "parameters", "training", "progress"
+OS_ERROR = re.compile(r"os_error_code='(\d+)'")
+DATA_FILE_BYTES = 256 << 20  # more files, each of which fits into memory when it is copied
 
 
-class Contents(NamedTuple):
-    """What a checkpoint holds.
+def make_context() -> ocp.Context:
+    """Orbax's settings for reading and writing; a new object, which may be changed.
 
-    Attributes:
-      files: by name, the arrays in each by name.
-      progress: JSON values.
+    Orbax writes thousands of lines about a full disk to absl's log. Every failure is also raised,
+    so that log is silenced.
     """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    context = ocp.Context()
+    context.array.saving.use_compression = False  # it makes a restore three times as long
+    context.array.saving.ocdbt_target_data_file_size = DATA_FILE_BYTES
+    context.checkpointables.registry = ocp.handlers.local_registry().add(
+        ocp.handlers.JsonHandler, checkpointable_name=PROGRESS
+    )
+    return context
 
-    files: dict[str, dict[str, Entry]]
-    progress: dict[str, Any]
 
-    def entries(self, file: str) -> dict[str, Entry]:
-        """The arrays of a file, or of all its parts."""
-        parts = [entries for part, entries in self.files.items() if file_of(part) == file]
-        return {name: entry for entries in parts for name, entry in entries.items()}
+@contextlib.contextmanager
+def late_writes_ignored() -> Iterator[None]:
+    """Within the context, Python prints no traceback for each array that a failed save still wrote.
+
+    Orbax closes its event loop at the first failure, while other arrays are being written.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def begin_save(
+    directory: Path,
+    step: int,
+    items: Mapping[str, Any],
+    *,
+    complete: Callable[[], None],
+    policy: Any,
+    seconds: int,
+) -> Callable[[], None]:
+    """Copies arrays from the devices and begins to write a checkpoint.
+
+    Orbax looks at the directory anew for each save: it would not notice that a checkpoint was set
+    aside or that a save has failed, and would then never remove any.
+
+    Args:
+      directory: the folder of all checkpoints.
+      step: the checkpoint's step.
+      items: what to save.
+      complete: called when all files are written, before the folder gets its name.
+      policy: says which checkpoints stay, as Orbax asks it.
+      seconds: time limit.
+
+    Returns:
+      A function that waits for the end. It raises any error of the save.
+    """
+    context = make_context()
+    context.async_options.timeout_secs = seconds
+    context.async_options.post_finalization_callback = complete
+    orbax = ocp.training.Checkpointer(str(directory), context=context, preservation_policy=policy)
+    response = orbax.save_checkpointables_async(step, dict(items), force=True)
+    assert response is not None  # because of `force`
+
+    def finish() -> None:
+        try:
+            response.result()
+        except ValueError as error:
+            code = OS_ERROR.search(str(error))  # in a long message, and nowhere else
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+        finally:
+            with contextlib.suppress(Exception):  # the same error again
+                orbax.close()
+
+    return finish
 
 
 def arrays_of(state: TrainState) -> dict[str, dict[str, Any]]:
-    """The arrays of a state by name, in the files that they are saved to."""
-    leaves = jax.tree_util.tree_leaves_with_path(_rest_of(state))
-    training = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-    return {PARAMETERS: named_parameters(state.model), TRAINING: training}
+    """The arrays of a state by checkpointable and name.
+
+    Arrays without elements, which Orbax refuses, are left out.
+    """
+    return {PARAMETERS: _filled(named_parameters(state.model)), TRAINING: _filled(_training(state))}
+
+
+def _training(state: TrainState) -> dict[str, Any]:
+    leaves, _ = jax.tree.flatten_with_path(_rest_of(state))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
 def _rest_of(state: TrainState) -> dict[str, Any]:
     return {"optimizer": state.optimizer, "carried": state.carried, "step": state.step}
 
 
-def write_files(
-    folder: Path, arrays: Mapping[str, Mapping[str, np.ndarray]]
-) -> dict[str, dict[str, Entry]]:
-    """Writes arrays by file and name; returns what `write_contents` wants to know of them.
-
-    Returns when they are on the disk.
-
-    Raises:
-      OSError: they cannot be written.
-    """
-    files = {file: write_arrays(folder / file, named) for file, named in arrays.items()}
-    for file in files:
-        flush_to_disk(folder / file)
-    return files
-
-
-def write_contents(
-    folder: Path,
-    name: str,
-    files: Mapping[str, Mapping[str, Entry]],
-    progress: Mapping[str, Any],
-) -> None:
-    """Writes the list of what a checkpoint holds.
-
-    Args:
-      folder: of its files.
-      name: that the folder is to have.
-      files: all of them, by name.
-      progress: JSON values.
-
-    Raises:
-      OSError: it cannot be written, or other files are there than these.
-    """
-    found = {path.name for path in folder.iterdir()}
-    if strangers := sorted(found - files.keys()):
-        raise FileExistsError(f"{strangers[0]} was there before and cannot be removed")
-    if missing := sorted(files.keys() - found):
-        raise FileNotFoundError(f"{missing[0]} is not there: do all processes see the same files?")
-    contents = {"format": FORMAT, "name": name, "files": files, "progress": progress}
-    (folder / CONTENTS).write_text(seal(contents), encoding="utf-8")
+def _filled(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: array for name, array in arrays.items() if array.size}
 
 
 def read_state(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """The state in a checkpoint, in the structure and on the devices of `like`, and the progress.
+    """The state in a checkpoint, in the structure and sharding of `like`, and the progress.
+
+    The seal must have been checked before, here and in the other functions.
 
     Args:
-      folder: of the checkpoint.
-      like: arrays or `jax.ShapeDtypeStruct`s; the first device where these have no sharding.
+      folder: the checkpoint.
+      like: arrays or `jax.ShapeDtypeStruct`s. Those without a sharding are restored to the first
+        device.
 
     Raises:
-      Damaged: the checkpoint is not as it was written; the message names the file or array.
-      CheckpointError: it is of another model, or cannot be read at present.
+      CheckpointError: the checkpoint belongs to another model, or cannot be read at present.
     """
-    contents, wanted = read_contents(folder), arrays_of(like)
-    found = _read(folder, contents, wanted, _place)
+    parameters, training = named_parameters(like.model), _training(like)
+    found = _read(folder, {PARAMETERS: parameters, TRAINING: training}, progress=True)
     structure = jax.tree.structure(_rest_of(like))
-    rest = jax.tree.unflatten(structure, [found[TRAINING][name] for name in wanted[TRAINING]])
+    rest = jax.tree.unflatten(structure, [found[TRAINING][name] for name in training])
     model = replace_parameters(like.model, found[PARAMETERS])
-    return TrainState(model, rest["optimizer"], rest["carried"], rest["step"]), contents.progress
+    return TrainState(model, rest["optimizer"], rest["carried"], rest["step"]), found[PROGRESS]
 
 
 def read_model(folder: Path, like: Model) -> Model:
     """`like` with the parameters in a checkpoint; arguments and errors are those of `read_state`.
 
-    The rest of the checkpoint is checked as well.
+    Nothing else of the checkpoint is read.
     """
-    found = _read(folder, read_contents(folder), {PARAMETERS: named_parameters(like)}, _place)
+    found = _read(folder, {PARAMETERS: named_parameters(like)})
     return replace_parameters(like, found[PARAMETERS])
 
 
 def read_parameters_of(folder: Path) -> dict[str, np.ndarray]:
     """The parameters in a checkpoint by path, as NumPy arrays; errors are those of `read_state`."""
-    contents = read_contents(folder)
-    wanted = {PARAMETERS: contents.entries(PARAMETERS)}
-    return _read(folder, contents, wanted, lambda values, like: values)[PARAMETERS]
+    return read_arrays(folder, PARAMETERS)
 
 
-def check_folder(folder: Path) -> None:
-    """Reads a checkpoint and keeps nothing; errors are those of `read_state`."""
-    _read(folder, read_contents(folder), {}, _place)
+def read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
+    """The arrays of `PARAMETERS` or `TRAINING`; errors are those of `read_state`."""
+    metadata = _metadata(folder, name)
+    targets = {path: np.empty(array.shape, array.dtype) for path, array in metadata.items()}
+    return _load(folder, {name: targets})[name]
 
 
-def read_contents(folder: Path) -> Contents:
-    """What a checkpoint holds, if its files have the names that they were given.
+def write_loss(folder: Path, loss: float) -> None:
+    """Notes the validation loss of a checkpoint."""
+    write_whole(folder / LOSS, seal(loss))
+
+
+def read_loss(content: bytes | None) -> float | None:
+    """The validation loss in a file that `write_loss` wrote, None without a file.
 
     Raises:
-      Damaged: a name is missing, or should not be there, or the list of contents is damaged.
-      CheckpointError: it is of another format, or cannot be read at present.
+      Damaged: the file is damaged.
     """
-    path = folder / CONTENTS
     try:
-        sealed = unseal(path.read_bytes())
-        name, written = sealed["name"], sealed["format"]
-        found = {file.name for file in folder.iterdir()} - {CONTENTS}
-    except OSError as error:
-        raise _unreadable(error, path) from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise Damaged(f"{path} cannot be read ({reason(error)})") from error
-    if written != FORMAT:
-        raise CheckpointError(
-            f"{path} is of format {written}, this version reads and writes {FORMAT}: use the "
-            "version that wrote it"
-        )
-    if name != folder.name:
-        raise Damaged(f"{path} is of checkpoint {name}")
-    for other in sorted(found ^ set(sealed["files"])):
-        what = "does not belong there" if other in found else "is missing"
-        raise Damaged(f"{folder / other} {what}")
-    files = {
-        file: {name: Entry(*entry) for name, entry in entries.items()}
-        for file, entries in sealed["files"].items()
-    }
-    return Contents(files, sealed["progress"])
+        return None if content is None else float(unseal(content))
+    except (ValueError, TypeError) as error:
+        raise Damaged(f"{LOSS} is damaged ({reason(error)})") from error
 
 
 def _read(
-    folder: Path,
-    contents: Contents,
-    wanted: Mapping[str, Mapping[str, Any]],
-    place: Callable[[np.ndarray, Any], Any],
-) -> dict[str, dict[str, Any]]:
-    """The arrays of the files in `wanted`, each placed as there; the other files are checked."""
-    for file, like in wanted.items():
-        _check_fit(folder / file, contents.entries(file), like)
-    found: dict[str, dict[str, Any]] = {file: {} for file in wanted}
-    try:
-        for part, entries in contents.files.items():
-            file = file_of(part)
-            for name, array in read_arrays(folder / part, entries):
-                if file in wanted:
-                    found[file][name] = place(array, wanted[file][name])
-    except OSError as error:
-        raise _unreadable(error, folder) from error
+    folder: Path, wanted: Mapping[str, Mapping[str, Any]], *, progress: bool = False
+) -> dict[str, Any]:
+    """Checkpointables with the arrays `wanted`, once they are known to fit."""
+    for name, arrays in wanted.items():
+        _check_fit(folder / name, _metadata(folder, name), _filled(arrays))
+    targets: dict[str, Any] = {
+        name: {path: _target(array) for path, array in _filled(arrays).items()}
+        for name, arrays in wanted.items()
+    }
+    found = _load(folder, targets | ({PROGRESS: None} if progress else {}))
+    for name, arrays in wanted.items():
+        for path in arrays.keys() - found[name].keys():
+            target = _target(arrays[path])
+            found[name][path] = jnp.zeros(target.shape, target.dtype, device=target.sharding)
     return found
 
 
-def _place(values: np.ndarray, like: Any) -> jax.Array:
-    """An array on devices; each process, if there are several, places its own part."""
-    sharding = like.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+def _target(array: Any) -> jax.ShapeDtypeStruct:
+    """An array's shape and dtype, and its sharding, the first device if it has none."""
+    sharding = array.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 
-def _check_fit(path: Path, written: Mapping[str, Entry], like: Mapping[str, Any]) -> None:
+def _metadata(folder: Path, name: str) -> dict[str, Any]:
+    """Shape and dtype of the arrays of a checkpointable."""
+    with _reading(folder):
+        metadata = ocp.checkpointables_metadata(str(folder)).metadata
+    if metadata.get(name) is None:
+        raise Damaged(f"{folder / name} is missing")
+    return metadata[name]
+
+
+def _load(folder: Path, targets: Mapping[str, Any]) -> dict[str, Any]:
+    with _reading(folder):
+        return ocp.load_checkpointables(str(folder), dict(targets))
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Orbax with our settings; its errors become one that names the checkpoint."""
+    try:
+        with make_context():
+            yield
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder} cannot be read ({reason(error)})") from error
+
+
+def _check_fit(path: Path, written: Mapping[str, Any], like: Mapping[str, Any]) -> None:
+    """Compares shapes and dtypes. Orbax would convert another dtype without a word."""
     wanted = {name: f"{array.dtype}{list(array.shape)}" for name, array in like.items()}
-    saved = {name: f"{entry.dtype}{entry.shape}" for name, entry in written.items()}
+    saved = {name: f"{array.dtype}{list(array.shape)}" for name, array in written.items()}
     problems = [
         f"{name}: {saved.get(name, 'nothing')} in the checkpoint, "
         f"{wanted.get(name, 'nothing')} in the model"
@@ -213,9 +257,4 @@ def _check_fit(path: Path, written: Mapping[str, Entry], like: Mapping[str, Any]
         if saved.get(name) != wanted.get(name)
     ]
     if problems:
-        raise CheckpointError("\n  ".join([f"{path} is of another model:", *problems]))
-
-
-def _unreadable(error: OSError, path: Path) -> CheckpointError:
-    sentence = f"{error.filename or path} cannot be read ({reason(error)})"
-    return Damaged(sentence) if error.errno in GONE else CheckpointError(sentence)
+        raise CheckpointError("\n  ".join([f"{path} belongs to another model:", *problems]))

@@ -1,25 +1,25 @@
-"""Checkpoints: parameters, optimizer, carried state, data position, as they were or not at all.
+"""The checkpoints of a run: parameters, optimizer, carried state and data position.
 
-A checkpoint is a folder named after its step, see `checkpoint_folder`. It is written in the
-background, under another name until it is whole and on the disk. Restoring checks every byte; what
-is damaged is left aside, and the newest whole checkpoint is taken.
-
-Of several processes, which see the same files, each writes a part of a checkpoint, and process 0
-the rest when it has heard of all parts; what it finds is so for all.
+Orbax writes them in the background, each into a folder that is named after its step when it is
+complete, and removes old ones. What Orbax lacks is here: a sealed checkpoint is checked before it
+is restored, a damaged one is set aside and the next older one is used, a failed save is reported,
+and several processes agree on all of this. Process 0 decides; every process writes and reads its
+own shards of the arrays.
 """
 
 import contextlib
-import functools
+import copy
+import errno
 import itertools
 import math
 import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -27,35 +27,38 @@ from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
 from block_recurrent.runs.bucket import FETCHING, Bucket, BucketError
 from block_recurrent.runs.checkpoint_folder import (
+    PROGRESS,
     arrays_of,
+    begin_save,
+    late_writes_ignored,
+    read_loss,
     read_model,
     read_parameters_of,
     read_state,
-    write_contents,
-    write_files,
+    write_loss,
 )
 from block_recurrent.runs.errors import CheckpointError, Damaged, SaveFailed
-from block_recurrent.runs.shares import own_share
-from block_recurrent.system.digests import seal, unseal
-from block_recurrent.system.files import PARTIAL, put_in_place, reason, remove, write_whole
+from block_recurrent.runs.seal import LOSS, check_seal, write_seal
+from block_recurrent.system.files import flush_to_disk, reason, remove
 from block_recurrent.training.step import TrainState
 
 T = TypeVar("T")
-LONGEST_SAVE = 3600  # seconds until the parts of other processes are given up
+LONGEST_SAVE = 600  # seconds until a save times out
 POLL_SECONDS = 0.02
+MOST_REMOVALS, QUIET_SECONDS = 40, 0.2  # of what a failed save has left
+FETCHING_SECONDS = 3600  # a download from a bucket that is older has been abandoned
+SAVING, DAMAGED = ".orbax-checkpoint-tmp", "damaged-"
 _NUMBERS = itertools.count()  # of saves, the same in all processes
-FETCHING_SECONDS = 3600  # without a new file in it, what was being copied from a bucket is left
-SAVING, REMOVING, DAMAGED, BEST = ".saving-", ".removing-", "damaged-", "best.json"
 
 
 class Checkpoints:
     """The checkpoints of one run, in `directory`/<step>.
 
     Args:
-      directory: created when the first checkpoint is saved, in a directory that exists.
-      keep: how many of the newest checkpoints stay; the best one stays besides.
-      warn: takes a sentence about a checkpoint that is damaged or gone, or could not be written.
-      bucket: has copies of all of them, for a machine that has lost its own.
+      directory: created when the first checkpoint is saved; its parent must exist.
+      keep: number of newest checkpoints to keep. The one with the lowest loss is kept as well.
+      warn: called with a warning about a checkpoint that is damaged, gone or could not be written.
+      bucket: holds copies of all checkpoints, for a machine that has lost its own.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class Checkpoints:
         self._damaged: list[int] = []
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints that were finished, here or in the bucket, oldest first."""
+        """The steps of all complete checkpoints, here or in the bucket, oldest first."""
         here = self._steps_here()
         if self._bucket is None:
             return here
@@ -100,43 +103,45 @@ class Checkpoints:
         return max(self._steps_here(), default=None)
 
     def describe_newest(self, name: str) -> str:
-        """Which step's the newest checkpoint is, in words that call it `name`."""
+        """A phrase that names the newest checkpoint's step and calls the checkpoint `name`."""
         step = self.latest_step()
         return f"there is no {name}" if step is None else f"the {name} is that of step {step:,}"
 
     def best_step(self) -> int | None:
         """The step of the checkpoint with the lowest validation loss, or None."""
-        with contextlib.suppress(OSError, Damaged):
-            return self._best()[0]
-        return None
+        return self._best_of(self.steps())
 
-    def _best(self) -> tuple[int | None, float]:
-        """The best checkpoint's step and loss, None and infinity if there is none.
+    def _best_of(self, steps: Sequence[int]) -> int | None:
+        losses = {step: self._loss(step) for step in steps}
+        known = {step: loss for step, loss in losses.items() if loss is not None}
+        return min(known, key=lambda step: known[step], default=None)
 
-        Raises:
-          OSError: it cannot be known at present.
-          Damaged: it is no longer known.
-        """
-        path = self.directory / BEST
+    def _loss(self, step: int) -> float | None:
+        """The validation loss of a checkpoint, None if it is not known or not a number."""
         try:
-            content = self._best_content(path)
-            if content is None:
-                return None, math.inf
-            step, loss = unseal(content)
-        except (ValueError, TypeError) as error:
-            raise Damaged(f"{path} is damaged ({reason(error)})") from error
-        there = step in self._steps_here() or step in self.steps()
-        return (step, loss) if there else (None, math.inf)
+            if self._path(step).is_dir():
+                path = self._path(step, LOSS)
+                content = path.read_bytes() if path.exists() else None
+            else:
+                content = self._bucket.read(f"{step}/{LOSS}") if self._bucket else None
+            loss = read_loss(content)
+        except (OSError, Damaged) as error:
+            self._warn(f"the loss of checkpoint {step:,} is not known: {reason(error)}")
+            return None
+        return loss if loss is not None and math.isfinite(loss) else None
 
-    def _best_content(self, path: Path) -> bytes | None:
-        with contextlib.suppress(FileNotFoundError):
-            return path.read_bytes()
-        return self._bucket.read(BEST) if self._bucket else None
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Orbax's preservation policy: the newest checkpoints stay, and the best.
 
-    def _lowest_loss(self) -> float:
-        with contextlib.suppress(Damaged):
-            return self._best()[1]
-        return math.inf
+        Orbax's own policy could not take a loss that becomes known after the checkpoint.
+        """
+        steps = [found.step for found in checkpoints]  # among them the one that is being saved
+        best = processes.decided(lambda: self._best_of(self._steps_here()))
+        return [step == best or step in steps[-self._keep :] for step in steps]
+
+    def _kept(self, steps: Sequence[int]) -> set[int]:
+        best = self._best_of(steps)
+        return {*steps[-self._keep :]} | (set() if best is None else {best})
 
     def save(
         self,
@@ -146,59 +151,117 @@ class Checkpoints:
         loss: float | None = None,
         patience: float = 0,
     ) -> None:
-        """Writes a checkpoint in the background, when the one before is written.
+        """Writes a checkpoint in the background, when the previous one is complete.
+
+        If the step has a checkpoint, only the loss is noted.
 
         Args:
           state: copied before this returns.
           progress: JSON values.
           loss: validation loss at this step; the checkpoint with the lowest is kept.
-          patience: how many saves in a row may have failed before, each of them a warning.
+          patience: number of failed saves in a row to tolerate; each of them is a warning.
 
         Raises:
-          SaveFailed: more have failed, among them the last. Nothing is written by this call.
+          SaveFailed: more saves have failed, including the last. This call writes nothing.
         """
         step = int(state.step)
         self._all_done()
         if not processes.decided(lambda: self._is_wanted(step, loss, patience)):
             return
-        copies = own_share(arrays_of(state))
-        subject = f"checkpoint {next(_NUMBERS)}"
-        write = functools.partial(self._write_files, self._saving_folder(step), copies)
-        if processes.is_primary():
-            self._submit(self._write, step, write, dict(progress), loss, subject)
-        else:
-            self._submit(processes.report, subject, write)
+        try:
+            finish = begin_save(
+                self.directory,
+                step,
+                {**arrays_of(state), PROGRESS: copy.deepcopy(progress)},
+                complete=lambda: self._complete(step, loss),
+                policy=self,
+                seconds=LONGEST_SAVE,
+            )
+        except Exception as error:
+            if processes.lost(error):
+                raise
+            failed: Future[None] = Future()  # reported like a failure in the background
+            failed.set_exception(error)
+            finish = failed.result
+        subject = f"save {next(_NUMBERS)}"
+        self._saving = self._worker.submit(self._finish, step, finish, subject)
 
     def _is_wanted(self, step: int, loss: float | None, patience: float) -> bool:
-        """Whether there is no checkpoint of the step yet; if there is, its loss is noted."""
+        """Whether there is no checkpoint of the step yet. If there is one, its loss is noted."""
         self.settle()
         if len(self._failures) > patience:
             failures, self._failures = self._failures, []
             raise failures[-1]
         self._set_damaged_aside()
-        self._look_for_newest()
-        if step in self._steps_here():
-            self._submit(self._finish, step, loss)
-            return False
-        with contextlib.suppress(OSError):  # what stays is noticed when files are written there
-            self._remove_leftovers()
-        return True
-
-    def _submit(self, save: Callable[..., None], *arguments: Any) -> None:
-        def attempt() -> None:
-            try:
-                save(*arguments)
-            except SaveFailed as error:
-                self._failures.append(SaveFailed(str(error)))  # without its frames and their arrays
-                raise
-            self._failures = []
-
-        self._saving = self._worker.submit(attempt)
-
-    def _look_for_newest(self) -> None:
         if self._newest is not None and self._newest not in self._steps_here():
             self._warn(f"checkpoint {self._newest:,} is no longer in {self.directory}")
             self._newest = None
+        if step in self._steps_here():
+            if loss is not None:
+                self._saving = self._worker.submit(self._note_loss, step, loss)
+            return False
+        try:
+            self.directory.mkdir(exist_ok=True)
+            if self._path(step).exists():
+                raise FileExistsError(errno.EEXIST, "File exists", str(step))
+            self._remove_leftovers()
+        except OSError as error:
+            self._saving = self._worker.submit(self._fail, step, error)
+            return False
+        return True
+
+    def _note_loss(self, step: int, loss: float) -> None:
+        try:
+            write_loss(self._path(step), loss)
+            for old in set(self._steps_here()) - self._kept(self._steps_here()):
+                remove(self._path(old))  # it was the best one
+        except OSError as error:
+            self._fail(step, error, "was written, but not its loss, to")
+        self._failures = []
+        self._update_bucket()
+
+    def _path(self, *names: str | int) -> Path:
+        return self.directory.joinpath(*map(str, names))
+
+    def _complete(self, step: int, loss: float | None) -> None:
+        """Adds to a checkpoint what Orbax lacks, just before it gets its name."""
+        folder = self._path(f"{step}{SAVING}")
+        if loss is not None:
+            write_loss(folder, loss)
+        write_seal(folder, step)
+
+    def _finish(self, step: int, finish: Callable[[], None], subject: str) -> None:
+        """Waits in a thread until all processes have saved, and copies to the bucket."""
+        with late_writes_ignored():
+            if not processes.is_primary():
+                processes.report(subject, finish)
+                return
+            try:
+                processes.reports(subject, finish, LONGEST_SAVE)
+                flush_to_disk(self.directory)
+            except Exception as error:  # of any kind, for nobody would see it in this thread
+                self._remove_temporary(self._path(f"{step}{SAVING}"))
+                self._fail(step, error)
+        self._failures, self._newest = [], step
+        self._update_bucket(step)
+
+    def _remove_temporary(self, folder: Path) -> None:
+        """Removes what a failed save has left, until it stays away.
+
+        Orbax goes on writing other arrays for a while, and makes their folders anew.
+        """
+        for _ in range(MOST_REMOVALS):
+            remove(folder)
+            time.sleep(QUIET_SECONDS)
+            if not folder.exists():
+                return
+
+    def _fail(self, step: int, error: Exception, what: str = "could not be written to") -> NoReturn:
+        kept = self.latest_step()
+        newest = "there is none yet" if kept is None else f"the newest is that of step {kept:,}"
+        sentence = f"the checkpoint of step {step:,} {what} {self.directory} ({reason(error)})"
+        self._failures.append(SaveFailed(f"{sentence}; {newest}"))
+        raise SaveFailed(f"{sentence}; {newest}") from error  # its frames hold arrays for a while
 
     def wait(self) -> None:
         """Waits until the save in progress, if there is one, is on the disk.
@@ -210,28 +273,29 @@ class Checkpoints:
         processes.decided(self._wait)
 
     def _all_done(self) -> None:
-        """Returns when no process is saving; one that is gone meanwhile breaks the exchange."""
+        """Returns when no process is saving. A lost process breaks the exchange."""
         while processes.several() and processes.any_of(self._is_saving()):
             time.sleep(POLL_SECONDS)
 
     def _is_saving(self) -> bool:
         return self._saving is not None and not self._saving.done()
 
-    def _wait(self) -> None:
+    def _end_save(self) -> None:
         saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def _wait(self) -> None:
         try:
-            if saving is not None:
-                saving.result()
+            self._end_save()
         except SaveFailed:
             self._failures = []
             raise
 
     def settle(self) -> None:
-        """Waits for the save in progress; that it has failed is a warning here, and counts."""
-        saving, self._saving = self._saving, None
+        """Waits for the save in progress. A failure counts, but is only a warning."""
         try:
-            if saving is not None:
-                saving.result()
+            self._end_save()
         except SaveFailed as error:
             self._warn(str(error))
 
@@ -241,133 +305,69 @@ class Checkpoints:
         processes.decided(self.settle)
 
     def close(self) -> None:
-        """Waits for the save in progress and ends the thread. Raises: what `wait` raises."""
+        """Waits for the save in progress and ends all threads. Raises: what `wait` raises."""
         try:
             self._wait()
         finally:
             self._worker.shutdown()
 
-    def _write(
-        self,
-        step: int,
-        write: Callable[[], dict[str, Any]],
-        progress: dict[str, Any],
-        loss: float | None,
-        subject: str,
-    ) -> None:
-        """Writes a checkpoint: `write` does process 0's files, the others report of theirs."""
-        folder, saving = self.directory / str(step), self._saving_folder(step)
-        try:
-            written = processes.reports(subject, write, LONGEST_SAVE)
-            files = {name: entries for part in written for name, entries in part.items()}
-            write_contents(saving, folder.name, files, progress)
-            put_in_place(saving, folder)
-        except Exception as error:  # of any kind, for nobody would see it in this thread
-            remove(saving)
-            kept = self.latest_step()
-            newest = "there is none yet" if kept is None else f"the newest is that of step {kept:,}"
-            raise SaveFailed(
-                f"the checkpoint of step {step:,} could not be written to {self.directory} "
-                f"({reason(error)}); {newest}"
-            ) from error
-        self._newest = step
-        self._finish(step, loss, written=True)
-
-    def _saving_folder(self, step: int) -> Path:
-        """Where a checkpoint is put together."""
-        return self.directory / f"{SAVING}{step}"
-
-    def _write_files(self, saving: Path, arrays: dict[str, Any]) -> dict[str, Any]:
-        """Writes a process's files of a checkpoint."""
-        self.directory.mkdir(exist_ok=True)
-        saving.mkdir(exist_ok=True)
-        return write_files(saving, arrays)
-
-    def _finish(self, step: int, loss: float | None, *, written: bool = False) -> None:
-        """Notes the best checkpoint, and removes all but it and the newest.
-
-        `written`: the checkpoint is new, whatever the bucket has under its name.
-        """
-        try:
-            try:
-                if loss is not None and loss < self._lowest_loss():
-                    write_whole(self.directory / BEST, seal([step, loss]))
-            finally:
-                self._remove_old()
-        except OSError as error:
-            raise SaveFailed(
-                f"the checkpoint of step {step:,} was written to {self.directory}, but not what "
-                f"follows: {BEST}, and the removal of old checkpoints ({reason(error)})"
-            ) from error
+    def _update_bucket(self, new: int | None = None) -> None:
         if self._bucket:
             try:
-                self._copy_to_bucket(self._bucket, step if written else None)
+                self._copy_to_bucket(self._bucket, new)
             except BucketError as error:
                 self._warn(f"the copies in the bucket are not up to date: {error}")
 
     def _copy_to_bucket(self, bucket: Bucket, new: int | None) -> None:
-        """Copies what the bucket lacks, and removes there what is old."""
+        """Copies what the bucket lacks and a new checkpoint, and removes what is old."""
         bucket.own()
-        here, there, noted = self._steps_here(), bucket.steps(), self.directory / BEST
+        here, there = self._steps_here(), bucket.steps()
         for step in here:
             if step not in there or step == new:
-                bucket.upload(step, self.directory / str(step))
-        if noted.exists():
-            bucket.write(BEST, noted.read_bytes())
-        best = self.best_step()
-        for step in sorted({*here, *there})[: -self._keep]:
-            if step != best:
-                bucket.remove(step)
-
-    def _remove_old(self) -> None:
-        try:
-            best, _ = self._best()
-        except Damaged as error:
-            self._warn(f"{error}: no checkpoint is removed before the next evaluation")
-            return
-        for step in self._steps_here()[: -self._keep]:
-            if step != best:
-                # A folder that is half removed must not look like a checkpoint.
-                old = self.directory / f"{REMOVING}{step}"
-                (self.directory / str(step)).rename(old)
-                remove(old)
+                bucket.upload(step, self._path(step))
+            elif self._path(step, LOSS).exists():
+                bucket.write(f"{step}/{LOSS}", self._path(step, LOSS).read_bytes())
+        steps = sorted({*here, *there})
+        for step in set(steps) - self._kept(steps):
+            bucket.remove(step)
 
     def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The newest whole checkpoint, in the structure of `state`: a state, and `progress`.
+        """The newest intact checkpoint, in the structure of `state`: a state and the progress.
 
-        `state` may hold `jax.ShapeDtypeStruct`s in place of arrays. No file is changed, but that it
-        is copied from the bucket if it is only there; `tidy` sets damaged checkpoints aside.
+        `state` may hold `jax.ShapeDtypeStruct`s in place of arrays. A checkpoint that is only in
+        the bucket is copied from there. No other file is changed: `tidy` sets damaged checkpoints
+        aside.
 
         Raises:
-          CheckpointError: there is none, or it is of another model.
+          CheckpointError: there is none, or it belongs to another model.
         """
-        self._newest, restored = self._newest_whole(lambda folder: read_state(folder, state))
+        self._newest, restored = self._newest_intact(lambda folder: read_state(folder, state))
         return restored
 
     def restore_parameters(self, model: Model, step: int | None = None) -> tuple[int, Model]:
-        """A checkpoint's step and `model` with its parameters; files as with `restore`.
+        """A checkpoint's step, and `model` with its parameters. Files are left as by `restore`.
 
         Args:
-          model: of the same configuration; may hold `jax.ShapeDtypeStruct`s in place of arrays.
-          step: of the checkpoint; the newest whole one unless given.
+          model: may hold `jax.ShapeDtypeStruct`s in place of arrays.
+          step: the checkpoint's step; the newest intact checkpoint unless given.
 
         Raises:
-          CheckpointError: there is none, it is damaged, or it is of another model.
+          CheckpointError: there is none, it is damaged, or it belongs to another model.
         """
         return self.read(lambda folder: read_model(folder, model), step)
 
     def read(self, read: Callable[[Path], T], step: int | None = None) -> tuple[int, T]:
-        """A checkpoint's step, and what `read` makes of its folder.
+        """A checkpoint's step, and the result of `read` for its folder.
 
         Args:
           read: a function of `checkpoint_folder`.
-          step: of the checkpoint; the newest whole one unless given.
+          step: the checkpoint's step; the newest intact checkpoint unless given.
 
         Raises:
           CheckpointError: there is none, it is damaged, or `read` raises it.
         """
         if step is None:
-            return self._newest_whole(read)
+            return self._newest_intact(read)
         steps = processes.decided(self.steps)
         if step not in steps:
             found = ", ".join(map(str, steps)) or "none"
@@ -375,10 +375,16 @@ class Checkpoints:
                 f"there is no checkpoint {step} in {self.directory}: found {found}"
             )
         folder = self._fetched(step)
-        return step, processes.together(lambda: read(folder))
+        return step, self._checked(folder, read)
+
+    def _checked(self, folder: Path, read: Callable[[Path], T]) -> T:
+        """The result of `read` for a checkpoint. First, each process checks a part of its files."""
+        part, parts = processes.index(), processes.count()
+        processes.together(lambda: check_seal(folder, part, parts))
+        return processes.together(lambda: read(folder))
 
     def tidy(self) -> None:
-        """Renames the damaged checkpoints that `restore` found, and removes what is half-written.
+        """Renames the damaged checkpoints that `restore` found, and removes temporary folders.
 
         Only one process at a time may save or tidy in a directory.
         """
@@ -389,7 +395,7 @@ class Checkpoints:
         for step in self._damaged:
             aside = self.directory / f"{DAMAGED}{step}"
             remove(aside)
-            (self.directory / str(step)).rename(aside)
+            self._path(step).rename(aside)
             if self._bucket:
                 with contextlib.suppress(BucketError):
                     self._bucket.own()
@@ -401,34 +407,36 @@ class Checkpoints:
             remove(leftover)
 
     def leftovers(self) -> list[Path]:
-        """What a killed process left half-written or half-removed."""
-        names = (f"{SAVING}*", f"{REMOVING}*", f"{BEST}{PARTIAL}")
-        found = [path for name in names for path in self.directory.glob(name)]
+        """The temporary folders of killed processes."""
+        found = list(self.directory.glob(f"*{SAVING}"))
         old = time.time() - FETCHING_SECONDS
         fetched = [
             path for path in self.directory.glob(f"{FETCHING}*") if path.stat().st_mtime < old
         ]
         return sorted(found + fetched)
 
-    def _newest_whole(self, read: Callable[[Path], T]) -> tuple[int, T]:
-        """The newest whole checkpoint's step, and what `read` makes of it."""
-        damaged: dict[int, Damaged] = {}
+    def _newest_intact(self, read: Callable[[Path], T]) -> tuple[int, T]:
+        """The newest intact checkpoint's step, and the result of `read` for it."""
+        damaged: dict[int, CheckpointError] = {}
         while left := self._left(damaged):
             folder = self._fetched(left[-1])
             try:
-                result = processes.together(lambda folder=folder: read(folder))
-            except Damaged as error:
-                if processes.decided(folder.is_dir):  # else it was removed meanwhile
-                    damaged[left[-1]] = error
+                result = self._checked(folder, read)
+            except CheckpointError as error:
+                if not isinstance(error, Damaged) and processes.decided(folder.is_dir):
+                    raise
+                damaged[left[-1]] = error
                 continue
-            for step, error in damaged.items():
-                self._warn(f"checkpoint {step:,} is damaged, {error}; using {left[-1]:,} instead")
-            self._damaged = list(damaged)
+            here = processes.decided(self._steps_here)
+            self._damaged = [step for step in damaged if step in here]  # not removed meanwhile
+            for step in self._damaged:
+                sentence = f"checkpoint {step:,} is damaged, {damaged[step]}"
+                self._warn(f"{sentence}; using {left[-1]:,} instead")
             return left[-1], result
         raise CheckpointError(self._why_none(damaged))
 
     def _fetched(self, step: int) -> Path:
-        """The folder of a checkpoint, which is copied from the bucket if it is not here."""
+        """The folder of a checkpoint, copied from the bucket if it is only there."""
         folder = self.directory / str(step)
 
         def fetch() -> None:
@@ -439,10 +447,10 @@ class Checkpoints:
         return folder
 
     def _left(self, damaged: Collection[int]) -> list[int]:
-        """The steps of all checkpoints that were not found to be damaged, oldest first."""
+        """The steps of the checkpoints that are not known to be damaged, oldest first."""
         return processes.decided(lambda: [step for step in self.steps() if step not in damaged])
 
-    def _why_none(self, damaged: Mapping[int, Damaged]) -> str:
+    def _why_none(self, damaged: Mapping[int, Exception]) -> str:
         if damaged:
             listed = "".join(f"\n  {step:,}: {error}" for step, error in damaged.items())
             return (
@@ -457,12 +465,12 @@ class Checkpoints:
 def read_parameters(
     directory: str | os.PathLike[str], step: int | None = None
 ) -> dict[str, np.ndarray]:
-    """The parameters in a run's checkpoints, by path, without a model; changes no file.
+    """The parameters in a run's checkpoint by path, as NumPy arrays; needs no model.
 
     Args:
-      directory: that of the checkpoints.
-      step: of the checkpoint; the newest whole one unless given, with a Python warning for every
-        damaged one after it.
+      directory: the folder `checkpoints` of a work directory.
+      step: the checkpoint's step; the newest intact checkpoint unless given, with a Python warning
+        for every damaged one that is newer.
 
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.

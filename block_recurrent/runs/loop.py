@@ -15,15 +15,10 @@ from block_recurrent.parallel import processes
 from block_recurrent.runs.bucket import Bucket, BucketError, bucket_of
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.errors import SaveFailed
-from block_recurrent.runs.records import Records
-from block_recurrent.runs.resumption import begin_or_continue, check_unused
-from block_recurrent.runs.workdir import (
-    CHECKPOINTS,
-    check_bucket,
-    check_claim,
-    locked,
-    write_config,
-)
+from block_recurrent.runs.identity import check_bucket, check_claim, check_same_data, check_unused
+from block_recurrent.runs.metrics import METRICS, read_metrics
+from block_recurrent.runs.records import Records, record_launch
+from block_recurrent.runs.workdir import CHECKPOINTS, locked, write_config
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import Stopped, StopRequest, stop_on_signal
@@ -45,27 +40,28 @@ def train(
     line: ProgressLine | None = None,
     stop: StopRequest | None = None,
 ) -> tuple[Model, Evaluation]:
-    """Trains to the configured number of steps, from the newest whole checkpoint if there is one.
+    """Trains to the configured number of steps, from the newest intact checkpoint if there is one.
 
     Args:
-      config: of the run.
-      workdir: holds `config.gin`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`,
-        `launches.jsonl` and `summary.json`. It is new, or that of the same run.
-      corpora: the documents; read as the configuration says, and described on standard output,
-        unless given.
-      line: shows progress; on standard error unless given.
-      stop: asked to stop, and told when there is something to save; unless given, SIGINT, SIGTERM
-        and SIGHUP ask, which only the main thread can take.
+      config: the run's configuration.
+      workdir: the directory for `config.gin`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`,
+        `launches.jsonl` and `summary.json`. It is new, or belongs to the same run.
+      corpora: the documents. Unless given, they are read as the configuration says and described
+        on standard output.
+      line: shows progress, on standard error unless given.
+      stop: a request to stop, which is also told whether there is something to save. Unless given,
+        the signals SIGINT, SIGTERM and SIGHUP request it; only the main thread can receive them.
 
     Returns:
       The trained model and its evaluation on the validation documents.
 
     Raises:
       Stopped: a stop was requested; a checkpoint was saved.
-      ConfigError: the work directory cannot be used, or is that of another run.
+      ConfigError: the work directory cannot be used, or belongs to another run.
       WorkdirInUse: another process is training there.
-      CheckpointError: there is something, but nothing to continue from.
-      DataError: the documents cannot be read, or are not those the run began with.
+      CheckpointError: the directory is not new, but there is no checkpoint to continue from.
+      RunError: the metrics of the run are damaged.
+      DataError: the documents cannot be read, or are not those that the run began with.
       DeviceMissing: JAX has no device of the kind that was asked for.
       FloatingPointError: loss, gradient or parameters are no longer finite.
       SaveFailed: checkpoints or metrics cannot be written.
@@ -78,8 +74,8 @@ def train(
         check_device()
         if corpora is None:
             corpora = _read_corpora(config, line)
-        with contextlib.closing(Run(config, workdir, corpora, line, stop, bucket)) as run:
-            return run.finish()
+        with contextlib.closing(TrainingLoop(config, workdir, corpora, line, stop, bucket)) as loop:
+            return loop.finish()
 
 
 def _claim(
@@ -89,7 +85,7 @@ def _claim(
     line: ProgressLine,
     held: contextlib.ExitStack,
 ) -> None:
-    """Locks a work directory that the run may use, until `held` is left."""
+    """Locks a work directory that the run may use until `held` is closed."""
     held.enter_context(locked(workdir))
     check_claim(workdir, config)
     here = Checkpoints(workdir / CHECKPOINTS).steps()
@@ -123,10 +119,10 @@ def _read_corpora(config: ExperimentConfig, line: ProgressLine) -> Corpora:
     return corpora
 
 
-class Run:
-    """A run in progress: what computes, what records, and when which does what.
+class TrainingLoop:
+    """Trains, logs, evaluates and saves at the configured steps.
 
-    The work directory must be locked, and found to be new or of the same run.
+    The work directory must be locked, and known to be new or to belong to the same run.
     """
 
     def __init__(
@@ -153,7 +149,7 @@ class Run:
         try:
             if bucket:
                 bucket.config = to_gin(config).encode()
-            if begin_or_continue(self.trainer, self.checkpoints, workdir, config, self.progress):
+            if self._begin_or_continue(workdir):
                 line.end(f"continuing from step {self.trainer.step:,}")
             self.first_step = self.trainer.step
             processes.decided(lambda: self._open_records(workdir))
@@ -162,11 +158,38 @@ class Run:
             self._close_checkpoints()
             raise
 
+    def _begin_or_continue(self, workdir: Path) -> bool:
+        """Whether the run continues from a checkpoint. A new run begins with one.
+
+        No file is changed before it is certain that the run can go on.
+        """
+        continues = processes.decided(lambda: bool(self.checkpoints.steps()))
+        if continues:
+            state, progress = self.checkpoints.restore(self.trainer.abstract_state())
+            check_same_data(workdir, progress, self.progress())
+            self.trainer.restore(state, progress)
+        else:
+            self.trainer.begin()
+        processes.decided(lambda: self._open_workdir(workdir, continues))
+        if not continues:
+            self.checkpoints.save(self.trainer.state, self.progress())
+        return continues
+
+    def _open_workdir(self, workdir: Path, continues: bool) -> None:
+        """Makes the first changes to the files of a work directory."""
+        if continues:
+            read_metrics(workdir / METRICS)  # damage is noticed before anything is changed
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_config(workdir, self.config)
+        record_launch(workdir)
+        if continues:
+            self.checkpoints.tidy()
+
     def _open_records(self, workdir: Path) -> None:
         self.records = Records(workdir, self.first_step, self.checkpoints, self.warn)
 
     def finish(self) -> tuple[Model, Evaluation]:
-        """Takes the steps that are left. Returns and raises: what `train` does."""
+        """Takes the remaining steps. Returns and raises what `train` does."""
         try:
             with processes.noticing_loss():
                 return self._finish()
@@ -208,7 +231,7 @@ class Run:
         return self._validation_loss() is not None
 
     def _validation_loss(self) -> float | None:
-        """That of the present step, if it is known."""
+        """The loss of the present step, None if it has not been evaluated."""
         return processes.decided(lambda: self.records.metric(self.trainer.step, VALIDATION_LOSS))
 
     def _record(self, metrics: dict[str, float]) -> None:
@@ -216,14 +239,14 @@ class Run:
         processes.decided(lambda: self.records.write(step, metrics))
 
     def _check_stop(self) -> None:
-        """Raises Stopped after the same step in all processes, of which any may have been asked."""
+        """Raises Stopped, after the same step in all processes, if any was asked to stop."""
         if not processes.several():
             self.stop.check()
         elif self.trainer.stop_agreed:
             raise self._stopped()
 
     def _stopped(self) -> Stopped:
-        """Because of a signal to this process or to another, whose name is not known."""
+        """The reason is a signal to this process or to another, whose name is not known."""
         return Stopped(self.stop.signal or "SIGTERM")
 
     def take_step(self) -> None:
@@ -269,11 +292,11 @@ class Run:
         self.line.show(f"evaluating {self.corpora.validation.origin}: {share:.0%}")
 
     def save(self, *, loss: float | None = None, patience: float = MOST_FAILED_SAVES - 1) -> None:
-        """Begins to save a checkpoint, when all metrics and the one before it are on the disk.
+        """Begins to save a checkpoint, when all metrics and the previous one are on the disk.
 
         Args:
           loss: validation loss of the present step, if known.
-          patience: how many saves in a row may have failed before.
+          patience: number of failed saves in a row to tolerate.
 
         Raises:
           FloatingPointError: a step or the state is not finite.
@@ -290,7 +313,7 @@ class Run:
         return self.trainer.position() | {"validation": self.corpora.validation.fingerprint}
 
     def _note_evaluation(self) -> None:
-        """Notes the loss of a checkpoint if a kill came after its metrics and before that note."""
+        """Notes a loss if the run was killed after logging it and before noting it."""
         loss = self._validation_loss()
         if loss is not None:
             self.checkpoints.save(self.trainer.state, self.progress(), loss=loss)
@@ -304,7 +327,7 @@ class Run:
         return self.checkpoints.describe_newest("last finite checkpoint")
 
     def warn(self, sentence: str) -> None:
-        """Leaves a warning standing on the screen."""
+        """Shows a warning that stays on the screen."""
         self.line.end(f"WARNING: {sentence}")
 
     def _summarize(self) -> None:
@@ -319,7 +342,7 @@ class Run:
     def close(self) -> None:
         """Closes files and threads, after which there is nothing to save.
 
-        What fails here is a warning, not to hide why the run failed.
+        A failure is only a warning here, so that it does not hide why the run failed.
         """
         self._close_checkpoints()
         if processes.is_primary():

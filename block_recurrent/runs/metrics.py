@@ -1,4 +1,4 @@
-"""Where metrics go: JSON lines in the work directory, and TensorBoard if it is installed."""
+"""Metrics: JSON lines in the work directory, and TensorBoard if it is installed."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from block_recurrent.runs.errors import CheckpointError
+from block_recurrent.runs.errors import RunError
 from block_recurrent.system.files import flush_to_disk, reason, write_whole
 
 METRICS = "metrics.jsonl"  # in the work directory
@@ -20,8 +20,8 @@ class MetricsFile:
     """Lines of JSON, each with the step it belongs to.
 
     Args:
-      path: of the file, created if need be.
-      step: the run continues after this step; later lines, written by a run that was cut off, are
+      path: the file, created if necessary.
+      step: the run continues after this step. Later lines, which a run wrote that was cut off, are
         removed.
     """
 
@@ -36,7 +36,7 @@ class MetricsFile:
         return self._last.get(name) if self._last and self._last["step"] == step else None
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Appends a line, unless it is the last one again; a whole one or, with an error, none."""
+        """Appends a line, unless it equals the last one. An error leaves no part of the line."""
         line = {"step": step, **metrics}
         if line != self._last:
             self._append(json.dumps(line) + "\n")
@@ -60,36 +60,56 @@ class MetricsFile:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """All whole lines of a metrics file; none if there is no file.
+    """All whole lines of a metrics file; none if there is no file. Raises: as `read_lines`."""
+    return [line for _, line in read_lines(Path(path))]
+
+
+def read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Every whole line of a metrics file with its place, "file:line"; none without a file.
 
     Raises:
-      CheckpointError: a line before the last is damaged.
+      RunError: a line is not a JSON object with a step.
     """
-    if not os.path.exists(path):
+    if not path.exists():
         return []
-    lines = Path(path).read_bytes().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith(b"\n")]
-    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(whole, 1)]
+    lines = path.read_bytes().split(b"\n")[:-1]  # the last one is still being written, or empty
+    places = [f"{path}:{number}" for number in range(1, len(lines) + 1)]
+    found = [(place, read_object(line, place)) for place, line in zip(places, lines, strict=True)]
+    for place, line in found:
+        number_in(line, "step", place)
+    return found
 
 
-def _parse(line: bytes, where: str) -> dict[str, Any]:
+def read_object(text: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in a text. Raises RunError, which begins with `where`, if it is none."""
     try:
-        metrics = json.loads(line)
-        metrics["step"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{where} is damaged ({error}): remove that line") from error
-    return metrics
+        value = json.loads(text)
+    except ValueError as error:  # also of other encodings
+        raise RunError(
+            f"{where}: not JSON ({reason(error)}); the file is damaged: mend or remove this line"
+        ) from error
+    if not isinstance(value, dict):
+        raise RunError(f"{where}: expected a JSON object, not {value!r}")
+    return value
+
+
+def number_in(line: Mapping[str, Any], name: str, where: str) -> float:
+    """A number in a JSON object. Raises RunError, which begins with `where`, if it is none."""
+    value = line.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RunError(f"{where}: {name!r} must be a number, not {value!r}")
+    return value
 
 
 class TensorBoard:
     """TensorBoard event files through tensorboardX; does nothing where that is not installed.
 
-    Nor does it after a failure: the metrics are in the metrics file as well.
+    After a failure it does nothing either, because the metrics file has all metrics as well.
 
     Args:
-      directory: of the event files.
+      directory: the folder for the event files.
       step: the run continues after this step; later points are hidden.
-      warn: takes a sentence about a failure.
+      warn: called with a warning about a failure.
     """
 
     def __init__(
@@ -101,7 +121,7 @@ class TensorBoard:
     ):
         self._directory, self._warn = Path(directory), warn
         self._writer, self._flushed = None, time.monotonic()
-        # Its own SummaryWriter works in a thread, and waits for ever where that has failed.
+        # The SummaryWriter of tensorboardX works in a thread, and hangs when that has failed.
         with contextlib.suppress(ImportError):
             from tensorboardX import record_writer, summary
             from tensorboardX.proto import event_pb2
@@ -109,7 +129,7 @@ class TensorBoard:
             self._protocol: Any = event_pb2
             self._scalar = summary.scalar
             name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}"
-            with self._giving_up():
+            with self._disabled_by_failure():
                 self._directory.mkdir(parents=True, exist_ok=True)
                 self._writer = record_writer.RecordWriter(os.fspath(self._directory / name))
                 self._add(file_version="brain.Event:2")
@@ -118,7 +138,7 @@ class TensorBoard:
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes each number under its name."""
         if self._writer is not None:
-            with self._giving_up():
+            with self._disabled_by_failure():
                 for name, value in metrics.items():
                     self._add(step=step, summary=self._scalar(name, value))
             if time.monotonic() - self._flushed > FLUSH_SECONDS:
@@ -133,11 +153,11 @@ class TensorBoard:
         """Returns when all metrics are on the disk."""
         self._flushed = time.monotonic()
         if self._writer is not None:
-            with self._giving_up():
+            with self._disabled_by_failure():
                 self._writer.flush()
 
     @contextlib.contextmanager
-    def _giving_up(self) -> Iterator[None]:
+    def _disabled_by_failure(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -145,7 +165,7 @@ class TensorBoard:
                 with contextlib.suppress(OSError):
                     self._writer.close()
             self._writer = None
-            self._warn(f"TensorBoard gets no more figures: {self._directory} ({reason(error)})")
+            self._warn(f"TensorBoard gets no more metrics: {self._directory} ({reason(error)})")
 
     def close(self) -> None:
         """Flushes and closes the file."""

@@ -1,37 +1,29 @@
-"""What the work directories of finished and unfinished runs hold, read for the paper's tables."""
+"""The records of finished and unfinished runs, read from their work directories for the tables."""
 
 import functools
-import json
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from block_recurrent import gin_files
-from block_recurrent.config import AnyModelConfig, ConfigError, ExperimentConfig
+from block_recurrent.config import AnyModelConfig, ExperimentConfig
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.runs import workdir
-from block_recurrent.runs.metrics import METRICS
+from block_recurrent.runs.errors import RunError, SelectionError
+from block_recurrent.runs.metrics import METRICS, number_in, read_lines, read_object
 from block_recurrent.training.build import abstract_model
 from block_recurrent.training.evaluation import Evaluation
 
 SUMS = Evaluation._fields
 
 
-class RunError(ValueError):
-    """A work directory that cannot be read as a run; the message says which file and line."""
-
-
-class SelectionError(RunError, ConfigError):
-    """Runs that do not go together, or not with the other options; the message says which."""
-
-
 class Point(NamedTuple):
-    """Validation figures on the way.
+    """An evaluation during training.
 
     Attributes:
       step: steps taken.
-      tokens_seen: training targets up to the last line of metrics that is not after this step.
+      tokens_seen: training targets in the lines of metrics up to this step.
       evaluation: sums over the validation documents.
     """
 
@@ -41,13 +33,13 @@ class Point(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """What `experiments/evaluate.py` left in a work directory.
+    """The result of `evaluate.py` in a work directory.
 
     Attributes:
-      step: of the checkpoint.
-      corpus: its name.
-      documents: how many were scored.
-      evaluation: sums over them.
+      step: the checkpoint's step.
+      corpus: name of the corpus.
+      documents: number of documents scored.
+      evaluation: sums over these documents.
     """
 
     step: int
@@ -57,15 +49,15 @@ class Scored(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A run, finished or not.
+    """The records of a run, finished or not.
 
     Attributes:
-      workdir: where it is.
-      config: its configuration.
-      points: its validation figures, by step.
-      step: of the last line of metrics, 0 without any.
-      tokens_seen: training targets up to there.
-      tokens_per_second: median over the lines of training; None without any.
+      workdir: the run's directory.
+      config: the run's configuration.
+      points: evaluations during training, by step.
+      step: step of the last line of metrics, 0 without lines.
+      tokens_seen: training targets up to that step.
+      tokens_per_second: median over the lines of training; None without lines.
       scored: later evaluations on the run's own corpus, by split.
     """
 
@@ -120,55 +112,22 @@ def read_run(directory: Path) -> Run:
     config = gin_files.load([workdir.config_file(directory)])
     points, speeds, step, tokens = [], [], 0, 0
     for where, line in read_lines(directory / METRICS):
-        step = int(_number(line, "step", where))
+        step = int(number_in(line, "step", where))
         if "validation/nats" in line:
             points.append(Point(step, tokens, _evaluation(line, where, "validation/")))
         else:
-            tokens += round(_number(line, "targets", where))
+            tokens += round(number_in(line, "targets", where))
             if "tokens_per_second" in line:  # else no step was timed
-                speeds.append(_number(line, "tokens_per_second", where))
+                speeds.append(number_in(line, "tokens_per_second", where))
     speed = statistics.median(speeds) if speeds else None
     return Run(directory, config, tuple(points), step, tokens, speed, _scored(directory, config))
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every whole line of a file of JSON lines, after its `file:line`; none without a file.
-
-    Raises:
-      RunError: a line is no JSON object.
-    """
-    if path.exists():
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-        # What follows the last line end is still being written.
-        for number, line in enumerate(lines[:-1], 1):
-            yield f"{path}:{number}", _object(line, f"{path}:{number}")
-
-
-def _object(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RunError(
-            f"{where}: no JSON ({error.msg}, column {error.colno}); the file is damaged: mend or "
-            "remove this line, or leave the run out"
-        ) from error
-    if not isinstance(value, dict):
-        raise RunError(f"{where}: expected a JSON object, not {value!r}; leave the run out")
-    return value
-
-
-def _number(line: Mapping[str, Any], name: str, where: str) -> float:
-    value = line.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise RunError(f"{where}: {name!r} must be a number, not {value!r}; leave the run out")
-    return value
-
-
 def _evaluation(line: Mapping[str, Any], where: str, prefix: str = "") -> Evaluation:
-    nats, *counts = (_number(line, prefix + name, where) for name in SUMS)
+    nats, *counts = (number_in(line, prefix + name, where) for name in SUMS)
     evaluation = Evaluation(nats, *map(int, counts))
     if min(evaluation.tokens, evaluation.bytes) < 1:
-        raise RunError(f"{where}: an evaluation of nothing ({line}); leave the run out")
+        raise RunError(f"{where}: an evaluation of no tokens ({line})")
     return evaluation
 
 
@@ -178,9 +137,9 @@ def _scored(directory: Path, config: ExperimentConfig) -> dict[str, Scored]:
     for split in ("validation", "test"):
         path = directory / f"evaluation_{split}.json"
         if path.exists():
-            line = _object(path.read_text(encoding="utf-8", errors="replace"), str(path))
+            line = read_object(path.read_bytes(), str(path))
             step, documents = (
-                int(_number(line, name, str(path))) for name in ("step", "documents")
+                int(number_in(line, name, str(path))) for name in ("step", "documents")
             )
             if line.get("corpus") == config.data.corpus_name:
                 evaluation = _evaluation(line, str(path))

@@ -1,32 +1,40 @@
-"""The metrics of a run, wherever they go, and the summary of what it did."""
+"""What a run records besides checkpoints: its launches, its metrics, and how it ended."""
 
 import contextlib
+import importlib.metadata
 import json
+import platform
+import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.errors import SaveFailed
 from block_recurrent.runs.metrics import METRICS, MetricsFile, TensorBoard
 from block_recurrent.system.files import reason, write_whole
 
-SUMMARY = "summary.json"
+LAUNCHES, SUMMARY = "launches.jsonl", "summary.json"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "block_recurrent")
 
 
 class Records:
     """The metrics of a run that continues after a step.
 
     Args:
-      workdir: of the run.
-      step: metrics of later ones are removed.
-      checkpoints: of the run.
-      warn: takes a sentence about what failed and does not end the run.
+      workdir: the run's directory.
+      step: metrics of later steps are removed.
+      checkpoints: the run's checkpoints.
+      warn: called with a warning about a failure that does not end the run.
 
     Raises:
-      SaveFailed: the metrics before the step cannot be written anew.
-      CheckpointError: they are damaged.
+      SaveFailed: the metrics file cannot be written.
+      RunError: it is damaged.
     """
 
     def __init__(
@@ -45,7 +53,7 @@ class Records:
         return self._metrics.metric(step, name)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes metrics wherever they go.
+        """Writes metrics to the file and to TensorBoard.
 
         Raises:
           SaveFailed: they cannot be written.
@@ -53,7 +61,7 @@ class Records:
         try:
             self._metrics.write(step, metrics)
         except OSError:
-            self._checkpoints.settle()  # what is being saved may have taken all room for a while
+            self._checkpoints.settle()  # a save in progress may use all space for a while
             with self._writing(step):
                 self._metrics.write(step, metrics)
         self._board.write(step, metrics)
@@ -70,7 +78,7 @@ class Records:
             ) from error
 
     def flush(self) -> None:
-        """Returns when all metrics are on the disk; that they are not is a warning."""
+        """Returns when all metrics are on the disk. A failure is only a warning."""
         self._board.flush()
         try:
             self._metrics.flush()
@@ -78,12 +86,12 @@ class Records:
             self._warn(f"figures may be lost: {self._workdir / METRICS} ({reason(error)})")
 
     def summarize(self, outcome: str, step: int, times: Mapping[str, Any]) -> None:
-        """Writes `summary.json`, if it can be written.
+        """Writes `summary.json`, if possible.
 
         Args:
           outcome: how the run ended.
-          step: how many have been taken.
-          times: where the time went, as JSON values.
+          step: number of steps taken.
+          times: JSON values that say where the time went.
         """
         summary = {
             "outcome": outcome,
@@ -100,3 +108,36 @@ class Records:
     def close(self) -> None:
         """Closes the files."""
         self._board.close()
+
+
+def record_launch(workdir: Path) -> None:
+    """Appends to `launches.jsonl` what is running: command, versions, commit and devices."""
+    launch = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": shlex.join(sys.argv),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "host": {"system": platform.platform(), "name": platform.node()},
+    }
+    with (workdir / LAUNCHES).open("a") as file:
+        file.write(json.dumps(launch) + "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the program's own repository, marked where files differ from it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    command += ["--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

@@ -15,16 +15,17 @@ import pytest
 from flax import nnx
 
 from block_recurrent import LanguageModel, gin_files
-from block_recurrent.command_line import failures
+from block_recurrent.command_line import failures, generated_text
 from block_recurrent.command_line import main as command
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.main import PROGRAMS
 from block_recurrent.config import ConfigError
-from block_recurrent.data import DataError
-from block_recurrent.runs import continuation
+from block_recurrent.data import DataError, make_tokenizer
 from block_recurrent.runs.errors import CheckpointError, SaveFailed, WorkdirInUse
 from block_recurrent.runs.reading import RunError, SelectionError
+from block_recurrent.runs.trained import TrainedModel
 from block_recurrent.system.devices import DeviceMissing, check_device
+from block_recurrent.system.extras import MissingPackage
 from block_recurrent.system.signals import Stopped
 from experiments import generate, table1, train
 from tests import programs
@@ -43,6 +44,7 @@ KNOWN = {
     FloatingPointError("loss (nan nats)"): 5,
     MemoryError("out of memory: so"): 6,
     DeviceMissing("not there"): 7,
+    MissingPackage("needs x: pip install 'block_recurrent[data]'"): 2,
 }
 UNKNOWN = [KeyError("x"), ValueError("x"), RuntimeError("x"), AssertionError()]
 
@@ -191,7 +193,8 @@ def test_generation_that_needs_too_much_names_the_samples(tmp_path, capsys, monk
     config = gin_files.load(["sizes/tiny.gin"], flags)
     (tmp_path / "config.gin").write_text(gin_files.to_gin(config))
     model = LanguageModel(config.model, rngs=nnx.Rngs(0))
-    monkeypatch.setattr(continuation, "restore_model", lambda *_: (1, model))
+    trained = TrainedModel(model, config, make_tokenizer(config.data), step=1)
+    monkeypatch.setattr(generated_text, "load", lambda *_, **__: trained)
     (tmp_path / "prompt").write_text("x")
     words = [f"--workdir={tmp_path}", f"--prompt={tmp_path / 'prompt'}", f"--samples={10**13}"]
     assert generate.main(words) == 6

@@ -35,7 +35,7 @@ def start(program: str, words: Sequence[object], processes: int) -> list[subproc
     ]
 
 
-def finish(started: Sequence[subprocess.Popen], seconds: float = 240) -> list[Ended]:
+def finish(started: Sequence[subprocess.Popen], seconds: float = 400) -> list[Ended]:
     """Waits for all processes; kills them when that takes too long."""
     try:
         outputs = [process.communicate(timeout=seconds) for process in started]

@@ -49,7 +49,9 @@ def other(messages, index, work, after=0.0):
         time.sleep(after)
         processes.report("saving", work)
 
-    threading.Thread(target=run).start()
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
 
 
 def fail(error):
@@ -83,17 +85,27 @@ def test_all_are_heard_before_the_first_failure_is_raised(messages):
     assert done == [2, 3]
 
 
-def test_nobody_is_waited_for_longer_than_said(messages):
+def test_who_waited_in_vain_says_less_than_who_failed(messages):
     other(messages, 1, lambda: None)
+    other(messages, 2, lambda: fail(OSError(28, "No space left on device")))
+    with pytest.raises(RuntimeError, match="^process 2: No space left on device$"):
+        processes.reports("saving", lambda: fail(TimeoutError("timed out")), 10)
+
+
+def test_nobody_is_waited_for_longer_than_said(messages):
+    other(messages, 1, lambda: None).join()
     with pytest.raises(processes.ProcessLost, match="saving/2"):
         processes.reports("saving", lambda: None, 0.1)
 
 
-def test_a_loss_that_the_program_notices_ends_the_waiting(messages):
+@pytest.mark.parametrize("work", [lambda: None, threading.Event().wait])
+def test_a_loss_that_the_program_notices_ends_the_waiting(work, messages):
+    """For the others, and for this process's own work, which may wait for them."""
+
     def notice():
         with pytest.raises(RuntimeError), processes.noticing_loss():
             raise RuntimeError("Gloo all-reduce failed: Connection reset by peer")
 
     threading.Timer(0.1, notice).start()
     with pytest.raises(processes.ProcessLost):
-        processes.reports("saving", lambda: None, 60)
+        processes.reports("saving", work, 60)

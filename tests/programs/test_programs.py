@@ -14,13 +14,13 @@ import pytest
 
 import block_recurrent
 from block_recurrent import gin_files
+from block_recurrent.command_line.generated_text import Stream, read_prompt, text_after
 from block_recurrent.data import ByteTokenizer
 from block_recurrent.model.parameters import count_parameters
-from block_recurrent.runs import workdir
+from block_recurrent.runs import identity
 from block_recurrent.runs.checkpoints import Checkpoints
-from block_recurrent.runs.continuation import Stream, read_prompt, text_after
 from block_recurrent.runs.metrics import read_metrics
-from block_recurrent.runs.trained_model import restore_model
+from block_recurrent.runs.trained import load
 from experiments import evaluate, generate, train
 from tests.programs import PROGRAMS
 from tests.soak import processes
@@ -95,7 +95,7 @@ def test_evaluation_finds_the_figures_of_training(trained, capsys):
 
 def test_only_parameters_are_kept_of_a_checkpoint_that_is_scored(trained):
     before = jax.live_arrays()
-    _, model = restore_model(trained, gin_files.load([trained / "config.gin"]))
+    model = load(trained).model
     known = set(map(id, before))
     added = [array for array in jax.live_arrays() if id(array) not in known]
     assert sum(array.size for array in added) == count_parameters(model)
@@ -163,7 +163,7 @@ def test_the_segment_length_matters_where_states_are_cleared(folder, tmp_path):
         config = gin_files.load([folder / "tiny.gin"], bindings)
         (tmp_path / "config.gin").write_text(gin_files.to_gin(config))
         longer = gin_files.load([folder / "tiny.gin"], [*bindings, "data.segment_length=32"])
-        assert bool(workdir.other_settings(tmp_path, longer)) == clear
+        assert bool(identity.other_settings(tmp_path, longer)) == clear
 
 
 def test_how_batches_are_cut_and_where_files_lie_is_no_other_setting(
@@ -200,9 +200,10 @@ def test_a_checkpoint_is_chosen(trained, tmp_path, capsys):
 
 def test_the_best_checkpoint_is_there_after_an_evaluation_only(trained, tmp_path, capsys):
     workdir = shutil.copytree(trained, tmp_path / "run")
-    (workdir / "checkpoints/best.json").unlink()
+    for path in workdir.glob("checkpoints/*/loss.json"):
+        path.unlink()
     assert evaluate.main([f"--workdir={workdir}", "--checkpoint=best"]) == 4
-    assert f"there is no best checkpoint in {workdir} yet" in capsys.readouterr().err
+    assert f"no checkpoint in {workdir} has a validation loss" in capsys.readouterr().err
 
 
 def test_the_prompt_begins_a_document(tmp_path):
@@ -317,6 +318,7 @@ def test_no_module_imports_tensorflow(tmp_path):
         f"experiments.{path.stem}" for path in PROGRAMS.glob("*.py")
     ]
     assert "block_recurrent.runs.checkpoints" in modules and "experiments.train" in modules
-    code = f"import sys, {', '.join(modules)}; sys.exit('tensorflow' in sys.modules)"
+    light = "import sys, block_recurrent; assert 'orbax' not in sys.modules"
+    code = f"{light}; import {', '.join(modules)}; sys.exit('tensorflow' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{PROGRAMS.parent}"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)

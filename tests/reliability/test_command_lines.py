@@ -184,7 +184,7 @@ def test_a_process_says_so_at_once(line, tmp_path):
     command = [sys.executable, str(PROGRAMS / f"{program}.py"), *words]
     environment = os.environ | {"PYTHONPATH": str(PROGRAMS.parent)}
     ended = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert ended.returncode == 2 and ended.stdout == ""
     assert PROCESSES[line] in ended.stderr and "Traceback" not in ended.stderr

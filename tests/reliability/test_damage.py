@@ -10,10 +10,11 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from block_recurrent.runs import array_file, checkpoint_folder
-from block_recurrent.runs.checkpoint_folder import check_folder
+from block_recurrent.model.parameters import named_parameters
+from block_recurrent.runs import seal as seal_module
 from block_recurrent.runs.checkpoints import CheckpointError, Checkpoints, read_parameters
 from block_recurrent.runs.errors import Damaged
+from block_recurrent.runs.seal import UNSEALED, check_seal
 from block_recurrent.system.digests import seal, unseal
 from block_recurrent.training import TrainState
 from tests import quick_runs
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
 POSITION = {"lanes": [[3, 40], None], "seed": 1}
 OLD, NEW = 3, 12
-FILES = {"parameters.safetensors", "training.safetensors", "checkpoint.json"}
+ORBAX_WRITES_LAST = {"_CHECKPOINT_METADATA", "commit_success.txt"}
 
 
 @functools.cache
@@ -75,6 +76,13 @@ def write(path: Path, content: bytes | None) -> None:
         path.write_bytes(content)
 
 
+def sealed_files(folder: Path) -> list[Path]:
+    """Every file whose damage must be noticed; the seal is one of them."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    harmless = {folder / name for name in UNSEALED - {"seal.json"}}
+    return [path for path in paths if path not in harmless]
+
+
 def assert_the_older_one_serves(directory: Path, path: Path) -> None:
     warnings = []
     store = Checkpoints(directory, warn=warnings.append)
@@ -91,22 +99,20 @@ def test_damage_of_any_file_is_noticed_and_the_checkpoint_before_is_used(damage,
     damage_every_file(saved, damage)
 
 
-@pytest.mark.parametrize("name", ["cut in half", "bits flipped"])
-def test_damage_is_noticed_where_files_are_read_in_pieces(name, saved, monkeypatch):
-    monkeypatch.setattr(array_file, "AT_ONCE", 200)
-    damage_every_file(saved, lambda content: DAMAGES[name](content)[:1])
-
-
 def damage_every_file(saved: Path, damage: Callable[[bytes], list[bytes | None]]) -> None:
-    paths = [path for path in (saved / str(NEW)).rglob("*") if path.is_file()]
-    assert {path.relative_to(saved / str(NEW)).as_posix() for path in paths} == FILES
+    paths = sealed_files(saved / str(NEW))
+    names = {path.relative_to(saved / str(NEW)).parts[0] for path in paths}
+    assert names == {"parameters", "training", "progress", "seal.json"}
     for path in paths:
         content = path.read_bytes()
         for damaged in damage(content):
-            assert damaged != content
             write(path, damaged)
-            assert_the_older_one_serves(saved, path)
+            with pytest.raises(Damaged, match=str(path)):
+                check_seal(saved / str(NEW))
         path.write_bytes(content)
+    write(path, damage(content)[0])
+    assert_the_older_one_serves(saved, path)
+    path.write_bytes(content)
     assert_equal(Checkpoints(saved).restore(initial())[0], trained(NEW))
 
 
@@ -118,41 +124,68 @@ def test_an_added_file_is_noticed(name, saved):
     path.unlink()
 
 
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("name", sorted(ORBAX_WRITES_LAST))
+def test_damage_of_what_orbax_writes_after_the_seal_is_harmless(name, damage, saved):
+    path = saved / str(NEW) / name
+    content = path.read_bytes()
+    for damaged in damage(content):
+        write(path, damaged)
+        state, progress = Checkpoints(saved).restore(initial())
+        assert_equal(state, trained(NEW))
+        assert progress == {**POSITION, "step": NEW}
+        assert_equal(read_parameters(saved), named_parameters(trained(NEW).model))
+    path.write_bytes(content)
+
+
 def test_every_flipped_bit_is_noticed(saved):
     folder, rng, noticed = saved / str(NEW), random.Random(1), 0
-    for path in [path for path in folder.rglob("*") if path.is_file()]:
+    for path in sealed_files(folder):
         content = path.read_bytes()
-        for position in range(rng.randrange(31), len(content), max(31, len(content) // 100)):
+        for position in range(rng.randrange(31), len(content), max(31, len(content) // 40)):
             path.write_bytes(flip(content, position, rng.randrange(8)))
             with pytest.raises(Damaged, match=str(path)):
-                check_folder(folder)
+                check_seal(folder)
             noticed += 1
         path.write_bytes(content)
-    check_folder(folder)
+    check_seal(folder)
     assert noticed > 200
 
 
-@pytest.mark.parametrize("name", ["parameters.safetensors", "training.safetensors"])
-def test_arrays_of_another_checkpoint_are_noticed(name, saved, tmp_path):
-    """Files of the same names, sizes and headers, with other numbers."""
+def test_every_process_checks_a_part_and_together_they_check_all(saved):
+    folder, noticed = saved / str(NEW), 0
+    for path in sealed_files(folder):
+        content = path.read_bytes()
+        if path.name == "seal.json" or not content:
+            continue
+        path.write_bytes(flip(content, len(content) // 2, 3))
+        for part in range(3):
+            try:
+                check_seal(folder, part, 3)
+            except Damaged:
+                noticed += 1
+        path.write_bytes(content)
+    assert noticed == len(sealed_files(folder)) - 1
+
+
+@pytest.mark.parametrize("name", ["parameters", "training", "progress"])
+def test_files_of_another_checkpoint_are_noticed(name, saved, tmp_path):
     directory = tmp_path / "checkpoints"
     shutil.copytree(saved, directory)
-    other = Checkpoints(tmp_path / "other")
-    other.save(random_like(trained(NEW), seed=5)._replace(step=jnp.int32(NEW)), POSITION)
-    other.close()
-    path = directory / str(NEW) / name
-    shutil.copy(other.directory / str(NEW) / name, path)
-    assert_the_older_one_serves(directory, Path(f"in {path} is not the one"))
+    folder = directory / str(NEW) / name
+    shutil.rmtree(folder)
+    shutil.copytree(saved / str(OLD) / name, folder)
+    assert_the_older_one_serves(directory, folder)
 
 
 def test_parameters_alone_are_checked_in_the_same_way(saved, tmp_path):
     directory = tmp_path / "checkpoints"
     shutil.copytree(saved, directory)
-    (directory / str(NEW) / "training.safetensors").write_bytes(b"")
-    with pytest.warns(UserWarning, match=f"checkpoint {NEW} is damaged.*training.safetensors"):
+    (directory / str(NEW) / "training/manifest.ocdbt").write_bytes(b"")
+    with pytest.warns(UserWarning, match=f"checkpoint {NEW} is damaged.*manifest.ocdbt"):
         arrays = read_parameters(directory)
     assert_equal(arrays, read_parameters(directory, OLD))
-    with pytest.raises(CheckpointError, match="training.safetensors"):
+    with pytest.raises(CheckpointError, match="manifest.ocdbt"):
         read_parameters(directory, NEW)
     warnings = []
     assert Checkpoints(directory, warn=warnings.append).restore_parameters(initial().model)[0] == 3
@@ -162,26 +195,27 @@ def test_parameters_alone_are_checked_in_the_same_way(saved, tmp_path):
 @pytest.mark.parametrize("known", [False, True])
 def test_what_cannot_be_read_at_present_is_not_damaged(known, saved, monkeypatch):
     """As where a process has too many files open: nothing is set aside, and the start ends."""
-    contents = checkpoint_folder.read_contents(saved / str(NEW))
+    files = seal_module.read_seal(saved / str(NEW))
     if known:
-        monkeypatch.setattr(checkpoint_folder, "read_contents", lambda folder: contents)
+        monkeypatch.setattr(seal_module, "read_seal", lambda folder: files)
+        monkeypatch.setattr(seal_module, "_files_in", lambda folder: list(files))
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
     try:
         with pytest.raises(CheckpointError, match="Too many open files") as caught:
-            check_folder(saved / str(NEW))
+            check_seal(saved / str(NEW))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert not isinstance(caught.value, Damaged)
 
 
 def test_a_checkpoint_of_another_format_is_not_read(saved):
-    path = saved / str(NEW) / "checkpoint.json"
+    path = saved / str(NEW) / "seal.json"
     content = path.read_bytes()
     listed = unseal(content)
     path.write_text(seal(listed | {"format": 99}))
     before = tree_of(saved)
-    with pytest.raises(CheckpointError, match=f"{path} is of format 99, .* writes 1") as caught:
+    with pytest.raises(CheckpointError, match=f"{path} has format 99") as caught:
         Checkpoints(saved).restore(initial())
     assert not isinstance(caught.value, Damaged) and tree_of(saved) == before
     path.write_bytes(content)
@@ -191,10 +225,10 @@ def test_every_damaged_checkpoint_is_named(saved, tmp_path):
     directory = tmp_path / "checkpoints"
     shutil.copytree(saved, directory)
     shutil.copytree(saved / str(OLD), directory / "2")
-    path = directory / "2/checkpoint.json"
-    path.write_text(seal(unseal(path.read_bytes()) | {"name": "2"}))
+    path = directory / "2/seal.json"
+    path.write_text(seal(unseal(path.read_bytes()) | {"step": 2}))
     for step in (OLD, NEW):
-        (directory / str(step) / "training.safetensors").unlink()
+        (directory / str(step) / "training/manifest.ocdbt").unlink()
     before, warnings = tree_of(directory), []
     store = Checkpoints(directory, warn=warnings.append)
     store.restore(initial())
@@ -214,7 +248,7 @@ def test_a_run_goes_on_from_the_checkpoint_before(tmp_path, monkeypatch, capsys)
     assert before == [1, 2, 3, 4, 5, 6, 6]
     kept, last = (checkpoint(workdir, step) for step in SAVED)
     whole = tree_of(kept)
-    (last / "checkpoint.json").write_text("{}")
+    (last / "seal.json").write_text("{}")
     damaged = tree_of(last)
     capsys.readouterr()
     steps.batches.clear()
@@ -223,7 +257,7 @@ def test_a_run_goes_on_from_the_checkpoint_before(tmp_path, monkeypatch, capsys)
     assert run(inputs, workdir) == 0
     errors = capsys.readouterr().err
     (warning,) = warnings_in(errors)
-    assert f"checkpoint {STEPS} is damaged" in warning and "checkpoint.json" in warning
+    assert f"checkpoint {STEPS} is damaged" in warning and "seal.json" in warning
     assert "continuing from step 4" in errors
     assert seen["logged"] == [1, 2, 3, 4] and f"checkpoints/damaged-{STEPS}" in seen["names"]
     assert logged_steps(workdir) == before

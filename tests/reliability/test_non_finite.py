@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from block_recurrent.config import (
+    AdamWConfig,
     DataConfig,
     ExperimentConfig,
     ModelConfig,
-    OptimizerConfig,
     TrainingConfig,
 )
 from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
@@ -22,7 +22,7 @@ from block_recurrent.gin_files import to_gin
 from block_recurrent.model.parameters import named_parameters, replace_parameters
 from block_recurrent.runs import loop
 from block_recurrent.runs.checkpoints import Checkpoints
-from block_recurrent.runs.loop import Run
+from block_recurrent.runs.loop import TrainingLoop
 from block_recurrent.runs.metrics import read_metrics
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import Stopped
@@ -39,7 +39,7 @@ SEGMENT = 2 * SIZES["window"]
 CONFIG = ExperimentConfig(
     model=ModelConfig(**SIZES, vocab_size=256, num_layers=1, recurrent_layers=(0,)),
     data=DataConfig(batch_size=1, segment_length=SEGMENT),
-    optimizer=OptimizerConfig(name="adamw", learning_rate=1e-3, warmup_steps=1),
+    optimizer=AdamWConfig(learning_rate=1e-3, warmup_steps=1),
     training=TrainingConfig(num_steps=6, log_every=1, evaluate_every=100, checkpoint_every=2),
 )
 SKIP = dataclasses.replace(CONFIG.training, non_finite="skip")
@@ -71,10 +71,10 @@ def corpora(*texts: str) -> Corpora:
     return Corpora(*(tokenize(corpus, ByteTokenizer()) for corpus in both))
 
 
-def start(workdir, data: Corpora, *, skip: bool = False, **training) -> Run:
+def start(workdir, data: Corpora, *, skip: bool = False, **training) -> TrainingLoop:
     chosen = dataclasses.replace(SKIP if skip else CONFIG.training, **training)
     config = dataclasses.replace(CONFIG, training=chosen)
-    return Run(config, workdir, data, ProgressLine(quiet=True))
+    return TrainingLoop(config, workdir, data, ProgressLine(quiet=True))
 
 
 def replace(trainer: Trainer, **arrays) -> None:
@@ -84,7 +84,7 @@ def replace(trainer: Trainer, **arrays) -> None:
     trainer.state = trainer.state._replace(model=replace_parameters(model, named))
 
 
-def overflow_on_rare(run: Run, size: float = 1e30, scale: float = 1.0) -> None:
+def overflow_on_rare(run: TrainingLoop, size: float = 1e30, scale: float = 1.0) -> None:
     """Makes steps with RARE among the targets overflow, all parameters being finite.
 
     The logit of RARE is hugely negative everywhere: its gradient, as a target, has an infinite

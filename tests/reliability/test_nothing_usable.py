@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -18,7 +17,7 @@ from tests.quick_runs import SAVED, STEPS, Steps, checkpoint, logged_steps, run,
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
 WRONG_CONFIG, WRONG_CHECKPOINTS = 2, 4
-SECONDS = 60  # within the test suite, on a machine that does other things as well
+LIMIT = 300  # seconds, on a busy machine; alone it takes 3
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +41,13 @@ def checkpoints_become(pattern: str):
 
 def damage_all(workdir: Path) -> None:
     for step in SAVED:
-        path = checkpoint(workdir, step) / "checkpoint.json"
+        path = checkpoint(workdir, step) / "seal.json"
         path.write_bytes(path.read_bytes()[:-1])
+
+
+def half_remove(workdir: Path) -> None:
+    for step in SAVED:
+        (checkpoint(workdir, step) / "parameters/manifest.ocdbt").unlink()
 
 
 def foreign_checkpoints(workdir: Path) -> None:
@@ -88,14 +92,14 @@ def config_becomes(change):
 AFRESH = "choose another "
 DAMAGES = {
     "only temporaries": (
-        checkpoints_become(".saving-{}"),
+        checkpoints_become("{}.orbax-checkpoint-tmp"),
         WRONG_CHECKPOINTS,
-        [".saving-4", ".saving-6", "not new"],
+        ["4.orbax-checkpoint-tmp", "6.orbax-checkpoint-tmp", "not new"],
     ),
     "only half-removed ones": (
-        checkpoints_become(".removing-{}"),
+        half_remove,
         WRONG_CHECKPOINTS,
-        [".removing-4", "not new"],
+        ["6/parameters/manifest.ocdbt is missing", "damaged", "Nothing was changed"],
     ),
     "only damaged ones set aside": (
         checkpoints_become("damaged-{}"),
@@ -105,7 +109,7 @@ DAMAGES = {
     "all damaged": (
         damage_all,
         WRONG_CHECKPOINTS,
-        ["4/checkpoint.json", "6/checkpoint.json", "damaged", "Nothing was changed"],
+        ["4/seal.json", "6/seal.json", "damaged", "Nothing was changed"],
     ),
     "checkpoints deleted": (
         lambda workdir: shutil.rmtree(workdir / "checkpoints"),
@@ -166,7 +170,7 @@ def test_nor_does_a_run_whose_figures_are_damaged(inputs, tmp_path, steps, capsy
     path.write_bytes(b"\0" + path.read_bytes())
     before = tree_of(tmp_path)
     assert run(inputs, workdir, f"--gin.training.num_steps={STEPS + 4}") == WRONG_CHECKPOINTS
-    assert f"{path}, line 1 is damaged" in capsys.readouterr().err
+    assert f"{path}:1: not JSON" in capsys.readouterr().err
     assert tree_of(tmp_path) == before and steps.batches == {}
 
 
@@ -174,7 +178,7 @@ OTHERS = {
     "another configuration": ([], ["mlp_size = 8, now 24"], WRONG_CONFIG),
     "another model under this configuration": (
         [another_models_checkpoints],
-        ["of another model", "in the checkpoint"],
+        ["another model", "in the checkpoint"],
         WRONG_CHECKPOINTS,
     ),
 }
@@ -214,28 +218,22 @@ def test_a_program_that_cannot_go_on_says_so_quickly(inputs, tmp_path):
     before = tree_of(tmp_path)
     command = [sys.executable, train.__file__]
     arguments = [f"--gin_file={inputs / 'tiny.gin'}", f"--workdir={workdir}"]
-    begin = time.monotonic()
     ended = subprocess.run(
-        [*command, *arguments], timeout=SECONDS, capture_output=True, env=os.environ
+        [*command, *arguments], timeout=LIMIT, capture_output=True, env=os.environ
     )
-    print(f"{time.monotonic() - begin:.1f} s")
     assert ended.returncode == WRONG_CHECKPOINTS
     errors = ended.stderr.decode()
     assert "all checkpoints in" in errors and "Traceback" not in errors
     assert tree_of(tmp_path) == before
 
 
-FIRST = ("parameters.safetensors", "training.safetensors")
-
-
 @pytest.mark.parametrize("logged", [0, 3])
 def test_a_run_killed_before_its_first_checkpoint_begins_again(logged, inputs, tmp_path, steps):
     """Its first steps may have been logged meanwhile: the checkpoint is written behind them."""
     workdir = tmp_path / "run"
-    saving = workdir / "checkpoints/.saving-0"
+    saving = workdir / "checkpoints/0.orbax-checkpoint-tmp"
     saving.mkdir(parents=True)
-    for name in FIRST:
-        (saving / name).write_bytes(b"half")
+    (saving / "half").write_bytes(b"half")
     shutil.copy(inputs / "finished/config.gin", workdir)
     lines = (inputs / "finished/metrics.jsonl").read_text().splitlines(keepends=True)
     (workdir / "metrics.jsonl").write_text("".join(lines[:logged]))

@@ -37,12 +37,14 @@ def object_store() -> Iterator[str]:
     )
     try:
         put = urllib.request.Request(f"{address}/runs", method="PUT")
-        for _ in range(300):
+        end = time.monotonic() + 300
+        while True:
             try:
-                urllib.request.urlopen(put, timeout=5).close()
+                urllib.request.urlopen(put, timeout=60).close()
                 break
             except urllib.error.URLError:
-                time.sleep(0.1)
+                assert time.monotonic() < end and server.poll() is None
+                time.sleep(0.05)
         yield address
     finally:
         server.kill()
@@ -80,7 +82,8 @@ def test_what_was_saved_comes_back_on_another_machine(tmp_path, url):
 
 def test_a_damaged_object_is_noticed_and_the_one_before_it_taken(tmp_path, url):
     save(tmp_path / "here", url, 1, 2)
-    bucket, name = Bucket(url), "2/parameters.safetensors"
+    bucket = Bucket(url)
+    name = max(bucket.names(), key=lambda name: name.startswith("2/parameters/d/"))
     content = bytearray(bucket.read(name) or b"")
     content[-3] ^= 1
     bucket.write(name, bytes(content))
@@ -99,7 +102,7 @@ def test_a_damaged_object_is_noticed_and_the_one_before_it_taken(tmp_path, url):
 def test_what_was_being_written_or_removed_is_no_checkpoint(tmp_path, url):
     save(tmp_path / "here", url, 1, 2)
     bucket = Bucket(url)
-    bucket._delete("2/checkpoint.json")  # as far as an upload, or a removal, had come
+    bucket._delete("2/seal.json")  # as far as an upload, or a removal, had come
     assert bucket.steps() == [1]
     there = Checkpoints(tmp_path / "there", bucket=bucket)
     assert_equal(there.restore(initial())[0], trained(step=1))
@@ -143,14 +146,6 @@ def test_what_could_not_be_copied_is_copied_with_the_next_and_nothing_is_lost(tm
     assert bucket.steps() == [4, 5]
 
 
-def test_large_files_are_copied_in_parts(tmp_path, url, monkeypatch):
-    monkeypatch.setattr("block_recurrent.runs.bucket.PART_BYTES", 1000)
-    save(tmp_path / "here", url, 1)
-    assert sum(".safetensors." in name for name in Bucket(url).names()) > 4
-    there = Checkpoints(tmp_path / "there", bucket=Bucket(url))
-    assert_equal(there.restore(initial())[0], trained(step=1))
-
-
 def test_without_the_bucket_what_is_here_is_used(tmp_path):
     url = f"file://{tmp_path}/bucket"
     save(tmp_path / "here", url, 1)
@@ -168,8 +163,8 @@ def test_without_the_bucket_what_is_here_is_used(tmp_path):
 
 
 @pytest.mark.parametrize("url", ["runs/x", "http://a/b", "gs://", "s3:///x"])
-def test_what_is_no_bucket_is_a_sentence(url):
-    with pytest.raises(ConfigError, match="is no address of a bucket: write gs://BUCKET/PATH"):
+def test_an_address_that_is_no_bucket_is_an_error(url):
+    with pytest.raises(ConfigError, match="is not the address of a bucket: write gs://BUCKET/PATH"):
         Bucket(url)
 
 

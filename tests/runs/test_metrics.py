@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from block_recurrent.runs.checkpoints import CheckpointError
+from block_recurrent.runs.errors import RunError
 from block_recurrent.runs.metrics import MetricsFile, TensorBoard, read_metrics
 from tests.helpers import files_limited_to
 
@@ -55,7 +55,7 @@ def test_a_half_written_last_line_does_not_spoil_the_next(path):
 def test_a_damaged_line_is_named(path, damage):
     first, *others = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([first, damage, *others]))
-    with pytest.raises(CheckpointError, match=rf"{path}, line 2 is damaged .*remove that line"):
+    with pytest.raises(RunError, match=f"{path}:2: "):
         MetricsFile(path, step=4)
 
 

@@ -38,7 +38,7 @@ def test_a_run_without_figures_is_unfinished(tmp_path):
         assert not run.finished and run.points == () and run.step == 0
         assert run.tokens_per_second is None
         (group,) = group_runs([run])
-        assert group.summary("bits_per_token").mean is None and group.tokens_seen() is None
+        assert group.spread("bits_per_token").mean is None and group.tokens_seen() is None
         assert group.progress() == "0/4, not evaluated"
 
 
@@ -50,7 +50,7 @@ def test_a_line_that_is_being_written_does_not_count(tmp_path):
 
 
 DAMAGE = {
-    "no JSON": ('{"step": 3, "targ\n', "no JSON"),
+    "no JSON": ('{"step": 3, "targ\n', "not JSON"),
     "no object": ("[1]\n", "expected a JSON object"),
     "no step": ('{"targets": 1}\n', "'step' must be a number"),
     "no number": ('{"step": 3, "targets": "many", "tokens_per_second": 1}\n', "'targets'"),
@@ -58,7 +58,7 @@ DAMAGE = {
     "no targets": (
         '{"step": 3, "validation/nats": 1.0, "validation/tokens": 0, "validation/bytes": 1, '
         '"validation/words": 1}\n',
-        "an evaluation of nothing",
+        "an evaluation of no tokens",
     ),
 }
 
@@ -77,7 +77,7 @@ def test_a_damaged_line_is_named(line, words, tmp_path):
 def test_a_damaged_evaluation_is_named(tmp_path):
     folder = write_run(tmp_path / "run", paper("slide_13l"), [1.0])
     (folder / "evaluation_test.json").write_text("{")
-    with pytest.raises(reading.RunError, match=r"evaluation_test\.json: no JSON"):
+    with pytest.raises(reading.RunError, match=r"evaluation_test\.json: not JSON"):
         reading.read_run(folder)
 
 

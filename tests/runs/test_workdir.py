@@ -11,7 +11,8 @@ from block_recurrent.config import ConfigError
 from block_recurrent.runs import loop, reading, train
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.errors import WorkdirInUse
-from block_recurrent.runs.workdir import check_claim, locked
+from block_recurrent.runs.identity import check_claim
+from block_recurrent.runs.workdir import locked
 from block_recurrent.system.progress import ProgressLine
 from experiments import evaluate, generate, table1, train_table
 from experiments import train as program

@@ -17,8 +17,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from block_recurrent.config import ConfigError
+from block_recurrent.runs.checkpoint_folder import PARAMETERS, PROGRESS, TRAINING, read_arrays
+from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.metrics import METRICS, read_metrics
+from block_recurrent.system.digests import digest
 from block_recurrent.system.signals import StopRequest
 
 CONFIG = "tiny.gin"
@@ -224,21 +229,30 @@ def newest_whole(workdir: Path) -> int:
 
 
 def half_written(workdir: Path) -> list[Path]:
-    """Checkpoints whose writing or removal has begun and not ended."""
-    return [path for path in workdir.glob("checkpoints/.*") if path.is_dir()]
+    """Checkpoints that are or were being written."""
+    return [path for path in workdir.glob("checkpoints/*.orbax-checkpoint-tmp") if path.is_dir()]
 
 
 def outcome_of(workdir: Path) -> dict[str, Any]:
-    """What must be the same of every run: figures, and digests of all arrays of checkpoints."""
+    """What must be the same of every run: metrics, and digests of all arrays of checkpoints."""
     checkpoints = workdir / "checkpoints"
     names = sorted(path.name for path in checkpoints.iterdir())
-    steps = [name for name in names if name.isdecimal()]
-    files = [f"{step}/checkpoint.json" for step in steps]
     return {
         "metrics": [
             {name: line[name] for name in line if name != "tokens_per_second"}
             for line in read_metrics(workdir / METRICS)
         ],
         "names in checkpoints": names,
-        **{name: (checkpoints / name).read_text() for name in ["best.json", *files]},
+        "best checkpoint": Checkpoints(checkpoints).best_step(),
+        **{f"checkpoint {name}": contents_of(checkpoints / name) for name in names},
     }
+
+
+def contents_of(folder: Path) -> dict[str, str]:
+    """The digests of all arrays of a checkpoint, and its progress."""
+    arrays = {
+        f"{name}: {path}": digest(np.ascontiguousarray(array).tobytes())
+        for name in (PARAMETERS, TRAINING)
+        for path, array in read_arrays(folder, name).items()
+    }
+    return arrays | {PROGRESS: (folder / PROGRESS / "data.json").read_text()}

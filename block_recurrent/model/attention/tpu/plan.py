@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 
 from block_recurrent.model.array_types import Seeds
 from block_recurrent.model.state import KeysValues
-from block_recurrent.parallel.axes import lane_axes
+from block_recurrent.parallel.axes import batch_axes
 
 LANES = 128  # of a TPU's vectors: sizes of tiles are multiples of it
 LEAST_MEMORY = 16 * 2**20  # of a kernel, in bytes: what the compiler gives anyway
@@ -222,7 +222,7 @@ def on_every_device(function: Callable, arguments: Any, whole: Any, whole_result
       whole: a bool for each argument or group of them: whether it is whole on every device.
       whole_results: the same of the results; those that are whole are summed over devices.
     """
-    mesh, axes = lane_axes(jax.tree.leaves(arguments)[0])
+    mesh, axes = batch_axes(jax.tree.leaves(arguments)[0])
     if mesh.size <= 1 or mesh.manual_axes:
         return function(*arguments)
 

@@ -1,4 +1,4 @@
-"""Scores a run's model on the documents of a split, and keeps the run's own metrics."""
+"""Scores a run's model on the documents of a split, and writes the run's own metrics."""
 
 import dataclasses
 import json
@@ -8,9 +8,9 @@ from typing import Any
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data.loading import load_split, makes_token_cache
 from block_recurrent.parallel import processes
-from block_recurrent.parallel.mesh import lane_groups, make_mesh, reading_mesh
-from block_recurrent.runs.trained_model import NEWEST, restore_model
-from block_recurrent.runs.workdir import other_settings
+from block_recurrent.parallel.mesh import batch_shards, make_mesh, reading_mesh
+from block_recurrent.runs.identity import other_settings
+from block_recurrent.runs.trained import NEWEST, load
 from block_recurrent.system.files import write_whole
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.training.evaluation import evaluate, scoring_lanes
@@ -30,18 +30,18 @@ def score(
     output: Path | None = None,
     batch_size: int | None = None,
 ) -> dict[str, Any]:
-    """Prints which documents were read and the metrics, and writes them.
+    """Prints which documents were read and their metrics, and writes the metrics.
 
-    Metrics that are not the run's, because a setting that they depend on or the checkpoint is
-    another, are written only where `output` says.
+    Metrics of another checkpoint than the newest, or of another configuration in what they depend
+    on, are not the run's own. They are written only to the file `output`.
 
     Args:
-      workdir: of the run.
-      config: of the run, or with other settings.
+      workdir: the run's directory.
+      config: the run's configuration, or another one.
       split: "train", "validation" or "test".
-      checkpoint: as `restore_model` takes it.
-      output: the file to write; one in the work directory unless given.
-      batch_size: lanes; as `scoring_lanes` has it unless given.
+      checkpoint: the `step` of `load`.
+      output: the file to write; `evaluation_<split>.json` in the work directory unless given.
+      batch_size: number of lanes; the result of `scoring_lanes` unless given.
 
     Returns:
       What was written, or would have been.
@@ -57,7 +57,7 @@ def score(
     config = dataclasses.replace(config, mesh=reading_mesh(config.mesh))
     line = ProgressLine(quiet=not processes.is_primary())
     mesh = make_mesh(config.mesh, config.data.batch_size, exact=processes.several())
-    step, model = restore_model(workdir, config, checkpoint, mesh)
+    trained = load(workdir, checkpoint, config=config, mesh=mesh)
     corpus = processes.together(
         lambda: load_split(config.data, split, line.show),
         primary_first=makes_token_cache(config.data),
@@ -66,14 +66,14 @@ def score(
         print(corpus.summary(), flush=True)
     metrics = evaluate(
         config,
-        model,
+        trained.model,
         corpus,
         lambda share: line.show(f"evaluating {corpus.origin}: {share:.0%}"),
-        batch_size=batch_size or scoring_lanes(config.data, corpus, lane_groups(mesh)),
+        batch_size=batch_size or scoring_lanes(config.data, corpus, batch_shards(mesh)),
     ).metrics()
     line.end()
     result = {
-        "step": step,
+        "step": trained.step,
         "split": split,
         "corpus": config.data.corpus_name,
         "origin": corpus.origin,

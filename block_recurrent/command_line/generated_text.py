@@ -1,4 +1,4 @@
-"""Text from a trained model: a prompt in, characters out as soon as they are whole."""
+"""Text from a trained model: reads a prompt and prints characters as soon as they are complete."""
 
 import dataclasses
 import sys
@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.data import Tokenizer, make_tokenizer
+from block_recurrent.data import Tokenizer
 from block_recurrent.model.decoding import generate
 from block_recurrent.parallel.mesh import make_mesh, reading_mesh
-from block_recurrent.runs.trained_model import NEWEST, restore_model
+from block_recurrent.runs.trained import NEWEST, load
 
 # Tokens before a piece of text that may decide how it is written: the space before a word.
 CONTEXT = 8
@@ -25,7 +25,7 @@ def text_after(tokenizer: Tokenizer, before: np.ndarray, tokens: np.ndarray) -> 
 
 
 class Stream:
-    """Writes tokens as text as they come, a character as soon as it is whole."""
+    """Writes tokens as text as they come, a character as soon as it is complete."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: np.ndarray):
         self._tokenizer = tokenizer
@@ -39,7 +39,7 @@ class Stream:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what is left, whole or not."""
+        """Writes what is left, even part of a character."""
         sys.stdout.write(self._text())
         sys.stdout.flush()
         self._written = np.concatenate([self._written, self._tokens])[-CONTEXT:]
@@ -68,20 +68,19 @@ def continue_text(
     """Prints continuations of a text; a single one as it is drawn.
 
     Args:
-      workdir: of the run.
-      config: of the run.
-      prompt: as `read_prompt` takes it.
-      samples: how many continuations.
-      checkpoint: as `restore_model` takes it.
-      sampling: as `generate` takes it.
+      workdir: the run's directory.
+      config: the run's configuration.
+      prompt: a file, or "-" for standard input.
+      samples: number of continuations.
+      checkpoint: the `step` of `load`.
+      sampling: arguments of `generate`.
 
     Raises:
       CheckpointError: there is no such checkpoint, or it does not fit the configuration.
       DataError: the vocabulary cannot be used.
     """
     mesh = make_mesh(dataclasses.replace(reading_mesh(config.mesh), data=1))
-    _, model = restore_model(workdir, config, checkpoint, mesh)
-    tokenizer = make_tokenizer(config.data)
+    model, _, tokenizer, _ = load(workdir, checkpoint, config=config, mesh=mesh)
     tokens = read_prompt(prompt, tokenizer)
     stream = Stream(tokenizer, tokens)
     new_tokens = generate(

@@ -1,0 +1,204 @@
+"""Whether a run may go on in a work directory: the same configuration, data and checkpoints.
+
+Everything that differs is named, and no file is changed.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from block_recurrent.config import ConfigError, ExperimentConfig, TransformerXLConfig
+from block_recurrent.data import DataError
+from block_recurrent.gin_files import load, to_gin
+from block_recurrent.runs.bucket import Bucket
+from block_recurrent.runs.checkpoints import SAVING, Checkpoints
+from block_recurrent.runs.errors import CheckpointError
+from block_recurrent.runs.metrics import METRICS
+from block_recurrent.runs.workdir import CHECKPOINTS, CONFIG, LOCK, config_file
+from block_recurrent.system.files import PARTIAL
+
+# A run may become longer, be logged, evaluated and saved at other steps, and its files may move:
+# their content is compared with what the run began with.
+MAY_CHANGE = ("training.", "mesh.", "data.path", "data.cache_path", "data.vocab_path", "data.name")
+MAY_NOT_CHANGE = ("training.seed", "training.clear_states")
+# An evaluation does not depend on how batches are cut and where the files are.
+NOT_IN_FIGURES = (
+    *("data.batch_size", "data.segment_length", "mesh."),
+    *("data.path", "data.cache_path", "data.vocab_path"),
+)
+# Left by a run that was killed before its first checkpoint was complete.
+FIRST = f"0{SAVING}"
+WHAT = {
+    "seed": "seed of the order",
+    "documents": "number of training documents",
+    "corpus": "training documents",
+    "tokenizer": "tokenizer",
+    "batch_size": "number of lanes",
+    "validation": "validation documents",
+}
+
+
+def check_claim(workdir: Path, config: ExperimentConfig) -> None:
+    """Checks that a directory is new, or holds a run with this configuration.
+
+    Raises:
+      ConfigError: it holds a run with another configuration, or something else.
+    """
+    path = workdir / CONFIG
+    if path.exists():
+        _check_same(path, config, str(workdir), "--workdir")
+    elif found := _foreign(workdir):
+        raise ConfigError(
+            f"{workdir} holds no run, for there is no {CONFIG} in it, but {', '.join(found[:4])}; "
+            "choose another --workdir"
+        )
+
+
+def _foreign(workdir: Path) -> list[str]:
+    if not workdir.is_dir():
+        return ["it is a file"] if workdir.exists() else []
+    ours = {LOCK, CONFIG + PARTIAL}
+    return sorted(path.name for path in workdir.iterdir() if path.name not in ours)
+
+
+def check_bucket(bucket: Bucket, config: ExperimentConfig) -> None:
+    """Checks that a bucket is new, or holds the checkpoints of a run with this configuration.
+
+    Raises:
+      ConfigError: it holds those of a run with another configuration.
+      BucketError: it cannot be read.
+    """
+    content = bucket.read(CONFIG)
+    if content is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / CONFIG
+            path.write_bytes(content)
+            _check_same(path, config, bucket.url, "training.bucket")
+
+
+def _check_same(path: Path, config: ExperimentConfig, where: str, other: str) -> None:
+    differences = _differences(_read(path), config, MAY_CHANGE, MAY_NOT_CHANGE)
+    if differences:
+        listed = "\n  ".join(differences)
+        raise ConfigError(
+            f"{where} holds a run with another configuration; choose another {other} or "
+            f"undo the change:\n  {listed}"
+        )
+
+
+def _read(path: Path) -> ExperimentConfig:
+    try:
+        return load([path])
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path} is damaged, so it is not known what the run there began with: restore the "
+            f"file, or choose another --workdir ({error})"
+        ) from error
+
+
+def other_settings(workdir: Path, config: ExperimentConfig) -> list[str]:
+    """The differences from a run's configuration that may change the figures of an evaluation.
+
+    Files may have moved, as long as the corpus keeps its name. The length of segments matters where
+    segments begin with cleared states, and where tokens see a memory and their segment.
+
+    Raises:
+      ConfigError: the run's configuration cannot be read.
+    """
+    run = _with_corpus_name(_read(config_file(workdir)))
+    cut = config.training.clear_states or isinstance(config.model, TransformerXLConfig)
+    matter = ("data.segment_length",) if cut else ()
+    return _differences(run, _with_corpus_name(config), NOT_IN_FIGURES, matter)
+
+
+def _with_corpus_name(config: ExperimentConfig) -> ExperimentConfig:
+    data = dataclasses.replace(config.data, name=config.data.corpus_name)
+    return dataclasses.replace(config, data=data)
+
+
+def _differences(
+    old: ExperimentConfig,
+    new: ExperimentConfig,
+    may_change: tuple[str, ...],
+    may_not_change: tuple[str, ...] = (),
+) -> list[str]:
+    """A phrase for each parameter of both that differs; names are given by how they begin.
+
+    If only one of them has a parameter, `model.architecture` differs as well.
+    """
+    before, after = _lines(old), _lines(new)
+    return [
+        f"{name} = {value}, now {after[name]}"
+        for name, value in before.items()
+        if after.get(name, value) != value
+        and (name.startswith(may_not_change) or not name.startswith(may_change))
+    ]
+
+
+def _lines(config: ExperimentConfig) -> dict[str, str]:
+    """Values as text, by name."""
+    lines = (line.partition(" = ") for line in to_gin(config).splitlines() if line)
+    return {name: value for name, _, value in lines}
+
+
+def check_unused(workdir: Path, bucket: Bucket | None = None) -> None:
+    """Checks that a run without checkpoints is a new one, and has not lost them.
+
+    Fast, so that it can be called before anything is read or built.
+
+    Raises:
+      CheckpointError: there are signs of an earlier run; they are named.
+    """
+    folder = workdir / CHECKPOINTS
+    if Checkpoints(folder, bucket=bucket).steps():
+        return
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    signs = [str(folder / name) for name in sorted(found - {FIRST})]
+    signs += [f"{folder}, a file"] if folder.exists() and not folder.is_dir() else []
+    metrics = workdir / METRICS
+    if FIRST not in found and metrics.exists() and metrics.stat().st_size:
+        signs.append(str(metrics))
+    if signs:
+        more = f" and {len(signs) - 4} more" if len(signs) > 4 else ""
+        raise CheckpointError(
+            f"{workdir} has no checkpoint to continue from, but it is not new: there is "
+            f"{', '.join(signs[:4])}{more}. Nothing was changed. To start afresh, choose another "
+            "work directory or remove this one."
+        )
+
+
+def check_same_data(workdir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Checks that a run goes on with the data it began with.
+
+    Args:
+      workdir: the run's directory.
+      before: the progress in its checkpoint.
+      now: the progress of a run that begins.
+
+    Raises:
+      DataError: something differs; all of it is named.
+    """
+    old, new = _data_of(before), _data_of(now)
+    differences = [
+        f"{what}: {_shown(old[name])}, now {_shown(new[name])}"
+        for name, what in WHAT.items()
+        if old[name] != new[name]
+    ]
+    if differences:
+        listed = "\n  ".join(differences)
+        raise DataError(
+            f"the run in {workdir} began with other data. Nothing was changed. Give it what it "
+            f"began with, or choose another work directory:\n  {listed}"
+        )
+
+
+def _data_of(progress: Mapping[str, Any]) -> dict[str, Any]:
+    lanes = progress["lanes"]
+    return lanes | {"batch_size": len(lanes["lanes"]), "validation": progress["validation"]}
+
+
+def _shown(value: Any) -> str:
+    """A value; of a fingerprint only the beginning."""
+    return repr(value) if not isinstance(value, str) or len(value) < 64 else value[:16]

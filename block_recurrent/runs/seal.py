@@ -1,0 +1,105 @@
+"""The seal of a checkpoint: the digest of every file in its folder.
+
+Orbax writes and reads arrays but notices no damage. The seal is written before the folder gets its
+name, and is checked before anything is restored.
+"""
+
+import errno
+import mmap
+from pathlib import Path
+from typing import Any
+
+from block_recurrent.runs.errors import CheckpointError, Damaged
+from block_recurrent.system.digests import digest, seal, unseal
+from block_recurrent.system.files import PARTIAL, flush_folder, flush_to_disk, reason
+
+FORMAT = 2
+SEAL = "seal.json"
+LOSS = "loss.json"  # has a digest of its own, for it may be added later
+# The seal itself, and what is written after it: nothing that a restore needs.
+UNSEALED = {SEAL, "_CHECKPOINT_METADATA", "commit_success.txt", LOSS, LOSS + PARTIAL}
+# The file is not unreadable at present; it is gone, or its disk has lost it.
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO}
+
+
+def write_seal(folder: Path, step: int) -> None:
+    """Writes the digests of all files in a folder, and returns when everything is on the disk.
+
+    Raises:
+      OSError: a file cannot be read, or the seal cannot be written.
+    """
+    flush_folder(folder)
+    files = {name: digest_of(folder / name) for name in _files_in(folder)}
+    (folder / SEAL).write_text(seal({"format": FORMAT, "step": step, "files": files}))
+    flush_to_disk(folder / SEAL)
+
+
+def check_seal(folder: Path, part: int = 0, parts: int = 1) -> None:
+    """Checks the files of a checkpoint against its seal.
+
+    Args:
+      folder: the checkpoint; its name is its step.
+      part: which part of the files to read, from 0. The list of files is always checked.
+      parts: number of parts, one for each process.
+
+    Raises:
+      Damaged: a file is damaged, missing, or was added; the message names it.
+      CheckpointError: a file cannot be read at present, or the format is another.
+    """
+    files = read_seal(folder)
+    try:
+        found = set(_files_in(folder))
+    except OSError as error:
+        raise _unreadable(error, folder) from error
+    for name in sorted(found ^ files.keys()):
+        problem = "does not belong there" if name in found else "is missing"
+        raise Damaged(f"{folder / name} {problem}")
+    for name in sorted(files)[part::parts]:
+        try:
+            digested = digest_of(folder / name)
+        except OSError as error:
+            raise _unreadable(error, folder / name) from error
+        if digested != files[name]:
+            raise Damaged(f"{folder / name} is damaged")
+
+
+def read_seal(folder: Path) -> dict[str, str]:
+    """The digest of every file of a checkpoint, by path. Raises: what `check_seal` raises."""
+    path = folder / SEAL
+    try:
+        contents: dict[str, Any] = unseal(path.read_bytes())
+        written, step = contents["format"], contents["step"]
+    except OSError as error:
+        raise _unreadable(error, path) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise Damaged(f"{path} cannot be read ({reason(error)})") from error
+    if written != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {written}, but this version reads and writes format {FORMAT}: use "
+            "the version that wrote it"
+        )
+    if str(step) != folder.name:
+        raise Damaged(f"{path} belongs to checkpoint {step}")
+    return contents["files"]
+
+
+def digest_of(path: Path) -> str:
+    """The XXH3 of a file, which is mapped into memory rather than copied."""
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            return digest(b"")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return digest(content)
+
+
+def _files_in(folder: Path) -> list[str]:
+    """Paths of all sealed files relative to the folder."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        name for path in paths if (name := path.relative_to(folder).as_posix()) not in UNSEALED
+    )
+
+
+def _unreadable(error: OSError, path: Path) -> CheckpointError:
+    kind = Damaged if error.errno in GONE else CheckpointError
+    return kind(f"{path} cannot be read ({reason(error)})")
