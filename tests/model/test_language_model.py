@@ -141,7 +141,7 @@ def test_a_document_start_forgets_exactly_the_rows_it_marks(name):
 
 def test_without_start_of_document_nothing_is_forgotten():
     model, state = prepare("fixed_single")
-    tokens = random_tokens(BATCH, WINDOW)
+    tokens = random_tokens(BATCH, LENGTH)
     assert_close(jax.jit(model)(tokens, state), read(model, tokens, state))
 
 

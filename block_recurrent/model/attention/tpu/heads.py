@@ -66,7 +66,7 @@ def _split(
         out_specs = [_some_rows(projected, x) for x in out]
         kernel = functools.partial(_forward_kernel, settings)
         arguments = (projected, scales)
-        return _run(kernel, "heads_forward", settings, arguments, out, out_specs)
+        return list(_run(kernel, "heads_forward", settings, arguments, out, out_specs))
 
     return on_every_device(forward, (projected, scales), (False, True), [False] * parts)
 
