@@ -16,7 +16,7 @@ FLAGS = {
 }
 
 
-@pytest.mark.parametrize("name", ["transformer_xl", "lstm"])
+@pytest.mark.parametrize("name", FLAGS)
 def test_a_work_directory_of_a_baseline_serves_every_program(name, tmp_path, capsys):
     inputs, workdir = make_inputs(tmp_path), tmp_path / "run"
     options = [f"--gin.model.{flag}" for flag in (f"architecture={name}", *FLAGS[name])]
