@@ -66,7 +66,6 @@ setup(
         "tensorflow-datasets>=4.9.9",
         "gin-config>=0.5.0",
         "numpy>=2.0",
-        "xxhash>=3.4",  # digests of checkpoints and token caches
     ],
     extras_require={
         "data": DATA,

@@ -71,6 +71,11 @@ class _Checked:
             value = getattr(self, name)
             self._require(value is None or value > 0, f"{name} must be positive, not {value}")
 
+    def _require_fraction(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            self._require(value is None or 0 <= value < 1, f"{name} must be in [0, 1), not {value}")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerConfig(_Checked):
@@ -111,7 +116,7 @@ class LayerConfig(_Checked):
     def _validate(self) -> None:
         self._require_positive("model_size", "num_heads", "head_size", "mlp_size", "window")
         self._require_positive("num_states")
-        self._require(0.0 <= self.dropout < 1.0, f"dropout must be in [0, 1), not {self.dropout}")
+        self._require_fraction("dropout")
         self._require(
             self.positions != "rotary" or self.head_size % 2 == 0,
             f"rotary positions need an even head_size, not {self.head_size}",
@@ -191,7 +196,7 @@ class _BaselineConfig(_Checked):
 
     def _validate(self) -> None:
         self._require_positive("vocab_size", "num_layers", "model_size")
-        self._require(0.0 <= self.dropout < 1.0, f"dropout must be in [0, 1), not {self.dropout}")
+        self._require_fraction("dropout")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -307,11 +312,6 @@ class LSTMConfig(_BaselineConfig):
 
 
 AnyModelConfig = ModelConfig | TransformerXLConfig | TransformerConfig | LSTMConfig
-# By the values of the field `architecture`.
-ARCHITECTURES: dict[str, type[AnyModelConfig]] = {
-    kind.architecture: kind
-    for kind in (ModelConfig, TransformerXLConfig, TransformerConfig, LSTMConfig)
-}
 if typing.TYPE_CHECKING:
     _OneOfThem = Any  # who reads an experiment's model mostly knows which kind it is
 else:
@@ -320,7 +320,7 @@ else:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(_Checked):
-    """Documents, and how lanes and segments are cut from them.
+    """Documents, and how batch rows and segments are cut from them.
 
     Attributes:
       source: "stdlib" or "site_packages" (the running interpreter's Python source code), "jsonl"
@@ -333,8 +333,8 @@ class DataConfig(_Checked):
       vocab_path: SentencePiece model file.
       vocab_sha256: hexadecimal SHA-256 of that file, so that a run says which one it means.
       cache_path: folder for the tokens of a "tfds" corpus; unless given, `token_cache` in `path`.
-      batch_size: B, number of lanes.
-      segment_length: N, tokens of a lane per step, a multiple of the model's window, or of its
+      batch_size: B, number of batch rows.
+      segment_length: N, tokens of a row per step, a multiple of the model's window, or of its
         `segment`.
       validation_percent: share of documents held out, where the source has no split of its own.
       seed: order of the training documents.
@@ -393,25 +393,21 @@ def _needed_or_not(name: str, needed: bool) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(_Checked):
-    """Optimizer and learning rate schedule (paper, section 4).
+    """What the configurations of all optimizers have: the schedule of the learning rate, clipping.
 
     Attributes:
-      name: "adafactor" (decay 0.8, momentum 0.9, updates scaled by parameter size) or "adamw".
       schedule: "rsqrt", `learning_rate / sqrt(max(step, warmup_steps))`, or "cosine", from
         `learning_rate` to `final_learning_rate` over the run; both after a linear ramp.
       learning_rate: factor of "rsqrt", peak of "cosine".
       final_learning_rate: end of "cosine".
       warmup_steps: length of the linear ramp.
-      weight_decay: decoupled decay, "adamw" only.
       clip_norm: gradients are scaled down to this global norm; None leaves them alone.
     """
 
-    name: Literal["adafactor", "adamw"] = "adafactor"
     schedule: Literal["rsqrt", "cosine"] = "rsqrt"
     learning_rate: float = 1.0
     final_learning_rate: float = 0.0
     warmup_steps: int = 1000
-    weight_decay: float = 0.0
     clip_norm: float | None = None
 
     def _validate(self) -> None:
@@ -420,9 +416,63 @@ class OptimizerConfig(_Checked):
             self.schedule == "cosine" or self.final_learning_rate == 0.0,
             "final_learning_rate belongs to the cosine schedule",
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdafactorConfig(OptimizerConfig):
+    """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235), the paper's optimizer (section 4).
+
+    Attributes:
+      name: tells this configuration from those of the other optimizers.
+      decay_rate: at step t the second moment keeps 1 - t ** -decay_rate of its value.
+      momentum: decay of the average of updates; None for no average, which saves memory.
+      clipping_threshold: each parameter's update is scaled down to this root mean square; None
+        leaves it alone.
+      multiply_by_parameter_scale: updates are multiplied by their parameter's root mean square.
+      eps1: added to squared gradients, as in Adafactor's paper.
+    """
+
+    name: Literal["adafactor"] = "adafactor"
+    decay_rate: float = 0.8
+    momentum: float | None = 0.9
+    clipping_threshold: float | None = 1.0
+    multiply_by_parameter_scale: bool = True
+    eps1: float = 1e-30
+
+    def _validate(self) -> None:
+        super()._validate()
+        self._require_positive("decay_rate", "clipping_threshold", "eps1")
+        self._require_fraction("momentum")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamWConfig(OptimizerConfig):
+    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101).
+
+    Attributes:
+      name: tells this configuration from those of the other optimizers.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: added to the root of the second moment.
+      weight_decay: decoupled decay of kernels, times the learning rate.
+    """
+
+    name: Literal["adamw"] = "adamw"
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def _validate(self) -> None:
+        super()._validate()
+        self._require_positive("eps")
+        self._require_fraction("b1", "b2")
         self._require(
-            self.name == "adamw" or self.weight_decay == 0.0, "weight_decay belongs to adamw"
+            self.weight_decay >= 0, f"weight_decay must be at least 0, not {self.weight_decay}"
         )
+
+
+AnyOptimizerConfig = AdafactorConfig | AdamWConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -461,13 +511,12 @@ class TrainingConfig(_Checked):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig(_Checked):
-    """How many devices there are along each axis of the mesh; -1, for one of them, is what is left.
+    """How many devices there are along each mesh axis; one of them may be -1, the rest of them.
 
     Attributes:
-      data: shares out the lanes.
-      fsdp: shares out the lanes and all large parameters, each of which is put together when it is
-        needed; their number on a device falls by as much.
-      tensor: shares out heads and hidden units.
+      data: shards batch rows.
+      fsdp: shards batch rows and all large parameters, each of which is gathered when it is needed.
+      tensor: shards heads and hidden units.
     """
 
     data: int = -1
@@ -489,7 +538,7 @@ class ExperimentConfig(_Checked):
 
     model: _OneOfThem
     data: DataConfig = DataConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: AnyOptimizerConfig = AdafactorConfig()
     training: TrainingConfig = TrainingConfig()
     mesh: MeshConfig = MeshConfig()
 

@@ -10,8 +10,9 @@ The command line takes `--gin_file=FILE`, relative to the current directory or e
 gin/, and `--gin.NAME=VALUE`, NAME a parameter or a macro; both may be repeated. A file wins over
 what it includes, a later file over an earlier one, and `--gin.NAME=VALUE` over every file.
 
-`model.architecture` says which model the section `model` describes. What it has no use for is left
-out where a file binds it and an error on the command line.
+`model.architecture` chooses the class that the section `model` configures, `optimizer.name` that of
+`optimizer`. A parameter that the chosen class does not have is left out if another file binds it.
+It is an error in the file that chooses, and on the command line.
 
 VALUE is read as in a gin file. A VALUE that gin cannot read and that starts with none of
 `" ' ( [ { % @` is a string as it stands: `--gin.data.path=/my/books`.
@@ -29,7 +30,7 @@ from typing import Any, NamedTuple
 
 from gin import config_parser
 
-from block_recurrent.config import ARCHITECTURES, ConfigError, ExperimentConfig, ModelConfig
+from block_recurrent.config import ConfigError, ExperimentConfig
 from block_recurrent.system.text import did_you_mean
 
 TO_BE_GIVEN = "(to be given)"
@@ -37,12 +38,16 @@ FLAG = "--gin."
 # Installed, the experiment files are inside the package; in the repository they are beside it.
 _INSTALLED = Path(__file__).resolve().parent / "gin"
 GIN_FOLDER = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parents[1] / "gin"
-# The configurations that a section may be: several of the model, by its architecture.
+# The classes that may configure a section.
 SECTIONS: dict[str, tuple[Any, ...]] = {
     section: typing.get_args(hint) or (hint,)
     for section, hint in typing.get_type_hints(ExperimentConfig).items()
 }
-ARCHITECTURE = "model.architecture"
+# The parameter that chooses among several, and each class by its value; the first is the default.
+CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
+    section: (f"{section}.{field}", {getattr(kind, field): kind for kind in SECTIONS[section]})
+    for section, field in (("model", "architecture"), ("optimizer", "name"))
+}
 PARAMETERS = dict.fromkeys(
     f"{section}.{field.name}"
     for section, kinds in SECTIONS.items()
@@ -118,6 +123,11 @@ def _find(name: str, folders: Sequence[Path], where: str) -> Path:
 def _shown(path: Path) -> str:
     root = GIN_FOLDER.parent
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def _file_of(where: str) -> str:
+    """The file of FILE:LINE; of a flag nothing."""
+    return where.rpartition(":")[0]
 
 
 def _macros_in(value: Any) -> Iterator[str]:
@@ -218,20 +228,21 @@ class _Bindings:
                     raise ConfigError(f"{name} is not set: give a --gin_file or --gin.{name}=VALUE")
 
     def kind(self, section: str) -> Any:
-        """The configuration that a section is, for the model by its architecture."""
-        if len(SECTIONS[section]) == 1:
+        """The class that configures a section."""
+        if section not in CHOICES:
             return SECTIONS[section][0]
-        if ARCHITECTURE not in self.parameters:
-            return ModelConfig
-        value, where = self.parameters[ARCHITECTURE]
+        parameter, kinds = CHOICES[section]
+        if parameter not in self.parameters:
+            return SECTIONS[section][0]
+        value, where = self.parameters[parameter]
         name = self._replace_macros(value)
-        if not isinstance(name, str) or name not in ARCHITECTURES:
-            allowed = ", ".join(map(repr, ARCHITECTURES))
-            nearest = did_you_mean(name, ARCHITECTURES) if isinstance(name, str) else ""
+        if not isinstance(name, str) or name not in kinds:
+            allowed = ", ".join(map(repr, kinds))
+            nearest = did_you_mean(name, kinds) if isinstance(name, str) else ""
             raise ConfigError(
-                f"{where}: {ARCHITECTURE} must be one of {allowed}, not {name!r}{nearest}"
+                f"{where}: {parameter} must be one of {allowed}, not {name!r}{nearest}"
             )
-        return ARCHITECTURES[name]
+        return kinds[name]
 
     def _unused(self, macro: str) -> str:
         """A sentence: why a name without a point has no effect, and the nearest that would have."""
@@ -244,24 +255,33 @@ class _Bindings:
     def values(self, section: str) -> dict[str, Any]:
         """The values bound in a section, by field, macros replaced.
 
-        Parameters that the model's architecture does not have are left out where a file binds them,
-        since files of sizes serve all architectures; a flag that names one is an error.
+        Raises:
+          ConfigError: a parameter that the section's class does not have is bound by a flag, or in
+            the file that chooses the class.
         """
-        kind = self.kind(section)
-        known, values = {field.name for field in dataclasses.fields(kind)}, {}
+        known, values = {field.name for field in dataclasses.fields(self.kind(section))}, {}
         for name, (value, where) in self.parameters.items():
-            place, _, field = name.partition(".")
-            if place == section and field in known:
+            owner, _, field = name.partition(".")
+            if owner == section and field in known:
                 values[field] = self._replace_macros(value)
-            elif place == section and ARCHITECTURE not in self.parameters:
-                raise ConfigError(f"{where}: {name} needs another architecture; set {ARCHITECTURE}")
-            elif place == section and where.startswith(FLAG):
-                chosen = self.parameters[ARCHITECTURE].where
-                raise ConfigError(
-                    f"{where}: the architecture {kind.architecture!r}, set at {chosen}, has no "
-                    f"parameter {name}"
-                )
+            elif owner == section:
+                self._check_left_out(section, name, where)
         return values
+
+    def _check_left_out(self, section: str, name: str, where: str) -> None:
+        """Files of sizes serve all architectures: what they bind may be left out."""
+        parameter, kinds = CHOICES[section]
+        if parameter not in self.parameters:
+            needed = [value for value, kind in kinds.items() if hasattr(kind, name.split(".")[1])]
+            raise ConfigError(
+                f"{where}: {name} needs {parameter} = {' or '.join(map(repr, needed))}"
+            )
+        value, chosen = self.parameters[parameter]
+        if where.startswith(FLAG) or _file_of(where) == _file_of(chosen):
+            value = self._replace_macros(value)
+            raise ConfigError(
+                f"{where}: with {parameter} = {value!r}, set at {chosen}, there is no {name}"
+            )
 
     def _replace_macros(self, value: Any, within: tuple[str, ...] = ()) -> Any:
         if isinstance(value, (list, tuple)):

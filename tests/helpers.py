@@ -16,7 +16,13 @@ from flax import nnx
 from jax import Array
 
 import block_recurrent as br
-from block_recurrent.config import DataConfig, ExperimentConfig, OptimizerConfig, TrainingConfig
+from block_recurrent.config import (
+    AdafactorConfig,
+    AnyOptimizerConfig,
+    DataConfig,
+    ExperimentConfig,
+    TrainingConfig,
+)
 from block_recurrent.training import TrainState, trainer
 from block_recurrent.training.build import make_train_state
 
@@ -87,14 +93,14 @@ def random_model(config: br.ModelConfig) -> br.LanguageModel:
 
 
 def random_train_state(
-    config: br.ModelConfig, optimizer: OptimizerConfig | None = None, batch_size: int = 2
+    config: br.ModelConfig, optimizer: AnyOptimizerConfig | None = None, batch_size: int = 2
 ) -> TrainState:
     """A state before the first step, of a model of bytes with random parameters."""
     config = dataclasses.replace(config, vocab_size=256)
     experiment = ExperimentConfig(
         model=config,
         data=DataConfig(batch_size=batch_size, segment_length=config.window),
-        optimizer=optimizer or OptimizerConfig(),
+        optimizer=optimizer or AdafactorConfig(),
         training=TrainingConfig(num_steps=10),
     )
     return make_train_state(experiment)._replace(model=random_model(config))
@@ -210,8 +216,8 @@ def steps_compiled_once() -> Iterator[None]:
     """One compiled step for each model, also for restored arrays, which belong to a device."""
     compiled, make = {}, trainer.make_train_step
 
-    def remembering(*arguments, places=None, **options):
-        del places  # one device
+    def remembering(*arguments, shardings=None, **options):
+        del shardings  # one device
         dropout_key = np.asarray(jax.random.key_data(arguments[1]))
 
         def step(state, batch):

@@ -6,12 +6,13 @@ import inspect
 import pytest
 
 from block_recurrent.config import (
+    AdafactorConfig,
+    AdamWConfig,
     DataConfig,
     ExperimentConfig,
     LayerConfig,
     LSTMConfig,
     ModelConfig,
-    OptimizerConfig,
     TrainingConfig,
     TransformerConfig,
     TransformerXLConfig,
@@ -21,10 +22,12 @@ from tests.helpers import SIZES
 MODEL = {"vocab_size": 256}
 NOTHING_SEEN = {"same_length": True, "memory": 0}
 BASELINES = [TransformerXLConfig, TransformerConfig, LSTMConfig]
-CONFIGS = [LayerConfig, ModelConfig, *BASELINES, DataConfig, OptimizerConfig, TrainingConfig]
+OPTIMIZERS = [AdafactorConfig, AdamWConfig]
+CONFIGS = [LayerConfig, ModelConfig, *BASELINES, DataConfig, *OPTIMIZERS, TrainingConfig]
 
 BASELINE_SIZES = ["vocab_size", "num_layers", "model_size"]
 HEADS = ["num_heads", "head_size", "mlp_size"]
+SCHEDULE = ["learning_rate", "warmup_steps", "clip_norm"]
 POSITIVE = {
     LayerConfig: [*SIZES],
     ModelConfig: [*SIZES, "vocab_size", "num_layers"],
@@ -32,7 +35,8 @@ POSITIVE = {
     TransformerConfig: [*BASELINE_SIZES, *HEADS, "segment"],
     LSTMConfig: [*BASELINE_SIZES, "hidden_size"],
     DataConfig: ["batch_size", "segment_length"],
-    OptimizerConfig: ["learning_rate", "warmup_steps", "clip_norm"],
+    AdafactorConfig: [*SCHEDULE, "decay_rate", "clipping_threshold", "eps1"],
+    AdamWConfig: [*SCHEDULE, "eps"],
     TrainingConfig: [
         field.name
         for field in dataclasses.fields(TrainingConfig)
@@ -103,10 +107,14 @@ WRONG = [
     (DataConfig, {"validation_percent": 100}, ValueError, "between 1 and 99, not 100"),
     (TrainingConfig, {"non_finite": "skp"}, ValueError, "did you mean 'skip'"),
     (TrainingConfig, {"clear_states": 1}, TypeError, "clear_states must be bool, not 1"),
-    (OptimizerConfig, {"name": "adam"}, ValueError, "did you mean 'adamw'"),
-    (OptimizerConfig, {"schedule": "linear"}, ValueError, "one of 'rsqrt', 'cosine'"),
-    (OptimizerConfig, {"final_learning_rate": 0.1}, ValueError, "belongs to the cosine schedule"),
-    (OptimizerConfig, {"weight_decay": 0.1}, ValueError, "weight_decay belongs to adamw"),
+    (AdamWConfig, {"name": "adam"}, ValueError, "did you mean 'adamw'"),
+    (AdamWConfig, {"schedule": "linear"}, ValueError, "one of 'rsqrt', 'cosine'"),
+    (AdafactorConfig, {"final_learning_rate": 0.1}, ValueError, "belongs to the cosine schedule"),
+    (AdafactorConfig, {"weight_decay": 0.1}, TypeError, "unexpected keyword argument"),
+    (AdafactorConfig, {"momentum": 1.0}, ValueError, "momentum must be in [0, 1), not 1.0"),
+    (AdamWConfig, {"b1": 1.0}, ValueError, "b1 must be in [0, 1), not 1.0"),
+    (AdamWConfig, {"b2": -0.1}, ValueError, "b2 must be in [0, 1), not -0.1"),
+    (AdamWConfig, {"weight_decay": -0.1}, ValueError, "weight_decay must be at least 0, not -0.1"),
     (ExperimentConfig, {"model": MODEL}, TypeError, "ExperimentConfig.model must be ModelConfig"),
     (
         ExperimentConfig,
@@ -164,7 +172,7 @@ def test_fields_are_passed_by_name_and_documented(kind):
 
 
 def test_an_int_is_a_float_and_none_turns_clipping_off():
-    assert OptimizerConfig(learning_rate=1, clip_norm=None).clip_norm is None
+    assert AdafactorConfig(learning_rate=1, clip_norm=None).clip_norm is None
     assert LayerConfig(dropout=0).dropout == 0.0
 
 

@@ -5,8 +5,9 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gin
 import pytest
@@ -111,10 +112,20 @@ def test_a_run_reads_back_equal_and_has_as_many_parameters_as_its_equations(run,
     assert count(run) == closed_form(experiment.model)
 
 
+def chosen(section: str, kinds: tuple) -> Callable[..., Any]:
+    """Builds the configuration of a section from its fields."""
+
+    def build(**fields):
+        parameter, choices = gin_files.CHOICES.get(section, ("", {}))
+        return choices.get(fields.get(parameter.rpartition(".")[2]), kinds[0])(**fields)
+
+    return build
+
+
 @pytest.fixture(scope="module")
 def registered() -> Iterator[dict]:
     yield {
-        name: gin.external_configurable(kinds[0], name, module="test_gin_files")
+        name: gin.external_configurable(chosen(name, kinds), name, module="test_gin_files")
         for name, kinds in gin_files.SECTIONS.items()
     }
     gin.clear_config()
@@ -169,10 +180,11 @@ def test_any_data_goes_with_any_optimizer():
 
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_table_1_has_every_row_of_the_paper_at_its_size(corpus):
-    files = {Path(run).stem: run for run in TABLE_1 if run.split("/")[1] == corpus}
-    assert set(files) == {*PAPER, *BASELINES}
+    for run in (run for run in TABLE_1 if run.split("/")[1] == corpus):
+        parts = ("table1/run.gin", f"data/{corpus}.gin", f"rows/{Path(run).name}")
+        assert read(run) == read(*parts)
     for name, paper in PAPER.items():
-        experiment, row = read(files[name]), paper.config
+        experiment, row = read(f"table1/{corpus}/{name}.gin"), paper.config
         model, data = experiment.model, experiment.data
         assert (data.name, data.tokenizer, model.vocab_size) == CORPORA[corpus]
         assert data.batch_size * data.segment_length == 2**17
@@ -190,7 +202,7 @@ def test_table_1_has_the_baselines_at_the_size_of_its_rows(corpus):
     for name in BASELINES:
         run = f"table1/{corpus}/{name}.gin"
         experiment = read(run)
-        assert experiment.model.architecture == name and naming.paper_row(experiment) is None
+        assert experiment.model.architecture == name and rows.paper_row(experiment) is None
         assert experiment.data == table.data and experiment.training == table.training
         assert experiment.optimizer == table.optimizer
         assert experiment.model.vocab_size == table.model.vocab_size

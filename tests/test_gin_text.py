@@ -11,13 +11,13 @@ import pytest
 from block_recurrent import gin_files
 from block_recurrent.command_line.parser import make_parser, parse
 from block_recurrent.config import (
-    ARCHITECTURES,
+    AdafactorConfig,
+    AdamWConfig,
     ConfigError,
     DataConfig,
     ExperimentConfig,
     LSTMConfig,
     ModelConfig,
-    OptimizerConfig,
     TrainingConfig,
     TransformerConfig,
     TransformerXLConfig,
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
                 vocab_size=300, recurrent_layers=(-3, 1), feedback=True, dropout=1e-7
             ),
             data=DataConfig(source="text", path="C:\\a 'b' \"c\"\n\té 書 \u2028 % @x #", seed=5),
-            optimizer=OptimizerConfig(name="adamw", weight_decay=0.1, clip_norm=1e30),
+            optimizer=AdamWConfig(weight_decay=0.1, clip_norm=1e30),
             training=TrainingConfig(num_steps=10**15),
         ),
         ExperimentConfig(
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         ExperimentConfig(
             model=ModelConfig(vocab_size=256, recurrent_layers=(0,), dtype="bfloat16"),
             data=DataConfig(source="jsonl", path=""),
-            optimizer=OptimizerConfig(schedule="cosine", final_learning_rate=-0.25, clip_norm=2),
+            optimizer=AdafactorConfig(schedule="cosine", final_learning_rate=-0.25, clip_norm=2),
         ),
     ],
 )
@@ -74,8 +74,10 @@ def test_written_configurations_read_back_equal(experiment, tmp_path):
 
 def test_written_configurations_hold_every_parameter_once():
     written = set()
-    for architecture in ARCHITECTURES:
-        lines = to_gin(load(TINY, [f"model.architecture={architecture}", *FITTING])).split("\n")
+    for parameter, value in [
+        (parameter, value) for parameter, kinds in gin_files.CHOICES.values() for value in kinds
+    ]:
+        lines = to_gin(load(TINY, [f"{parameter}={value}", *FITTING])).split("\n")
         names = [line.split(" = ")[0] for line in lines if line]
         assert len(set(names)) == len(names)
         written |= set(names)
@@ -120,7 +122,7 @@ def test_flags_are_typed_like_files():
     flags = ["model.recurrent_layers=(-1,)", "optimizer.clip_norm=None", "model.scan_layers=False"]
     experiment = load(TINY, [*flags, "optimizer.learning_rate=1e-2", "data.seed=3"])
     assert experiment.model.recurrent_layers == (-1,) and not experiment.model.scan_layers
-    assert experiment.optimizer == OptimizerConfig(learning_rate=0.01)
+    assert experiment.optimizer == AdafactorConfig(learning_rate=0.01)
     assert experiment.data.seed == 3
 
 
@@ -169,7 +171,10 @@ WRONG_FILES = {
     "data.segment_length = 1000": ["it.gin:1", "tiny.gin:8", "no multiple of model.window 128"],
     "model.vocab_size = 99": ["it.gin:1", "at least 256, not 99"],
     "data.source = 'jsonl'": ["it.gin:1", "data: source 'jsonl' needs a path; set data.path"],
-    "optimizer.weight_decay = 0.1": ["it.gin:1", "optimizer: weight_decay belongs to adamw"],
+    "optimizer.weight_decay = 0.1": [
+        "it.gin:1",
+        "weight_decay needs optimizer.name = 'adamw'",
+    ],
     "model.window = 64\nmodel.window = 64": ["it.gin:2", "model.window is bound twice", "it.gin:1"],
     "model:\n  window = 64\nmodel.window = 8": ["it.gin:3", "bound twice", "it.gin:2"],
     "model.window = %WINDOW": ["it.gin:1", "macro %WINDOW is not defined"],
@@ -311,10 +316,23 @@ def test_what_an_architecture_has_not_is_left_out_of_files_and_refused_on_the_co
         with pytest.raises(ConfigError) as caught:
             load_text(tmp_path, "model.architecture = 'lstm'", flag)
         name = flag.partition("=")[0]
-        assert f"--gin.{name}: the architecture 'lstm'" in str(caught.value)
-        assert f"it.gin:1, has no parameter {name}" in str(caught.value)
-    with pytest.raises(ConfigError, match="it.gin:1: model.memory needs another architecture"):
+        assert f"--gin.{name}: with model.architecture = 'lstm', set at " in str(caught.value)
+        assert f"it.gin:1, there is no {name}" in str(caught.value)
+    words = "it.gin:1: model.memory needs model.architecture = 'transformer_xl'"
+    with pytest.raises(ConfigError, match=words):
         load_text(tmp_path, "model.memory = 4")
+    text = "optimizer.name = 'adafactor'\noptimizer.b1 = 0.8"
+    with pytest.raises(ConfigError, match=r"it.gin:2: with optimizer.name = .*there is no opt"):
+        load_text(tmp_path, text)
+    other = load(["laptop_slide.gin"], ["optimizer.name=adafactor", "optimizer.momentum=None"])
+    assert other.optimizer == AdafactorConfig(
+        schedule="cosine",
+        learning_rate=5e-3,
+        final_learning_rate=5e-4,
+        warmup_steps=100,
+        clip_norm=1.0,
+        momentum=None,
+    )
 
 
 def test_a_wrong_architecture_is_answered_with_the_right_ones(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data.loading import load_split, makes_token_cache
 from block_recurrent.parallel import processes
-from block_recurrent.parallel.mesh import lane_groups, make_mesh, reading_mesh
+from block_recurrent.parallel.mesh import batch_shards, make_mesh, reading_mesh
 from block_recurrent.runs.identity import other_settings
 from block_recurrent.runs.trained import NEWEST, load
 from block_recurrent.system.files import write_whole
@@ -69,7 +69,7 @@ def score(
         trained.model,
         corpus,
         lambda share: line.show(f"evaluating {corpus.origin}: {share:.0%}"),
-        batch_size=batch_size or scoring_lanes(config.data, corpus, lane_groups(mesh)),
+        batch_size=batch_size or scoring_lanes(config.data, corpus, batch_shards(mesh)),
     ).metrics()
     line.end()
     result = {

@@ -1,10 +1,8 @@
 """Documents, tokenizers, and lanes that read long documents segment by segment."""
 
 from block_recurrent.data.corpus import Corpus, load_corpus
-from block_recurrent.data.documents import Document, byte_count, split_of, word_count
-from block_recurrent.data.errors import DataError
-from block_recurrent.data.lanes import TrainingLanes, evaluation_batches
-from block_recurrent.data.segments import Batch
+from block_recurrent.data.documents import DataError, Document, byte_count, split_of, word_count
+from block_recurrent.data.lanes import Batch, TrainingLanes, evaluation_batches
 from block_recurrent.data.tfds_reader import TfdsDirectory
 from block_recurrent.data.token_cache import cached_tokens
 from block_recurrent.data.tokenized import TokenizedCorpus, tokenize

@@ -1,14 +1,13 @@
-"""Loading one split of a corpus, with an account of what was dropped or repaired on the way."""
+"""Loading one split of a corpus into memory, with counts of what was dropped or repaired."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from block_recurrent.data.documents import SPLITS, Document
-from block_recurrent.data.errors import DataError, unknown_name
+from block_recurrent.data.documents import SPLITS, DataError, Document
 from block_recurrent.data.sources import SOURCES, SplitReader
-from block_recurrent.system.text import count_reasons
+from block_recurrent.system.text import count_reasons, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -16,7 +15,7 @@ class Corpus:
     """The documents of one split.
 
     Attributes:
-      documents: the documents; `load_corpus` sorts them by id.
+      documents: the documents. `load_corpus` sorts them by id.
       origin: the source, split and path of the documents, for messages.
       dropped: what was left out, as reason -> number of files or documents.
       repaired: number of files or records read whose text was not valid UTF-8.
@@ -75,26 +74,24 @@ def load_corpus(
         of range, or the split has no documents.
     """
     if source not in SOURCES:
-        raise unknown_name("source", source, SOURCES)
+        near = did_you_mean(source, SOURCES)
+        raise DataError(f"unknown source {source!r}{near}: choose one of {', '.join(SOURCES)}.")
     if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
+        near = did_you_mean(split, SPLITS)
+        raise DataError(f"unknown split {split!r}{near}: choose one of {', '.join(SPLITS)}.")
     if validation_percent not in range(100):
         raise DataError(
             f"validation_percent = {validation_percent} must be a whole number from 0 to 99."
         )
+    if path is not None and not os.path.exists(path):
+        raise DataError(f"path {os.fspath(path)!r} does not exist: correct it or create it first.")
     reader = SplitReader(split, validation_percent)
-    read = SOURCES[source](_existing(path), reader)
+    read = SOURCES[source](None if path is None else Path(path), reader)
     kept = tuple(sorted(document for document in read if _keep(document, reader)))
     origin = f"{source} {split}" if path is None else f"{source} {split} ({os.fspath(path)})"
     if not kept:
         raise DataError(_why_empty(origin, reader))
     return Corpus(kept, origin, dict(reader.dropped), reader.repaired)
-
-
-def _existing(path: str | os.PathLike[str] | None) -> Path | None:
-    if path is not None and not os.path.exists(path):
-        raise DataError(f"path {os.fspath(path)!r} does not exist: correct it or create it first.")
-    return None if path is None else Path(path)
 
 
 def _keep(document: Document, reader: SplitReader) -> bool:

@@ -1,9 +1,15 @@
-"""What a document is, how its length is counted, and which split it belongs to."""
+"""What a document is: its text, how its length is counted, and which split it belongs to."""
 
 import hashlib
+import re
 from typing import NamedTuple
 
 SPLITS = ("train", "validation", "test")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class DataError(ValueError):
+    """A corpus, a tokenizer or a position in the data that cannot be used."""
 
 
 class Document(NamedTuple):
@@ -51,3 +57,17 @@ def split_of(document_id: str, validation_percent: int, test_percent: int = 0) -
     if bucket < validation_percent:
         return "validation"
     return "test" if bucket >= 100 - test_percent else "train"
+
+
+def decode(data: bytes) -> tuple[str, bool]:
+    """Returns UTF-8 `data` as text, invalid bytes as U+FFFD, and whether there were any."""
+    try:
+        return data.decode(), False
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace"), True
+
+
+def replace_lone_surrogates(text: str) -> tuple[str, bool]:
+    """Returns `text` with U+FFFD for what UTF-8 cannot encode, and whether there was any."""
+    replaced, count = _LONE_SURROGATE.subn("\ufffd", text)
+    return replaced, count > 0

@@ -1,7 +1,6 @@
 """Files of JSON lines, plain or compressed, and the documents that their records hold."""
 
 import gzip
-import importlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,17 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from block_recurrent.data.documents import Document
-from block_recurrent.data.errors import DataError
+from block_recurrent.data.documents import DataError, Document
+from block_recurrent.system.extras import require
 
 
 def json_lines(file: Path) -> Iterator[tuple[int, bytes]]:
     """Yields the number, from 1, and the bytes of every line that is not blank.
 
-    The file may be compressed, which its ending `.gz` or `.zst` says.
+    A file that ends in `.gz` or `.zst` is decompressed.
 
     Raises:
-      DataError: the file cannot be read, is damaged or cut short; the message names it.
+      DataError: the file cannot be read, is damaged or cut short. The message names it.
+      MissingPackage: `.zst` needs zstandard.
     """
     open_file = {".gz": gzip.open, ".zst": _open_zstd}.get(file.suffix, open)
     try:
@@ -32,7 +32,7 @@ def json_lines(file: Path) -> Iterator[tuple[int, bytes]]:
 @contextmanager
 def _open_zstd(file: Path, mode: Literal["rb"]) -> Iterator[Iterator[bytes]]:
     with file.open(mode) as data:
-        yield _split_lines(_decompress(data, optional_package("zstandard", file)))
+        yield _split_lines(_decompress(data, require("zstandard", "data")))
 
 
 def _decompress(data: BinaryIO, zstandard: Any) -> Iterator[bytes]:
@@ -61,24 +61,11 @@ def _split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield rest
 
 
-def optional_package(name: str, file: Path) -> Any:
-    """Imports a module that only files of some kinds need.
-
-    Raises:
-      DataError: the module is not installed; the message names the file.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        raise DataError(f"{file}: reading it needs {package}: pip install {package}.") from error
-
-
 def parse_json(line: str | bytes, where: str) -> dict[str, Any]:
     """Returns the object that a line holds; bytes are read as UTF-8.
 
     Raises:
-      DataError: the line is no JSON object; the message begins with `where`.
+      DataError: the line is no JSON object. The message begins with `where`.
     """
     try:
         record = json.loads(line)
@@ -93,7 +80,7 @@ def to_document(record: Mapping[str, Any], where: str) -> Document:
     """Returns the document that a record holds; without a title, the title is empty.
 
     Raises:
-      DataError: a field is missing or no string; the message begins with `where`.
+      DataError: a field is missing or is no string. The message begins with `where`.
     """
     values = {"title": ""} | dict(record)
     for key in Document._fields:

@@ -1,16 +1,132 @@
 """Lanes: batch rows that read one document from its start to its end, then the next.
 
-`TrainingLanes` goes on for ever, in random order; `evaluation_batches` reads each document once.
+A document with tokens t_1 .. t_n becomes inputs (b, t_1, .., t_{n-1}) and targets (t_1, .., t_n),
+where b is the beginning of the document, cut into segments of N. So every token is a target
+exactly once, whatever B and N. The last segment of a document is padded and masked.
+
+`TrainingLanes` continues for ever, in random order; `evaluation_batches` reads each document once.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from block_recurrent.data.errors import DataError
-from block_recurrent.data.segments import Batch, Lane, LaneReader
+from block_recurrent.data.documents import DataError
 from block_recurrent.data.tokenized import TokenizedCorpus
+
+
+class Batch(NamedTuple):
+    """One segment of every lane; B counts the lanes of this host.
+
+    Attributes:
+      inputs: [B, N] int32, 0 where padded.
+      targets: [B, N] int32, 0 where padded.
+      mask: [B, N] bool, True where a target counts; its sum is the number of target tokens.
+      start_of_document: [B] bool, True where the lane begins a document with this segment. It is
+        False for a lane that has run out of documents; all targets of such a lane are masked.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    mask: np.ndarray
+    start_of_document: np.ndarray
+
+
+class Lane(NamedTuple):
+    """The position of one batch row.
+
+    Attributes:
+      document: index of the document in its corpus.
+      offset: how many of its tokens have been targets.
+    """
+
+    document: int
+    offset: int = 0
+
+
+class LaneReader:
+    """Cuts the documents that lanes are reading into batches.
+
+    Only the tokens of a batch are looked at, so a corpus may be a file mapped into memory.
+
+    Args:
+      corpus: the documents.
+      batch_size: B, the number of lanes.
+      segment_length: N, in tokens.
+      vocab_size: V, the vocabulary of the model that will read the batches.
+
+    Raises:
+      DataError: there are no documents, a size is not positive, or the tokenizer's ids do not fit
+        the vocabulary.
+    """
+
+    def __init__(
+        self, corpus: TokenizedCorpus, batch_size: int, segment_length: int, vocab_size: int
+    ):
+        if not len(corpus):
+            raise DataError(f"{corpus.origin} has no documents: lanes need at least one.")
+        if batch_size < 1 or segment_length < 1:
+            raise DataError(
+                f"batch_size = {batch_size} and segment_length = {segment_length} must be at "
+                "least 1."
+            )
+        if vocab_size < corpus.vocab_size:
+            raise DataError(
+                f"vocab_size = {vocab_size} is too small for tokenizer {corpus.tokenizer!r}: "
+                f"set it to at least {corpus.vocab_size}."
+            )
+        self.corpus = corpus
+        self.batch_size = batch_size
+        self.segment_length = segment_length
+        self.vocab_size = vocab_size
+        self._verified: set[int] = set()
+
+    def advance(self, lane: Lane | None) -> Lane | None:
+        """Returns the lane after one more segment, or None if its document has ended."""
+        if lane is None:
+            return None
+        offset = lane.offset + self.segment_length
+        return Lane(lane.document, offset) if offset < self.corpus.length(lane.document) else None
+
+    def batch(self, lanes: Sequence[Lane | None]) -> Batch:
+        """Returns the next segment of each of the B lanes; None is an idle lane.
+
+        Raises:
+          DataError: a document's tokens are damaged, or one is outside the vocabulary.
+        """
+        shape = (len(lanes), self.segment_length)
+        inputs, targets = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        mask = np.zeros(shape, np.bool_)
+        for row, lane in enumerate(lanes):
+            if lane is not None:
+                piece = self._stream(lane)
+                inputs[row, : len(piece) - 1] = piece[:-1]
+                targets[row, : len(piece) - 1] = piece[1:]
+                mask[row, : len(piece) - 1] = True
+        starts = np.array([lane is not None and lane.offset == 0 for lane in lanes])
+        return Batch(inputs, targets, mask, starts)
+
+    def _stream(self, lane: Lane) -> np.ndarray:
+        """Returns the token before the lane's next targets, then these: [n + 1], n at most N."""
+        if lane.document not in self._verified:
+            self.corpus.verify(lane.document)
+            self._verified.add(lane.document)
+        begin, end = self.corpus.span(lane.document)
+        begin += lane.offset
+        end = min(end, begin + self.segment_length)
+        if lane.offset:
+            stream = self.corpus.tokens[begin - 1 : end]
+        else:
+            start = self.corpus.beginning_of_document
+            stream = np.concatenate([[start], self.corpus.tokens[begin:end]])
+        if stream.max() >= self.vocab_size:
+            raise DataError(
+                f"{self.corpus.origin}: document {self.corpus.ids[lane.document]!r} has token id "
+                f"{stream.max()}, outside the vocabulary of {self.vocab_size}: its tokens are "
+                "damaged; tokenize the corpus again."
+            )
+        return stream
 
 
 def epoch_order(num_documents: int, seed: int, epoch: int) -> np.ndarray:
@@ -26,9 +142,9 @@ class TrainingLanes:
     """An endless iterator of batches over the documents of a corpus in random order.
 
     Every epoch is a new permutation of the documents, a function of `seed` and the number of the
-    epoch alone. A lane whose document has ended takes the next one of the order; epochs follow
-    one another without a gap, so no lane is ever idle. Every process follows all lanes, which costs
-    nothing, and reads the tokens of its own: what a lane reads does not depend on their number.
+    epoch alone. A lane whose document has ended takes the next one of the order. Epochs follow one
+    another without a gap, so no lane is ever idle. Every process follows all lanes and reads the
+    tokens of its own, so what a lane reads does not depend on the number of processes.
 
     Args:
       corpus: the documents.
@@ -36,7 +152,7 @@ class TrainingLanes:
       segment_length: N, in tokens.
       vocab_size: V, the vocabulary of the model.
       seed: seed of the order, at least 0.
-      rows: the lanes whose batches are wanted; all unless given.
+      rows: the lanes of this process; all lanes by default.
 
     Raises:
       DataError: the arguments do not fit together. Iterating also raises it, when a lane reaches
@@ -88,11 +204,11 @@ class TrainingLanes:
 
     @property
     def position(self) -> dict[str, Any]:
-        """Where the iterator stands after the batches taken so far, as a small JSON object.
+        """The position after the batches taken so far, as a small JSON object.
 
-        "epoch" and "cursor" say how many documents of which epoch have been opened; "lanes" has
+        "epoch" and "cursor" say how many documents of which epoch have been opened. "lanes" has
         the pair (document index, offset in tokens) of every lane, or None where the next batch
-        opens a document. The rest identifies what `restore` must find unchanged.
+        opens a document. The rest must be unchanged for `restore`.
         """
         lanes = [lane and list(lane) for lane in self._lanes]
         return self._identity | {"epoch": self._epoch, "cursor": self._cursor, "lanes": lanes}
@@ -100,7 +216,7 @@ class TrainingLanes:
     def restore(self, position: dict[str, Any]) -> None:
         """Continues at a `position`, with exactly the batches that followed it.
 
-        With another segment length the lanes go on at the same tokens, cut differently.
+        With another segment length the lanes continue at the same tokens, cut differently.
 
         Raises:
           DataError: the position belongs to another seed, corpus, tokenizer or number of lanes.
@@ -128,20 +244,11 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Returns batches that hold each document once, until all lanes of all hosts are empty.
 
-    Documents are taken longest first, equal ones in the order of the corpus, so that lanes end
-    at about the same time. A mean over the targets, weighted by the mask, depends on neither the
-    batch size nor the segment length.
+    The longest documents come first, equally long ones in the order of the corpus, so that lanes
+    end at about the same time. A mean over the targets, weighted by the mask, depends on neither
+    the batch size nor the segment length.
 
-    Args:
-      corpus: the documents.
-      batch_size: B, the number of lanes of all hosts.
-      segment_length: N, in tokens.
-      vocab_size: V, the vocabulary of the model.
-      rows: the lanes whose batches are wanted; all unless given.
-
-    Raises:
-      DataError: the arguments do not fit together. Iterating also raises it, when a lane reaches
-        a token outside the vocabulary or a damaged document.
+    Arguments and errors are those of `TrainingLanes`.
     """
     reader = LaneReader(corpus, batch_size, segment_length, vocab_size)
     rows = range(batch_size) if rows is None else rows
@@ -149,7 +256,7 @@ def evaluation_batches(
 
 
 def evaluation_lanes(reader: LaneReader) -> Iterator[list[Lane | None]]:
-    """Where the lanes of a reader stand, batch after batch, in `evaluation_batches`."""
+    """Yields the positions of a reader's lanes, batch after batch, in `evaluation_batches`."""
     corpus = reader.corpus
     opened = map(Lane, sorted(range(len(corpus)), key=lambda index: -corpus.length(index)))
     lanes: list[Lane | None] = [None] * reader.batch_size

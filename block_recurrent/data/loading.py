@@ -1,4 +1,4 @@
-"""The documents of a run, as its configuration names them."""
+"""Loading the documents that a configuration names."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ class Corpora(NamedTuple):
 
 
 def load_documents(config: DataConfig, split: str) -> Corpus:
-    """The text of a split, for sources that are read into memory.
+    """Returns the text of a split, for sources that are read into memory.
 
     Raises:
       DataError: a source that cannot be read, or a split without documents.
@@ -32,21 +32,21 @@ def load_documents(config: DataConfig, split: str) -> Corpus:
 
 
 def makes_token_cache(config: DataConfig) -> bool:
-    """Whether the first to read the documents writes a token cache for all others."""
+    """Returns whether the first process that reads the documents writes a token cache."""
     return config.source == "tfds"
 
 
 def load_split(
     config: DataConfig, split: str, report: Report = lambda text: None
 ) -> TokenizedCorpus:
-    """The documents of "train", "validation" or "test".
+    """Returns the tokens of a split.
 
-    A prepared corpus is read through its token cache, which the first run makes.
+    A prepared corpus (`tfds`) is read through its token cache, which the first run makes.
 
     Args:
       config: names the documents and the tokenizer.
-      split: which of them.
-      report: takes the progress, for people.
+      split: "train", "validation" or "test".
+      report: called with lines about the progress, for people.
 
     Raises:
       DataError: a source that cannot be read, or a split without documents.
@@ -65,5 +65,5 @@ def load_split(
 
 
 def load_corpora(config: DataConfig, report: Report = lambda text: None) -> Corpora:
-    """Both splits of a training run. Raises: what `load_split` raises."""
+    """Returns both splits of a training run. Raises the errors of `load_split`."""
     return Corpora(load_split(config, "train", report), load_split(config, "validation", report))

@@ -12,10 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from block_recurrent.data.documents import Document, split_of
-from block_recurrent.data.errors import DataError
+from block_recurrent.data.documents import (
+    DataError,
+    Document,
+    decode,
+    replace_lone_surrogates,
+    split_of,
+)
 from block_recurrent.data.json_lines import json_lines, parse_json, to_document
-from block_recurrent.data.utf8 import decode, replace_lone_surrogates
 
 _NOT_READ = frozenset({"test", "tests", "idle_test", "__pycache__"})
 

@@ -1,8 +1,8 @@
 """Documents from a directory that tensorflow-datasets has prepared, read without TensorFlow.
 
-Only array_record shards can be read so. Whatever is missing, cut short or damaged is an error that
-names the shard and the record; where the directory has a `manifest.json`, as those written by
-`block_recurrent.lab.corpora` have, every text is compared with it.
+Only array_record shards can be read. A shard that is missing, cut short or damaged is an error that
+names the shard and the record. Every text is compared with `manifest.json` where the directory has
+one. `block_recurrent.lab.corpora` writes it.
 """
 
 import hashlib
@@ -10,46 +10,32 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from block_recurrent.data.documents import Document
-from block_recurrent.data.errors import DataError, unknown_name
-from block_recurrent.data.utf8 import decode
+from block_recurrent.data.documents import DataError, Document, decode
+from block_recurrent.system.extras import require
+from block_recurrent.system.text import did_you_mean
 
 INFO, FEATURES, MANIFEST = "dataset_info.json", "features.json", "manifest.json"
+READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _TEXT_FEATURES = ("book_text", "text")
 _AGAIN = "copy or prepare it again"
-
-
-class Record(NamedTuple):
-    """One record of a shard.
-
-    Attributes:
-      document: id, title and text.
-      link: the address where it was published; may be empty.
-      year: the year of publication, 0 where unknown.
-      repaired: whether the text was not valid UTF-8.
-    """
-
-    document: Document
-    link: str
-    year: int
-    repaired: bool
 
 
 class TfdsDirectory:
     """A directory with `dataset_info.json`, `features.json` and array_record shards.
 
-    The text is the feature `book_text` or `text`; the id is the feature `source`, or else `book_id`
-    as a string.
+    The text is the feature `book_text` or `text`, the title is `book_title`. The id is the feature
+    `source`, or else `book_id` as a string.
 
     Attributes:
       name: the name of the data set.
-      splits: split -> number of documents; splits without documents are not there.
+      splits: split -> number of documents, without splits that have none.
 
     Raises:
-      DataError: it is no such directory. `records`, `documents` and `fingerprint` also raise it
-        for shards that are missing or damaged.
+      DataError: it is no such directory. `documents` and `fingerprint` also raise it for shards
+        that are missing or damaged.
+      MissingPackage: array_record is not installed.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -58,23 +44,20 @@ class TfdsDirectory:
         self.name: str = info.name
         self._features: Any = info.features
         self._text = _text_feature(self.path, self._features)
+        splits = {split: found for split, found in info.splits.items() if found.num_examples}
         self._shards = {
-            split: list(zip(map(Path, s.filepaths), s.shard_lengths, strict=True))
-            for split, s in info.splits.items()
-            if s.num_examples
+            split: list(zip(map(Path, found.filepaths), found.shard_lengths, strict=True))
+            for split, found in splits.items()
         }
-        self.splits: Mapping[str, int] = {
-            split: sum(length for _, length in shards) for split, shards in self._shards.items()
-        }
+        self.splits: Mapping[str, int] = {name: s.num_examples for name, s in splits.items()}
         self._manifest = _read_manifest(self.path)
-        self._current: _Shard | None = None
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hexadecimal of what is there, wherever the directory lies.
+        """SHA-256 of the content, in hexadecimal, wherever the directory lies.
 
-        It is that of the manifest, which holds the SHA-256 of every shard; without a manifest that
-        of the two descriptions and the names and sizes of the shards.
+        It is the digest of the manifest, which holds the SHA-256 of every shard. Without a manifest
+        it is the digest of the two descriptions and of the names and sizes of the shards.
         """
         if (self.path / MANIFEST).exists():
             return hashlib.sha256((self.path / MANIFEST).read_bytes()).hexdigest()
@@ -87,65 +70,45 @@ class TfdsDirectory:
 
     def documents(self, split: str) -> Iterator[Document]:
         """Yields the documents of a split, in the order in which they are stored."""
-        return (record.document for record in self.records(split))
-
-    def records(self, split: str) -> Iterator[Record]:
-        """Yields the records of a split, in the order in which they are stored."""
         if split not in self.splits:
-            raise unknown_name("split", split, self.splits)
+            near, choices = did_you_mean(split, self.splits), ", ".join(self.splits)
+            raise DataError(f"unknown split {split!r}{near}: choose one of {choices}.")
         for shard, _ in self._shards[split]:
-            _size(shard)
-        return (self.record(split, index) for index in range(self.splits[split]))
+            _size(shard)  # a missing one is an error before the first document
+        return (document for shard in self._shards[split] for document in self._read(*shard))
 
-    def record(self, split: str, index: int) -> Record:
-        """Returns a record of a split, by its place in it, from 0."""
-        number = index
-        for shard, length in self._shards[split]:
-            if number < length:
-                where = f"{shard}, record {number}"
-                record = self._parse(self._open(shard, length).read(number), where)
-                if self._manifest is not None:
-                    _compare(record.document, self._manifest[shard.name][number], where)
-                return record
-            number -= length
-        raise DataError(f"{self.path}: {split} has no record {index}, only {self.splits[split]:,}.")
+    def _read(self, shard: Path, length: int) -> Iterator[Document]:
+        """Yields the documents of a shard, `length` of them."""
+        expected = None if self._manifest is None else self._manifest.get(shard.name, [])
+        if expected is not None and len(expected) != length:
+            raise DataError(
+                f"{shard}: {MANIFEST} lists {len(expected):,} documents and {INFO} {length:,}; "
+                f"{_AGAIN}."
+            )
+        for number, data in enumerate(_records(shard, length)):
+            where = f"{shard}, record {number}"
+            document = self._parse(data, where)
+            if expected is not None:
+                _compare(document, expected[number], where)
+            yield document
 
-    def _open(self, shard: Path, length: int) -> "_Shard":
-        """The shard, which stays open until another one is asked for."""
-        if self._current is None or self._current.path != shard:
-            listed = length if self._manifest is None else len(self._manifest.get(shard.name, ()))
-            if listed != length:
-                raise DataError(
-                    f"{shard}: {MANIFEST} lists {listed:,} documents and {INFO} {length:,}; "
-                    f"{_AGAIN}."
-                )
-            self._current = _Shard(shard, length)
-        return self._current
-
-    def _parse(self, data: bytes, where: str) -> Record:
+    def _parse(self, data: bytes, where: str) -> Document:
         try:
             values = self._features.deserialize_example_np(data)
         except Exception as error:  # the parser's own kinds, of several packages
             raise DataError(f"{where} is damaged ({error}); {_AGAIN}.") from error
-        data = values[self._text]
-        if not isinstance(data, bytes):
+        text = values[self._text]
+        if not isinstance(text, bytes):
             raise DataError(f"{where} has no {self._text}: it is damaged; {_AGAIN}.")
-        text, repaired = decode(data)
         identity = values.get("source") if "source" in self._features else values.get("book_id")
         if identity is None:
             raise DataError(f"{where} has neither source nor book_id, which name it; {_AGAIN}.")
-        title = _as_text(values.get("book_title"))
-        year = _as_text(values.get("publication_date"))
-        return Record(
-            Document(_as_text(identity), title, text),
-            _as_text(values.get("book_link")),
-            int(year) if year.isdecimal() else 0,
-            repaired,
-        )
+        title = values.get("book_title") or b""
+        return Document(_as_text(identity), _as_text(title), _as_text(text))
 
 
 def _read_info(path: Path) -> Any:
-    """The `tfds.core.DatasetInfo` of a directory."""
+    """Returns the `tfds.core.DatasetInfo` of a directory."""
     for name in (INFO, FEATURES):
         if not (path / name).is_file():
             raise DataError(_why_not(path, name))
@@ -191,7 +154,7 @@ def _text_feature(path: Path, features: Any) -> str:
 
 
 def _read_manifest(path: Path) -> Mapping[str, Sequence[tuple[str, str]]] | None:
-    """Shard -> (id, SHA-256 of the text) of its documents in order; None without a manifest."""
+    """Returns shard -> (id, SHA-256 of the text) of its documents; None without a manifest."""
     file = path / MANIFEST
     if not file.exists():
         return None
@@ -212,36 +175,27 @@ def _size(shard: Path) -> int:
         raise DataError(f"{shard} is missing ({error.strerror}); {_AGAIN}.") from error
 
 
-class _Shard:
-    """An array_record file, which must be whole.
+def _records(shard: Path, length: int) -> Iterator[bytes]:
+    """Yields the records of an array_record file, which must be whole.
 
-    A file cut after its first 64 KiB opens without a complaint, and gives an empty record for any
-    index: hence the comparison with the number of records that it should have.
+    A file cut after its first 64 KiB opens without an error and gives an empty record for any
+    index, so the number of records is compared with the expected one.
     """
-
-    def __init__(self, path: Path, length: int):
-        from array_record.python.array_record_module import ArrayRecordReader
-
-        self.path = path
-        _size(path)
-        self._reader = ArrayRecordReader(
-            os.fspath(path), "readahead_buffer_size:0,max_parallelism:0"
+    array_record = require("array_record.python.array_record_module", "data")
+    _size(shard)
+    reader = array_record.ArrayRecordReader(os.fspath(shard), READ_OPTIONS)
+    found = reader.num_records()
+    if not reader.ok() or found != length:
+        raise DataError(
+            f"{shard}, record {min(found, length)}: the shard holds {found:,} readable records, "
+            f"{INFO} says {length:,}: it is damaged or cut short; {_AGAIN}."
         )
-        found = self._reader.num_records()
-        if not self._reader.ok() or found != length:
-            raise DataError(
-                f"{path}, record {min(found, length)}: the shard holds {found:,} readable records, "
-                f"{INFO} says {length:,}: it is damaged or cut short; {_AGAIN}."
-            )
-
-    def read(self, number: int) -> bytes:
-        """Returns a record."""
+    for number in range(length):
         try:
-            return self._reader.read([number])[0]
+            record = reader.read([number])[0]
         except RuntimeError as error:
-            raise DataError(
-                f"{self.path}, record {number} is damaged ({error}); {_AGAIN}."
-            ) from error
+            raise DataError(f"{shard}, record {number} is damaged ({error}); {_AGAIN}.") from error
+        yield record
 
 
 def _compare(document: Document, expected: tuple[str, str], where: str) -> None:
@@ -255,6 +209,4 @@ def _compare(document: Document, expected: tuple[str, str], where: str) -> None:
 
 
 def _as_text(value: object) -> str:
-    if value is None:
-        return ""
     return decode(value)[0] if isinstance(value, bytes) else str(value)

@@ -1,14 +1,14 @@
 """Token caches: a prepared corpus is tokenized once, into files that are mapped into memory.
 
-A cache is a folder for each corpus, tokenizer and split, with
+A cache is a folder for each corpus, tokenizer and split:
 
     tokens.bin      all tokens, document after document, in the smallest unsigned type
-    index.npy       [4, D] int64: where each document ends, its UTF-8 bytes, its words, and the
-                    XXH3 of its tokens, which is checked when the document is opened
+    index.npy       [4, D] int64: where each document ends, its UTF-8 bytes, its words, and a
+                    digest of its tokens, which is checked when the document is opened
     ids.json        the documents' ids
-    cache.json      what they belong to, how many there are, and the digest of the two above
+    cache.json      corpus, tokenizer and split, the counts, and the digest of index and ids
 
-It is written under another name and renamed when it is whole, so what has the name is whole.
+The folder has a temporary name until it is complete.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 
-from block_recurrent.data.documents import Document, byte_count, word_count
-from block_recurrent.data.errors import DataError
+from block_recurrent.data.documents import DataError, Document, byte_count, word_count
+from block_recurrent.data.tfds_reader import TfdsDirectory
 from block_recurrent.data.tokenized import (
     Fingerprint,
     TokenizedCorpus,
@@ -40,37 +40,20 @@ from block_recurrent.system.files import reason, remove, whole_folder
 FORMAT = 1
 _BUILDING = ".building-"
 _DOCUMENTS_AT_ONCE = 64
-
-
-class PreparedCorpus(Protocol):
-    """A corpus on disk whose documents can be read in order.
-
-    Attributes:
-      name: what the corpus is called.
-      path: the directory that holds it.
-      fingerprint: equal fingerprints mean equal documents, wherever they lie.
-    """
-
-    name: str
-    path: Path
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def documents(self, split: str) -> Iterator[Document]: ...
+_Encoded = tuple[Document, np.ndarray]
 
 
 def cached_tokens(
-    corpus: PreparedCorpus,
+    corpus: TfdsDirectory,
     split: str,
     tokenizer: Tokenizer,
     cache_path: Path,
     progress: Callable[[int], None] | None = None,
 ) -> TokenizedCorpus:
-    """The tokens of a split, from the cache below `cache_path`; the first call makes it.
+    """Returns the tokens of a split from the cache below `cache_path`; the first call makes it.
 
-    Several processes may call this at once: each that finds no cache makes one, and the first to
-    finish provides it.
+    Several processes may call this at once. Each process that finds no cache makes one, and all of
+    them read the one that is finished first.
 
     Args:
       corpus: the documents.
@@ -80,8 +63,8 @@ def cached_tokens(
       progress: called with the number of bytes tokenized so far.
 
     Raises:
-      DataError: a corpus that cannot be read or is damaged, a cache that is damaged or belongs to
-        something else, or no room to write one.
+      DataError: the corpus or the cache is damaged, the cache belongs to another corpus or
+        tokenizer, or it cannot be written.
     """
     identity = {
         "format": FORMAT,
@@ -105,18 +88,12 @@ def cached_tokens(
     return _open(folder, origin, identity, tokenizer)
 
 
-class _Encoded(NamedTuple):
-    document: Document
-    tokens: np.ndarray
-
-
-def _encode(documents: Iterable[Document], tokenizer: Tokenizer, origin: str) -> Iterator[_Encoded]:
-    """Tokenizes documents on all cores, a few ahead of those asked for."""
-    documents = iter(documents)
+def _encode(documents: Iterator[Document], tokenizer: Tokenizer, origin: str) -> Iterator[_Encoded]:
+    """Tokenizes documents on all cores, some documents ahead."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while some := list(itertools.islice(documents, _DOCUMENTS_AT_ONCE)):
             encoded = pool.map(lambda one: encode_document(one, tokenizer, origin), some)
-            yield from map(_Encoded, some, encoded)
+            yield from zip(some, encoded, strict=True)
 
 
 def _build(
@@ -133,12 +110,12 @@ def _build(
         with whole_folder(folder, folder.with_name(name)) as building:
             _write(building, documents, tokenizer, identity, progress)
     except OSError:
-        if not folder.exists():  # else another process was faster
+        if not folder.exists():  # otherwise another process was faster
             raise
 
 
 def _remove_leftovers(parent: Path) -> None:
-    """Removes what processes of this machine that no longer run have left half-written."""
+    """Removes unfinished folders of processes of this machine that no longer run."""
     for leftover in parent.glob(f"{_BUILDING}*"):
         process, _, host = leftover.name.removeprefix(_BUILDING).rpartition("-")[0].partition("@")
         if host != platform.node():
@@ -178,7 +155,7 @@ def _write(
         "tokens": end,
         "unknown": unknown,
         "fingerprint": fingerprint.hexdigest(),
-        "index_xxh3": _index_digest(folder),
+        "index_sha256": _index_digest(folder),
     }
     (folder / "cache.json").write_text(json.dumps(identity | facts, indent=2) + "\n")
 
@@ -214,7 +191,7 @@ def _open(
 
 
 def _checked_facts(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """The content of cache.json, if it and the index are as they were written."""
+    """Returns the content of cache.json; checks it and the index."""
     try:
         facts = json.loads((folder / "cache.json").read_text())
         found = _index_digest(folder)
@@ -224,14 +201,14 @@ def _checked_facts(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
         if facts.get(name) != value:
             raise DataError(
                 f"the token cache {folder} is of {name} {facts.get(name)!r}, not {value!r}: it was "
-                "moved or changed; delete it, and the next run makes it anew."
+                "moved or changed. Delete it; the next run makes a new one."
             )
-    if found != facts["index_xxh3"]:
+    if found != facts["index_sha256"]:
         raise _damaged(folder, "index.npy or ids.json has changed")
     return facts
 
 
 def _damaged(folder: Path, what: str) -> DataError:
     return DataError(
-        f"the token cache {folder} is damaged, {what}: delete it, and the next run makes it anew."
+        f"the token cache {folder} is damaged: {what}. Delete it; the next run makes a new one."
     )

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from block_recurrent.data.corpus import Corpus
-from block_recurrent.data.documents import Document, byte_count, word_count
-from block_recurrent.data.errors import DataError
+from block_recurrent.data.documents import DataError, Document, byte_count, word_count
 from block_recurrent.data.tokenizers import Tokenizer
 from block_recurrent.system.digests import digest_number
 
@@ -31,10 +30,10 @@ class TokenizedCorpus:
       tokenizer: name of the tokenizer.
       vocab_size: size of the tokenizer's vocabulary; token ids are below it.
       beginning_of_document: the id that is the input of a document's first target.
-      unknown: how many tokens stand for text that the vocabulary cannot express.
+      unknown: how many tokens replace text outside the vocabulary.
       fingerprint: 64 hexadecimal digits that follow from the ids, tokens and tokenizer.
       notes: lines for people about what was read, see `summary`.
-      checksums: XXH3 of each document's tokens, [D] int64, where they are kept in a file.
+      checksums: digests of each document's tokens, [D] int64; None for tokens in memory.
     """
 
     origin: str
@@ -56,11 +55,11 @@ class TokenizedCorpus:
         return len(self.ids)
 
     def span(self, document: int) -> tuple[int, int]:
-        """Where a document, given by its index, begins and ends in `tokens`."""
+        """Returns where a document, given by its index, begins and ends in `tokens`."""
         return int(self.ends[document - 1]) if document else 0, int(self.ends[document])
 
     def length(self, document: int) -> int:
-        """Number of tokens of a document, given by its index."""
+        """Returns the number of tokens of a document, given by its index."""
         begin, end = self.span(document)
         return end - begin
 
@@ -74,30 +73,30 @@ class TokenizedCorpus:
         tokens = self.tokens[begin:end]
         if self.checksums is not None and digest_number(tokens) != self.checksums[document]:
             raise DataError(
-                f"{self.origin}: the tokens of document {self.ids[document]!r} are damaged: delete "
-                "the token cache, and the next run makes it anew."
+                f"{self.origin}: the tokens of document {self.ids[document]!r} are damaged. Delete "
+                "the token cache; the next run makes a new one."
             )
 
     def summary(self) -> str:
-        """Lines for people: what is there, what was dropped, and a warning about lost text."""
+        """Returns lines for people: counts, what was dropped, and a warning about lost text."""
         unit = "" if self.tokenizer == "bytes" else f", {len(self.tokens):,} tokens"
         what = f"{len(self):,} documents, {int(self.byte_counts.sum()):,} bytes{unit}"
         lines = [f"{self.origin}: {what}", self.notes, self.warning()]
         return "\n".join(filter(None, lines))
 
     def warning(self) -> str:
-        """A sentence if the vocabulary loses a noticeable part of the text, else nothing."""
+        """Returns a sentence if the vocabulary loses much of the text, else an empty string."""
         share = self.unknown / max(len(self.tokens), 1)
         if share <= _UNKNOWN_SHARE:
             return ""
         return (
-            f"WARNING: {share:.2%} of the tokens are unknown to the vocabulary, so that bits per "
-            "token say little here: use bytes, or a vocabulary of experiments/train_vocab.py."
+            f"WARNING: {share:.2%} of the tokens are unknown to the vocabulary, so bits per token "
+            "say little: use bytes, or a vocabulary of experiments/train_vocab.py."
         )
 
 
 def token_type(vocab_size: int) -> np.dtype:
-    """The smallest little-endian unsigned type that holds ids below `vocab_size`."""
+    """Returns the smallest little-endian unsigned type that holds ids below `vocab_size`."""
     return np.dtype(next(f"<u{n}" for n in (1, 2, 4) if vocab_size <= 256**n))
 
 
@@ -108,7 +107,7 @@ class Fingerprint:
         self._digest = hashlib.sha256(tokenizer.encode())
 
     def add(self, document_id: str, tokens: np.ndarray) -> None:
-        """Takes the next document; equal ids give equal digests whatever their type."""
+        """Adds the next document; equal ids give equal digests, whatever their dtype."""
         content = hashlib.sha256(tokens.astype("<u4").tobytes()).hexdigest()
         self._digest.update(json.dumps([document_id, content]).encode())
 
@@ -118,10 +117,10 @@ class Fingerprint:
 
 
 def encode_document(document: Document, tokenizer: Tokenizer, origin: str) -> np.ndarray:
-    """The tokens of a document, [n], in the smallest type.
+    """Returns the tokens of a document, [n], in the smallest type.
 
     Raises:
-      DataError: there are none, or one is outside the tokenizer's vocabulary.
+      DataError: there are no tokens, or one is outside the tokenizer's vocabulary.
     """
     tokens = np.asarray(tokenizer.encode(document.text))
     where = f"{origin}: document {document.id!r}"
@@ -137,12 +136,12 @@ def encode_document(document: Document, tokenizer: Tokenizer, origin: str) -> np
 
 
 def count_unknown(tokens: np.ndarray, tokenizer: Tokenizer) -> int:
-    """How many of the tokens [n] stand for text that the vocabulary cannot express."""
+    """Returns how many of the tokens [n] replace text outside the vocabulary."""
     return 0 if tokenizer.unknown is None else int((tokens == tokenizer.unknown).sum())
 
 
 def tokenize(corpus: Corpus, tokenizer: Tokenizer) -> TokenizedCorpus:
-    """The tokens of a corpus, in memory.
+    """Returns the tokens of a corpus, in memory.
 
     Raises:
       DataError: a document has no tokens, or one outside the tokenizer's vocabulary.

@@ -1,4 +1,8 @@
-"""Tokenizers: they turn text into token ids and token ids into text."""
+"""Tokenizers turn text into token ids, and token ids into text.
+
+`Tokenizer` is what a tokenizer has to offer. `ByteTokenizer` and `SentencePieceTokenizer` do, and
+`make_tokenizer` chooses between them.
+"""
 
 import hashlib
 import re
@@ -9,23 +13,24 @@ from typing import Protocol
 import numpy as np
 
 from block_recurrent.config import DataConfig
-from block_recurrent.data.errors import DataError
+from block_recurrent.data.documents import DataError
+from block_recurrent.system.extras import require
 
 # SentencePiece writes a space as this character, so the character itself needs another way.
 _SPACE_MARK = "\u2581"
 
 
 class Tokenizer(Protocol):
-    """What corpora, metrics and sampling need of a tokenizer."""
+    """What corpora, metrics and sampling need of a tokenizer: four facts and three methods."""
 
     @property
     def name(self) -> str:
-        """Identifies the tokenizer: equal names give equal tokens."""
+        """The identity of the tokenizer: equal names give equal tokens."""
         ...
 
     @property
     def vocab_size(self) -> int:
-        """Token ids are 0 to `vocab_size - 1`."""
+        """V, the size of the vocabulary. Token ids are 0 to V - 1."""
         ...
 
     @property
@@ -35,7 +40,7 @@ class Tokenizer(Protocol):
 
     @property
     def unknown(self) -> int | None:
-        """The id of text that the vocabulary cannot express, None if it can express everything."""
+        """The id that replaces text outside the vocabulary; None if there is no such text."""
         ...
 
     def encode(self, text: str) -> np.ndarray:
@@ -47,7 +52,7 @@ class Tokenizer(Protocol):
         ...
 
     def spellings(self) -> list[bytes]:
-        """Returns the UTF-8 bytes that each id of the vocabulary stands for, [V]."""
+        """Returns the UTF-8 bytes of each id of the vocabulary, [V]."""
         ...
 
 
@@ -87,9 +92,9 @@ class ByteTokenizer:
 class SentencePieceTokenizer:
     """Pieces of a SentencePiece vocabulary (Kudo and Richardson 2018, arXiv 1808.06226).
 
-    With a vocabulary of `experiments/train_vocab.py`, which keeps white space and falls back to
-    bytes, `decode(encode(text)) == text`. Others may lose text: T5's has no braces, backslash or
-    newline. A document begins with the vocabulary's <s>, or <pad> if it has no <s>.
+    A vocabulary of `experiments/train_vocab.py` keeps white space and falls back to bytes, so
+    `decode(encode(text)) == text`. Other vocabularies may lose text: T5's has no braces, backslash
+    or newline. A document begins with the vocabulary's <s>, or with <pad> if it has no <s>.
 
     Args:
       path: model file.
@@ -97,11 +102,11 @@ class SentencePieceTokenizer:
 
     Raises:
       DataError: the file cannot be read, is no vocabulary, or has another digest.
+      MissingPackage: sentencepiece is not installed.
     """
 
     def __init__(self, path: str | Path, sha256: str | None = None):
-        from sentencepiece import SentencePieceProcessor
-
+        sentencepiece = require("sentencepiece", "data")
         try:
             model = Path(path).read_bytes()
         except OSError as error:
@@ -112,7 +117,7 @@ class SentencePieceTokenizer:
                 f"vocabulary {path} has SHA-256 {digest}, the configuration asks for {sha256}: "
                 "give the file that is meant, or set data.vocab_sha256 for a new run."
             )
-        self._processor = SentencePieceProcessor()
+        self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.load_from_serialized_proto(model)
         except RuntimeError as error:
@@ -147,10 +152,10 @@ class SentencePieceTokenizer:
         return self._processor.decode(_inside(tokens, self.vocab_size, "a piece").tolist())
 
     def spellings(self) -> list[bytes]:
-        """Returns the bytes of each piece; none for marks such as <s>, U+FFFD for <unk>.
+        """Returns the bytes of each piece; no bytes for marks such as <s>, U+FFFD for <unk>.
 
-        Together, those of a text's pieces are the text, but for a space that the vocabulary may put
-        before it and for what the vocabulary loses.
+        Joined over the pieces of a text they give the text, except for a space that the vocabulary
+        may put before it and for text that the vocabulary loses.
         """
         bytes_of = {piece: bytes([byte]) for byte, piece in self._bytes.items()}
         return [bytes_of.get(piece, self._spelling(piece)) for piece in range(self.vocab_size)]
@@ -174,10 +179,11 @@ def _inside(tokens: Sequence[int] | np.ndarray, vocab_size: int, what: str) -> n
 
 
 def make_tokenizer(config: DataConfig) -> Tokenizer:
-    """The tokenizer of a run.
+    """Returns the tokenizer that a configuration names.
 
     Raises:
       DataError: its vocabulary cannot be used.
+      MissingPackage: it needs sentencepiece.
     """
     if config.tokenizer == "bytes":
         return ByteTokenizer()

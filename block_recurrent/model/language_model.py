@@ -14,7 +14,7 @@ from block_recurrent.model.layers import RMSNorm, dropout
 from block_recurrent.model.stack import Stack, stacked_layers
 from block_recurrent.model.state import ModelState, reset
 from block_recurrent.model.transformer_layer import split_key
-from block_recurrent.parallel.axes import by_lanes, whole
+from block_recurrent.parallel.axes import replicate, shard_batch
 
 
 class LanguageModel(nnx.Module):
@@ -105,7 +105,7 @@ class LanguageModel(nnx.Module):
 
     def embed(self, tokens: Tokens) -> Activations:
         """The embeddings of the tokens, in the dtype of activations."""
-        return by_lanes(whole(self.embedding[...])[tokens].astype(self.config.dtype))
+        return shard_batch(replicate(self.embedding[...])[tokens].astype(self.config.dtype))
 
     def normalize(self, x: Activations, dropout_key: Key | None = None) -> Activations:
         """The features, from the output of the last layer."""

@@ -33,7 +33,7 @@ from block_recurrent.model.state import (
     last_window,
     split_blocks,
 )
-from block_recurrent.parallel.axes import by_lanes
+from block_recurrent.parallel.axes import shard_batch
 
 
 class Projections(NamedTuple):
@@ -223,10 +223,10 @@ class SlidingWindowLayer(nnx.Module):
             seen = attend(queries, state_context, dropout_rate=rate, dropout_key=state_key)
             heads = jnp.concatenate([heads, join_blocks(seen)], axis=-2)
         (update,) = apply_dense(heads.reshape(*heads.shape[:-2], -1), self.output)
-        x = by_lanes(x + update)
+        x = shard_batch(x + update)
         (hidden,) = apply_dense(self.mlp_norm(x).astype(x.dtype), self.mlp_hidden)
         (update,) = apply_dense(relu(hidden), self.mlp_output)
-        return by_lanes(x + dropout(update, self.config.dropout, mlp_key))
+        return shard_batch(x + dropout(update, self.config.dropout, mlp_key))
 
     def read_token(
         self,

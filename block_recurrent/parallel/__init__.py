@@ -1,1 +1,1 @@
-"""Where arrays lie: devices, and which axis of an array is shared out over them."""
+"""Meshes of devices, the sharding of arrays over them, and processes that work together."""

@@ -1,4 +1,4 @@
-"""The axes of a mesh, and activations in programs that run on several devices."""
+"""The axes of a mesh, and the sharding of activations in programs that run on several devices."""
 
 import math
 from typing import Any
@@ -9,11 +9,11 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 AnyMesh = Mesh | AbstractMesh  # of devices, or of their numbers alone
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
-LANES = (DATA, FSDP)  # those that share out lanes
+BATCH = (DATA, FSDP)  # the mesh axes that shard batch rows
 
 
-def lane_axes(x: Array) -> tuple[Any, tuple[str, ...]]:
-    """The mesh that a program runs on, and the axes of it that share out the first axis of `x`.
+def batch_axes(x: Array) -> tuple[Any, tuple[str, ...]]:
+    """The mesh that a program runs on, and the mesh axes that shard the first axis of `x`.
 
     There are none on one device, and inside a program for each of several.
     """
@@ -23,21 +23,21 @@ def lane_axes(x: Array) -> tuple[Any, tuple[str, ...]]:
     return mesh, axes if devices > 1 and x.shape[0] % devices == 0 else ()
 
 
-def whole(x: Array) -> Array:
-    """`x`, whole on every device."""
+def replicate(x: Array) -> Array:
+    """`x`, replicated on every device."""
     mesh = jax.typeof(x).sharding.mesh
     if mesh.size <= 1 or mesh.manual_axes:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec()))
 
 
-def by_lanes(x: Array) -> Array:
-    """`x` [B, ...], whose lanes are shared out and whose other axes are whole.
+def shard_batch(x: Array) -> Array:
+    """`x` [B, ...], sharded by batch rows and replicated along its other axes.
 
-    So said where the compiler might think better of it: parameters are shared out along the same
-    devices, and it must be the parameters that move.
+    Parameters are sharded along the same devices. Without this the compiler might keep them where
+    they are and move the activations instead.
     """
-    mesh, axes = lane_axes(x)
+    mesh, axes = batch_axes(x)
     if not axes:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(axes)))

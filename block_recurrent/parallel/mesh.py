@@ -1,8 +1,8 @@
-"""Devices in three axes, and where on them every array lies.
+"""A mesh of devices with three axes, and the sharding of batches and states over it.
 
-`data` and `fsdp` share out the lanes, `fsdp` also every large parameter, which is put together when
-it is needed; `tensor` shares out heads and hidden units. The compiler derives everything else, the
-sums over devices above all, from where the arguments of a step lie.
+`data` and `fsdp` shard batch rows. `fsdp` also shards every large parameter, which is gathered when
+it is needed. `tensor` shards heads and hidden units. The compiler derives everything else, such as
+sums over devices, from the sharding of a step's arguments.
 """
 
 import math
@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from block_recurrent.config import ConfigError, MeshConfig
 from block_recurrent.parallel import processes
-from block_recurrent.parallel.axes import DATA, FSDP, LANES, TENSOR, AnyMesh
+from block_recurrent.parallel.axes import BATCH, DATA, FSDP, TENSOR, AnyMesh
 
 
 def make_mesh(
@@ -25,19 +25,17 @@ def make_mesh(
     *,
     exact: bool = False,
 ) -> Mesh:
-    """The devices of a run.
-
-    They are taken in JAX's own order, in which those of a process follow one another.
+    """The devices of a run, in JAX's own order, which keeps those of a process together.
 
     Args:
-      config: how many along each axis.
-      batch_size: B, lanes to share out; 0 if there are none.
-      devices: those there are, unless they are given.
-      exact: all of them have to be used. Otherwise, where `config.data` is -1, they may be fewer:
-        as many as share the lanes out evenly.
+      config: how many devices along each axis.
+      batch_size: B, batch rows to shard; 0 if there are none.
+      devices: what the mesh is made of; all devices unless given.
+      exact: all devices have to be used. Otherwise, if `config.data` is -1, there may be fewer: as
+        many as divide the batch.
 
     Raises:
-      ConfigError: there are not as many devices, or the lanes cannot be shared out evenly.
+      ConfigError: there are not as many devices, or the mesh does not divide the batch.
     """
     devices = jax.devices() if devices is None else devices
     sizes = _sizes(config, batch_size, len(devices), exact)
@@ -57,31 +55,27 @@ def _sizes(config: MeshConfig, batch_size: int, number: int, exact: bool) -> tup
         if sizes[0] == -1 and not exact:
             rest = next((n for n in range(rest, 0, -1) if batch_size % (n * sizes[1]) == 0), 1)
         sizes[sizes.index(-1)] = rest
-    check_lanes(batch_size, sizes)
+    check_batch_size(batch_size, sizes)
     return tuple(sizes)
 
 
-def check_lanes(batch_size: int, sizes: Sequence[int]) -> None:
-    """Sees to it that lanes can be shared out evenly over axes of these sizes.
-
-    Raises:
-      ConfigError: they cannot.
-    """
+def check_batch_size(batch_size: int, sizes: Sequence[int]) -> None:
+    """Raises ConfigError unless mesh axes of these sizes divide the batch evenly."""
     if batch_size % (sizes[0] * sizes[1]):
         raise ConfigError(
-            f"{batch_size} lanes cannot be shared out evenly among {sizes[0] * sizes[1]} groups "
-            f"of devices ({_shown(sizes)}): data.batch_size must be a multiple of mesh.data x "
-            "mesh.fsdp"
+            f"a batch of {batch_size} rows cannot be sharded evenly over {sizes[0] * sizes[1]} "
+            f"groups of devices ({_shown(sizes)}): data.batch_size must be a multiple of "
+            "mesh.data x mesh.fsdp"
         )
 
 
-def lane_groups(mesh: AnyMesh) -> int:
-    """How many groups of devices share the lanes out."""
-    return math.prod(mesh.shape[axis] for axis in LANES)
+def batch_shards(mesh: AnyMesh) -> int:
+    """How many shards a batch has on a mesh."""
+    return math.prod(mesh.shape[axis] for axis in BATCH)
 
 
 def reading_mesh(config: MeshConfig) -> MeshConfig:
-    """The mesh of a run, or, for reading its model where there are fewer devices, the default."""
+    """The mesh to read a run's model on: the run's, or the default if there are too few devices."""
     sizes = (config.data, config.fsdp, config.tensor)
     needed = math.prod(size for size in sizes if size > 0)
     return config if processes.several() or needed <= len(jax.devices()) else MeshConfig()
@@ -94,18 +88,18 @@ def _shown(sizes: Sequence[int]) -> str:
 
 
 def replicated(mesh: AnyMesh) -> NamedSharding:
-    """Of arrays that are whole on every device."""
+    """The sharding of arrays that every device has whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of arrays [B, ...]: shared out by their first axis."""
-    return NamedSharding(mesh, PartitionSpec(LANES))
+    """The sharding of arrays [B, ...] by batch rows."""
+    return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
 def carried_sharding(mesh: AnyMesh, carried: Any) -> Any:
     """Of a model's carried state: batch rows along `data` and `fsdp`, heads along `tensor`."""
-    along = {"B": LANES, "H": TENSOR}
+    along = {"B": BATCH, "H": TENSOR}
 
     def sharding(letters: str) -> NamedSharding:
         axes = [along.get(letter) for letter in letters]
@@ -117,47 +111,44 @@ def carried_sharding(mesh: AnyMesh, carried: Any) -> Any:
 
 
 def vote_array(mesh: Mesh, vote: bool) -> jax.Array:
-    """[devices] float32: of this process's devices what it votes, 1 or 0."""
+    """[devices] float32: 1 or 0, what this process votes, on each of its devices."""
     sharding = NamedSharding(mesh, PartitionSpec((DATA, FSDP, TENSOR)))
     own = np.full(1, vote, np.float32)
     return jax.make_array_from_callback((mesh.size,), sharding, lambda index: own)
 
 
-def lanes_of_process(mesh: Mesh, batch_size: int) -> list[int]:
-    """The lanes that devices of this process read, in order.
-
-    Asked of the sharding, for they need not be neighbours.
-    """
-    places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-    slices = [place[0] for place in places if place is not None]
+def rows_of_process(mesh: Mesh, batch_size: int) -> list[int]:
+    """The batch rows of this process's devices, in order; they need not be neighbours."""
+    indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    slices = [index[0] for index in indices if index is not None]
     return sorted({row for rows in slices for row in range(*rows.indices(batch_size))})
 
 
-def place_batch(batch: Any, mesh: Mesh, rows: Sequence[int], batch_size: int) -> Any:
-    """A process's lanes of a batch, on the devices that read them.
+def put_batch(batch: Any, mesh: Mesh, rows: Sequence[int], batch_size: int) -> Any:
+    """A batch [B, ...] on the devices, of which each process gives its own rows.
 
     Args:
       batch: arrays [rows, ...].
       mesh: the devices.
-      rows: what `lanes_of_process` returns.
-      batch_size: B, lanes of all processes.
+      rows: what `rows_of_process` returns.
+      batch_size: B, rows of all processes.
     """
     sharding = batch_sharding(mesh)
     if sharding.is_fully_addressable:
         return jax.device_put(batch, sharding)
 
-    def share_out(array: np.ndarray) -> jax.Array:
+    def shard(array: np.ndarray) -> jax.Array:
         def part(index: Any) -> np.ndarray:
             wanted = np.arange(*index[0].indices(batch_size))
             return array[np.searchsorted(rows, wanted)]
 
         return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, part)
 
-    return jax.tree.map(share_out, batch)
+    return jax.tree.map(shard, batch)
 
 
-def with_places(shapes: Any, shardings: Any) -> Any:
-    """Shapes of arrays, with where they lie."""
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+    """Shapes and dtypes of arrays, with these shardings."""
     return jax.tree.map(
         lambda array, sharding: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
         shapes,
@@ -166,10 +157,7 @@ def with_places(shapes: Any, shardings: Any) -> Any:
 
 
 def fetch(array: jax.Array, process: int) -> np.ndarray | None:
-    """A copy of an array, whole, in one process, and nothing in the others, which have to call it.
-
-    Only that one array is put together at a time.
-    """
+    """A copy of a whole array in one process, and None in the others, which have to call it too."""
     whole = array
     if not array.is_fully_addressable:
         sharding: Any = array.sharding
@@ -177,10 +165,10 @@ def fetch(array: jax.Array, process: int) -> np.ndarray | None:
     return np.array(whole, copy=True) if processes.index() == process else None
 
 
-def place(tree: Any, shardings: Any) -> Any:
-    """Arrays that lie there already or that every process has whole, where the shardings say."""
+def put(tree: Any, shardings: Any) -> Any:
+    """Arrays with these shardings, from arrays that have them or that every process holds."""
 
-    def place_one(array: Any, sharding: NamedSharding) -> jax.Array:
+    def put_one(array: Any, sharding: NamedSharding) -> jax.Array:
         if getattr(array, "sharding", None) == sharding:
             return array
         if sharding.is_fully_addressable:
@@ -188,4 +176,4 @@ def place(tree: Any, shardings: Any) -> Any:
         values = np.asarray(array)
         return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
-    return jax.tree.map(place_one, tree, shardings)
+    return jax.tree.map(put_one, tree, shardings)

@@ -1,7 +1,7 @@
-"""Notices a process that is frozen or gone, or that stays where the others have passed.
+"""Notices a process that is frozen or gone, or that stays in a turn that the others have ended.
 
-Each process tells the coordination service every few seconds that it lives and where it is, and
-asks what the others have told. Process 0 has that service: without it nobody is heard any more.
+Every few seconds each process tells the coordination service that it is alive and how far it is,
+and reads what the others have told. Process 0 runs that service: without it no process is heard.
 """
 
 import contextlib
@@ -12,37 +12,37 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-PULSE_SECONDS = 5  # between two tellings
-PATIENCE_SECONDS = 40  # until a process is given up; JAX waits for 100 s, and then aborts
+PULSE_SECONDS = 5  # between two messages
+PATIENCE_SECONDS = 40  # until a process times out; JAX would wait for 100 s and then abort
 _PULSES = "block_recurrent/pulses/"
 
 
 @dataclasses.dataclass
 class _Other:
-    """What was last heard of another process, and for how many seconds there was nothing new."""
+    """The last message of another process, and for how many seconds there was nothing new."""
 
     pulse: int = -1
-    place: int = 0
+    progress: int = 0
     silent: int = 0
     stayed: int = 0
 
-    def hear(self, pulse: int, place: int, passed: bool) -> None:
-        """Takes note of what is known after one more second; `passed`: this process is farther."""
+    def hear(self, pulse: int, progress: int, passed: bool) -> None:
+        """Notes the last message after one more second; `passed`: this process is ahead."""
         self.silent = self.silent + 1 if pulse == self.pulse else 0
-        self.stayed = self.stayed + 1 if passed and place == self.place else 0
-        self.pulse, self.place = pulse, place
+        self.stayed = self.stayed + 1 if passed and progress == self.progress else 0
+        self.pulse, self.progress = pulse, progress
 
 
 class Watch:
     """What one process knows of the others.
 
-    Seconds are counted by this process: time in which it stood still itself is nobody's silence.
+    This process counts the seconds itself. While it is frozen, no other process seems silent.
 
     Args:
       index: of this process.
-      count: of all processes.
+      count: how many processes there are.
       messages: the store of the coordination service, or None when the processes have parted.
-      give_up: called in a thread, with a sentence, when another process has to be given up.
+      give_up: called in a thread, with the reason, when another process times out.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Watch:
     ):
         self._index, self._messages, self._give_up = index, messages, give_up
         self._pulses = itertools.count()
-        self._place = 0  # odd within a turn
+        self._progress = 0  # odd within a turn
         self._told: dict[str, str] = {}
         self._others = {other: _Other() for other in range(count) if other != index}
 
@@ -65,33 +65,33 @@ class Watch:
 
     @contextlib.contextmanager
     def turn(self, number: int) -> Iterator[None]:
-        """Within it, a process is given up that stays while others have ended the same turn.
+        """Within it, a process times out that stays while others have ended the same turn.
 
-        It is for what takes all processes about as long.
+        It is for work that takes all processes about as long.
 
         Args:
-          number: grows from turn to turn, and is that of the same turn in all processes.
+          number: grows from turn to turn; the same turn has the same number in all processes.
         """
-        self._place = 2 * number + 1
+        self._progress = 2 * number + 1
         yield
-        self._place = 2 * number + 2
+        self._progress = 2 * number + 2
 
     def tell(self) -> None:
-        """Tells the others that this process lives; waits as long as process 0 does not answer.
+        """Tells the others that this process is alive; waits until process 0 answers.
 
         Raises:
           RuntimeError: process 0 cannot be reached.
         """
-        pulse = f"{next(self._pulses)} {self._place}"
+        pulse = f"{next(self._pulses)} {self._progress}"
         self._messages().key_value_set(f"{_PULSES}{self._index}", pulse, allow_overwrite=True)
         self._told = dict(self._messages().key_value_dir_get(_PULSES))
 
     def look(self) -> str | None:
-        """Looks, once a second, at what was told. Returns why one is to be given up, if so."""
+        """Checks the last messages, once a second. Returns why a process times out, or None."""
         for index, other in self._others.items():
             told = self._told.get(f"{_PULSES}{index}", "-1 0")
-            pulse, place = map(int, told.split())
-            other.hear(pulse, place, passed=place % 2 == 1 and self._place > place)
+            pulse, progress = map(int, told.split())
+            other.hear(pulse, progress, passed=progress % 2 == 1 and self._progress > progress)
             if other.silent >= PATIENCE_SECONDS:
                 return f"process {index} has not been heard of for {other.silent} s"
             if other.stayed >= PATIENCE_SECONDS:

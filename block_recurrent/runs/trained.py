@@ -11,7 +11,7 @@ from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import Tokenizer, make_tokenizer
 from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
-from block_recurrent.parallel.mesh import with_places
+from block_recurrent.parallel.mesh import with_shardings
 from block_recurrent.runs.bucket import bucket_of
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.errors import CheckpointError
@@ -73,7 +73,7 @@ def load(
             )
     model = abstract_model(config.model)
     if mesh is not None:
-        model = with_places(model, model_sharding(mesh, model))
+        model = with_shardings(model, model_sharding(mesh, model))
     number = None if step in (None, NEWEST) else int(step)
     restored, model = checkpoints.restore_parameters(model, number)
     return TrainedModel(model, config, tokenizer, restored)

@@ -19,7 +19,7 @@ from block_recurrent.data import Batch
 from block_recurrent.model.parameters import count_parameters, named_parameters
 from block_recurrent.model.protocol import Model
 from block_recurrent.model.stack import Stack, part_ranges
-from block_recurrent.parallel.mesh import check_lanes, lane_groups, with_places
+from block_recurrent.parallel.mesh import batch_shards, check_batch_size, with_shardings
 from block_recurrent.parallel.parameters import describe_sharding
 from block_recurrent.training import TrainState
 from block_recurrent.training.build import abstract_model, abstract_train_state, build_model
@@ -133,23 +133,22 @@ def on_a_device(config: ExperimentConfig, state: TrainState, memory: Memory) -> 
     What is left of the devices counts as one.
 
     Raises:
-      ConfigError: lanes or parameters cannot be shared out evenly.
+      ConfigError: the mesh does not divide the batch or some parameters.
     """
     sizes = mesh_sizes(config.mesh)
-    check_lanes(config.data.batch_size, list(sizes.values()))
+    check_batch_size(config.data.batch_size, list(sizes.values()))
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
-    places = train_state_sharding(mesh, state)
-    lanes = lane_groups(mesh)
-    placed = with_places(state, places)
-    parameters = device_bytes(placed.model)
+    shards = batch_shards(mesh)
+    sharded = with_shardings(state, train_state_sharding(mesh, state))
+    parameters = device_bytes(sharded.model)
     return Memory(
         parameters=parameters,
-        optimizer_state=device_bytes(placed.optimizer),
+        optimizer_state=device_bytes(sharded.optimizer),
         gradients=parameters,
-        carried_state=device_bytes(placed.carried),
-        activations=memory.activations // lanes,
-        logits=memory.logits // lanes,
-        computed_again=memory.computed_again // lanes,
+        carried_state=device_bytes(sharded.carried),
+        activations=memory.activations // shards,
+        logits=memory.logits // shards,
+        computed_again=memory.computed_again // shards,
     )
 
 
@@ -168,7 +167,7 @@ def mesh_sizes(mesh: MeshConfig) -> dict[str, int]:
 
 
 def device_bytes(tree: Any) -> int:
-    """`array_bytes` on each of the devices that the arrays' shardings share them out to."""
+    """`array_bytes` on each of the devices that the arrays are sharded over."""
 
     def part(array: Any) -> Any:
         return Shape(array.sharding.shard_shape(array.shape), array.dtype)

@@ -16,12 +16,12 @@ from block_recurrent.model.protocol import CarriedState, Model
 from block_recurrent.model.state import clear_recurrent
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.mesh import (
+    batch_shards,
     carried_sharding,
-    lane_groups,
-    lanes_of_process,
     make_mesh,
-    place,
-    place_batch,
+    put,
+    put_batch,
+    rows_of_process,
 )
 from block_recurrent.training.loss import model_cross_entropy
 from block_recurrent.training.step import model_sharding
@@ -86,7 +86,7 @@ class Evaluation(NamedTuple):
 def evaluation_step(
     model: Model, carried: CarriedState, batch: Batch, *, clear_states: bool = False
 ) -> tuple[CarriedState, Array, Array]:
-    """Reads one segment of every lane: the next state, summed nats and number of targets."""
+    """Reads one segment of every row: the next state, summed nats and number of targets."""
     if clear_states:
         carried = clear_recurrent(carried, model.initial_state(carried.batch_size))
     start = batch.start_of_document
@@ -119,9 +119,9 @@ def evaluate(
     """
     data = config.data
     mesh = make_mesh(config.mesh, batch_size or data.batch_size, exact=processes.several())
-    lanes = batch_size or busy_lanes(data, corpus, data.batch_size, lane_groups(mesh))
-    model = place(model, model_sharding(mesh, model))
-    rows = lanes_of_process(mesh, lanes)
+    lanes = batch_size or busy_lanes(data, corpus, data.batch_size, batch_shards(mesh))
+    model = put(model, model_sharding(mesh, model))
+    rows = rows_of_process(mesh, lanes)
     batches = evaluation_batches(
         corpus, lanes, data.segment_length, config.model.vocab_size, rows=rows
     )
@@ -129,7 +129,7 @@ def evaluate(
     def score() -> Iterator[tuple[Array, Array]]:
         carried = initial_carried(model, lanes, mesh)
         for batch in batches:
-            batch = place_batch(batch, mesh, rows, lanes)
+            batch = put_batch(batch, mesh, rows, lanes)
             carried, nats, tokens = evaluation_step(
                 model, carried, batch, clear_states=config.training.clear_states
             )
@@ -147,16 +147,16 @@ def evaluate(
 
 
 def initial_carried(model: Model, batch_size: int, mesh: Mesh) -> CarriedState:
-    """What lanes carry at a document's start, shared out over a mesh that the model is on."""
+    """The state at a document's start, sharded over the mesh that the model is on."""
     if not processes.several():
         carried = model.initial_state(batch_size)
-        return place(carried, carried_sharding(mesh, carried))
+        return put(carried, carried_sharding(mesh, carried))
 
     def initial(model: Model) -> CarriedState:
         return model.initial_state(batch_size)
 
-    places = carried_sharding(mesh, jax.eval_shape(initial, model))
-    return jax.jit(initial, out_shardings=places)(model)
+    shardings = carried_sharding(mesh, jax.eval_shape(initial, model))
+    return jax.jit(initial, out_shardings=shardings)(model)
 
 
 def busy_lanes(data: DataConfig, corpus: TokenizedCorpus, most: int, fewest: int = 1) -> int:

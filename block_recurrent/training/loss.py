@@ -14,6 +14,14 @@ from block_recurrent.model.protocol import Model
 Targets = Array | np.ndarray
 
 
+def target_nats(logits: Array, targets: Targets) -> Array:
+    """Negative log-likelihood of every target: logits [B, N, V], [B, N] integers -> [B, N] nats."""
+    # A comparison in place of a gather, whose gradient would be a scatter.
+    chosen = targets[..., None] == jnp.arange(logits.shape[-1], dtype=targets.dtype)
+    of_target = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1)
+    return jax.nn.logsumexp(logits, axis=-1) - of_target
+
+
 def cross_entropy(logits: Array, targets: Targets, mask: Targets) -> tuple[Array, Array]:
     """Negative log-likelihood of the targets in nats.
 
@@ -25,10 +33,7 @@ def cross_entropy(logits: Array, targets: Targets, mask: Targets) -> tuple[Array
     Returns:
       The sum over the targets that count, float32, and their number, int32.
     """
-    # A comparison in place of a gather, whose gradient would be a scatter.
-    chosen = targets[..., None] == jnp.arange(logits.shape[-1], dtype=targets.dtype)
-    of_target = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1)
-    nats = jax.nn.logsumexp(logits, axis=-1) - of_target
+    nats = target_nats(logits, targets)
     return jnp.sum(jnp.where(mask, nats, 0.0)), jnp.sum(mask, dtype=jnp.int32)
 
 

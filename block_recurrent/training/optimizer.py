@@ -1,5 +1,10 @@
-"""Learning rate schedules and optimizers, on parameters as a dictionary by path."""
+"""Learning rate schedules and optimizers, on parameters as a dictionary by path.
 
+A new optimizer is a configuration class in `config.py`, in `AnyOptimizerConfig`, and a line in
+`OPTIMIZERS`.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import jax
@@ -8,13 +13,16 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from block_recurrent.config import ExperimentConfig, ModelConfig, OptimizerConfig
+from block_recurrent.config import (
+    AdafactorConfig,
+    AdamWConfig,
+    AnyOptimizerConfig,
+    ExperimentConfig,
+    ModelConfig,
+    OptimizerConfig,
+)
 from block_recurrent.model.stack import stacked_layers
 
-# Adafactor as in the paper (section 4); AdamW with the usual values for language models.
-ADAFACTOR_DECAY = 0.8
-ADAFACTOR_MOMENTUM = 0.9
-ADAMW_BETAS = (0.9, 0.95)
 # The rule of parameters that are not stacked.
 ALONE = "alone"
 
@@ -39,6 +47,35 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     return rsqrt
 
 
+def _adafactor(config: AdafactorConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adafactor(
+        schedule,
+        decay_rate=config.decay_rate,
+        momentum=config.momentum,
+        clipping_threshold=config.clipping_threshold,
+        multiply_by_parameter_scale=config.multiply_by_parameter_scale,
+        eps=config.eps1,
+    )
+
+
+def _adamw(config: AdamWConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adamw(
+        schedule,
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=cast(Any, lambda named: {name: name.endswith("kernel") for name in named}),
+    )
+
+
+# How to make the optimizer of each kind of configuration, without clipping, from its schedule.
+OPTIMIZERS: Mapping[type[AnyOptimizerConfig], Callable[..., optax.GradientTransformation]] = {
+    AdafactorConfig: _adafactor,
+    AdamWConfig: _adamw,
+}
+
+
 def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
     """The optimizer of a run.
 
@@ -46,7 +83,8 @@ def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
     layer, whatever it is stacked with.
     """
     optimizer = config.optimizer
-    rule = _make_rule(optimizer, make_schedule(optimizer, config.training.num_steps))
+    schedule = make_schedule(optimizer, config.training.num_steps)
+    rule = OPTIMIZERS[type(optimizer)](optimizer, schedule)
     stacked = stacked_layers(config.model) if isinstance(config.model, ModelConfig) else ()
     rules = {ALONE: rule} | {path: _each_layer(rule) for path in stacked}
     labels = cast(Any, lambda named: {name: _label(name, stacked) for name in named})
@@ -54,17 +92,6 @@ def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
     if optimizer.clip_norm is None:
         return by_label
     return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), by_label)
-
-
-def _make_rule(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    if config.name == "adafactor":
-        return optax.adafactor(schedule, decay_rate=ADAFACTOR_DECAY, momentum=ADAFACTOR_MOMENTUM)
-    return optax.adamw(
-        schedule,
-        *ADAMW_BETAS,
-        weight_decay=config.weight_decay,
-        mask=cast(Any, lambda named: {name: name.endswith("kernel") for name in named}),
-    )
 
 
 def _label(name: str, stacked: tuple[str, ...]) -> str:

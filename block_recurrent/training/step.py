@@ -1,4 +1,4 @@
-"""One step of training: truncated back-propagation through one segment of every lane."""
+"""One step of training: truncated back-propagation through one segment of every batch row."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class TrainState(NamedTuple):
     Attributes:
       model: its parameters.
       optimizer: the optimizer's state, by parameter path.
-      carried: what the lanes carry from segment to segment.
+      carried: what batch rows carry from segment to segment.
       step: int32 scalar, steps taken.
     """
 
@@ -96,8 +96,8 @@ def segment_loss(
 
     Args:
       model: the language model.
-      carried: the lanes' state from the segment before.
-      batch: a segment of every lane.
+      carried: the rows' state from the segment before.
+      batch: a segment of every row.
       dropout_key: dropout is on when given.
       clear_states: begin the segment with the model's initial recurrent states.
 
@@ -123,7 +123,7 @@ def make_train_step(
     *,
     clear_states: bool = False,
     skip_non_finite: bool = False,
-    places: TrainState | None = None,
+    shardings: TrainState | None = None,
 ) -> TrainStep:
     """The compiled step of a state and a batch; it takes over (donates) the state's memory.
 
@@ -132,8 +132,8 @@ def make_train_step(
     The mean loss over the batch's targets is minimised. No gradient flows into the carried state.
     Dropout of step t depends on `dropout_key` and t alone. `clear_states` is that of
     `TrainingConfig`. `skip_non_finite` leaves everything but the step's number as it was where loss
-    or gradient are not finite; lanes that begin a document with that step begin it with the next.
-    `places` is where the next state's arrays lie, as `train_state_sharding` returns it.
+    or gradient are not finite; rows that begin a document with that step begin it with the next.
+    `shardings` are those of the next state, as `train_state_sharding` returns them.
     """
 
     def step(
@@ -160,7 +160,7 @@ def make_train_step(
             taken = jax.tree.map(lambda new, old: jnp.where(finite, new, old), taken, skipped)
         return taken, metrics
 
-    out: Any = {} if places is None else {"out_shardings": (places, None)}
+    out: Any = {} if shardings is None else {"out_shardings": (shardings, None)}
     return jax.jit(step, donate_argnums=0, **out)
 
 

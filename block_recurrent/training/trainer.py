@@ -13,12 +13,12 @@ from block_recurrent.data import TokenizedCorpus
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.axes import FSDP, TENSOR
 from block_recurrent.parallel.mesh import (
-    lanes_of_process,
     make_mesh,
-    place,
-    place_batch,
+    put,
+    put_batch,
+    rows_of_process,
     vote_array,
-    with_places,
+    with_shardings,
 )
 from block_recurrent.system.stopwatch import Stopwatch
 from block_recurrent.training.build import abstract_train_state, make_lanes, make_train_state
@@ -39,7 +39,7 @@ MOST_SKIPPED = 10
 def make_run_step(config: ExperimentConfig, state: TrainState) -> TrainStep:
     """The step that a run takes, with its optimizer and its dropout.
 
-    Its states lie where the arrays of `state`, or the shapes of `abstract_run_state`, do.
+    Its states have the shardings of `state`, or of the shapes of `abstract_run_state`.
     """
     training = config.training
     return make_train_step(
@@ -47,33 +47,33 @@ def make_run_step(config: ExperimentConfig, state: TrainState) -> TrainStep:
         jax.random.fold_in(jax.random.key(training.seed), 1),
         clear_states=training.clear_states,
         skip_non_finite=training.non_finite == "skip",
-        places=jax.tree.map(lambda array: array.sharding, state),
+        shardings=jax.tree.map(lambda array: array.sharding, state),
     )
 
 
 def abstract_run_state(config: ExperimentConfig, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and places of a run's arrays on a mesh; nothing is computed.
+    """Shapes, dtypes and shardings of a run's arrays on a mesh; nothing is computed.
 
     Raises:
-      ConfigError: parameters cannot be shared out evenly.
+      ConfigError: the mesh axes do not divide the sizes of some parameters.
     """
     state = abstract_train_state(config)
-    return with_places(state, train_state_sharding(mesh, state))
+    return with_shardings(state, train_state_sharding(mesh, state))
 
 
-def make_placed_state(config: ExperimentConfig, mesh: Mesh) -> TrainState:
-    """The state before the first step, where its arrays lie on a mesh.
+def make_sharded_state(config: ExperimentConfig, mesh: Mesh) -> TrainState:
+    """The state before the first step, sharded over a mesh.
 
-    Where parameters are shared out, no device ever has all of them.
+    If parameters are sharded, no device ever has all of them.
 
     Raises:
-      ConfigError: parameters cannot be shared out evenly.
+      ConfigError: the mesh axes do not divide the sizes of some parameters.
     """
     if mesh.shape[FSDP] * mesh.shape[TENSOR] == 1:
         state = make_train_state(config)
-        return place(state, train_state_sharding(mesh, state))
-    places = train_state_sharding(mesh, abstract_train_state(config))
-    return jax.jit(partial(make_train_state, config), out_shardings=places)()
+        return put(state, train_state_sharding(mesh, state))
+    shardings = train_state_sharding(mesh, abstract_train_state(config))
+    return jax.jit(partial(make_train_state, config), out_shardings=shardings)()
 
 
 class Trainer:
@@ -88,7 +88,7 @@ class Trainer:
     Attributes:
       state: all that changes with a step; set by `begin` or `restore`.
       step: how many have been taken.
-      lanes: the batches to come, of the lanes that this process's devices read.
+      lanes: the batches to come, of this process's rows.
       meter: the metrics since the last log.
       stop_agreed: a process was asked to stop, and all have taken the same steps since.
     """
@@ -105,7 +105,7 @@ class Trainer:
     ):
         self._config, self._clock, self._advice = config, clock, advice
         self._mesh = make_mesh(config.mesh, config.data.batch_size, exact=processes.several())
-        self._rows = lanes_of_process(self._mesh, config.data.batch_size)
+        self._rows = rows_of_process(self._mesh, config.data.batch_size)
         self.lanes = make_lanes(config, corpus, self._rows)
         self.meter = Meter(config.training.num_steps)
         self.stop_agreed = False
@@ -117,16 +117,16 @@ class Trainer:
         """Takes the state before the first step.
 
         Raises:
-          ConfigError: parameters cannot be shared out evenly.
+          ConfigError: the mesh axes do not divide the sizes of some parameters.
         """
-        self._take(make_placed_state(self._config, self._mesh))
+        self._take(make_sharded_state(self._config, self._mesh))
 
     def _take(self, state: TrainState) -> None:
         self.state, self.step = state, int(state.step)
         self._train_step = make_run_step(self._config, state)
 
     def abstract_state(self) -> TrainState:
-        """Shapes, dtypes and places of a state's arrays; nothing is computed."""
+        """Shapes, dtypes and shardings of a state's arrays; nothing is computed."""
         return abstract_run_state(self._config, self._mesh)
 
     def position(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class Trainer:
         """
         size = self._config.data.batch_size
         with self._clock.part("data"), processes.turn(self.step):
-            batch = place_batch(next(self.lanes), self._mesh, self._rows, size)
+            batch = put_batch(next(self.lanes), self._mesh, self._rows, size)
             votes = (vote_array(self._mesh, vote),) if processes.several() else ()
         with self._clock.part("step" if self._compiled else "compilation"):
             self.state, metrics = self._train_step(self.state, batch, *votes)

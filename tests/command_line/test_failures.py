@@ -25,6 +25,7 @@ from block_recurrent.runs.errors import CheckpointError, SaveFailed, WorkdirInUs
 from block_recurrent.runs.reading import RunError, SelectionError
 from block_recurrent.runs.trained import TrainedModel
 from block_recurrent.system.devices import DeviceMissing, check_device
+from block_recurrent.system.extras import MissingPackage
 from block_recurrent.system.signals import Stopped
 from experiments import generate, table1, train
 from tests import programs
@@ -43,6 +44,7 @@ KNOWN = {
     FloatingPointError("loss (nan nats)"): 5,
     MemoryError("out of memory: so"): 6,
     DeviceMissing("not there"): 7,
+    MissingPackage("needs x: pip install 'block_recurrent[data]'"): 2,
 }
 UNKNOWN = [KeyError("x"), ValueError("x"), RuntimeError("x"), AssertionError()]
 

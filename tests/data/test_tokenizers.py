@@ -55,7 +55,7 @@ def test_text_comes_back(text, tokenizers):
         assert 0 <= tokenizer.beginning_of_document < tokenizer.vocab_size
 
 
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=150, deadline=None)
 @hypothesis.given(strategies.text(strategies.characters(exclude_categories=["Cs"])))
 def test_any_text_comes_back(vocabulary, text):
     tokenizer = SentencePieceTokenizer(vocabulary)

@@ -1,4 +1,4 @@
-"""Laws of the small layers: norm, dense layers, heads, and dropout, every mask of which is its own."""
+"""Laws of the small layers: norm, dense layers, heads and dropout."""
 
 import dataclasses
 

@@ -10,16 +10,16 @@ from experiments import train
 
 watch.PATIENCE_SECONDS = 12
 checkpoints.LONGEST_SAVE = 10
-place_batch = trainer.place_batch
+put_batch = trainer.put_batch
 
 
 def place_or_hang(*arguments):
     if processes.index() == 1:
         threading.Event().wait()
-    return place_batch(*arguments)
+    return put_batch(*arguments)
 
 
 if "--hang" in sys.argv:
     sys.argv.remove("--hang")
-    trainer.place_batch = place_or_hang
+    trainer.put_batch = place_or_hang
 sys.exit(train.main())

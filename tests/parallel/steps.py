@@ -10,11 +10,11 @@ import sys
 import jax
 
 from block_recurrent.config import (
+    AdafactorConfig,
     DataConfig,
     ExperimentConfig,
     MeshConfig,
     ModelConfig,
-    OptimizerConfig,
     TrainingConfig,
 )
 from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
@@ -26,8 +26,7 @@ from block_recurrent.training.trainer import Trainer
 STEPS = 20
 SIZES = {"model_size": 16, "num_heads": 8, "head_size": 4, "mlp_size": 16, "window": 4}
 MODELS = {
-    "slide": {},
-    "fixed_skip": {"recurrent_layers": (1,), "dropout": 0.1},
+    "fixed_skip": {"recurrent_layers": (2,), "dropout": 0.1},
     "lstm_dual": {"recurrent_layers": (0, 2), "gate": "lstm", "wiring": "dual"},
     "feedback": {"recurrent_layers": (1,), "feedback": True},
 }
@@ -41,7 +40,7 @@ def experiment(model: str, mesh: tuple[int, ...]) -> ExperimentConfig:
     return ExperimentConfig(
         model=config,
         data=DataConfig(batch_size=8, segment_length=8),
-        optimizer=OptimizerConfig(schedule="cosine", learning_rate=0.01, warmup_steps=3),
+        optimizer=AdafactorConfig(schedule="cosine", learning_rate=0.01, warmup_steps=3),
         training=TrainingConfig(num_steps=STEPS),
         mesh=MeshConfig(**dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))),
     )

@@ -21,7 +21,7 @@ sizes = dict(model_size=8, num_heads=2, head_size=4, mlp_size=8, window=4, num_s
 config = ExperimentConfig(
     model=ModelConfig(**sizes, vocab_size=256, num_layers=2, recurrent_layers=(1,)),
     data=DataConfig(batch_size=int(sys.argv[2]), segment_length=8),
-    optimizer=OptimizerConfig(warmup_steps=3),
+    optimizer=AdafactorConfig(warmup_steps=3),
     training=TrainingConfig(num_steps=int(sys.argv[3]), log_every=1),
 )
 texts = ["0123456789" * 3, "abcdefg", "to be or not to be, that is", "xy", ".,;" * 11]
@@ -95,11 +95,11 @@ def test_what_is_left_of_the_devices_is_the_axis_that_is_not_given(config, lanes
 @pytest.mark.parametrize(
     ("config", "lanes", "sentence"),
     [
-        ({"fsdp": 4}, 6, "6 lanes cannot be shared out evenly among 4 groups of devices"),
+        ({"fsdp": 4}, 6, "a batch of 6 rows cannot be sharded evenly over 4 groups of devices"),
         ({"data": 4, "tensor": 4}, 4, "mesh.data = 4, mesh.fsdp = 1, mesh.tensor = 4 are 16 dev"),
     ],
 )
-def test_sizes_that_do_not_fit_are_a_sentence(config, lanes, sentence):
+def test_sizes_that_do_not_fit_are_a_config_error(config, lanes, sentence):
     with pytest.raises(ConfigError, match=sentence):
         make_mesh(MeshConfig(**config), lanes, EIGHT)
 
@@ -107,5 +107,5 @@ def test_sizes_that_do_not_fit_are_a_sentence(config, lanes, sentence):
 def test_no_device_is_left_over_where_all_are_wanted():
     with pytest.raises(ConfigError, match="are 4 devices, but there are 8"):
         make_mesh(MeshConfig(data=4), 8, EIGHT, exact=True)
-    with pytest.raises(ConfigError, match="6 lanes cannot be shared out evenly among 8"):
+    with pytest.raises(ConfigError, match="a batch of 6 rows cannot be sharded evenly over 8"):
         make_mesh(MeshConfig(), 6, EIGHT, exact=True)

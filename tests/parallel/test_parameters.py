@@ -8,7 +8,13 @@ import pytest
 from jax.sharding import Mesh
 
 import block_recurrent as br
-from block_recurrent.config import ConfigError, DataConfig, ExperimentConfig, OptimizerConfig
+from block_recurrent.config import (
+    AdafactorConfig,
+    AdamWConfig,
+    ConfigError,
+    DataConfig,
+    ExperimentConfig,
+)
 from block_recurrent.model.parameters import named_parameters
 from block_recurrent.parallel.axes import DATA, FSDP, TENSOR
 from block_recurrent.parallel.parameters import (
@@ -71,7 +77,7 @@ def test_moments_lie_beside_their_parameters(optimizer, feedback):
     config = ExperimentConfig(
         model=br.ModelConfig(**PAPER, feedback=feedback),
         data=DataConfig(batch_size=2),
-        optimizer=OptimizerConfig(name=optimizer),
+        optimizer={"adafactor": AdafactorConfig(), "adamw": AdamWConfig()}[optimizer],
     )
     state = abstract_train_state(config)
     places = train_state_sharding(one_device(), state)

@@ -36,7 +36,7 @@ import sys
 import jax
 import numpy as np
 from block_recurrent.model.parameters import named_parameters
-from block_recurrent.parallel.mesh import make_mesh, place
+from block_recurrent.parallel.mesh import make_mesh, put
 from block_recurrent.runs.checkpoints import Checkpoints, read_parameters
 from block_recurrent.training.trainer import abstract_run_state
 from block_recurrent.training.step import train_state_sharding
@@ -51,7 +51,7 @@ first, config = mesh_of((1, 4, 1))
 shapes = abstract_run_state(config, first)
 state = random_like(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
 store = Checkpoints(sys.argv[1])
-store.save(place(state, train_state_sharding(first, state)), {})
+store.save(put(state, train_state_sharding(first, state)), {})
 store.wait()
 for sizes in ((1, 2, 2), (2, 1, 2), (1, 1, 1)):
     mesh, config = mesh_of(sizes)

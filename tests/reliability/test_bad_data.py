@@ -273,7 +273,7 @@ def test_a_token_outside_the_vocabulary_is_an_error_with_its_document(copy):
     (place / "tokens.bin").write_bytes(tokens.tobytes())
     np.save(place / "index.npy", index)
     facts = json.loads((place / "cache.json").read_text())
-    facts["index_xxh3"] = _index_digest(place)
+    facts["index_sha256"] = _index_digest(place)
     (place / "cache.json").write_text(json.dumps(facts))
     damaged = cached_tokens(corpus, "train", Wide(), cache)
     with pytest.raises(DataError, match=f"document {found.ids[3]!r} has token id 60000"):

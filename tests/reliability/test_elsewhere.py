@@ -29,7 +29,7 @@ MOVE = """
 import importlib.util, sys
 import jax
 from block_recurrent.config import MeshConfig
-from block_recurrent.parallel.mesh import make_mesh, place
+from block_recurrent.parallel.mesh import make_mesh, put
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.training.step import train_state_sharding
 
@@ -38,7 +38,7 @@ spec.loader.exec_module(here := importlib.util.module_from_spec(spec))
 before, after = map(Checkpoints, sys.argv[2:])
 initial = here.initial()
 sharding = train_state_sharding(make_mesh(MeshConfig(), here.LANES), initial)
-state, progress = before.restore(place(initial, sharding))
+state, progress = before.restore(put(initial, sharding))
 assert len(jax.devices()) == here.DEVICES
 assert {len(x.sharding.device_set) for x in jax.tree.leaves(state.model)} == {here.DEVICES}
 for x in jax.tree.leaves(state.carried):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from block_recurrent.config import (
+    AdamWConfig,
     DataConfig,
     ExperimentConfig,
     ModelConfig,
-    OptimizerConfig,
     TrainingConfig,
 )
 from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
@@ -39,7 +39,7 @@ SEGMENT = 2 * SIZES["window"]
 CONFIG = ExperimentConfig(
     model=ModelConfig(**SIZES, vocab_size=256, num_layers=1, recurrent_layers=(0,)),
     data=DataConfig(batch_size=1, segment_length=SEGMENT),
-    optimizer=OptimizerConfig(name="adamw", learning_rate=1e-3, warmup_steps=1),
+    optimizer=AdamWConfig(learning_rate=1e-3, warmup_steps=1),
     training=TrainingConfig(num_steps=6, log_every=1, evaluate_every=100, checkpoint_every=2),
 )
 SKIP = dataclasses.replace(CONFIG.training, non_finite="skip")

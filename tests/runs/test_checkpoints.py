@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from block_recurrent.config import OptimizerConfig
+from block_recurrent.config import AdafactorConfig, AdamWConfig
 from block_recurrent.model.parameters import named_parameters
 from block_recurrent.runs import checkpoint_folder, checkpoints
 from block_recurrent.runs.checkpoints import (
@@ -28,9 +28,9 @@ CONFIGS = {
     "bfloat16": model_config(0, num_layers=1, dtype="bfloat16"),
 }
 OPTIMIZERS = {
-    "slide": OptimizerConfig(),
-    "recurrent": OptimizerConfig(clip_norm=1.0),
-    "bfloat16": OptimizerConfig(name="adamw", weight_decay=0.1),
+    "slide": AdafactorConfig(),
+    "recurrent": AdafactorConfig(clip_norm=1.0),
+    "bfloat16": AdamWConfig(weight_decay=0.1),
 }
 POSITION = {"seed": 1, "epoch": 2, "lanes": [[3, 40], None], "corpus": "0123456789abcdef"}
 STEPS = (1, 2, 3, 10)

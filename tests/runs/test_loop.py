@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from block_recurrent.config import (
+    AdafactorConfig,
     DataConfig,
     ExperimentConfig,
     LSTMConfig,
     ModelConfig,
-    OptimizerConfig,
     TrainingConfig,
     TransformerConfig,
     TransformerXLConfig,
@@ -49,7 +49,7 @@ MODEL = ModelConfig(**SIZES, vocab_size=256, num_layers=1, recurrent_layers=(0,)
 CONFIG = ExperimentConfig(
     model=MODEL,
     data=DataConfig(batch_size=2, segment_length=2 * MODEL.window),
-    optimizer=OptimizerConfig(warmup_steps=3, clip_norm=1.0),
+    optimizer=AdafactorConfig(warmup_steps=3, clip_norm=1.0),
     training=TrainingConfig(
         num_steps=STEPS, log_every=2, evaluate_every=4, checkpoint_every=3, keep_checkpoints=1
     ),

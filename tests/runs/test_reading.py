@@ -38,7 +38,7 @@ def test_a_run_without_figures_is_unfinished(tmp_path):
         assert not run.finished and run.points == () and run.step == 0
         assert run.tokens_per_second is None
         (group,) = group_runs([run])
-        assert group.summary("bits_per_token").mean is None and group.tokens_seen() is None
+        assert group.spread("bits_per_token").mean is None and group.tokens_seen() is None
         assert group.progress() == "0/4, not evaluated"
 
 

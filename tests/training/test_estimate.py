@@ -7,7 +7,13 @@ import pytest
 from flax import nnx
 
 from block_recurrent import LanguageModel
-from block_recurrent.config import DataConfig, ExperimentConfig, MeshConfig, OptimizerConfig
+from block_recurrent.config import (
+    AdafactorConfig,
+    AdamWConfig,
+    DataConfig,
+    ExperimentConfig,
+    MeshConfig,
+)
 from block_recurrent.gin_files import TO_BE_GIVEN, load
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.training import estimate
@@ -24,7 +30,8 @@ SHORT = ["data.segment_length=512"]
 
 def experiment(optimizer: str = "adafactor", **changes) -> ExperimentConfig:
     model = model_config(1, **(BYTES | changes))
-    return ExperimentConfig(model=model, data=DATA, optimizer=OptimizerConfig(name=optimizer))
+    kind = {"adafactor": AdafactorConfig, "adamw": AdamWConfig}[optimizer]
+    return ExperimentConfig(model=model, data=DATA, optimizer=kind())
 
 
 def memory(**changes) -> estimate.Memory:

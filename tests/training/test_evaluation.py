@@ -47,8 +47,7 @@ def expected() -> float:
     return total
 
 
-@pytest.mark.parametrize("windows", [1, 2, 8])
-@pytest.mark.parametrize("batch_size", [1, 8, 32])
+@pytest.mark.parametrize(("batch_size", "windows"), [(1, 8), (8, 1), (32, 2)])
 def test_nats_depend_on_neither_batch_size_nor_segment_length(batch_size, windows, expected):
     result = run(batch_size, windows * WINDOW)
     assert result.nats == pytest.approx(expected, rel=1e-6)
@@ -59,8 +58,7 @@ def test_nats_depend_on_neither_batch_size_nor_segment_length(batch_size, window
 
 def test_cleared_states_make_nats_depend_on_the_segment_length_alone(expected):
     once = run(1, 2 * WINDOW, clear_states=True).nats
-    for batch_size in (2, 8):
-        assert run(batch_size, 2 * WINDOW, clear_states=True).nats == pytest.approx(once, rel=1e-6)
+    assert run(4, 2 * WINDOW, clear_states=True).nats == pytest.approx(once, rel=1e-6)
     assert once != pytest.approx(expected, rel=1e-4)
     longest = -(-max(len(text.encode()) for text in TEXTS) // WINDOW) * WINDOW
     assert run(2, longest, clear_states=True).nats == pytest.approx(expected, rel=1e-6)
@@ -73,9 +71,8 @@ def test_progress_counts_up_to_the_last_token():
     assert all(abs(share * BYTES - round(share * BYTES)) < 1e-9 for share in shares)
 
 
-@pytest.mark.parametrize("lanes", [1, 3, 12])
-def test_the_number_of_lanes_can_be_another_than_that_of_training(lanes, expected):
-    result = run(2, 2 * WINDOW, batch_size=lanes)
+def test_the_number_of_lanes_can_be_another_than_that_of_training(expected):
+    result = run(2, 2 * WINDOW, batch_size=3)
     assert result.nats == pytest.approx(expected, rel=1e-6) and result.tokens == BYTES
 
 

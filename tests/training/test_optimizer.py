@@ -9,6 +9,9 @@ import optax
 import pytest
 
 from block_recurrent.config import (
+    AdafactorConfig,
+    AdamWConfig,
+    AnyOptimizerConfig,
     DataConfig,
     ExperimentConfig,
     OptimizerConfig,
@@ -16,11 +19,12 @@ from block_recurrent.config import (
 )
 from block_recurrent.model.parameters import named_parameters
 from block_recurrent.training import make_optimizer, make_schedule
+from block_recurrent.training.optimizer import OPTIMIZERS
 from tests.helpers import SIZES, assert_close, assert_equal, model_config, random_model
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
-ADAMW = {"name": "adamw", "schedule": "cosine", "learning_rate": 0.1, "warmup_steps": 2}
+ADAMW = {"schedule": "cosine", "learning_rate": 0.1, "warmup_steps": 2}
 
 
 def rates(steps, num_steps=1000, **fields) -> list[float]:
@@ -81,7 +85,7 @@ def draw(seed: int) -> dict[str, jax.Array]:
     return {name: jnp.asarray(value, jnp.float32) for name, value in named.items()}
 
 
-def experiment(optimizer: OptimizerConfig) -> ExperimentConfig:
+def experiment(optimizer: AnyOptimizerConfig) -> ExperimentConfig:
     """A run of ten steps of a model of three plain layers and a recurrent one."""
     return ExperimentConfig(
         model=model_config(LAYERS, num_layers=LAYERS + 1, vocab_size=256),
@@ -120,8 +124,8 @@ def kernels(named):
 
 
 CONFIGS = {
-    "adafactor": OptimizerConfig(learning_rate=1.0, warmup_steps=2),
-    "adamw": OptimizerConfig(**ADAMW, weight_decay=0.3),
+    "adafactor": AdafactorConfig(learning_rate=1.0, warmup_steps=2),
+    "adamw": AdamWConfig(**ADAMW, weight_decay=0.3),
 }
 
 
@@ -153,8 +157,8 @@ def test_gradients_are_scaled_down_to_the_global_norm():
     assert norm > clip
     small = jax.tree.map(lambda x: x / 1e5, small)
     clipped = jax.tree.map(lambda x: x * np.float32(clip / norm), large)
-    clipping = make_optimizer(experiment(OptimizerConfig(**ADAMW, clip_norm=clip)))
-    plainly = make_optimizer(experiment(OptimizerConfig(**ADAMW)))
+    clipping = make_optimizer(experiment(AdamWConfig(**ADAMW, clip_norm=clip)))
+    plainly = make_optimizer(experiment(AdamWConfig(**ADAMW)))
     found = run(clipping, parameters, [small, large, small])
     assert_close(found, run(plainly, parameters, [small, clipped, small]), 1e-6)
     unclipped = run(plainly, parameters, [small, large, small])
@@ -162,7 +166,7 @@ def test_gradients_are_scaled_down_to_the_global_norm():
 
 
 def test_only_kernels_decay():
-    config = experiment(OptimizerConfig(**ADAMW, weight_decay=0.3))
+    config = experiment(AdamWConfig(**ADAMW, weight_decay=0.3))
     model = random_model(config.model)
     parameters = named_parameters(model)
     zeros = jax.tree.map(jnp.zeros_like, parameters)
@@ -171,3 +175,35 @@ def test_only_kernels_decay():
         kept = 1 - 0.3 * 0.05 if name.endswith(".kernel") else 1.0  # the first step's rate is 0
         assert_close(result[name], kept * np.asarray(value), 1e-6)
     assert_equal(result["embedding"], parameters["embedding"])
+
+
+OTHER = {
+    AdafactorConfig: {
+        "decay_rate": 0.5,
+        "momentum": None,
+        "clipping_threshold": 0.1,
+        "multiply_by_parameter_scale": False,
+        "eps1": 10.0,
+    },
+    AdamWConfig: {"b1": 0.5, "b2": 0.5, "eps": 1.0, "weight_decay": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, fields in OTHER.items() for name in fields]
+)
+def test_every_field_of_an_optimizer_changes_its_updates(kind, name):
+    rng = np.random.default_rng(0)
+    parameters, *gradients = ({"a.kernel": jnp.asarray(rng.normal(size=4))} for _ in range(4))
+    assert set(OTHER) == set(OPTIMIZERS)
+
+    def after(**fields):
+        config = kind(learning_rate=0.1, warmup_steps=1, **fields)
+        optimizer = OPTIMIZERS[kind](config, make_schedule(config, 10))
+        result, state = parameters, optimizer.init(parameters)
+        for gradient in gradients:
+            updates, state = optimizer.update(gradient, state, result)
+            result = optax.apply_updates(result, updates)
+        return result["a.kernel"]
+
+    assert np.any(after(**{name: OTHER[kind][name]}) != after())

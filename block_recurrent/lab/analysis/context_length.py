@@ -23,14 +23,14 @@ import numpy as np
 from jax import Array
 
 from block_recurrent.data import TokenizedCorpus
-from block_recurrent.lab.analysis.token_losses import Progress, target_nats
+from block_recurrent.lab.analysis.token_losses import Progress, nats_of
 from block_recurrent.model.state import clear_recurrent
 
 THRESHOLD = 0.01
 HARD = 0.1  # r
 
 
-class Places(NamedTuple):
+class Sample(NamedTuple):
     """Sampled tokens, n of them.
 
     Attributes:
@@ -51,14 +51,14 @@ def context_lengths(corpus: TokenizedCorpus, shortest: int, longest: int) -> lis
     return lengths if shortest <= limit else []
 
 
-def sample_places(corpus: TokenizedCorpus, context: int, count: int, seed: int = 0) -> Places:
+def sample_positions(corpus: TokenizedCorpus, context: int, count: int, seed: int = 0) -> Sample:
     """Random tokens that have `context` tokens before them, without repetition, at most `count`."""
     rooms = np.array([max(0, corpus.length(index) - context) for index in range(len(corpus))])
     total = int(rooms.sum())
     chosen = np.random.default_rng(seed).choice(total, min(count, total), replace=False)
     ends = np.cumsum(rooms)
     document = np.searchsorted(ends, np.sort(chosen), side="right")
-    return Places(document, np.sort(chosen) - (ends - rooms)[document] + context)
+    return Sample(document, np.sort(chosen) - (ends - rooms)[document] + context)
 
 
 @jax.jit(donate_argnums=1, static_argnames="clear_states")
@@ -70,13 +70,13 @@ def read_context(
         carried = clear_recurrent(carried, model.initial_state(len(inputs)))
     features, carried = model.features(inputs, carried)
     at_last = jax.lax.dynamic_slice_in_dim(features, last, 1, axis=1)
-    return carried, target_nats(model, at_last, targets[:, None])[:, 0]
+    return carried, nats_of(model, at_last, targets[:, None])[:, 0]
 
 
 def context_losses(
     model: Any,
     corpus: TokenizedCorpus,
-    places: Places,
+    sample: Sample,
     lengths: Sequence[int],
     *,
     lanes: int,
@@ -89,7 +89,7 @@ def context_losses(
     Args:
       model: the language model.
       corpus: the documents.
-      places: the tokens that are predicted.
+      sample: the tokens that are predicted.
       lengths: the c.
       lanes: how many are read at once.
       segment_length: N, a multiple of what the model reads at once.
@@ -99,9 +99,9 @@ def context_losses(
     Returns:
       Nats, [len(lengths), n].
     """
-    count, losses = len(places.document), np.zeros((len(lengths), len(places.document)))
+    count, losses = len(sample.document), np.zeros((len(lengths), len(sample.document)))
     total, done = sum(-(-c // segment_length) for c in lengths) * count, 0
-    begins = np.concatenate([[0], corpus.ends])[places.document] + places.position
+    begins = np.concatenate([[0], corpus.ends])[sample.document] + sample.position
     for row, context in enumerate(lengths):
         segments = -(-context // segment_length)
         for first in range(0, count, lanes):

@@ -14,14 +14,13 @@ import numpy as np
 from jax import Array
 
 from block_recurrent.data import Batch, TokenizedCorpus
-from block_recurrent.data.lanes import evaluation_lanes
-from block_recurrent.data.segments import LaneReader
+from block_recurrent.data.lanes import LaneReader, evaluation_lanes
 from block_recurrent.lab.analysis.token_losses import (
     Lanes,
     Progress,
     empty_losses,
+    nats_of,
     put_losses,
-    target_nats,
 )
 from block_recurrent.model.state import ModelState, concatenate, reset
 
@@ -35,61 +34,43 @@ READINGS = {
 }
 
 
+Streams = dict[str, ModelState]
+
+
 class Moment(NamedTuple):
-    """Where the lanes stand as they enter a block, each [B].
+    """Where the lanes are as they enter a block, each [B].
 
     Attributes:
       offset: tokens of the document that have been read.
       active: False for a lane that has run out of documents.
-      begins: whether a document begins with this block.
     """
 
     offset: np.ndarray
     active: np.ndarray
-    begins: np.ndarray
 
 
 def moment_of(lanes: Lanes) -> Moment:
-    """The moment at which lanes stand."""
+    """The moment at which lanes are."""
     offset = np.array([lane.offset if lane else 0 for lane in lanes], np.int32)
-    active = np.array([lane is not None for lane in lanes])
-    return Moment(offset, active, active & (offset == 0))
+    return Moment(offset, np.array([lane is not None for lane in lanes]))
 
 
-def clear(state: ModelState, initial: ModelState, where: Array | np.ndarray) -> ModelState:
-    """`state` with the recurrent states of `initial` in the lanes `where` [B]."""
-    return _choose(where, initial, state)
-
-
-def freeze(after: ModelState, before: ModelState, where: Array | np.ndarray) -> ModelState:
-    """`after` a block with the recurrent states `before` it in the lanes `where` [B]."""
-    return _choose(where, before, after)
-
-
-def swap(state: ModelState, other: ModelState, where: Array | np.ndarray) -> ModelState:
-    """`state` with, in the lanes `where` [B], the recurrent states `other` has one lane before."""
-    moved = other._replace(recurrent=jnp.roll(other.recurrent, 1, axis=1))
-    return _choose(where, moved, state)
-
-
-def _choose(where: Array | np.ndarray, one: ModelState, other: ModelState) -> ModelState:
-    shown = jnp.asarray(where)[:, None, None]
-    return other._replace(recurrent=jnp.where(shown, one.recurrent, other.recurrent))
-
-
-Streams = dict[str, ModelState]
+def with_states(state: ModelState, states: Array, where: Array | np.ndarray) -> ModelState:
+    """`state` with the recurrent `states` [R, B, S, E] in the lanes `where` [B]."""
+    chosen = jnp.asarray(where)[:, None, None]
+    return state._replace(recurrent=jnp.where(chosen, states, state.recurrent))
 
 
 def entering(streams: Streams, initial: ModelState, moment: Moment, segment_length: int) -> Streams:
     """What enters a block in each reading, from what has come out of the block before."""
-    begun = {
-        name: reset(state, initial, moment.begins, batch_axis=1) for name, state in streams.items()
-    }
+    begins = moment.active & (moment.offset == 0)
+    begun = {name: reset(state, initial, begins, batch_axis=1) for name, state in streams.items()}
     at_segment = moment.offset % segment_length == 0
+    others = jnp.roll(begun[NORMAL].recurrent, 1, axis=1)  # those of the lane before
     return begun | {
-        CLEARED: clear(begun[CLEARED], initial, at_segment),
-        NEVER: clear(begun[NEVER], initial, jnp.ones_like(moment.active)),
-        SWAPPED: swap(begun[SWAPPED], begun[NORMAL], jnp.logical_not(moment.begins)),
+        CLEARED: with_states(begun[CLEARED], initial.recurrent, at_segment),
+        NEVER: with_states(begun[NEVER], initial.recurrent, jnp.ones_like(begins)),
+        SWAPPED: with_states(begun[SWAPPED], others, jnp.logical_not(begins)),
     }
 
 
@@ -115,12 +96,13 @@ def read_block(
         jnp.tile(batch.inputs, (len(names), 1)),
         concatenate([before[name] for name in names], axis=1),
     )
-    nats = target_nats(model, features, jnp.tile(batch.targets, (len(names), 1)))
+    nats = nats_of(model, features, jnp.tile(batch.targets, (len(names), 1)))
     own = {name: slice(n * lanes, (n + 1) * lanes) for n, name in enumerate(names)}
     out = {name: jax.tree.map(lambda x, s=own[name]: x[:, s], after) for name in names}
-    out[FROZEN] = freeze(out[FROZEN], before[FROZEN], moment.offset >= freeze_at)
+    late, ended = moment.offset >= freeze_at, jnp.logical_not(moment.active)
+    out[FROZEN] = with_states(out[FROZEN], before[FROZEN].recurrent, late)
     # A document that has ended keeps its states, for another to be read with.
-    out[NORMAL] = freeze(out[NORMAL], before[NORMAL], jnp.logical_not(moment.active))
+    out[NORMAL] = with_states(out[NORMAL], before[NORMAL].recurrent, ended)
     return out, {name: nats[own[name]] for name in names}
 
 

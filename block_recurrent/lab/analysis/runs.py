@@ -1,90 +1,28 @@
-"""The runs and documents that are analysed."""
+"""The trained runs that are analysed, and the documents that all of them read."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from block_recurrent.config import DataConfig
-from block_recurrent.data import DataError, TokenizedCorpus, Tokenizer, make_tokenizer
+import numpy as np
+
+from block_recurrent.data import (
+    Corpus,
+    DataError,
+    Document,
+    TokenizedCorpus,
+    Tokenizer,
+    byte_count,
+    make_tokenizer,
+    tokenize,
+    word_count,
+)
 from block_recurrent.data.loading import load_split
-from block_recurrent.lab.analysis.documents import one_document
-from block_recurrent.lab.analysis.study import Report, Subject
-from block_recurrent.lab.tables.naming import distinct_names
+from block_recurrent.data.tokenized import Fingerprint, count_unknown
+from block_recurrent.lab.analysis.study import Subject
+from block_recurrent.lab.tables.naming import distinct_names, is_recurrent
 from block_recurrent.runs.reading import Run, SelectionError, read_runs
 from block_recurrent.runs.trained import load
-
-
-def load_subjects(runs: Sequence[Run]) -> list[Subject]:
-    """The runs' newest models.
-
-    Raises:
-      CheckpointError: a run has no checkpoint.
-    """
-    names = distinct_names([run.config for run in runs])
-    names = [
-        f"{name} ({run.workdir.name})" if names.count(name) > 1 else name
-        for name, run in zip(names, runs, strict=True)
-    ]
-    return [
-        Subject(name, str(run.workdir), *_restored(run))
-        for name, run in zip(names, runs, strict=True)
-    ]
-
-
-def _restored(run: Run) -> tuple[int, Any, Any]:
-    trained = load(run.workdir)
-    return trained.step, trained.config, trained.model
-
-
-def load_corpus(
-    runs: Sequence[Run], split: str, text: Path | None, report: Report
-) -> tuple[TokenizedCorpus, Tokenizer]:
-    """The documents that all runs are analysed on, and their tokenizer.
-
-    Args:
-      runs: at least one.
-      split: of the runs' corpus.
-      text: a file to read in place of the corpus.
-      report: takes the progress, for people.
-
-    Raises:
-      DataError: documents that cannot be read, or none.
-      SelectionError: runs with other documents or another tokenizer than the first.
-    """
-    first, *others = runs
-    tokenizer = make_tokenizer(first.config.data)
-    for run in others:
-        name = make_tokenizer(run.config.data).name
-        if name != tokenizer.name:
-            raise SelectionError(
-                f"{first.workdir} and {run.workdir} have different tokenizers ({tokenizer.name} "
-                f"and {name}), so losses of their tokens cannot be compared: analyse them apart"
-            )
-    if text is not None:
-        return one_document(text.name, _read(text), tokenizer), tokenizer
-    corpus = load_split(first.config.data, split, report)
-    known = {_documents(first.config.data)}
-    for run in others:
-        if _documents(run.config.data) in known:
-            continue
-        if load_split(run.config.data, split, report).fingerprint != corpus.fingerprint:
-            raise SelectionError(
-                f"{first.workdir} and {run.workdir} have different {split} documents, so their "
-                "losses cannot be compared: analyse them apart, or on a --text=FILE"
-            )
-        known.add(_documents(run.config.data))
-    return corpus, tokenizer
-
-
-def _documents(data: DataConfig) -> tuple[Any, ...]:
-    return data.source, data.path, data.validation_percent
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8", "replace")
-    except OSError as error:
-        raise DataError(f"--text={path}: {error.strerror}") from error
 
 
 def with_reference(runs: Sequence[Run], against: Path | None) -> list[Run]:
@@ -101,8 +39,121 @@ def with_reference(runs: Sequence[Run], against: Path | None) -> list[Run]:
 def find_reference(runs: Sequence[Run], against: Path | None) -> int | None:
     """The index of the run in the directory `against`, or of the first without recurrent layers."""
     for index, run in enumerate(runs):
-        if against is None and not getattr(run.config.model, "recurrent_layers", ()):
+        if against is None and not is_recurrent(run.config):
             return index
         if against is not None and run.workdir.resolve() == against.resolve():
             return index
     return None
+
+
+def load_subjects(runs: Sequence[Run]) -> list[Subject]:
+    """The runs' newest models.
+
+    Raises:
+      CheckpointError: a run has no checkpoint.
+    """
+    names, subjects = distinct_names([run.config for run in runs]), []
+    for name, run in zip(names, runs, strict=True):
+        if names.count(name) > 1:
+            name = f"{name} ({run.workdir.name})"
+        model, config, _, step = load(run.workdir)
+        subjects.append(Subject(name, str(run.workdir), step, config, model))
+    return subjects
+
+
+def load_corpus(
+    runs: Sequence[Run], split: str, text: Path | None, say: Callable[[str], None]
+) -> tuple[TokenizedCorpus, Tokenizer]:
+    """The documents that all runs are analysed on, and their tokenizer.
+
+    Args:
+      runs: at least one.
+      split: of the runs' corpus.
+      text: a file to read in place of the corpus.
+      say: takes the progress, for people.
+
+    Raises:
+      DataError: documents that cannot be read, or none.
+      SelectionError: runs with other documents or another tokenizer than the first.
+    """
+    first, *others = runs
+    tokenizer = make_tokenizer(first.config.data)
+    for run in others:
+        name = make_tokenizer(run.config.data).name
+        if name != tokenizer.name:
+            raise SelectionError(
+                f"{first.workdir} and {run.workdir} have different tokenizers ({tokenizer.name} "
+                f"and {name}), so losses of their tokens cannot be compared: analyse them apart"
+            )
+    if text is not None:
+        return one_document(text.name, _read(text), tokenizer), tokenizer
+    loaded: dict[tuple, TokenizedCorpus] = {}
+    for run in runs:
+        data = run.config.data
+        key = data.source, data.path, data.validation_percent
+        if key not in loaded:
+            loaded[key] = load_split(data, split, say)
+        corpus = next(iter(loaded.values()))
+        if loaded[key].fingerprint != corpus.fingerprint:
+            raise SelectionError(
+                f"{first.workdir} and {run.workdir} have different {split} documents, so their "
+                "losses cannot be compared: analyse them apart, or on a --text=FILE"
+            )
+    return corpus, tokenizer
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except OSError as error:
+        raise DataError(f"--text={path}: {error.strerror}") from error
+
+
+def one_document(name: str, text: str, tokenizer: Tokenizer) -> TokenizedCorpus:
+    """A corpus of a single text.
+
+    Raises:
+      DataError: there is no text.
+    """
+    if not text:
+        raise DataError(f"{name} is empty: give a file with some text")
+    return tokenize(Corpus((Document(name, "", text),), name), tokenizer)
+
+
+def take_documents(
+    corpus: TokenizedCorpus, tokenizer: Tokenizer, count: int, length: int
+) -> TokenizedCorpus:
+    """At most `count` documents, evenly spread over the corpus, of each the first `length` tokens.
+
+    Args:
+      corpus: the documents.
+      tokenizer: that made their tokens.
+      count: at least 1.
+      length: at least 1.
+
+    Raises:
+      DataError: there are no documents, or the tokens of one are damaged.
+    """
+    if not len(corpus):
+        raise DataError(f"{corpus.origin} has no documents: there is nothing to analyse")
+    chosen = np.unique(np.linspace(0, len(corpus) - 1, min(count, len(corpus))).round().astype(int))
+    fingerprint, pieces, documents = Fingerprint(tokenizer.name), [], []
+    for index in chosen.tolist():
+        corpus.verify(index)
+        begin, end = corpus.span(index)
+        pieces.append(np.asarray(corpus.tokens[begin : min(end, begin + length)]))
+        documents.append(Document(str(corpus.ids[index]), "", tokenizer.decode(pieces[-1])))
+        fingerprint.add(documents[-1].id, pieces[-1])
+    tokens = np.concatenate(pieces)
+    return dataclasses.replace(
+        corpus,
+        ids=tuple(document.id for document in documents),
+        tokens=tokens,
+        ends=np.cumsum([len(piece) for piece in pieces], dtype=np.int64),
+        byte_counts=np.array(list(map(byte_count, documents)), np.int64),
+        word_counts=np.array(list(map(word_count, documents)), np.int64),
+        unknown=count_unknown(tokens, tokenizer),
+        fingerprint=fingerprint.hexdigest(),
+        notes="",
+        checksums=None,
+    )

@@ -1,18 +1,162 @@
-"""What the recurrent states do while documents are read: how they change, and who uses them."""
+"""The recurrent states while documents are read: how they change, and which ones tokens attend to.
+
+Documents are read block by block (N = W). The states before and after a block are then those that
+are carried, and a layer's keys and values of the block are its cache afterwards. The model's own
+layers compute everything else.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from block_recurrent.data import TokenizedCorpus
-from block_recurrent.data.lanes import evaluation_lanes
-from block_recurrent.data.segments import Lane, LaneReader
-from block_recurrent.lab.analysis.observation import Observed, observe_block
+from block_recurrent.data import Batch, TokenizedCorpus
+from block_recurrent.data.lanes import Lane, LaneReader, evaluation_lanes
 from block_recurrent.lab.analysis.token_losses import Progress
+from block_recurrent.model.attention import reference
+from block_recurrent.model.cell import RecurrentCell
+from block_recurrent.model.stack import split_state
+from block_recurrent.model.state import (
+    LayerState,
+    ModelState,
+    add_axis,
+    concatenate_windows,
+    reset,
+    take,
+)
 
 LAGS = (1, 2, 4, 8, 16, 32, 64)  # blocks; states are kept for comparison every max(LAGS) blocks
+
+
+class Observed(NamedTuple):
+    """What one recurrent layer does while it reads a block.
+
+    Attributes:
+      change: |s' - s| / |s| over all states together, [B].
+      similarity: mean cosine between two different states as they enter the block, [B].
+      later: mean cosine of each state, after the block, with itself in the kept states, [B].
+      gates: means over states for each of G gates with E units, [G, 2, B, E]: what the old state is
+        multiplied by, g or f, and what the new value is multiplied by, 1 - g or i.
+      attention: probability that a token gives each state, summed over the tokens, [B, H, S].
+      entropy: of these probabilities in nats, summed over the tokens, [B, H].
+    """
+
+    change: Array
+    similarity: Array
+    later: Array
+    gates: Array
+    attention: Array
+    entropy: Array
+
+
+def relative_change(before: Array, after: Array) -> Array:
+    """|s' - s| / |s|, [B, S, E] -> [B]."""
+
+    def norm(x: Array) -> Array:
+        return jnp.sqrt(jnp.square(x).sum((-2, -1)))
+
+    return norm(after - before) / norm(before)
+
+
+def _directions(states: Array) -> Array:
+    return states / jnp.linalg.norm(states, axis=-1, keepdims=True)
+
+
+def mean_similarity(states: Array) -> Array:
+    """Mean cosine between different ones of S states [B, S, E] -> [B]; 1 for a single one."""
+    number = states.shape[-2]
+    if number == 1:
+        return jnp.ones(states.shape[:-2])
+    together = jnp.square(_directions(states).sum(-2)).sum(-1)
+    return (together - number) / (number * (number - 1))
+
+
+def similarity_to(states: Array, others: Array) -> Array:
+    """Mean over S of the cosine of each state with its counterpart, [B, S, E] twice -> [B]."""
+    return (_directions(states) * _directions(others)).sum(-1).mean(-1)
+
+
+def recurrent_inputs(model: Any, tokens: Array | np.ndarray, state: ModelState) -> list[Array]:
+    """What each recurrent layer reads of one block [B, W], [B, W, E] each."""
+    x, config, inputs = model.embed(tokens), model.config, []
+    context = None
+    if config.feedback:
+        context = add_axis(model.stack.cells[-1].project(state.recurrent[-1]).context, 1)
+    for part, own in zip(model.stack.parts, split_state(config, state), strict=True):
+        inputs += [x] * len(part.cells)
+        x, _ = part(x, own, context)
+    return inputs
+
+
+def observe_layer(
+    cell: RecurrentCell,
+    x: Array,
+    mask: Array,
+    before: LayerState,
+    after: LayerState,
+    kept: Array,
+) -> Observed:
+    """Observes one layer.
+
+    Args:
+      cell: of the layer.
+      x: what the layer reads, [B, W, E].
+      mask: [B, W], the tokens that count.
+      before: cache [B, W, H, D] and states [B, S, E] of this layer before the block.
+      after: the same after it.
+      kept: states kept for comparison, [B, S, E].
+    """
+    states = before.recurrent
+    projections = cell.project(states)
+    heads = cell.attend(projections, concatenate_windows(before.cache, after.cache))
+    gates = [
+        [jnp.broadcast_to(y, states.shape).mean(1) for y in gate.shares(inputs)]
+        for gate, inputs in cell.wiring.gate_inputs(states, heads)
+    ]
+    queries = cell.token_layer.project(x).state_queries
+    assert queries is not None
+    keys = projections.context.keys
+    logits = jnp.einsum("bqhd,bshd->bhqs", queries, keys, preferred_element_type=jnp.float32)
+    p = jnp.where(mask[:, None, :, None], reference.probabilities(logits), 0.0)
+    entropy = -jnp.where(p > 0, p * jnp.log(p), 0.0).sum((-2, -1))
+    return Observed(
+        relative_change(states, after.recurrent),
+        mean_similarity(states),
+        similarity_to(after.recurrent, kept),
+        jnp.array(gates),
+        p.sum(-2),
+        entropy,
+    )
+
+
+@jax.jit
+def observe_block(
+    model: Any, carried: ModelState, batch: Batch, kept: Array
+) -> tuple[ModelState, list[Observed]]:
+    """Reads one block of every lane: the next state, and what each recurrent layer did.
+
+    Args:
+      model: a language model with recurrent layers.
+      carried: as it enters the block.
+      batch: a block, N = W.
+      kept: states kept for comparison, [R, B, S, E].
+    """
+    initial = model.initial_state(len(batch.inputs))
+    before = reset(carried, initial, batch.start_of_document, batch_axis=1)
+    _, after = model.features(batch.inputs, before)
+    inputs = recurrent_inputs(model, batch.inputs, before)
+    mask, found = jnp.asarray(batch.mask), []
+    for number, layer in enumerate(model.config.recurrent_indices):
+        entered, left = (
+            LayerState(take(state.cache, layer), state.recurrent[number])
+            for state in (before, after)
+        )
+        cell = model.stack.cells[number]
+        found.append(observe_layer(cell, inputs[number], mask, entered, left, kept[number]))
+    return after, found
 
 
 class LayerStates(NamedTuple):
@@ -58,10 +202,8 @@ class _Sums:
 
     def __init__(self) -> None:
         self.blocks: list[tuple[int, float, float]] = []
-        self.later = {lag: [0.0, 0] for lag in LAGS}
-        self.gates: Any = 0.0
-        self.attention: Any = 0.0
-        self.entropy: Any = 0.0
+        self.later = np.zeros((2, len(LAGS)))
+        self.gates = self.attention = self.entropy = np.zeros(())
         self.tokens = 0
 
     def add(self, seen: Observed, lanes: Sequence[Lane | None], mask: np.ndarray) -> None:
@@ -70,31 +212,29 @@ class _Sums:
         for row in np.flatnonzero(whole).tolist():
             lane = lanes[row]
             assert lane is not None
-            figures = float(seen.change[row]), float(seen.similarity[row])
-            self.blocks.append((lane.offset, *figures))
-        self.gates += np.array([[y[whole].sum(0) for y in gate] for gate in seen.gates])
-        self.attention += seen.attention.sum(0)
-        self.entropy += seen.entropy.sum(0)
+            self.blocks.append((lane.offset, float(seen.change[row]), float(seen.similarity[row])))
+        self.gates = self.gates + seen.gates[:, :, whole].sum(2)
+        self.attention = self.attention + seen.attention.sum(0)
+        self.entropy = self.entropy + seen.entropy.sum(0)
         self.tokens += int(mask.sum())
 
     def add_later(self, later: np.ndarray, lag: int, rows: np.ndarray) -> None:
         """Adds similarities [B] with the states `lag` blocks ago, of some rows [B]."""
-        self.later[lag][0] += float(later[rows].sum())
-        self.later[lag][1] += int(rows.sum())
+        self.later[:, LAGS.index(lag)] += later[rows].sum(dtype=np.float64), rows.sum()
 
     def means(self) -> LayerStates:
         """The figures of all that was added."""
         position, change, similarity = np.array(self.blocks).reshape(-1, 3).T
-        later = [total / count if count else np.nan for total, count in self.later.values()]
-        gates = np.asarray(self.gates) / max(len(self.blocks), 1)
+        total, count = self.later
+        kept, added = np.moveaxis(self.gates / max(len(self.blocks), 1), 1, 0)
         return LayerStates(
             position.astype(int),
             change,
             similarity,
             LAGS,
-            np.array(later),
-            gates[:, 0],
-            gates[:, 1],
+            np.divide(total, count, out=np.full(len(LAGS), np.nan), where=count > 0),
+            kept,
+            added,
             self.attention / self.tokens,
             np.exp(self.entropy / self.tokens),
         )
@@ -115,18 +255,19 @@ def observe_states(
       lanes: how many are read at once.
       progress: called with the share of the tokens that have been read.
     """
-    window = model.config.window
-    reader = LaneReader(corpus, lanes, window, model.config.vocab_size)
+    reader = LaneReader(corpus, lanes, model.config.window, model.config.vocab_size)
     carried = model.initial_state(lanes)
     sums = [_Sums() for _ in model.stack.cells]
     kept, kept_lanes, age, done = carried.recurrent, [None] * lanes, 0, 0
     for standing in evaluation_lanes(reader):
         batch = reader.batch(standing)
         carried, seen = observe_block(model, carried, batch, kept)
-        seen = jax.device_get(seen)
         age += 1
-        rows = _same_document(kept_lanes, standing) & batch.mask.all(1)
-        for layer, own in zip(sums, seen, strict=True):
+        # The lanes that still read the document of the kept states.
+        pairs = zip(kept_lanes, standing, strict=True)
+        same = [bool(a and b and a.document == b.document) for a, b in pairs]
+        rows = np.array(same) & batch.mask.all(1)
+        for layer, own in zip(sums, jax.device_get(seen), strict=True):
             layer.add(own, standing, batch.mask)
             if age in LAGS:
                 layer.add_later(own.later, age, rows)
@@ -135,9 +276,3 @@ def observe_states(
         done += int(batch.mask.sum())
         progress(done / len(corpus.tokens))
     return [layer.means() for layer in sums]
-
-
-def _same_document(one: Sequence[Lane | None], other: Sequence[Lane | None]) -> np.ndarray:
-    """The lanes [B] that read the same document at both times."""
-    pairs = zip(one, other, strict=True)
-    return np.array([bool(a and b and a.document == b.document) for a, b in pairs])

@@ -12,14 +12,15 @@ from block_recurrent.lab.analysis.context_length import (
     context_gains,
     context_lengths,
     context_losses,
-    sample_places,
+    sample_positions,
 )
-from block_recurrent.lab.analysis.documents import lanes_for
 from block_recurrent.lab.analysis.interventions import intervened_losses
-from block_recurrent.lab.analysis.kinds import kinds_of_corpus
-from block_recurrent.lab.analysis.occurrences import Words, words_of_corpus
 from block_recurrent.lab.analysis.states import LayerStates, observe_states
 from block_recurrent.lab.analysis.token_losses import Progress, token_losses
+from block_recurrent.lab.analysis.words import Words, kinds_of_corpus, words_of_corpus
+from block_recurrent.lab.tables.naming import is_recurrent
+
+Say = Callable[[str], None]
 
 
 class Subject(NamedTuple):
@@ -38,11 +39,6 @@ class Subject(NamedTuple):
     step: int
     config: ExperimentConfig
     model: Any
-
-    @property
-    def recurrent(self) -> bool:
-        """Whether it has block-recurrent layers."""
-        return bool(getattr(self.config.model, "recurrent_layers", ()))
 
 
 class Options(NamedTuple):
@@ -88,7 +84,7 @@ class Study(NamedTuple):
       findings: of each model.
       words: of each document.
       kinds: of each document's tokens, [n].
-      contexts: None where the documents are too short to vary the context.
+      contexts: None if the documents are too short to vary the context.
       positions: at how many tokens the context was varied.
     """
 
@@ -102,14 +98,6 @@ class Study(NamedTuple):
     contexts: ContextGains | None
     positions: int
 
-    def others(self) -> list[int]:
-        """The models that are compared with the reference."""
-        indices = range(len(self.subjects))
-        return [] if self.reference is None else [i for i in indices if i != self.reference]
-
-
-Report = Callable[[str], None]
-
 
 def study(
     subjects: Sequence[Subject],
@@ -117,7 +105,7 @@ def study(
     corpus: TokenizedCorpus,
     tokenizer: Tokenizer,
     options: Options,
-    report: Report = lambda text: None,
+    say: Say = lambda text: None,
 ) -> Study:
     """Carries out all analyses.
 
@@ -127,21 +115,21 @@ def study(
       corpus: the documents.
       tokenizer: of the documents.
       options: how much is computed.
-      report: takes the progress, for people.
+      say: takes the progress, for people.
     """
-    findings = [_find(subject, corpus, options, report) for subject in subjects]
-    contexts, positions = _vary_context(subjects, corpus, options, report)
+    findings = [_find(subject, corpus, options, say) for subject in subjects]
+    contexts, positions = _vary_context(subjects, corpus, options, say)
     words = words_of_corpus(corpus, tokenizer)
     kinds = kinds_of_corpus(corpus, tokenizer)
     return Study(subjects, reference, corpus, options, findings, words, kinds, contexts, positions)
 
 
-def _progress(report: Report, subject: Subject, what: str) -> Progress:
-    return lambda share: report(f"{subject.name}: {what}, {share:.0%}")
+def _progress(say: Say, subject: Subject, what: str) -> Progress:
+    return lambda share: say(f"{subject.name}: {what}, {share:.0%}")
 
 
-def _find(subject: Subject, corpus: TokenizedCorpus, options: Options, report: Report) -> Findings:
-    lanes, config = lanes_for(corpus, options.lanes), subject.config
+def _find(subject: Subject, corpus: TokenizedCorpus, options: Options, say: Say) -> Findings:
+    lanes, config = min(len(corpus), options.lanes), subject.config
     length = config.data.segment_length
     losses = token_losses(
         subject.model,
@@ -149,9 +137,9 @@ def _find(subject: Subject, corpus: TokenizedCorpus, options: Options, report: R
         lanes=lanes,
         segment_length=length,
         clear_states=config.training.clear_states,
-        progress=_progress(report, subject, "loss of every token"),
+        progress=_progress(say, subject, "loss of every token"),
     )
-    if not subject.recurrent:
+    if not is_recurrent(config):
         return Findings(losses, None, None)
     interventions = intervened_losses(
         subject.model,
@@ -159,31 +147,31 @@ def _find(subject: Subject, corpus: TokenizedCorpus, options: Options, report: R
         lanes=lanes,
         segment_length=length,
         freeze_at=options.freeze_at,
-        progress=_progress(report, subject, "loss with other states"),
+        progress=_progress(say, subject, "loss with other states"),
     )
-    progress = _progress(report, subject, "states")
+    progress = _progress(say, subject, "states")
     states = observe_states(subject.model, corpus, lanes=lanes, progress=progress)
     return Findings(losses, interventions, states)
 
 
 def _vary_context(
-    subjects: Sequence[Subject], corpus: TokenizedCorpus, options: Options, report: Report
+    subjects: Sequence[Subject], corpus: TokenizedCorpus, options: Options, say: Say
 ) -> tuple[ContextGains | None, int]:
     lengths = context_lengths(corpus, options.shortest_context, options.longest_context)
     if len(lengths) < 2:
         return None, 0
-    places = sample_places(corpus, lengths[-1], options.positions)
+    sample = sample_positions(corpus, lengths[-1], options.positions)
     losses = [
         context_losses(
             subject.model,
             corpus,
-            places,
+            sample,
             lengths,
-            lanes=min(options.lanes, len(places.document)),
+            lanes=min(options.lanes, len(sample.document)),
             segment_length=subject.config.data.segment_length,
             clear_states=subject.config.training.clear_states,
-            progress=_progress(report, subject, "length of the context"),
+            progress=_progress(say, subject, "length of the context"),
         )
         for subject in subjects
     ]
-    return context_gains(np.array(losses), lengths), len(places.document)
+    return context_gains(np.array(losses), lengths), len(sample.document)

@@ -5,7 +5,7 @@ Needs no more of a model than the protocol: `initial_state`, `features`, `logits
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +14,12 @@ import numpy as np
 from jax import Array
 
 from block_recurrent.data import Batch, TokenizedCorpus
-from block_recurrent.data.lanes import evaluation_lanes
-from block_recurrent.data.segments import Lane, LaneReader
+from block_recurrent.data.lanes import Lane, LaneReader, evaluation_lanes
 from block_recurrent.model.state import clear_recurrent
+from block_recurrent.training.loss import target_nats
 
 LOGITS_AT_ONCE = 2**26  # how many exist at the same time, if segments can be halved so often
+SAMPLES = 2000  # of the bootstrap
 Progress = Callable[[float], object]
 Lanes = Sequence[Lane | None]
 
@@ -42,8 +43,8 @@ def reach_of(config: Any) -> Reach:
     return Reach(window, window * config.num_layers)
 
 
-def target_nats(model: Any, features: Array, targets: Array) -> Array:
-    """Negative log-likelihood of every target: features [B, N, E], [B, N] integers -> [B, N]."""
+def nats_of(model: Any, features: Array, targets: Array) -> Array:
+    """The loss of every target: features [B, N, E], [B, N] integers -> [B, N] nats."""
     batch, length, _ = features.shape
     size = length
     while size % 2 == 0 and batch * size * model.config.vocab_size > LOGITS_AT_ONCE:
@@ -52,9 +53,7 @@ def target_nats(model: Any, features: Array, targets: Array) -> Array:
     def nats(start: Array) -> Array:
         piece = jax.lax.dynamic_slice_in_dim(features, start, size, axis=1)
         chosen = jax.lax.dynamic_slice_in_dim(targets, start, size, axis=1)
-        logits = model.logits(piece)
-        of_target = jnp.take_along_axis(logits, chosen[..., None], axis=-1)[..., 0]
-        return jax.nn.logsumexp(logits, axis=-1) - of_target
+        return target_nats(model.logits(piece), chosen)
 
     by_piece = jax.lax.map(nats, jnp.arange(0, length, size))
     return jnp.moveaxis(by_piece, 0, 1).reshape(targets.shape)
@@ -69,7 +68,7 @@ def read_segment(
         carried = clear_recurrent(carried, model.initial_state(len(batch.inputs)))
     start = batch.start_of_document
     features, carried = model.features(batch.inputs, carried, start_of_document=start)
-    return carried, target_nats(model, features, jnp.asarray(batch.targets))
+    return carried, nats_of(model, features, jnp.asarray(batch.targets))
 
 
 def token_losses(
@@ -98,23 +97,17 @@ def token_losses(
     """
     reader = LaneReader(corpus, lanes, segment_length, model.config.vocab_size)
 
-    def read() -> Iterator[tuple[Lanes, Array]]:
-        carried = model.initial_state(lanes)
-        for standing in evaluation_lanes(reader):
-            batch = reader.batch(standing)
-            carried, nats = read_segment(model, carried, batch, clear_states=clear_states)
-            yield standing, nats
-
-    losses = empty_losses(corpus)
-    done = 0
-    for standing, nats in read():
+    carried, losses, done = model.initial_state(lanes), empty_losses(corpus), 0
+    for standing in evaluation_lanes(reader):
+        batch = reader.batch(standing)
+        carried, nats = read_segment(model, carried, batch, clear_states=clear_states)
         done += put_losses(losses, standing, np.asarray(nats))
         progress(done / len(corpus.tokens))
     return losses
 
 
 def empty_losses(corpus: TokenizedCorpus) -> list[np.ndarray]:
-    """A place for the loss of every token, NaN so far."""
+    """The losses of no token yet: NaN for every one."""
     return [np.full(corpus.length(index), np.nan, np.float32) for index in range(len(corpus))]
 
 
@@ -123,16 +116,10 @@ def put_losses(losses: list[np.ndarray], lanes: Lanes, nats: np.ndarray) -> int:
     count = 0
     for lane, row in zip(lanes, nats, strict=True):
         if lane is not None:
-            place = losses[lane.document][lane.offset : lane.offset + len(row)]
-            place[:] = row[: len(place)]
-            count += len(place)
+            own = losses[lane.document][lane.offset : lane.offset + len(row)]
+            own[:] = row[: len(own)]
+            count += len(own)
     return count
-
-
-def bits(nats: Sequence[np.ndarray]) -> float:
-    """Bits per token of all documents together."""
-    tokens = sum(map(len, nats))
-    return float(sum(x.sum(dtype=np.float64) for x in nats) / tokens / math.log(2))
 
 
 def position_edges(longest: int, first: int = 64) -> np.ndarray:
@@ -161,3 +148,48 @@ def sums_by_group(
         sums[document] = np.bincount(group, nats, number)
         counts[document] = np.bincount(group, minlength=number)
     return sums, counts
+
+
+class Estimate(NamedTuple):
+    """A mean over tokens or words, NaN where there are none.
+
+    Attributes:
+      mean: [...].
+      low: lower end of the 95 % interval over documents, [...]; NaN for a single document.
+      high: its upper end.
+    """
+
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def estimate(sums: np.ndarray, counts: np.ndarray, *, seed: int = 0) -> Estimate:
+    """A ratio of sums over documents, with a percentile bootstrap that resamples whole documents.
+
+    Tokens of a document are not independent of each other, documents are.
+
+    Args:
+      sums: of each document, [D, ...].
+      counts: what the sums are over, [D, ...].
+      seed: of the samples.
+    """
+    sums, counts = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
+    documents = len(sums)
+    mean = _ratio(sums.sum(0), counts.sum(0))
+    if documents < 2:
+        return Estimate(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
+    drawn = np.random.default_rng(seed).multinomial(
+        documents, np.full(documents, 1 / documents), SAMPLES
+    )
+    ratios = _ratio(np.tensordot(drawn, sums, 1), np.tensordot(drawn, counts, 1))
+    # A sample may have no token of a bin that few documents reach; it says nothing of the bin.
+    ratios = np.where(np.isnan(ratios), mean, ratios)
+    # A single document in a bin has no spread to speak of.
+    several = (counts > 0).sum(0) > 1
+    low, high = (np.where(several, np.quantile(ratios, q, axis=0), np.nan) for q in (0.025, 0.975))
+    return Estimate(mean, low, high)
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    return np.divide(sums, counts, out=np.full(np.shape(sums), np.nan), where=counts > 0)

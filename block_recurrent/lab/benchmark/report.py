@@ -17,7 +17,7 @@ from block_recurrent.lab.benchmark.inference import (
     measure_generation,
 )
 from block_recurrent.lab.benchmark.timing import TimedStep, matmul_rate, ratio, time_in_turn, timed
-from block_recurrent.lab.tables.rows import TableRow, recurrent, reference, slide, table_rows
+from block_recurrent.lab.tables.rows import TableRow, reference, row_at, table_rows
 from block_recurrent.runs.checkpoint_folder import arrays_of
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.system.digests import digest
@@ -153,13 +153,13 @@ def benchmark(base: ExperimentConfig, rows: Sequence[TableRow], rounds: int) -> 
     figures["steps"] = measure_steps(rows, rounds)
     print(f"{jax.devices()[0].device_kind}, {jax.device_count()} device(s), jax {jax.__version__}")
     print(describe_steps(figures["steps"], figures["matmul_flops"]))
-    figures["depth"] = show("", measure_depth(slide(base).config))
+    figures["depth"] = show("", measure_depth(row_at(base, "slide_12l").config))
     inference = {
         "evaluation": ("evaluation", measure_evaluation),
         "carrying": ("context carried", measure_carrying),
         "generation": ("generation", measure_generation),
     }
-    recurrent_row = recurrent(base, "fixed", "skip")
+    recurrent_row = row_at(base, "rec_fixed_skip")
     for row in (reference(base), recurrent_row):
         for name, (title, measure) in inference.items():
             measured = show(f"{title}, {row.name}", measure(row.config))

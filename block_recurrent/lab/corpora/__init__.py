@@ -1,5 +1,5 @@
-"""The preparation of raw data: `experiments/prepare_data.py` makes a corpus on disk of it.
+"""Raw data to corpora, for `experiments/prepare_data.py`.
 
-A source lists entries, one a document, and reads the ones it is asked for (`entries`); the writer
-puts them into a directory that tensorflow-datasets reads, with a manifest (`corpus_writer`).
+A source lists entries, one a document, and reads them later (`entries`). The writer puts them into
+a directory that tensorflow-datasets reads, with a manifest (`corpus_writer`).
 """

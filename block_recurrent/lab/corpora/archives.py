@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from block_recurrent.data.errors import DataError
+from block_recurrent.data.documents import DataError
 from block_recurrent.lab.corpora.entries import Unusable
 
 PDF_ONLY = "PDF only"

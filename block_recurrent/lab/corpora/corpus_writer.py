@@ -1,30 +1,68 @@
-"""Writes what a source gives as a directory that tensorflow-datasets reads, with a manifest.
+"""Writes the documents of a source as a directory that tensorflow-datasets reads.
 
-Everything is written to `<directory>.partial`, which becomes `<directory>` when it is complete: a
-corpus is never there by halves. A call that was stopped or killed is continued by the same call, to
-the same bytes.
+The corpus grows in `<directory>.partial/corpus`, which is renamed to `<directory>` when it is
+complete. A call that was stopped or killed leaves `<directory>.partial`, and the same call
+continues: it keeps each finished split whose digests are right and writes the others from their
+start. The result has the same bytes as that of a call that was not stopped.
 """
 
+import hashlib
+import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
-from block_recurrent.data.errors import DataError
-from block_recurrent.lab.corpora.entries import Source
-from block_recurrent.lab.corpora.journal import Partial
-from block_recurrent.lab.corpora.manifest import make_manifest, shard_files, write_manifest
-from block_recurrent.lab.corpora.passes import ORDER, Interrupted, Pass, Progress
-from block_recurrent.lab.corpora.portions import Portion
-from block_recurrent.lab.corpora.shards import WriteError, describe, writing
-from block_recurrent.system.files import flush_folder, put_in_place
-
-__all__ = ["SHARD_BYTES", "Interrupted", "Progress", "check_options", "check_target", "prepare"]
+from block_recurrent.data.documents import DataError, replace_lone_surrogates, split_of
+from block_recurrent.lab.corpora.corpus_files import (
+    Examples,
+    ShardWriter,
+    Split,
+    describe,
+    make_manifest,
+    sha256_of,
+    write_manifest,
+    writing,
+)
+from block_recurrent.lab.corpora.entries import Entry, Source, Unusable
+from block_recurrent.system.files import (
+    PARTIAL,
+    flush_folder,
+    flush_to_disk,
+    put_in_place,
+    remove,
+    write_whole,
+)
+from block_recurrent.system.lock import hold
 
 SHARD_BYTES = 64 * 2**20
+# The splits are written in this order. Of equal texts in several splits, the first one stays.
+ORDER = ("test", "validation", "train")
+_LOCK = "lock"
+_NAMES = {_LOCK, "corpus", *(f"{split}.json" for split in ORDER)}
+
+
+class Interrupted(Exception):
+    """The caller asked to stop; the same call continues."""
+
+
+class Progress(NamedTuple):
+    """The progress of a preparation.
+
+    Attributes:
+      split: the split that is being written; "" while the source is listed.
+      documents: the number of documents read or listed, in splits that were kept too.
+      total: the number of documents to read; 0 while the source is listed.
+      bytes: the bytes of text written, in splits that were kept too.
+    """
+
+    split: str
+    documents: int
+    total: int = 0
+    bytes: int = 0
 
 
 def prepare(
@@ -36,62 +74,67 @@ def prepare(
     test_percent: int = 1,
     limit: int | None = None,
     shard_bytes: int = SHARD_BYTES,
-    restart: bool = False,
     overwrite: bool = False,
     report: Callable[[Progress], object] = lambda progress: None,
     stop: Callable[[], object] = lambda: False,
 ) -> dict[str, Any]:
     """Writes a corpus and returns its manifest (see `make_manifest`).
 
-    The features are those of the data set `pg19` and `source`, the document's id; `book_id` is the
-    document's number where it has one, else the running number of the documents kept. Documents of
-    only whitespace are dropped, and those whose text is also in another split: train loses to
-    validation, validation to test.
+    The features are those of the data set `pg19` and `source`, the document's id. `book_id` is the
+    document's number where it has one, otherwise the number of documents written before it. A
+    document is dropped if it has only whitespace, or if its text is also in another split: train
+    loses to validation, validation to test.
 
     Args:
       source: gives the documents, and the splits if it has its own.
-      directory: the directory that the corpus is to be.
+      directory: the directory of the corpus.
       name: the name of the data set, by default the source's.
       validation_percent, test_percent: shares of the documents, where the source has no splits.
-      limit: at most so many documents of each split, for trying out.
-      shard_bytes: a shard is finished when its records have so many bytes.
-      restart: throw away what an earlier call left unfinished.
-      overwrite: replace the corpus that is there already.
+      limit: at most so many documents of each split, for a trial.
+      shard_bytes: a shard ends when its records have so many bytes.
+      overwrite: replace the corpus that is in the directory.
       report: called with the progress after every document.
-      stop: asked after every document; if it says so, Interrupted is raised.
+      stop: called after every document; Interrupted is raised if it returns something true.
 
     Raises:
-      DataError: if an option is out of range, the directory exists, an unfinished one was begun
-        with other options, documents share an id, there is no document, the raw data is damaged,
-        or the disk is full. What was finished before stays for the next call.
-      Interrupted: if `stop` says so.
+      DataError: an option is out of range, the directory exists or is being written, documents
+        share an id, there is no document, the raw data is damaged, or a file cannot be written.
+      Interrupted: `stop` asked for it.
     """
     name = source.name if name is None else name
-    settings = {
-        "name": name,
-        "source": source.name,
-        "options": {
-            **source.options,
-            "validation_percent": validation_percent,
-            "test_percent": test_percent,
-            "limit": limit,
-            "shard_bytes": shard_bytes,
-        },
-    }
     check_options(name, validation_percent, test_percent, limit, shard_bytes)
+    options = {
+        **source.options,
+        "validation_percent": validation_percent,
+        "test_percent": test_percent,
+        "limit": limit,
+        "shard_bytes": shard_bytes,
+    }
+    settings = {"name": name, "source": source.name, "options": options}
     target = Path(os.path.abspath(directory))
     check_target(target, overwrite=overwrite)
-    path = target.with_name(target.name + ".partial")
-    with writing(path):
-        partial = Partial(path, settings, restart=restart)
-    with closing(partial):
-        work = Pass(source, settings, partial, report, stop)
+    partial = target.with_name(target.name + PARTIAL)
+    with closing(_hold(partial)):
         try:
-            work.run()
-            manifest = _complete(partial, settings, work, target)
-        except WriteError as error:
-            raise _explained(error, path, work.needed()) from error
-    partial.remove()
+            work = _Preparation(source, settings, partial, report, stop)
+            splits = work.splits()
+        except BaseException:
+            if not any(partial.glob("*.json")):
+                remove(partial)
+            raise
+        corpus, manifest = partial / "corpus", make_manifest(settings, splits, work.left_out)
+        with writing(corpus):
+            lengths = {
+                split.name: ([shard["documents"] for shard in split.shards], split.record_bytes)
+                for split in splits
+                if split.shards
+            }
+            describe(corpus, name, work.examples.features, lengths)
+            write_manifest(manifest, corpus / "manifest.json")
+            flush_folder(corpus)
+        with writing(target):
+            _move(corpus, target)
+        remove(partial)
     return manifest
 
 
@@ -119,7 +162,7 @@ def check_options(
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
-    """Raises DataError if a corpus cannot be put there."""
+    """Raises DataError if no corpus can be written to this directory."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not target.is_dir() or not (target / "dataset_info.json").exists():
@@ -130,49 +173,239 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         )
 
 
-def _complete(
-    partial: Partial, settings: Mapping[str, Any], work: Pass, target: Path
-) -> dict[str, Any]:
-    """Adds the descriptions, and puts the corpus in its place."""
-    corpus, portions = partial.corpus, partial.portions
-    manifest = make_manifest(settings, portions, work.left_out)
-    with writing(corpus):
-        for portion, file in zip(portions, shard_files(portions), strict=True):
-            if portion.shard and (corpus / portion.shard.file).exists():
-                (corpus / portion.shard.file).rename(corpus / file)
-        describe(corpus, settings["name"], work.examples.features, _splits(portions))
-        write_manifest(manifest, corpus / "manifest.json")
-        flush_folder(corpus)
-    with writing(target):
-        _move(corpus, target)
-    return manifest
-
-
-def _splits(portions: Sequence[Portion]) -> dict[str, tuple[list[int], int]]:
-    splits = {}
-    for split in ORDER:
-        written = [(b, b.shard) for b in portions if b.split == split and b.shard]
-        if written:
-            lengths = [len(portion.kept()) for portion, _ in written]
-            splits[split] = lengths, sum(shard.record_bytes for _, shard in written)
-    return splits
+def _hold(partial: Path) -> BinaryIO:
+    """Makes the directory of an unfinished corpus, and locks it until the result is closed."""
+    names = {path.name.removesuffix(PARTIAL) for path in partial.glob("*")}
+    if (partial.exists() and not partial.is_dir()) or names - _NAMES:
+        raise DataError(
+            f"{partial} exists and is no unfinished corpus: remove it, or choose another --output."
+        )
+    with writing(partial):
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            return hold(partial / _LOCK)
+        except BlockingIOError as error:
+            raise DataError(
+                f"{partial} is being written by another process: wait for it or stop it."
+            ) from error
 
 
 def _move(corpus: Path, target: Path) -> None:
-    """Puts the corpus in its place; what is there already goes only when that is done."""
+    """Renames the corpus; removes a corpus that is there already only when that is done."""
     old = target.with_name(target.name + ".replaced")
-    if old.exists():
-        shutil.rmtree(old)
+    remove(old)
     if target.exists():
         target.rename(old)
     put_in_place(corpus, target)
-    if old.exists():
-        shutil.rmtree(old)
+    remove(old)
 
 
-def _explained(error: WriteError, path: Path, needed: int) -> DataError:
-    if not error.full:
-        return DataError(f"{error}; when it can be, the same command goes on from {path}.")
-    return DataError(
-        f"{error}; free about {needed / 1e6:,.0f} MB, then the same command goes on from {path}."
+class _Preparation:
+    """Writes the splits of a corpus that are not finished yet.
+
+    Args:
+      source, report, stop: the arguments of `prepare`.
+      settings: all that decides the content of the corpus, as JSON values.
+      partial: the directory of the unfinished corpus.
+
+    Attributes:
+      examples: serializes the records.
+      left_out: what the source did not list, as reason -> number.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        settings: Mapping[str, Any],
+        partial: Path,
+        report: Callable[[Progress], object],
+        stop: Callable[[], object],
+    ):
+        self._source, self._settings, self._options = source, settings, settings["options"]
+        self._partial, self._corpus = partial, partial / "corpus"
+        self._report, self._stop = report, stop
+        self._listing: dict[str, list[str]] = {split: [] for split in ORDER}
+        self._split_of_text: dict[str, str] = {}
+        self._read = self._kept = self._bytes = 0
+        self.left_out: Mapping[str, int] = {}
+        self.examples = Examples()
+
+    def splits(self) -> list[Split]:
+        """Returns what was written of every split, by this call or an earlier one.
+
+        Raises:
+          DataError: documents share an id, no document is usable, or a file cannot be written.
+          Interrupted: `stop` asked for it.
+        """
+        self._list()
+        splits: list[Split] = []
+        for name in ORDER:
+            if (split := self._finished(name)) is None:
+                break  # what the next splits hold depends on this one
+            splits.append(split)
+            self._read += len(split.documents) + len(split.dropped)
+            for document in split.documents:
+                self._count(document)
+        self._clean(splits)
+        splits += [self._write(name) for name in ORDER[len(splits) :]]
+        if not self._kept:
+            remove(self._partial)
+            dropped = Counter(document["reason"] for split in splits for document in split.dropped)
+            raise DataError(
+                f"source {self._source.name!r} gives no usable document (dropped: "
+                f"{dict(dropped) or 'none'}; left out: {dict(self.left_out) or 'none'}): give "
+                f"{self._source.wanted}."
+            )
+        return splits
+
+    def _list(self) -> None:
+        """Lists the ids of every split."""
+        seen: dict[str, int] = {}
+        for number, entry in enumerate(self._source.entries(), start=1):
+            if (first := seen.setdefault(entry.id, number)) != number:
+                raise DataError(
+                    f"source {self._source.name!r}: the documents {first:,} and {number:,} that it "
+                    f"lists share the id {entry.id!r}: remove or rename one."
+                )
+            if replace_lone_surrogates(entry.id)[1]:
+                raise DataError(f"document id {entry.id!r} cannot be written as UTF-8: rename it.")
+            self._listing[self._split_of(entry)].append(entry.id)
+            self._tell(Progress("", number))
+        self.left_out = dict(self._source.left_out)
+
+    def _split_of(self, entry: Entry) -> str:
+        percent = self._options["validation_percent"], self._options["test_percent"]
+        return entry.split or split_of(entry.id, *percent)
+
+    def _tell(self, progress: Progress) -> None:
+        self._report(progress)
+        if self._stop():
+            raise Interrupted
+
+    def _identity(self, split: str) -> dict[str, Any]:
+        """Returns all that decides what is in a split, as JSON values."""
+        ids = hashlib.sha256(json.dumps(self._listing[split]).encode()).hexdigest()
+        return json.loads(json.dumps({**self._settings, "ids": ids}))
+
+    def _finished(self, name: str) -> Split | None:
+        """Returns a split that an earlier call finished, if it is the same and undamaged."""
+        try:
+            split = Split(**json.loads((self._partial / f"{name}.json").read_bytes()))
+            whole = all(
+                sha256_of(self._corpus / shard["file"]) == shard["sha256"] for shard in split.shards
+            )
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return split if whole and split.identity == self._identity(name) else None
+
+    def _clean(self, kept: list[Split]) -> None:
+        """Removes everything but the splits that are kept."""
+        files = {shard["file"] for split in kept for shard in split.shards}
+        names = {f"{split.name}.json" for split in kept}
+        with writing(self._partial):
+            self._corpus.mkdir(exist_ok=True)
+            for path in [*self._partial.glob("*.json*"), *self._corpus.iterdir()]:
+                if path.name not in files | names:
+                    path.unlink()
+
+    def _write(self, name: str) -> Split:
+        """Writes a split from its start."""
+        split, shard = Split(name, self._identity(name)), None
+        limit, shard_bytes = self._options["limit"], self._options["shard_bytes"]
+        stem = f"{self._settings['name']}-{name}.array_record"
+        try:
+            for entry in (e for e in self._source.entries() if self._split_of(e) == name):
+                if len(split.documents) == limit:
+                    break
+                if record := self._record(split, entry):
+                    index = len(split.shards)
+                    shard = shard or ShardWriter(self._corpus / f"{stem}-{index:05d}")
+                    shard.write(record)
+                    split.documents[-1]["shard"] = index
+                    if shard.record_bytes >= shard_bytes:
+                        _close(shard, split)
+                        shard = None
+                self._tell(Progress(name, self._read, self._total(), self._bytes))
+            if shard:
+                _close(shard, split)
+        except BaseException:
+            if shard:
+                shard.discard()
+            raise
+        self._finish(split)
+        return split
+
+    def _record(self, split: Split, entry: Entry) -> bytes:
+        """Reads a document; returns its record, or no bytes if it is dropped."""
+        self._read += 1
+        try:
+            content = entry.read()
+        except Unusable as error:
+            return _drop(split, entry.id, error.reason, error.skipped)
+        if not content.text or content.text.isspace():
+            return _drop(split, entry.id, "no text", content.skipped)
+        data = content.text.encode()
+        sha256 = hashlib.sha256(data).hexdigest()
+        if self._split_of_text.get(sha256, split.name) != split.name:
+            reason = "duplicate of a document in another split"
+            return _drop(split, entry.id, reason, content.skipped)
+        record = self.examples.serialize(
+            {
+                "book_id": self._kept if content.number is None else content.number,
+                "book_link": content.link,
+                "book_text": data,
+                "book_title": replace_lone_surrogates(content.title)[0],
+                "publication_date": content.year,
+                "source": entry.id,
+            }
+        )
+        document = {"id": entry.id, "bytes": len(data), "sha256": sha256, "split": split.name}
+        split.documents.append(document)
+        split.repaired += content.repaired
+        _skip(split, content.skipped)
+        self._count(document)
+        return record
+
+    def _count(self, document: Mapping[str, Any]) -> None:
+        self._kept += 1
+        self._bytes += document["bytes"]
+        if document["split"] != ORDER[-1]:
+            self._split_of_text.setdefault(document["sha256"], document["split"])
+
+    def _total(self) -> int:
+        limit, sizes = self._options["limit"], map(len, self._listing.values())
+        return sum(sizes if limit is None else (min(size, limit) for size in sizes))
+
+    def _finish(self, split: Split) -> None:
+        """Gives the shards their final names and records the split."""
+        with writing(self._corpus):
+            for shard in split.shards:
+                file = f"{shard['file']}-of-{len(split.shards):05d}"
+                (self._corpus / shard["file"]).rename(self._corpus / file)
+                shard["file"] = file
+            for document in split.documents:
+                document["shard"] = split.shards[document["shard"]]["file"]
+            flush_to_disk(self._corpus)
+            write_whole(self._partial / f"{split.name}.json", json.dumps(vars(split)))
+
+
+def _drop(split: Split, document_id: str, reason: str, skipped: Mapping[str, int]) -> bytes:
+    split.dropped.append({"id": document_id, "reason": reason, "split": split.name})
+    _skip(split, skipped)
+    return b""
+
+
+def _skip(split: Split, skipped: Mapping[str, int]) -> None:
+    for reason, number in skipped.items():
+        split.skipped[reason] = split.skipped.get(reason, 0) + number
+
+
+def _close(shard: ShardWriter, split: Split) -> None:
+    """Ends a shard and adds it to its split."""
+    shard.close()
+    with writing(shard.path):
+        facts = {"size": shard.path.stat().st_size, "sha256": sha256_of(shard.path)}
+    split.shards.append(
+        {"file": shard.path.name, "split": split.name, "documents": shard.count, **facts}
     )
+    split.record_bytes += shard.record_bytes

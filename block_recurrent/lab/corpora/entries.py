@@ -1,11 +1,16 @@
-"""What a source of raw data gives: entries, one a document, that are read when asked for."""
+"""What a source of raw data gives: entries, one a document, which are read later, one by one."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 
 class Unusable(Exception):
-    """A document that is left out of the corpus; documents are counted by the message."""
+    """A document that is left out of the corpus.
+
+    Attributes:
+      reason: why; documents are counted by it.
+      skipped: parts of the document that were left out before, as reason -> number.
+    """
 
     def __init__(self, reason: str, skipped: Mapping[str, int] | None = None):
         super().__init__(reason)
@@ -20,7 +25,7 @@ class Content(NamedTuple):
       title: a title for people; may be empty.
       text: the text, which UTF-8 can encode.
       link: the address where it was published; may be empty.
-      year: the year of publication, 0 where unknown.
+      year: the year of publication, 0 if unknown.
       skipped: parts of the document that were left out, as reason -> number of files.
       repaired: whether some of its bytes were not valid in the expected encoding.
       number: the number that the document has where it was published; None if it has none.
@@ -40,9 +45,9 @@ class Entry(NamedTuple):
 
     Attributes:
       id: the document's id, unique in the corpus and always the same, since it decides the split.
-      read: returns the content; raises Unusable to leave the document out, and DataError, naming
-        file and record, if the raw data is damaged.
-      split: "train", "validation" or "test" where the source has splits of its own, else None.
+      read: returns the content. Raises Unusable to leave the document out, and DataError, which
+        names file and record, if the raw data is damaged.
+      split: "train", "validation" or "test" if the source has splits of its own, else None.
     """
 
     id: str
@@ -54,8 +59,8 @@ class Source(Protocol):
     """Raw data of one kind.
 
     Attributes:
-      name: what its corpus is called, for instance "pg19".
-      wanted: what it looks for, for the message where there is nothing of that kind.
+      name: the name of its corpus, for instance "pg19".
+      wanted: what it looks for, for the message if there is nothing of that kind.
       options: all that decides what is read, as JSON values, without paths of this machine.
       left_out: what was found and not listed, as reason -> number; complete after `entries`.
     """

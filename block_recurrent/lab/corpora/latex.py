@@ -21,14 +21,13 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from block_recurrent.data.errors import DataError
+from block_recurrent.data.documents import DataError, replace_lone_surrogates
 from block_recurrent.data.json_lines import json_lines, parse_json
-from block_recurrent.data.utf8 import replace_lone_surrogates
 from block_recurrent.lab.corpora.archives import (
     LIMITS,
     PDF_ONLY,
@@ -116,7 +115,7 @@ class LatexBundles:
         self._metadata = None if metadata is None else Path(metadata)
         self._categories = (categories,) if isinstance(categories, str) else tuple(categories)
         self._skip_damaged, self._limits = skip_damaged, limits
-        self._left_out: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
         if not self._directory.is_dir():
             raise DataError(f"{directory} is not a directory: give the one that holds the bundles.")
         if self._metadata is not None and not self._metadata.is_file():
@@ -133,17 +132,13 @@ class LatexBundles:
             **self._limits._asdict(),
         }
 
-    @property
-    def left_out(self) -> Mapping[str, int]:
-        return dict(self._left_out)
-
     def entries(self) -> Iterator[Entry]:
         """Lists the papers by path: files, folders that are papers, then what is in the others.
 
         Raises:
           DataError: two papers have one id, or the metadata cannot be read.
         """
-        self._left_out = Counter()
+        self.left_out = Counter()
         papers = self._papers()
         records = {} if self._metadata is None else _read_metadata(self._metadata, papers)
         for paper, path in papers.items():
@@ -153,12 +148,14 @@ class LatexBundles:
 
     def _papers(self) -> dict[str, Path]:
         papers: dict[str, Path] = {}
-        paths = [self._directory / name for name in _bundles(self._directory, self._left_out)]
+        paths = [self._directory / name for name in _bundles(self._directory, self.left_out)]
         paths = [path for path in paths if not self._is_metadata(path)]
         for path in sorted(paths, key=lambda path: path.suffix == ".pdf"):
-            paper = _paper_id(path.relative_to(self._directory).as_posix(), path.is_dir())
+            name = path.relative_to(self._directory).as_posix()
+            stem = name if path.is_dir() else _EXTENSION.sub("", name)
+            paper = arxiv_id(stem) or os.fsencode(stem).decode("utf-8", "replace")
             if path.suffix == ".pdf" and paper in papers:
-                self._left_out["PDF beside its source"] += 1
+                self.left_out["PDF beside its source"] += 1
             elif paper in papers:
                 raise DataError(f"{papers[paper]} and {path} share the id {paper!r}; keep one.")
             else:
@@ -175,14 +172,16 @@ class LatexBundles:
             return True
         if record and any(each.startswith(self._categories) for each in record.categories):
             return True
-        self._left_out["other category" if record else "no metadata"] += 1
+        self.left_out["other category" if record else "no metadata"] += 1
         return False
 
     def _read(self, paper: str, path: Path, record: _Metadata) -> Content:
         if path.suffix == ".pdf":
             raise Unusable(PDF_ONLY)
         try:
-            unpacked = read_archive(path, limits=self._limits, wanted=_is_no_figure)
+            unpacked = read_archive(
+                path, limits=self._limits, wanted=lambda name: not _FIGURE.search(name)
+            )
         except DataError as error:
             if self._skip_damaged:
                 raise Unusable("damaged archive") from error
@@ -191,7 +190,11 @@ class LatexBundles:
         if names and all(name.lower().endswith(".pdf") for name in names):
             raise Unusable(PDF_ONLY, unpacked.skipped)
         bundle = _Bundle(unpacked.files, unpacked.skipped)
-        text, repaired = _text_of(bundle, _tex_files(bundle, is_single=len(names) == 1))
+        tex = _tex_files(bundle, is_single=len(names) == 1)
+        order = bundle.order(bundle.main(tex))
+        if unused := len(set(tex) - set(order)):
+            bundle.skipped["never input"] += unused
+        text, repaired = "\n".join(map(bundle.text, order)), not bundle.repaired.isdisjoint(order)
         link = f"https://arxiv.org/abs/{paper}" if arxiv_id(paper) else ""
         return Content(record.title, text, link, record.year, dict(bundle.skipped), repaired)
 
@@ -222,12 +225,11 @@ def _is_bundle(name: str) -> bool:
 def _is_paper(root: Path, folder: str) -> bool:
     if arxiv_id(folder) or any(map(_is_tex, children(root / folder, Counter())[0])):
         return True
-    below = (f"{folder}/{file}" for file in files_below(root / folder, Counter()))
-    return "/" not in folder and not any(_is_bundle(file) or _in_paper(file) for file in below)
-
-
-def _in_paper(file: str) -> bool:
-    return any(arxiv_id(str(parent)) for parent in PurePosixPath(file).parents)
+    if "/" in folder:
+        return False
+    below = [f"{folder}/{file}" for file in files_below(root / folder, Counter())]
+    parents = {str(parent) for file in below for parent in PurePosixPath(file).parents}
+    return not any(map(_is_bundle, below)) and not any(map(arxiv_id, parents))
 
 
 def arxiv_id(path: str) -> str | None:
@@ -237,17 +239,8 @@ def arxiv_id(path: str) -> str | None:
     return "/".join(match.groups()) if (match := _OLD_ID.fullmatch(path)) else None
 
 
-def _paper_id(path: str, is_folder: bool) -> str:
-    stem = path if is_folder else _EXTENSION.sub("", path)
-    return arxiv_id(stem) or os.fsencode(stem).decode("utf-8", "replace")
-
-
 def _is_tex(name: str) -> bool:
     return name.lower().endswith(".tex")
-
-
-def _is_no_figure(name: str) -> bool:
-    return _FIGURE.search(name) is None
 
 
 def _tex_files(bundle: "_Bundle", *, is_single: bool) -> list[str]:
@@ -258,24 +251,13 @@ def _tex_files(bundle: "_Bundle", *, is_single: bool) -> list[str]:
     """
     tex = [name for name in bundle.names if _is_tex(name) and bundle.text(name)]
     if is_single and not tex:
-        tex = [name for name in bundle.names if _looks_like_tex(bundle.text(name))]
+        tex = [name for name in bundle.names if _TEX_COMMAND.search(bundle.text(name))]
+        tex = [name for name in tex if not _OTHER_LANGUAGE.match(bundle.text(name))]
     if not tex:
         raise Unusable("no TeX file", bundle.skipped)
     if not any(_CONTROL_WORD.search(bundle.text(name)) for name in tex):
         raise Unusable("no LaTeX", bundle.skipped)
     return tex
-
-
-def _looks_like_tex(text: str) -> bool:
-    return bool(_TEX_COMMAND.search(text)) and not _OTHER_LANGUAGE.match(text)
-
-
-def _text_of(bundle: "_Bundle", tex: Collection[str]) -> tuple[str, bool]:
-    """Returns the text of a bundle with these TeX files, and whether any of it was not UTF-8."""
-    order = bundle.order(bundle.main(tex))
-    if unused := len(set(tex) - set(order)):
-        bundle.skipped["never input"] += unused
-    return "\n".join(map(bundle.text, order)), any(name in bundle.repaired for name in order)
 
 
 class _Bundle:
@@ -318,16 +300,14 @@ class _Bundle:
 
     def main(self, names: Iterable[str]) -> str:
         """Returns the main file among these, by the rule of this module."""
+
+        def longest(name: str) -> tuple[int, bytes]:
+            read = {name, *self._inputs(name, posixpath.dirname(name))}
+            return -sum(len(self.text(each)) for each in read), os.fsencode(name)
+
         ranks = {name: self._rank(name) for name in names}
         first = min(ranks.values())
-        best = [name for name, rank in ranks.items() if rank == first]
-        if len(best) == 1:
-            return best[0]
-        return min(best, key=lambda name: (-self._length(name), os.fsencode(name)))
-
-    def _length(self, name: str) -> int:
-        read = {name, *self._inputs(name, posixpath.dirname(name))}
-        return sum(len(self.text(each)) for each in read)
+        return min((name for name, rank in ranks.items() if rank == first), key=longest)
 
     def _rank(self, name: str) -> tuple[int, int]:
         code = _COMMENT.sub(r"\1", self.text(name))

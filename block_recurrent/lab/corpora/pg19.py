@@ -1,18 +1,29 @@
-"""PG-19: the published directory of books, or a copy that tensorflow-datasets has prepared.
+"""PG-19: its published directory of books, and the download of that directory.
 
 28,602 books for training, 50 for validation and 100 for test (Rae et al. 2020, arXiv 1911.05507).
+A copy that tensorflow-datasets has prepared needs no preparation: `data.source = "tfds"` reads it.
 """
 
+import base64
 import csv
+import hashlib
+import http.client
+import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from block_recurrent.data.documents import SPLITS
-from block_recurrent.data.errors import DataError
-from block_recurrent.data.tfds_reader import INFO, Record, TfdsDirectory
-from block_recurrent.data.utf8 import decode
+from block_recurrent.data.documents import SPLITS, DataError, decode
+from block_recurrent.lab.corpora.corpus_files import writing
 from block_recurrent.lab.corpora.entries import Content, Entry
 
 COUNTS = {"train": 28_602, "validation": 50, "test": 100}
@@ -20,8 +31,13 @@ METADATA = "metadata.csv"
 _COLUMNS = "id,title,year,url"
 _MAX_ID = 2**31 - 1
 
+SERVER = "https://storage.googleapis.com"
+BUCKET = "deepmind-gutenberg"
+_WANTED = re.compile(r"(train|validation|test)/[0-9]+\.txt|metadata\.csv")
+_ATTEMPTS, _PAUSE, _TIMEOUT = 3, 1.0, 30  # the last two in seconds
 
-class BookMetadata(NamedTuple):
+
+class _Row(NamedTuple):
     """What `metadata.csv` says of a book."""
 
     title: str
@@ -30,125 +46,92 @@ class BookMetadata(NamedTuple):
 
 
 class PG19:
-    """The books, each with its id, in the published splits.
+    """The books of the published directory, each with its id, in the published splits.
 
     Args:
-      path: a directory with `dataset_info.json` and array_record shards, or one with `train/*.txt`,
-        `validation/*.txt`, `test/*.txt` and `metadata.csv`, whose rows, without a header line, are
-        id, title, year, url.
+      path: has `train/*.txt`, `validation/*.txt`, `test/*.txt` and `metadata.csv`, whose rows,
+        without a header line, are id, title, year, url.
       expect_counts: whether the numbers of books must be the published ones.
 
     Raises:
-      DataError: the path is neither. `entries` also raises it for other numbers of books, an id
-        that occurs twice or is no number, and a book without a row or with a bad row.
+      DataError: the path has none of the folders. `entries` also raises it for other numbers of
+        books, an id that occurs twice or is no number, and a book without a row or with a bad row.
     """
 
     name = "pg19"
     wanted = "the books of PG-19"
 
     def __init__(self, path: str | os.PathLike[str], *, expect_counts: bool = True):
-        self._path = Path(path)
-        self._expect_counts = expect_counts
-        self._left_out: dict[str, int] = {}
-        prepared = (self._path / INFO).exists() or any(self._path.glob(f"*/{INFO}"))
-        self._books = _Prepared(self._path) if prepared else _Files(self._path)
+        self._path, self._expect_counts = Path(path), expect_counts
+        self.left_out: Counter[str] = Counter()
+        if not any((self._path / split).is_dir() for split in SPLITS):
+            raise DataError(
+                f"{path} holds none of the folders {', '.join(SPLITS)}: give a copy of PG-19, or "
+                "get one with --download."
+            )
 
     @property
     def options(self) -> Mapping[str, object]:
         """What decides which books are read."""
-        return {**self._books.options, "expect_counts": self._expect_counts}
-
-    @property
-    def left_out(self) -> Mapping[str, int]:
-        """The number of files that are no books, by reason."""
-        return self._books.left_out
+        return {"expect_counts": self._expect_counts}
 
     def entries(self) -> Iterator[Entry]:
-        """Yields the books: train, validation, test, each by number, or as the copy has them."""
-        counts = self._books.count()
-        if self._expect_counts and counts != COUNTS:
-            wrong = (
-                f"{split} has {counts[split]:,} books, not {published:,}"
-                for split, published in COUNTS.items()
-                if counts[split] != published
-            )
-            raise DataError(
-                f"{self._path} is not all of PG-19: {'; '.join(wrong)}. Complete it, or say "
-                "--partial if it is a part."
-            )
-        yield from self._books.entries()
-
-
-class _Files:
-    """The published directory."""
-
-    options: Mapping[str, object] = {"form": "files"}
-
-    def __init__(self, path: Path):
-        if not any((path / split).is_dir() for split in SPLITS):
-            raise DataError(
-                f"{path} holds neither {INFO} nor the folders {', '.join(SPLITS)}: give a copy of "
-                "PG-19, or get one with --download."
-            )
-        self._path = path
-        self._files: dict[str, list[Path]] = {}
-        self._rows: dict[str, BookMetadata] = {}
-        self.left_out: dict[str, int] = {}
-
-    def count(self) -> dict[str, int]:
-        """Lists the files and the metadata; returns the number of books of each split."""
-        self.left_out = {}
-        self._files = {split: self._books_of(split) for split in SPLITS}
-        self._rows = read_metadata(self._path / METADATA)
+        """Yields the books: train, validation, test, each by number."""
+        self.left_out = Counter()
+        books = {split: self._books_of(split) for split in SPLITS}
+        rows = read_metadata(self._path / METADATA)
         found: dict[str, Path] = {}
-        for file in (file for files in self._files.values() for file in files):
+        for file in (file for files in books.values() for file in files):
             if (first := found.setdefault(file.stem, file)) != file:
                 raise DataError(f"{first} and {file} are the same book: remove one.")
-            if file.stem not in self._rows:
+            if file.stem not in rows:
                 raise DataError(
                     f"{file}: {self._path / METADATA} has no row for book {file.stem}: add "
                     f"{_COLUMNS}, or fetch it again."
                 )
-        return {split: len(files) for split, files in self._files.items()}
+        wrong = [
+            f"{split} has {len(books[split]):,} books, not {published:,}"
+            for split, published in COUNTS.items()
+            if len(books[split]) != published
+        ]
+        if self._expect_counts and wrong:
+            raise DataError(
+                f"{self._path} is not all of PG-19: {'; '.join(wrong)}. Complete it, or say "
+                "--partial if it is a part."
+            )
+        for split, files in books.items():
+            yield from (Entry(f.stem, partial(_read_book, f, rows[f.stem]), split) for f in files)
 
     def _books_of(self, split: str) -> list[Path]:
         folder = self._path / split
-        if not folder.is_dir():
-            return []
-        books = [file for file in folder.iterdir() if file.suffix == ".txt"]
-        if others := sum(1 for file in folder.iterdir() if file.suffix != ".txt"):
-            self.left_out["not a *.txt file"] = self.left_out.get("not a *.txt file", 0) + others
+        files = list(folder.iterdir()) if folder.is_dir() else []
+        books = [file for file in files if file.suffix == ".txt"]
+        self.left_out.update(["not a *.txt file"] * (len(files) - len(books)))
         for book in books:
             if not _is_id(book.stem):
                 raise DataError(f"{book}: a book is called by its number, for instance 1342.txt.")
         return sorted(books, key=lambda book: int(book.stem))
 
-    def entries(self) -> Iterator[Entry]:
-        for split, files in self._files.items():
-            for file in files:
-                yield Entry(file.stem, lambda file=file: self._read(file), split)
 
-    def _read(self, file: Path) -> Content:
-        try:
-            text, repaired = decode(file.read_bytes())
-        except OSError as error:
-            raise DataError(f"{file} cannot be read ({error.strerror}): fetch it again.") from error
-        row = self._rows[file.stem]
-        number = int(file.stem)
-        return Content(row.title, text, row.link, row.year, repaired=repaired, number=number)
+def _read_book(file: Path, row: _Row) -> Content:
+    try:
+        text, repaired = decode(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}): fetch it again.") from error
+    return Content(row.title, text, row.link, row.year, repaired=repaired, number=int(file.stem))
 
 
 def _is_id(text: str) -> bool:
     return text.isascii() and text.isdecimal() and str(int(text)) == text and int(text) <= _MAX_ID
 
 
-def read_metadata(file: Path) -> dict[str, BookMetadata]:
+def read_metadata(file: Path) -> dict[str, _Row]:
     """Returns the rows by id.
 
     Raises:
-      DataError: a row is not in order or has an id for the second time; the message has the line.
+      DataError: a row is not in order or has the id of another one. The message has the line.
     """
-    rows: dict[str, BookMetadata] = {}
+    rows: dict[str, _Row] = {}
     lines: dict[str, int] = {}
     try:
         with file.open(encoding="utf-8", errors="replace", newline="") as text:
@@ -160,60 +143,123 @@ def read_metadata(file: Path) -> dict[str, BookMetadata]:
                 book, title, year, link = fields
                 if book in rows:
                     raise DataError(f"{where}: book {book} is in line {lines[book]} already.")
-                rows[book], lines[book] = BookMetadata(title, int(year), link), reader.line_num
+                rows[book], lines[book] = _Row(title, int(year), link), reader.line_num
     except (OSError, csv.Error) as error:
         raise DataError(f"{file} cannot be read ({error}): fetch it again.") from error
     return rows
 
 
-class _Prepared:
-    """A directory that tensorflow-datasets reads."""
+class _Object(NamedTuple):
+    """A file of the bucket; `md5`, in base64, may be empty."""
 
-    def __init__(self, path: Path):
-        self._directory = TfdsDirectory(path)
-        self._ids: dict[str, list[str]] = {}
-        self.left_out: dict[str, int] = {}
+    name: str
+    size: int
+    md5: str
 
-    @property
-    def options(self) -> Mapping[str, object]:
-        return {"form": "tensorflow-datasets", "fingerprint": self._directory.fingerprint}
 
-    def count(self) -> dict[str, int]:
-        """Returns the number of books of each split."""
-        return {split: self._directory.splits.get(split, 0) for split in SPLITS}
+def download(
+    directory: str | os.PathLike[str],
+    *,
+    server: str = SERVER,
+    workers: int = 8,
+    report: Callable[[int, int], object] = lambda done, total: None,
+    stop: Callable[[], object] = lambda: False,
+) -> bool:
+    """Downloads what is missing of 28,752 books and their metadata, about 11 GB.
 
-    def entries(self) -> Iterator[Entry]:
-        places: dict[str, tuple[str, int]] = {}
-        for split in (split for split in SPLITS if split in self._directory.splits):
-            for index, book in enumerate(self._ids_of(split)):
-                if not _is_id(book):
-                    raise DataError(f"{split}, record {index}: {book!r} is not the id of a book.")
-                if (first := places.setdefault(book, (split, index))) != (split, index):
-                    raise DataError(
-                        f"{split}, record {index}: book {book} is record {first[1]} of {first[0]} "
-                        "already; copy or prepare it again."
-                    )
-                yield Entry(book, lambda at=(split, index): self._read(*at), split)
+    A file gets its name only when its size and MD5 are those of the bucket's listing.
 
-    def _ids_of(self, split: str) -> Iterator[str]:
-        """The ids in order; the records, which hold them, are read the first time only."""
-        if split in self._ids:
-            yield from self._ids[split]
+    Args:
+      directory: gets `train/`, `validation/`, `test/` and `metadata.csv`.
+      server: address of the server of the bucket.
+      workers: how many files are downloaded at a time.
+      report: called with the number of files that are there and the number of all files.
+      stop: called after every file. If it returns something true, the download ends when the files
+        that have been begun are complete.
+
+    Returns:
+      Whether all files are there now.
+
+    Raises:
+      DataError: the server cannot be reached or a file cannot be written; the same call continues.
+    """
+    root = Path(directory)
+    prefixes = (METADATA, "test/", "validation/", "train/")
+    objects = [found for prefix in prefixes for found in _list(server, prefix)]
+    missing = [found for found in objects if not _is_there(root / found.name, found.size)]
+    for folder in {(root / found.name).parent for found in missing}:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    done = len(objects) - len(missing)
+    report(done, len(objects))
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(_fetch, server, found, root) for found in missing]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                done += 1
+                report(done, len(objects))
+                if stop():
+                    break
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return done == len(objects)
+
+
+def _list(server: str, prefix: str) -> Iterator[_Object]:
+    """Yields the wanted files of the bucket whose names begin so, page by page."""
+    token = ""
+    while True:
+        query = urllib.parse.urlencode({"prefix": prefix, "pageToken": token})
+        url = f"{server}/storage/v1/b/{BUCKET}/o?{query}"
+        data = _get(url)
+        try:
+            page: dict[str, Any] = json.loads(data)
+            found = [
+                _Object(item["name"], int(item["size"]), item.get("md5Hash", ""))
+                for item in page.get("items", ())
+            ]
+            token = page.get("nextPageToken", "")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"{url} gives no listing ({error!r}): try again later.") from error
+        yield from (each for each in found if _WANTED.fullmatch(each.name))
+        if not token:
             return
-        ids = []
-        for record in self._directory.records(split):
-            ids.append(record.document.id)
-            yield record.document.id
-        self._ids[split] = ids
 
-    def _read(self, split: str, index: int) -> Content:
-        record: Record = self._directory.record(split, index)
-        document = record.document
-        return Content(
-            document.title,
-            document.text,
-            record.link,
-            record.year,
-            repaired=record.repaired,
-            number=int(document.id),
-        )
+
+def _is_there(file: Path, size: int) -> bool:
+    return file.is_file() and file.stat().st_size == size
+
+
+def _fetch(server: str, found: _Object, root: Path) -> None:
+    file = root / found.name
+    part = file.with_name(f".{file.name}.part")
+    data = _get(f"{server}/{BUCKET}/{found.name}", found)
+    with writing(part):
+        part.write_bytes(data)
+        part.rename(file)
+
+
+def _get(url: str, expected: _Object | None = None) -> bytes:
+    """Returns the content of an address; tries again after errors that may be temporary."""
+    reason = ""
+    for attempt in range(_ATTEMPTS):
+        time.sleep(attempt * _PAUSE)
+        try:
+            with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
+                data = response.read()
+        except urllib.error.HTTPError as error:
+            reason = str(error)
+            error.close()
+            if error.code < 500:
+                break
+        except (OSError, http.client.HTTPException) as error:
+            reason = str(getattr(error, "reason", error))
+        else:
+            md5 = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+            if not expected or (len(data) == expected.size and expected.md5 in ("", md5)):
+                return data
+            reason = f"{len(data):,} bytes came that are not the {expected.size:,} of the listing"
+    raise DataError(
+        f"{url} cannot be downloaded ({reason}): check the network; the same command continues."
+    )

@@ -21,8 +21,8 @@ class Kind(NamedTuple):
     Attributes:
       help: what it is, for the help of the program.
       add_options: adds its options to a parser.
-      make_source: returns the source that the parsed options describe. Raises DataError where
-        there is no such data.
+      make_source: returns the source that the parsed options describe. Raises DataError if there
+        is no such data.
     """
 
     help: str
@@ -35,57 +35,31 @@ def _several(text: str) -> tuple[str, ...]:
 
 
 def _add_pg19(parser: argparse.ArgumentParser) -> None:
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument(
-        "path",
-        nargs="?",
-        type=Path,
-        metavar="PATH",
-        help="directory with train/*.txt, validation/*.txt, test/*.txt and metadata.csv, or a copy "
-        "prepared by tensorflow-datasets as array_record",
-    )
-    where.add_argument(
-        "--download",
-        type=Path,
-        metavar="PATH",
-        help="get the published directory first, about 11 GB; what is there already is kept",
-    )
-    parser.add_argument(
-        "--partial",
-        action="store_true",
-        help="the numbers of books need not be the published 28602, 50 and 100",
-    )
+    add = parser.add_mutually_exclusive_group(required=True).add_argument
+    where = "directory with train/*.txt, validation/*.txt, test/*.txt and metadata.csv"
+    add("path", nargs="?", type=Path, metavar="PATH", help=where)
+    more = "get the published directory first, about 11 GB; what is there already is kept"
+    add("--download", type=Path, metavar="PATH", help=more)
+    counts = "the numbers of books need not be the published 28602, 50 and 100"
+    parser.add_argument("--partial", action="store_true", help=counts)
 
 
 def _pg19(arguments: argparse.Namespace) -> Source:
-    """The books that the command line describes; a download of them is complete by now."""
     return PG19(arguments.path or arguments.download, expect_counts=not arguments.partial)
 
 
 def _add_latex(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "path", type=Path, metavar="PATH", help="directory with .tar.gz, .gz, or unpacked papers"
-    )
-    parser.add_argument(
-        "--metadata",
-        type=Path,
-        metavar="FILE",
-        help="arXiv's metadata snapshot as JSON lines, for titles, years and categories",
-    )
-    parser.add_argument(
-        "--categories",
-        type=_several,
-        default=(),
-        metavar="NAMES",
-        help="keep papers with a category that begins so, joined by commas: math.,cs.LG",
-    )
-    parser.add_argument(
-        "--skip_damaged", action="store_true", help="drop damaged bundles instead of stopping"
-    )
+    add = parser.add_argument
+    add("path", type=Path, metavar="PATH", help="directory of .tar.gz, .gz, or unpacked papers")
+    records = "arXiv's metadata snapshot as JSON lines, for titles, years and categories"
+    add("--metadata", type=Path, metavar="FILE", help=records)
+    keep = "keep papers with a category that begins so, joined by commas: math.,cs.LG"
+    add("--categories", type=_several, default=(), metavar="NAMES", help=keep)
+    damaged = "drop damaged bundles instead of stopping"
+    add("--skip_damaged", action="store_true", help=damaged)
 
 
 def _latex(arguments: argparse.Namespace) -> Source:
-    """The papers that the command line describes."""
     return LatexBundles(
         arguments.path,
         metadata=arguments.metadata,
@@ -95,39 +69,20 @@ def _latex(arguments: argparse.Namespace) -> Source:
 
 
 def _add_git(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "paths",
-        nargs="+",
-        type=Path,
-        metavar="PATH",
-        help="a repository, or a directory of repositories",
-    )
-    parser.add_argument(
-        "--extensions",
-        type=_several,
-        default=EXTENSIONS,
-        metavar="ENDS",
-        help=f"how the files that are read end, joined by commas ({','.join(EXTENSIONS)})",
-    )
-    parser.add_argument(
-        "--max_file_bytes",
-        type=int,
-        default=1_000_000,
-        metavar="N",
-        help="leave out larger files (1000000)",
-    )
-    parser.add_argument(
-        "--each_child",
-        action="store_true",
-        help="every folder in PATH is a document, git repository or not",
-    )
-    parser.add_argument(
-        "--commit", default="HEAD", help="branch, tag or hash to read in git repositories (HEAD)"
-    )
+    add = parser.add_argument
+    where = "a repository, or a directory of repositories"
+    add("paths", nargs="+", type=Path, metavar="PATH", help=where)
+    ends = f"how the files that are read end, joined by commas ({','.join(EXTENSIONS)})"
+    add("--extensions", type=_several, default=EXTENSIONS, metavar="ENDS", help=ends)
+    size = "leave out larger files (1000000)"
+    add("--max_file_bytes", type=int, default=1_000_000, metavar="N", help=size)
+    every = "every folder in PATH is a document, git repository or not"
+    add("--each_child", action="store_true", help=every)
+    commit = "branch, tag or hash to read in git repositories (HEAD)"
+    add("--commit", default="HEAD", help=commit)
 
 
 def _git(arguments: argparse.Namespace) -> Source:
-    """The source code that the command line describes."""
     return Repositories(
         arguments.paths,
         extensions=arguments.extensions,
@@ -138,25 +93,17 @@ def _git(arguments: argparse.Namespace) -> Source:
 
 
 def _add_text(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "paths",
-        nargs="+",
-        type=Path,
-        metavar="PATH",
-        help="directories, read with all below, and files: .txt, .jsonl, .jsonl.gz, .jsonl.zst, "
-        ".parquet; records in a file called train, validation or test belong to that split",
+    where = (
+        "directories, read with all below, and files: .txt, .jsonl, .jsonl.gz, .jsonl.zst, "
+        ".parquet; records in a file called train, validation or test belong to that split"
     )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=where)
     for field in ("id", "text", "title"):
-        parser.add_argument(
-            f"--{field}_column",
-            default=field,
-            metavar="NAME",
-            help=f"what the {field} of a record is called ({field})",
-        )
+        column = f"what the {field} of a record is called ({field})"
+        parser.add_argument(f"--{field}_column", default=field, metavar="NAME", help=column)
 
 
 def _text(arguments: argparse.Namespace) -> Source:
-    """The text that the command line describes."""
     return TextFiles(
         arguments.paths,
         id_column=arguments.id_column,
@@ -174,7 +121,7 @@ KINDS = {
 
 
 def parse(documentation: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments of `prepare_data.py`; exits with status 2 where they are wrong.
+    """Returns the arguments of `prepare_data.py`; exits with status 2 if they are wrong.
 
     `arguments.make_source(arguments)` is the source that they describe.
 
@@ -200,25 +147,12 @@ def parse(documentation: str | None, argv: Sequence[str] | None) -> argparse.Nam
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("corpus")
-    group.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="the corpus, which must not exist"
-    )
+    add = parser.add_argument_group("corpus").add_argument
+    target = "the corpus, which must not exist"
+    add("--output", required=True, type=Path, metavar="DIR", help=target)
     for split in ("validation", "test"):
-        group.add_argument(
-            f"--{split}_percent",
-            type=int,
-            default=1,
-            metavar="N",
-            help=f"share of the documents for {split} where the data has no splits (1)",
-        )
-    group.add_argument(
-        "--limit", type=int, metavar="N", help="at most N documents of each split, for trying out"
-    )
-    group.add_argument("--name", help="of the corpus (by default that of the kind of data)")
-    group.add_argument(
-        "--restart", action="store_true", help="throw away what an earlier call left unfinished"
-    )
-    group.add_argument(
-        "--overwrite", action="store_true", help="replace the corpus that is at DIR already"
-    )
+        share = f"share of the documents for {split} where the data has no splits (1)"
+        add(f"--{split}_percent", type=int, default=1, metavar="N", help=share)
+    add("--limit", type=int, metavar="N", help="at most N documents of each split, for a trial")
+    add("--name", help="of the corpus (by default that of the kind of data)")
+    add("--overwrite", action="store_true", help="replace the corpus that is at DIR already")

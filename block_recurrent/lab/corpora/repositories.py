@@ -24,8 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, NamedTuple
 
-from block_recurrent.data.errors import DataError
-from block_recurrent.data.utf8 import decode
+from block_recurrent.data.documents import DataError, decode
 from block_recurrent.lab.corpora.archives import children, files_below
 from block_recurrent.lab.corpora.entries import Content, Entry, Unusable
 
@@ -47,6 +46,7 @@ _GENERATED_MARK = re.compile(
 )
 _HEAD_LINES, _HEAD_BYTES = 20, 4000
 _LISTING_BYTES = 2**27
+MAX_BYTES = 2**30  # a repository with more in its files is "repository too large"
 _NO_FILES = "no source files"
 _TOO_LARGE = "repository too large"
 
@@ -72,10 +72,8 @@ class Repositories:
       directories: the directories that hold the repositories.
       extensions: how the names of the files that are read end, in any case.
       max_file_bytes: larger files are skipped.
-      max_bytes: a repository with more in its files is Unusable("repository too large").
       commit: what is read of git repositories: a branch, a tag or a hash.
       each_child: makes every folder in a directory one document, git repository or not.
-      vendored: names of folders whose files are skipped, in lower case.
 
     Raises:
       DataError: a directory does not exist, an extension has no dot, or the commit is no name.
@@ -86,22 +84,18 @@ class Repositories:
 
     def __init__(
         self,
-        directories: Iterable[str | Path] | str | Path,
+        directories: Sequence[str | Path],
         *,
         extensions: Sequence[str] = EXTENSIONS,
         max_file_bytes: int = 1_000_000,
-        max_bytes: int = 2**30,
         commit: str = "HEAD",
         each_child: bool = False,
-        vendored: Sequence[str] = VENDORED,
     ):
-        single = isinstance(directories, str | Path)
-        self._directories = [Path(each) for each in ([directories] if single else directories)]
+        self._directories = [Path(each) for each in directories]
         self._extensions = tuple(extension.lower() for extension in extensions)
-        self._max_file_bytes, self._max_bytes = max_file_bytes, max_bytes
+        self._max_file_bytes = max_file_bytes
         self._commit, self._each_child = commit, each_child
-        self._vendored = frozenset(vendored)
-        self._left_out: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
         for directory in self._directories:
             if not directory.is_dir():
                 raise DataError(f"{directory} is not a directory: give one that holds source code.")
@@ -116,22 +110,18 @@ class Repositories:
         return {
             "extensions": list(self._extensions),
             "max_file_bytes": self._max_file_bytes,
-            "max_bytes": self._max_bytes,
+            "max_bytes": MAX_BYTES,
             "commit": self._commit,
             "each_child": self._each_child,
-            "vendored": sorted(self._vendored),
+            "vendored": sorted(VENDORED),
         }
-
-    @property
-    def left_out(self) -> Mapping[str, int]:
-        return dict(self._left_out)
 
     def entries(self) -> Iterator[Entry]:
         """Lists the repositories of one directory after the other, sorted by the bytes of names.
 
         Raises DataError for two repositories with one id.
         """
-        self._left_out = Counter()
+        self.left_out = Counter()
         found: dict[str, Path] = {}
         for directory in self._directories:
             for name, path in self._found(directory):
@@ -143,14 +133,14 @@ class Repositories:
 
     def _found(self, directory: Path) -> list[tuple[str, Path]]:
         if self._each_child:
-            files, folders = children(directory, self._left_out)
-            self._left_out.update(["not a folder"] * len(files))
+            files, folders = children(directory, self.left_out)
+            self.left_out.update(["not a folder"] * len(files))
             return [(name, directory / name) for name in folders]
         left_out: Counter[str] = Counter()
         below = [] if _git_folder(directory) else list(_git_below(directory, left_out))
         if not below:
             return [(Path(os.path.abspath(directory)).name, directory)]
-        self._left_out.update(left_out)
+        self.left_out.update(left_out)
         return [(name, directory / name) for name in below]
 
     def _read(self, title: str, path: Path) -> Content:
@@ -177,13 +167,13 @@ class Repositories:
                     skipped[reason] += 1
                 else:
                     chosen.append(file)
-        if sum(file.size for file in chosen) > self._max_bytes:
+        if sum(file.size for file in chosen) > MAX_BYTES:
             raise Unusable(_TOO_LARGE, skipped)
         return sorted(chosen, key=_depth_first)
 
     def _refusal(self, file: _File) -> str:
         *folders, name = file.path.split("/")
-        if any(folder.lower() in self._vendored for folder in folders):
+        if any(folder.lower() in VENDORED for folder in folders):
             return "vendored"
         if _GENERATED_NAME.search(name):
             return "generated"
@@ -298,11 +288,6 @@ def _database(folder: Path, repository: Path) -> Iterator["_Database"]:
         yield _Database(git, repository, shadow, folder.absolute() / "objects")
 
 
-def _blob_hash(data: bytes) -> str:
-    """Returns git's name of a blob, which git itself does not compare with what it reads."""
-    return hashlib.sha1(b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest()
-
-
 class _Database:
     """The objects of one repository."""
 
@@ -364,7 +349,9 @@ class _Database:
                 for file in files:
                     whole = output.readline() == f"{file.blob} blob {file.size}\n".encode()
                     data = output.read(file.size + 1)[:-1] if whole else b""
-                    if not whole or _blob_hash(data) != file.blob:
+                    named = b"blob %d\0%b" % (len(data), data)  # git itself does not compare
+                    sha1 = hashlib.sha1(named, usedforsecurity=False).hexdigest()
+                    if not whole or sha1 != file.blob:
                         raise DataError(
                             f"{self._repository}: {file.path} cannot be read: its object"
                             f" {file.blob} is missing or damaged; clone it again."

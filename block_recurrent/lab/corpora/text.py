@@ -2,45 +2,24 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from block_recurrent.data.documents import Document
-from block_recurrent.data.errors import DataError
-from block_recurrent.data.json_lines import (
-    json_lines,
-    optional_package,
-    parse_json,
-    to_document,
-)
-from block_recurrent.data.utf8 import decode, replace_lone_surrogates
+from block_recurrent.data.documents import DataError, decode, replace_lone_surrogates
+from block_recurrent.data.json_lines import json_lines, parse_json, to_document
 from block_recurrent.lab.corpora.entries import Content, Entry, Unusable
+from block_recurrent.system.extras import require
 
-_JSON = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-_ENDINGS = (".txt", *_JSON, ".parquet")
+_ENDINGS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _KINDS = ", ".join(_ENDINGS)
 _SPLIT_FILE = re.compile(r"(train|validation|test)(-\d+-of-\d+)?\.(jsonl(\.gz|\.zst)?|parquet)")
 _ROWS = 64
 
-
-class _File(NamedTuple):
-    """A file, and what a text in it would be called."""
-
-    path: Path
-    id: str
-
-
-class _RawRecord(NamedTuple):
-    values: Mapping[str, Any]
-    where: str
-    repaired: bool
-
-
-class _Record(NamedTuple):
-    document: Document
-    where: str
-    repaired: bool
+# A record: its fields, file and line or row, and whether its bytes were not valid UTF-8.
+_Row = tuple[Mapping[str, Any], str, bool]
 
 
 class TextFiles:
@@ -48,14 +27,14 @@ class TextFiles:
 
     The id of a text file is its path below the directory that was given. Records have an id, a
     text and perhaps a title; an id may be a number. A file of records called train, validation or
-    test, `train-00000-of-00002.parquet` too, says to which split its records belong.
+    test, or `train-00000-of-00002.parquet`, says to which split its records belong.
 
     Text is decoded as UTF-8, invalid bytes as U+FFFD, and otherwise left as it is.
 
     Args:
       paths: directories, read with all below, and files; `*.txt`, `*.jsonl`, `*.jsonl.gz`,
         `*.jsonl.zst` and `*.parquet`.
-      id_column, text_column, title_column: what the fields of a record are called.
+      id_column, text_column, title_column: the names of the fields of a record.
 
     Raises:
       DataError: a path does not exist or ends otherwise. `entries` also raises it for damaged
@@ -73,7 +52,7 @@ class TextFiles:
         text_column: str = "text",
         title_column: str = "title",
     ):
-        self.left_out: dict[str, int] = {}
+        self.left_out: Counter[str] = Counter()
         self._columns = {"id": id_column, "title": title_column, "text": text_column}
         self._paths = [Path(path) for path in paths]
         for path in self._paths:
@@ -84,73 +63,69 @@ class TextFiles:
 
     @property
     def options(self) -> Mapping[str, object]:
-        """What the fields of a record are called."""
+        """The names of the fields of a record."""
         return {f"{field}_column": column for field, column in self._columns.items()}
 
     def entries(self) -> Iterator[Entry]:
         """Yields the documents in the order of the paths; in a directory, sorted by name."""
-        self.left_out = {}
+        self.left_out = Counter()
         seen: dict[str, str] = {}
-        for file in (file for path in self._paths for file in self._files(path)):
-            for entry, where in self._entries_of(file):
-                if (first := seen.setdefault(entry.id, where)) != where:
-                    raise DataError(
-                        f"{first} and {where} share the id {entry.id!r}: rename or remove one."
-                    )
-                yield entry
+        for path in self._paths:
+            for file, document_id in self._files(path):
+                for entry, where in self._entries_of(file, document_id):
+                    if (first := seen.setdefault(entry.id, where)) != where:
+                        raise DataError(
+                            f"{first} and {where} share the id {entry.id!r}: rename or remove one."
+                        )
+                    yield entry
 
-    def _files(self, path: Path) -> Iterator[_File]:
+    def _files(self, path: Path) -> Iterator[tuple[Path, str]]:
+        """Yields files, and the id of a text in each."""
         if not path.is_dir():
-            yield _File(path, _printable(path.name))
+            yield path, _printable(path.name)
             return
-        for folder, subfolders, names in os.walk(path, onerror=self._unreadable):
+
+        def unreadable(error: OSError) -> None:
+            self.left_out[f"unreadable folder ({error.strerror})"] += 1
+
+        for folder, subfolders, names in os.walk(path, onerror=unreadable):
             subfolders.sort()
             for file in (Path(folder, name) for name in sorted(names)):
                 if file.name.endswith(_ENDINGS):
-                    yield _File(file, _printable(file.relative_to(path).as_posix()))
+                    yield file, _printable(file.relative_to(path).as_posix())
                 else:
-                    self._count(f"not {_KINDS}")
+                    self.left_out[f"not {_KINDS}"] += 1
 
-    def _unreadable(self, error: OSError) -> None:
-        self._count(f"unreadable folder ({error.strerror})")
-
-    def _count(self, reason: str) -> None:
-        self.left_out[reason] = self.left_out.get(reason, 0) + 1
-
-    def _entries_of(self, file: _File) -> Iterator[tuple[Entry, str]]:
-        if file.path.suffix == ".txt":
-            yield Entry(file.id, lambda: _read_text(file.path)), str(file.path)
+    def _entries_of(self, file: Path, document_id: str) -> Iterator[tuple[Entry, str]]:
+        """Yields the documents of a file, and where each one is."""
+        if file.suffix == ".txt":
+            yield Entry(document_id, partial(_read_text, file)), str(file)
             return
-        match = _SPLIT_FILE.fullmatch(file.path.name)
-        for document, where, repaired in self._records(file.path):
-            content = Content(document.title, document.text, repaired=repaired)
-            entry = Entry(document.id, lambda content=content: content, match and match[1])
-            yield entry, where
-
-    def _records(self, file: Path) -> Iterator[_Record]:
-        rows = _parquet_rows if file.suffix == ".parquet" else _json_rows
-        for row, where, invalid in rows(file, self._columns):
-            values = {field: row[name] for field, name in self._columns.items() if name in row}
-            if isinstance(values.get("id"), int):
-                values["id"] = str(values["id"])
-            if values.get("title") is None:
-                values["title"] = ""
-            self._check_columns(row, where)
-            document = to_document(values, where)
+        match = _SPLIT_FILE.fullmatch(file.name)
+        split = match[1] if match else None
+        rows = _parquet_rows(file, self._columns) if file.suffix == ".parquet" else _json_rows(file)
+        for row, where, invalid in rows:
+            document = to_document(self._fields(row, where), where)
             text, lone_surrogates = replace_lone_surrogates(document.text)
-            yield _Record(document._replace(text=text), where, invalid or lone_surrogates)
+            content = Content(document.title, text, repaired=invalid or lone_surrogates)
+            yield Entry(document.id, lambda content=content: content, split), where
 
-    def _check_columns(self, row: Mapping[str, Any], where: str) -> None:
+    def _fields(self, row: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Returns the fields of a record by the names that ours have."""
         for field in ("id", "text"):
             if self._columns[field] not in row:
                 raise DataError(
                     f"{where}: no {self._columns[field]!r}, only {', '.join(map(repr, row))}: "
                     f"--{field}_column=NAME says what is the {field}."
                 )
+        values = {field: row.get(name) for field, name in self._columns.items()}
+        if isinstance(values["id"], int):
+            values["id"] = str(values["id"])
+        return values | {"title": "" if values["title"] is None else values["title"]}
 
 
 def _printable(name: str) -> str:
-    """A file's name, bytes that are not UTF-8 written as \\xff."""
+    """Returns a file's name, with bytes that are not UTF-8 as \\xff."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -162,17 +137,16 @@ def _read_text(file: Path) -> Content:
     return Content(_printable(file.stem), text, repaired=repaired)
 
 
-def _json_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_RawRecord]:
-    del columns
+def _json_rows(file: Path) -> Iterator[_Row]:
     for number, line in json_lines(file):
         content, invalid = decode(line)
         where = f"{file}, line {number}"
-        yield _RawRecord(parse_json(content, where), where, invalid)
+        yield parse_json(content, where), where, invalid
 
 
-def _parquet_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_RawRecord]:
+def _parquet_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_Row]:
     """Yields the rows, a few at a time in memory."""
-    parquet, arrow = optional_package("pyarrow.parquet", file), optional_package("pyarrow", file)
+    parquet, arrow = require("pyarrow.parquet", "data"), require("pyarrow", "data")
     number = 0
     try:
         with parquet.ParquetFile(file) as table:
@@ -181,7 +155,10 @@ def _parquet_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_RawRecord
             for rows in table.iter_batches(batch_size=_ROWS, columns=wanted):
                 for row in _with_bytes(rows, arrow).to_pylist():
                     number += 1
-                    yield _decoded(row, f"{file}, row {number}")
+                    texts = {name: decode(v) for name, v in row.items() if isinstance(v, bytes)}
+                    values = row | {name: text for name, (text, _) in texts.items()}
+                    invalid = any(invalid for _, invalid in texts.values())
+                    yield values, f"{file}, row {number}", invalid
     except (arrow.ArrowException, OSError) as error:
         raise DataError(
             f"{file} cannot be read after row {number}: {error}; fetch or write it again."
@@ -189,13 +166,7 @@ def _parquet_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_RawRecord
 
 
 def _with_bytes(rows: Any, arrow: Any) -> Any:
-    """The rows with bytes for strings, since Parquet does not ensure that they are UTF-8."""
+    """Returns the rows with bytes for strings, since Parquet does not check that they are UTF-8."""
     binary = {arrow.string(): arrow.binary(), arrow.large_string(): arrow.large_binary()}
     fields = [field.with_type(binary.get(field.type, field.type)) for field in rows.schema]
     return rows.cast(arrow.schema(fields))
-
-
-def _decoded(row: Mapping[str, Any], where: str) -> _RawRecord:
-    texts = {name: decode(value) for name, value in row.items() if isinstance(value, bytes)}
-    values = {name: texts[name][0] if name in texts else row[name] for name in row}
-    return _RawRecord(values, where, any(invalid for _, invalid in texts.values()))

@@ -5,13 +5,13 @@ import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from block_recurrent.data.documents import Document, byte_count
-from block_recurrent.data.errors import DataError
+from block_recurrent.data.documents import DataError, Document, byte_count
 from block_recurrent.data.tfds_reader import TfdsDirectory
 from block_recurrent.data.tokenizers import SentencePieceTokenizer
+from block_recurrent.system.extras import require
 from block_recurrent.system.files import write_whole
 
-# Unigram training adds up in as many parts as it has threads: the same number, the same result.
+# The result of unigram training depends on the number of threads.
 _THREADS = 16
 _LONGEST_LINE = 2048
 _MEGABYTE = 10**6
@@ -22,9 +22,9 @@ def train_vocabulary(
 ) -> bytes:
     """Returns a unigram vocabulary (Kudo 2018, arXiv 1804.10959), the same for the same documents.
 
-    White space is kept as it is, newline and tab are pieces of their own, and what no piece covers
-    falls back to the bytes of UTF-8, so every text comes back from its tokens. Ids 0, 1 and 2 are
-    <pad>, </s> and <unk>, as in T5's vocabulary.
+    White space is kept as it is, newline and tab are pieces of their own, and characters without a
+    piece fall back to the bytes of UTF-8, so every text comes back from its tokens. Ids 0, 1 and 2
+    are <pad>, </s> and <unk>, as in T5's vocabulary.
 
     Args:
       documents: the text to learn from.
@@ -33,9 +33,9 @@ def train_vocabulary(
 
     Raises:
       DataError: there is not enough text for so many pieces, or the size is too small.
+      MissingPackage: sentencepiece is not installed.
     """
-    import sentencepiece
-
+    sentencepiece = require("sentencepiece", "data")
     if not 0 < share <= 1:
         raise DataError(f"share = {share} must be above 0 and at most 1.")
     model = io.BytesIO()
@@ -69,7 +69,7 @@ def train_vocabulary(
 
 
 def _lines(documents: Iterable[Document], share: float) -> Iterator[str]:
-    """Yields every so many lines, long ones in pieces; NUL cannot be trained on."""
+    """Yields a share of the lines, long ones in parts, without NUL, which training cannot take."""
     number = 0
     for document in documents:
         for line in document.text.replace("\0", "").split("\n"):
@@ -112,7 +112,7 @@ def make_vocabulary(corpus_path: Path, path: Path, vocab_size: int, max_megabyte
 
 
 def _encoded_again(corpus: TfdsDirectory, path: Path) -> str:
-    """Encodes a held-out split, or the training one, and says how it went.
+    """Encodes a held-out split, or else the training split; returns a line about the result.
 
     Raises:
       DataError: a text does not come back from its tokens.

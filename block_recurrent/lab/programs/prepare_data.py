@@ -7,7 +7,8 @@
     block-recurrent prepare-data text /data/books --output=corpora/books
 
 The corpus grows in DIR.partial and is renamed to DIR when it is complete. After SIGINT (Ctrl-C),
-SIGTERM, a crash or a full disk, the same command continues, to the same bytes.
+SIGTERM, a crash or a full disk, the same command continues: it keeps finished splits and writes the
+others from their start. The result has the same bytes as that of a run that was not stopped.
 `block-recurrent prepare-data KIND --help` shows the options of a kind of data.
 """
 

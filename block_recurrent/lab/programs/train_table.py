@@ -16,8 +16,7 @@ from pathlib import Path
 from block_recurrent.command_line.failures import reported, training_knobs_named
 from block_recurrent.command_line.options import positive
 from block_recurrent.command_line.parser import make_parser, parse
-from block_recurrent.lab.tables.train_row import train_row
-from block_recurrent.lab.tables.train_table import RowFailed, find_row, train_table
+from block_recurrent.lab.tables.train import RowFailed, train_row, train_table
 from block_recurrent.system.children import stop_with_parent
 from block_recurrent.system.devices import (
     check_device,
@@ -50,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stop_with_parent()
             use_one_core()
             check_device()
-            train_row(base, find_row(base, arguments.row), folder, stop)
+            train_row(base, arguments.row, folder, stop)
             return 0
         command = [sys.executable, "-m", "block_recurrent", "table", *words]
         at_once = arguments.at_once or (count_cores() if default_backend() == "cpu" else 1)

@@ -1,6 +1,6 @@
 """Validation bits per byte against training tokens seen, over seeds, and paired differences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial, reduce
 from itertools import cycle
 from pathlib import Path
@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from block_recurrent.lab.tables.layout import (
-    FAMILIES,
     MISSING,
+    Draw,
     Page,
     TextTable,
-    count_cell,
-    family,
-    present,
+    color_of,
+    publish,
     short_count,
 )
 from block_recurrent.lab.tables.seed_groups import (
     SeedGroup,
-    Summary,
+    cells,
     common_steps,
     group_runs,
-    summarize,
+    spread,
 )
 from block_recurrent.runs.reading import Point, Run, SelectionError
 
@@ -41,20 +40,9 @@ DESCRIPTION = (
     "not finished, the figures are from that step. In the picture a thin line is a seed, a thick "
     "line the mean of all seeds, a band their range from least to greatest."
 )
-COLUMNS = (
-    "row",
-    "parameters",
-    "steps",
-    "tokens seen",
-    "mean",
-    "deviation",
-    "n",
-    "by seed",
-    "difference",
-    "its deviation",
-    "95 % interval",
-    "n pairs",
-)
+GROUP_COLUMNS = ("row", "parameters", "steps", "tokens seen")
+SPREAD_COLUMNS = ("mean", "deviation", "n", "by seed")
+DIFFERENCE_COLUMNS = ("difference", "its deviation", "95 % interval", "n pairs")
 
 
 class Section(NamedTuple):
@@ -69,29 +57,27 @@ class Section(NamedTuple):
     reference: SeedGroup | None
 
     def style(self, group: SeedGroup) -> dict[str, Any]:
-        """A family's colour, and line and marker by the row's place in the family."""
+        """A family's colour, and line and marker by the row's number in the family."""
         alike = [other for other in self.groups if other.family == group.family]
         line, marker = STYLES[alike.index(group) % len(STYLES)]
-        return {"color": FAMILIES[group.family], "linestyle": line, "marker": marker}
+        return {"color": color_of(group.name), "linestyle": line, "marker": marker}
 
     def differences(self, group: SeedGroup) -> dict[tuple[int, int], float]:
         """Differences to the reference by seeds; none for the reference itself."""
         if self.reference is None or group is self.reference:
             return {}
         theirs = {run.seeds: (run, point) for run, point in self.reference.final()}
-        return {
-            run.seeds: _bits(point) - _bits(theirs[run.seeds][1])
-            for run, point in group.final()
-            if run.seeds in theirs and _comparable((run, point), theirs[run.seeds])
-        }
+        found = {}
+        for run, point in group.final():
+            if run.seeds in theirs:
+                other, its_point = theirs[run.seeds]
+                if (run.finished and other.finished) or point.step == its_point.step:
+                    found[run.seeds] = _bits(point) - _bits(its_point)
+        return found
 
 
 def _bits(point: Point) -> float:
     return getattr(point.evaluation, FIGURE)
-
-
-def _comparable(one: tuple[Run, Point], other: tuple[Run, Point]) -> bool:
-    return (one[0].finished and other[0].finished) or one[1].step == other[1].step
 
 
 def arrange(groups: Sequence[SeedGroup], against: str) -> dict[str, Section]:
@@ -118,87 +104,78 @@ def _reference(name: str, groups: Sequence[SeedGroup], against: str) -> SeedGrou
     if len(found) > 1:
         names = "; ".join(group.name for group in found)
         raise SelectionError(
-            f"--against={against}: on {name} these rows are meant: {names}; write more of the name "
-            "of one, or give fewer work directories"
+            f"--against={against}: on {name} several rows begin so: {names}; write more of the "
+            "name of one, or give fewer work directories"
         )
     return found[0] if found else None
 
 
-def make_page(sections: dict[str, Section]) -> Page:
+def make_page(sections: Mapping[str, Section], draw: Draw) -> Page:
     """A page with a table for each corpus."""
-    tables = {_title(name, section): _table(section) for name, section in sections.items()}
+    tables = {}
+    for name, section in sections.items():
+        title = f": differences to {section.reference.name}" if section.reference else ""
+        rows = [
+            [
+                *cells(group, GROUP_COLUMNS),
+                *_spread_cells(group),
+                *_difference_cells(section, group),
+            ]
+            for group in section.groups
+        ]
+        columns = (*GROUP_COLUMNS, *SPREAD_COLUMNS, *DIFFERENCE_COLUMNS)
+        tables[name + title] = TextTable(columns, rows, ("row", "by seed"))
     data = {
         "figure": FIGURE,
-        "corpora": {name: _section_data(section) for name, section in sections.items()},
+        "corpora": {
+            name: {
+                "reference": section.reference and section.reference.name,
+                "rows": [
+                    {**group.data(), "difference": _difference_data(section, group)}
+                    for group in section.groups
+                ],
+            }
+            for name, section in sections.items()
+        },
         "description": DESCRIPTION,
     }
-    return Page(tables, DESCRIPTION, data)
+    return Page("curves", tables, DESCRIPTION, data, {"curves": draw})
 
 
-def _title(name: str, section: Section) -> str:
-    return f"{name}: differences to {section.reference.name}" if section.reference else name
+def _cell(value: float | None, sign: str = "") -> str:
+    return MISSING if value is None else f"{value:{sign}.4f}"
 
 
-def _table(section: Section) -> TextTable:
-    rows = [[*_row(group), *_difference_cells(section, group)] for group in section.groups]
-    return TextTable(COLUMNS, rows, ("row", "by seed"))
-
-
-def _row(group: SeedGroup) -> list[str]:
-    summary, final = group.summary(FIGURE), group.final()
-    mark = "" if group.finished or not final else f" @{final[0][1].step:,}"
-    seeds = ", ".join(f"{_seeds(run.seeds)}: {_bits(point):.4f}" for run, point in final)
-    sizes = [f"{group.parameters:,}", group.progress(), count_cell(group.tokens_seen())]
-    mean = [_signed(summary.mean).lstrip("+") + mark, _signed(summary.deviation).lstrip("+")]
-    return [group.name, *sizes, *mean, str(summary.n), seeds or MISSING]
-
-
-def _seeds(seeds: tuple[int, int]) -> str:
-    """The seeds of parameters and of data as text, one number if they are equal."""
-    return "/".join(map(str, dict.fromkeys(seeds)))
+def _spread_cells(group: SeedGroup) -> list[str]:
+    found = group.spread(FIGURE)
+    # Both seeds, of parameters and of data, or one number if they are equal.
+    seeds = [
+        f"{'/'.join(map(str, dict.fromkeys(run.seeds)))}: {_bits(point):.4f}"
+        for run, point in group.final()
+    ]
+    mean = _cell(found.mean) + group.step_mark
+    return [mean, _cell(found.deviation), str(found.n), ", ".join(seeds) or MISSING]
 
 
 def _difference_cells(section: Section, group: SeedGroup) -> list[str]:
     if group is section.reference:
         return ["reference", "", "", ""]
-    summary = summarize(list(section.differences(group).values()))
-    bounds = _bounds(summary)
-    interval = f"[{bounds[0]:+.4f}, {bounds[1]:+.4f}]" if bounds else MISSING
-    deviation = _signed(summary.deviation).lstrip("+")
-    return [_signed(summary.mean), deviation, interval, str(summary.n)]
-
-
-def _signed(value: float | None) -> str:
-    return MISSING if value is None else f"{value:+.4f}"
-
-
-def _bounds(summary: Summary) -> tuple[float, float] | None:
-    if summary.mean is None or summary.interval is None:
-        return None
-    return summary.mean - summary.interval, summary.mean + summary.interval
-
-
-def _section_data(section: Section) -> dict[str, Any]:
-    return {
-        "reference": section.reference.name if section.reference else None,
-        "rows": [
-            {**group.data(), "difference": _difference_data(section, group)}
-            for group in section.groups
-        ],
-    }
+    found = spread(list(section.differences(group).values()))
+    interval = MISSING if found.bounds is None else "[{:+.4f}, {:+.4f}]".format(*found.bounds)
+    return [_cell(found.mean, "+"), _cell(found.deviation), interval, str(found.n)]
 
 
 def _difference_data(section: Section, group: SeedGroup) -> dict[str, Any]:
     differences = section.differences(group)
-    summary = summarize(list(differences.values()))
+    found = spread(list(differences.values()))
     pairs = [
         {"training_seed": training, "data_seed": data, "difference": difference}
         for (training, data), difference in differences.items()
     ]
-    return {**summary._asdict(), "bounds": _bounds(summary), "pairs": pairs}
+    return {**found._asdict(), "bounds": found.bounds, "pairs": pairs}
 
 
-def draw(sections: dict[str, Section], picture: "Figure") -> None:
+def draw(sections: Mapping[str, Section], picture: "Figure") -> None:
     """Draws a column for each corpus: the curves, and below them the paired differences."""
     picture.set_size_inches(1 + 5.5 * len(sections), 7.5)
     panels = picture.subplots(2, len(sections), squeeze=False, sharex="col", height_ratios=(2, 1))
@@ -219,16 +196,18 @@ def draw(sections: dict[str, Section], picture: "Figure") -> None:
 
 
 def _draw_curves(panel: "Axes", section: Section, group: SeedGroup) -> None:
-    style, color = section.style(group), FAMILIES[group.family]
+    style = section.style(group)
     for run in group.runs:
         tokens = [point.tokens_seen for point in run.points]
-        panel.plot(tokens, list(map(_bits, run.points)), color=color, linewidth=0.6, alpha=0.6)
+        bits = list(map(_bits, run.points))
+        panel.plot(tokens, bits, color=style["color"], linewidth=0.6, alpha=0.6)
     evaluated = [run for run in group.runs if run.points]
     if steps := common_steps(evaluated):
         tokens, bits = _at(steps, evaluated)
         label = f"{group.name}, {short_count(group.parameters)}, n = {len(evaluated)}"
         panel.plot(tokens, bits.mean(0), **style, markersize=4, label=label)
-        panel.fill_between(tokens, bits.min(0), bits.max(0), color=color, alpha=0.2, linewidth=0)
+        band = {"color": style["color"], "alpha": 0.2, "linewidth": 0}
+        panel.fill_between(tokens, bits.min(0), bits.max(0), **band)
 
 
 def _draw_differences(panel: "Axes", section: Section, group: SeedGroup) -> None:
@@ -266,7 +245,7 @@ def arrange_by(found: Sequence[Run], against: str, by: str) -> dict[Any, dict[st
     return {value: arrange(group_runs(parts[value]), against) for value in values}
 
 
-def draw_by(arranged: dict[Any, dict[str, Section]], by: str, picture: "Figure") -> None:
+def draw_by(arranged: Mapping[Any, Mapping[str, Section]], by: str, picture: "Figure") -> None:
     """Draws a panel for each corpus: paired differences against the values of a parameter.
 
     A point is a pair of seeds, a line the mean, a bar its 95 % interval.
@@ -275,19 +254,24 @@ def draw_by(arranged: dict[Any, dict[str, Section]], by: str, picture: "Figure")
     picture.set_size_inches(1 + 5.5 * len(corpora), 4.5)
     (panels,) = picture.subplots(1, len(corpora), squeeze=False)
     for panel, corpus in zip(panels, corpora, strict=True):
-        lines: dict[str, list[tuple[int, list[float]]]] = {}
+        lines: dict[str, dict[int, list[float]]] = {}
         references: set[str] = set()
-        for place, sections in enumerate(arranged.values()):
-            section = sections.get(corpus)
-            if section is None:
-                continue
+        for x, sections in enumerate(arranged.values()):
+            section = sections.get(corpus, Section([], None))
             if section.reference:
                 references.add(section.reference.name)
             for group in section.groups:
                 if differences := list(section.differences(group).values()):
-                    lines.setdefault(group.name, []).append((place, differences))
+                    lines.setdefault(group.name, {})[x] = differences
         for (name, points), (line, marker) in zip(lines.items(), cycle(STYLES), strict=False):
-            _draw_line(panel, name, points, {"linestyle": line, "marker": marker})
+            found = list(map(spread, points.values()))
+            means, errors = [f.mean or 0.0 for f in found], [f.interval or 0.0 for f in found]
+            style = {"color": color_of(name), "linestyle": line, "marker": marker, "capsize": 3}
+            panel.errorbar(list(points), means, yerr=errors, label=name, **style)
+            for x, differences in points.items():
+                panel.plot(
+                    [x] * len(differences), differences, ".", color=color_of(name), alpha=0.5
+                )
         panel.axhline(0.0, color="black", linewidth=0.8)
         panel.set_title(corpus)
         panel.set_xticks(range(len(arranged)), list(map(str, arranged)))
@@ -297,33 +281,14 @@ def draw_by(arranged: dict[Any, dict[str, Section]], by: str, picture: "Figure")
         panel.legend(frameon=False)
 
 
-def _draw_line(
-    panel: "Axes", name: str, points: Sequence[tuple[int, list[float]]], style: dict[str, Any]
-) -> None:
-    color = FAMILIES[family(name)]
-    summaries = [summarize(differences) for _, differences in points]
-    places = [place for place, _ in points]
-    panel.errorbar(
-        places,
-        [summary.mean or 0.0 for summary in summaries],
-        yerr=[summary.interval or 0.0 for summary in summaries],
-        label=name,
-        color=color,
-        capsize=3,
-        **style,
-    )
-    for place, differences in points:
-        panel.plot([place] * len(differences), differences, ".", color=color, alpha=0.5)
-
-
 def report(found: Sequence[Run], against: str, folder: Path, by: str | None = None) -> None:
-    """Prints the tables and writes them, with the picture, into `folder`.
+    """Prints the tables of runs and writes them, with the picture, into `folder`.
 
     Args:
       found: the runs.
       against: the reference row, or how its name begins.
       folder: where the files go.
-      by: a parameter such as "model.window", by whose values runs are set side by side.
+      by: a parameter such as "model.window"; only runs with the same value are compared.
 
     Raises:
       SelectionError: what `group_runs` and `arrange` raise.
@@ -339,4 +304,4 @@ def report(found: Sequence[Run], against: str, folder: Path, by: str | None = No
             for value, corpora in arranged.items()
             for name, section in corpora.items()
         }
-    present(make_page(sections), drawing, folder, "curves")
+    publish(make_page(sections, drawing), folder)

@@ -1,15 +1,19 @@
-"""The layout that all tables share: text for the screen, Markdown, JSON, and a picture."""
+"""What all tables and their pictures share: text, Markdown, JSON, and the files they go to."""
 
 import importlib.util
 import json
 import math
-import re
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from block_recurrent.lab.tables.naming import family
+
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
@@ -23,14 +27,14 @@ FAMILIES = {
     "Transformer": "tab:olive",
     "LSTM": "tab:green",
 }
+MISSING = "-"  # in a cell that no run fills
 
-# Stands in a cell that no run fills.
-MISSING = "-"
+Draw = Callable[["Figure"], None]
 
 
-def family(row: str) -> str:
-    """The family of a row, by its name."""
-    return re.split("[: ]", row)[0]
+def color_of(row: str) -> str:
+    """The colour of a row, from its name."""
+    return FAMILIES.get(family(row), "tab:green")
 
 
 def count_cell(number: float | None) -> str:
@@ -81,17 +85,23 @@ class TextTable(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Tables, the description below them, and the data that they were made of.
+    """Tables, what their figures mean, the data that they were made of, and pictures.
 
     Attributes:
+      name: what the files are called, without their endings.
       tables: the tables by title; an empty title has no heading.
       description: what the figures mean.
-      data: everything on the page as JSON values.
+      data: everything on the page as JSON values; arrays and NamedTuples are allowed.
+      pictures: by name, functions that draw on an empty matplotlib `Figure`.
+      details: tables that only the Markdown file has, by title.
     """
 
+    name: str
     tables: Mapping[str, TextTable]
     description: str
-    data: Mapping[str, Any]
+    data: Any
+    pictures: Mapping[str, Draw]
+    details: Mapping[str, TextTable] = {}
 
     def text(self) -> str:
         """The page for the screen."""
@@ -101,87 +111,63 @@ class Page(NamedTuple):
         )
         return "\n\n".join([*parts, description])
 
-    def markdown(self, picture: str | None) -> str:
-        """The page as Markdown, with the picture of this name, or none."""
+    def markdown(self, *, pictures: bool) -> str:
+        """The page as Markdown, with its pictures or without."""
         parts = [
             f"## {title}\n\n{table.markdown()}" if title else table.markdown()
-            for title, table in self.tables.items()
+            for title, table in (*self.tables.items(), *self.details.items())
         ]
-        parts += [self.description, *picture_lines("the same as a picture", picture)]
-        return "\n\n".join(parts) + "\n"
+        shown = [f"![{name}]({name}.png)" for name in self.pictures if pictures]
+        return "\n\n".join([*parts, self.description, *shown]) + "\n"
 
 
-def picture_lines(text: str, picture: str | None) -> list[str]:
-    """The line of Markdown that shows a picture, if there is one."""
-    return [f"![{text}]({picture})"] if picture else []
+def publish(page: Page, folder: Path) -> None:
+    """Writes a page's Markdown, JSON and, with matplotlib, its pictures; then prints it.
 
+    The files come first, because whoever reads the output may be gone.
 
-def present(page: Page, draw: Callable[["Figure"], None], folder: Path, name: str) -> None:
-    """Writes the page's files into `folder` by `write_files`, and prints it."""
-    show(page.text(), write_files(folder, name, page.markdown, page.data, draw))
-
-
-def show(text: str, written: Sequence[Path]) -> None:
-    """Prints a report and where its files are: written first, for who reads this may be gone."""
-    print(text + "\n")
-    if not can_draw():
+    Args:
+      page: the page.
+      folder: where the files go; it is made if it does not exist.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    can_draw = importlib.util.find_spec("matplotlib") is not None
+    written = [folder / f"{page.name}.md", folder / f"{page.name}.json"]
+    written[0].write_text(page.markdown(pictures=can_draw), encoding="utf-8")
+    written[1].write_text(json_text(page.data), encoding="utf-8")
+    for name, draw in page.pictures.items() if can_draw else ():
+        written.append(folder / f"{name}.png")
+        _save_picture(draw, written[-1])
+    print(page.text() + "\n")
+    if not can_draw:
         print("no picture: pip install '.[plots]'")
     for path in written:
         print(f"written to {path}")
 
 
-def write_files(
-    folder: Path,
-    name: str,
-    markdown: Callable[[str | None], str],
-    data: Any,
-    draw: Callable[["Figure"], None],
-) -> list[Path]:
-    """Writes `name`.md, `name`.json and, with matplotlib, `name`.png; returns their paths.
-
-    Args:
-      folder: where the files go; it is made if it does not exist.
-      name: what the files are called, without their endings.
-      markdown: returns the page for a picture of the given name, or for none.
-      data: JSON values.
-      draw: draws on an empty matplotlib `Figure`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = can_draw()
-    paths = [folder / f"{name}.{kind}" for kind in ("md", "json", "png")[: 2 + drawn]]
-    paths[0].write_text(markdown(f"{name}.png" if drawn else None), encoding="utf-8")
-    paths[1].write_text(json_text(data), encoding="utf-8")
-    if drawn:
-        save_picture(draw, paths[2])
-    return paths
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is there."""
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-def json_text(data: Any) -> str:
-    """JSON values as the content of a file; null stands for numbers that are not finite."""
-    return json.dumps(_finite(data), indent=2, allow_nan=False) + "\n"
-
-
-def _finite(data: Any) -> Any:
-    """`data` with null where a number is not finite, which JSON cannot say."""
-    if isinstance(data, Mapping):
-        return {name: _finite(value) for name, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
-
-
-def save_picture(draw: Callable[["Figure"], None], path: Path) -> None:
-    """Writes the picture that `draw` draws on an empty matplotlib `Figure`."""
+def _save_picture(draw: Draw, path: Path) -> None:
     from matplotlib.figure import Figure
 
     picture = Figure(figsize=(12, 5), layout="constrained")
     draw(picture)
     picture.savefig(path, dpi=120)
+
+
+def json_text(data: Any) -> str:
+    """JSON values as the content of a file; null stands for numbers that are not finite."""
+    return json.dumps(_json_values(data), indent=2, allow_nan=False) + "\n"
+
+
+def _json_values(data: Any) -> Any:
+    if isinstance(data, (np.ndarray, np.generic)):
+        data = data.tolist()
+    elif hasattr(data, "_asdict"):
+        data = data._asdict()
+    if isinstance(data, Mapping):
+        return {name: _json_values(value) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_json_values(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def label_logarithmic(axis: "Axis") -> None:
@@ -191,3 +177,11 @@ def label_logarithmic(axis: "Axis") -> None:
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(lambda value, _: short_count(value))
+
+
+def label_rows(panel: "Axes", names: Sequence[str], label: str) -> None:
+    """Names the rows of a panel, the first one on top, and its horizontal axis."""
+    panel.set_yticks(range(len(names)), names)
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.grid(axis="y", alpha=0.3)
+    panel.set_xlabel(label)

@@ -1,18 +1,36 @@
-"""What tables call a run: the paper's names of rows and columns, from its configuration."""
+"""The names of rows and columns, and the name of a run, which follows from its configuration."""
 
-import functools
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 from block_recurrent.config import (
-    AnyModelConfig,
     ExperimentConfig,
     ModelConfig,
     TransformerConfig,
     TransformerXLConfig,
 )
-from block_recurrent.lab.tables.rows import TableRow, recurrent_name, table_rows
+
+# Every row in the order of the tables: its file in gin/rows/, and its name at the paper's size.
+# The name up to the colon is the row's family.
+ROWS = {
+    "lstm": "LSTM",
+    "transformer": "Transformer:512",
+    "transformer_xl": "Transformer-XL:512",
+    "xl_512": "XL:512",
+    "xl_1024": "XL:1024",
+    "xl_2048": "XL:2048",
+    "slide_12l": "Slide:12L",
+    "slide_13l": "Slide:13L",
+    "rec_lstm_dual": "Rec:lstm:dual",
+    "rec_lstm_single": "Rec:lstm:single",
+    "rec_lstm_skip": "Rec:lstm:skip",
+    "rec_fixed_dual": "Rec:fixed:dual",
+    "rec_fixed_single": "Rec:fixed:single",
+    "rec_fixed_skip": "Rec:fixed:skip",
+    "feedback_lstm_single": "Feedback:lstm:single",
+    "feedback_fixed_skip": "Feedback:fixed:skip",
+}
 
 # The paper's columns by the corpus's name in lower case and the tokenizer.
 COLUMNS = {
@@ -22,32 +40,34 @@ COLUMNS = {
     ("github", "sentencepiece"): "GitHub",
 }
 
-# Where files lie sets no run apart.
-PATHS = ("path", "cache_path", "vocab_path")
+# Names of runs do not contain sizes, nor the paths of files.
 SIZES = ("num_layers", "model_size", "num_heads", "head_size", "mlp_size")
-NOT_NAMED = (*SIZES, "hidden_size", *PATHS)
+NOT_NAMED = (*SIZES, "hidden_size", "path", "cache_path", "vocab_path")
+
+
+def family(row: str) -> str:
+    """The family of a row, from its name."""
+    return row.partition(" ")[0].partition(":")[0]
 
 
 def row_name(config: ExperimentConfig) -> str:
-    """The name that Table 1 would give a run, with the sizes of this configuration.
+    """The name of a run's row, with the sizes of its configuration.
 
-    Rows of other models, which Table 1 has not, are "LSTM", "Transformer:512" by the segment, and
-    "Transformer-XL:512" by the memory, which is not the table's XL:512.
+    Rows that the paper's Table 1 does not have are "LSTM", "Transformer:512" by the segment, and
+    "Transformer-XL:512" by the memory. The table's own Transformer-XL is "XL:512".
     """
     model = config.model
+    if isinstance(model, TransformerXLConfig):
+        return f"Transformer-XL:{model.memory}"
+    if isinstance(model, TransformerConfig):
+        return f"Transformer:{model.segment}"
     if not isinstance(model, ModelConfig):
-        return _baseline_name(model)
+        return "LSTM"
     if model.recurrent_layers:
-        return recurrent_name(model)
+        return f"{'Feedback' if model.feedback else 'Rec'}:{model.gate}:{model.wiring}"
     if config.data.segment_length == model.window or model.detach_windows:
         return f"XL:{model.window}"
     return f"Slide:{model.num_layers}L"
-
-
-def _baseline_name(model: AnyModelConfig) -> str:
-    if isinstance(model, TransformerXLConfig):
-        return f"Transformer-XL:{model.memory}"
-    return f"Transformer:{model.segment}" if isinstance(model, TransformerConfig) else "LSTM"
 
 
 def window_of(config: ExperimentConfig) -> int | None:
@@ -59,71 +79,50 @@ def window_of(config: ExperimentConfig) -> int | None:
 
 
 def segment_of(config: ExperimentConfig) -> int:
-    """What tables show as the segment: as many tokens as gradients pass through at once."""
+    """What tables show as the segment: the tokens that gradients pass through at once."""
     model, length = config.model, config.data.segment_length
     if isinstance(model, ModelConfig):
         return model.window if model.detach_windows else length
     return getattr(model, "segment", None) or length
 
 
-def paper_row(config: ExperimentConfig) -> TableRow | None:
-    """The row of the paper's Table 1 that has this architecture at this size, if there is one."""
-    if not isinstance(config.model, ModelConfig):
-        return None
-    return next((row for row in paper_rows() if _shape(row.config) == _shape(config)), None)
-
-
-@functools.cache
-def paper_rows() -> tuple[TableRow, ...]:
-    """All rows of Table 1 at the paper's size."""
-    # The defaults of the configurations are the paper's sizes.
-    model = ModelConfig(vocab_size=256, recurrent_layers=(-3,))
-    return tuple(table_rows(ExperimentConfig(model=model)))
-
-
-def _shape(config: ExperimentConfig) -> Hashable:
-    """What makes a row: everything but vocabulary, precision, dropout, batch and optimizer."""
-    model = config.model
-    sizes = tuple(getattr(model, name) for name in SIZES)
-    reach = (model.window, config.data.segment_length, model.positions)
-    if not model.recurrent_layers:
-        return sizes, reach
-    update = (model.num_states, model.gate, model.wiring, model.feedback)
-    return sizes, reach, model.recurrent_indices, update, config.training.clear_states
+def is_recurrent(config: ExperimentConfig) -> bool:
+    """Whether the model has block-recurrent layers."""
+    return bool(getattr(config.model, "recurrent_layers", ()))
 
 
 def column(config: ExperimentConfig) -> str:
-    """The paper's column, or corpus and tokenizer where the paper has none for them."""
+    """The paper's column, or corpus and tokenizer if the paper has no column for them."""
     name, tokenizer = config.data.corpus_name, config.data.tokenizer
     return COLUMNS.get((name.casefold(), tokenizer), f"{name}, {tokenizer}")
 
 
 def distinct_names(configs: Sequence[ExperimentConfig]) -> list[str]:
-    """Row names; those of one column that would be equal tell what sets them apart.
+    """Row names; rows of one column that would have the same name say how they differ.
 
-    These are the values that are not those of most of them. Sizes are left to the number of
-    parameters.
+    A name then lists the values that most of these rows do not have. Sizes are not listed: the
+    number of parameters shows them.
     """
     names = []
     for config in configs:
-        place = row_name(config), column(config)
-        alike = [_fields(c) for c in configs if (row_name(c), column(c)) == place]
+        key = row_name(config), column(config)
+        alike = [_fields(c) for c in configs if (row_name(c), column(c)) == key]
         own = [
             f"{name.partition('.')[2]} = {value!r}"
             for name, value in _fields(config).items()
-            if value != _usual([other[name] for other in alike])
+            if value != _commonest([other[name] for other in alike])
         ]
-        names.append(f"{place[0]} ({', '.join(own)})" if own else place[0])
+        names.append(f"{key[0]} ({', '.join(own)})" if own else key[0])
     return names
 
 
-_NONE_IS_USUAL = object()
+_NO_VALUE = object()
 
 
-def _usual(values: Sequence[Hashable]) -> Hashable:
-    """The commonest value, unless another is as common."""
+def _commonest(values: Sequence[Hashable]) -> Hashable:
+    """The commonest value; `_NO_VALUE` if two are equally common."""
     (value, count), *others = Counter(values).most_common(2)
-    return value if not others or others[0][1] < count else _NONE_IS_USUAL
+    return value if not others or others[0][1] < count else _NO_VALUE
 
 
 def _fields(config: ExperimentConfig) -> dict[str, Any]:

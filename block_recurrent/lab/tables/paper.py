@@ -9,7 +9,7 @@ from block_recurrent.lab.corpora.pg19 import COUNTS
 
 
 class RowFigures(NamedTuple):
-    """Published figures of a row; None where no figure could be verified.
+    """Published figures of a row; None if the figure could not be verified.
 
     Attributes:
       step_time: relative to Slide:13L.

@@ -1,33 +1,32 @@
-"""The rows of the paper's Table 1 at any size.
-
-The defaults of the configurations are the paper's sizes, which its names of rows contain.
-"""
+"""The rows of the tables at the paper's size, as gin/rows/ describes them, and at any other."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
-import jax
-from flax import nnx
-
+from block_recurrent import gin_files
 from block_recurrent.baselines import lstm_of_size
 from block_recurrent.config import (
     ExperimentConfig,
-    LayerConfig,
+    LSTMConfig,
     ModelConfig,
     TransformerConfig,
     TransformerXLConfig,
 )
-from block_recurrent.model.language_model import LanguageModel
+from block_recurrent.lab.tables.naming import ROWS, SIZES, row_name
 from block_recurrent.model.parameters import count_parameters
+from block_recurrent.training.build import abstract_model
+
+USUAL, REFERENCE = "rec_fixed_skip", "slide_13l"
 
 
 class TableRow(NamedTuple):
-    """A row of the table.
+    """A row of a table.
 
     Attributes:
-      name: what the table calls it, with the sizes it has here.
-      paper: what the paper calls it; empty where the row is not one of the paper's.
+      name: the row's name, with the sizes it has here.
+      paper: the row's name in the paper's Table 1; empty if it is not in that table.
       config: the configuration of its run.
     """
 
@@ -36,125 +35,111 @@ class TableRow(NamedTuple):
     config: ExperimentConfig
 
 
-def xl(base: ExperimentConfig, windows: int) -> TableRow:
-    """Transformer-XL with window and segment of several base windows, and as many tokens a step."""
-    data, window = base.data, base.model.window * windows
-    config = dataclasses.replace(
-        base,
-        model=dataclasses.replace(base.model, window=window, recurrent_layers=(), feedback=False),
-        data=dataclasses.replace(
-            data,
-            segment_length=window,
-            batch_size=data.batch_size * data.segment_length // window,
-        ),
-    )
-    return TableRow(f"XL:{window}", f"XL:{LayerConfig.window * windows}", config)
+@functools.cache
+def _at_paper_size(gin: str) -> ExperimentConfig:
+    return gin_files.load(["sizes/paper.gin", f"rows/{gin}.gin"], ["model.vocab_size=256"])
 
 
-def xl_side_by_side(base: ExperimentConfig, windows: int) -> TableRow:
-    """Transformer-XL that reads the base's lanes: several of its segments are one of the base's.
+def row_at(base: ExperimentConfig, gin: str, *, same_lanes: bool = False) -> TableRow:
+    """A row at the size of `base`.
 
-    No gradient passes from one window to the next, as between the segments of `xl`, but a step
-    reads as many documents as the other rows do, and as much of each.
+    The row differs from `base` as its file in gin/rows/ differs from Rec:fixed:skip: layers are
+    added, other numbers are multiplied.
+
+    Args:
+      base: the configuration of the recurrent rows.
+      gin: one of `ROWS`.
+      same_lanes: XL reads the lanes of `base`, several of its segments a step, and no gradient
+        passes from one to the next. Otherwise a step of XL is one segment of more lanes, and has
+        as many tokens, as in the paper.
     """
-    window = base.model.window * windows
-    model = dataclasses.replace(
-        base.model, window=window, recurrent_layers=(), feedback=False, detach_windows=True
-    )
-    config = dataclasses.replace(base, model=model)
-    return TableRow(f"XL:{window}", f"XL:{LayerConfig.window * windows}", config)
+    row = _at_paper_size(gin)
+    if isinstance(row.model, ModelConfig):
+        config = _scaled(base, row, same_lanes)
+        return TableRow(row_name(config), ROWS[gin], config)
+    config = _older_system(base, row.model)
+    return TableRow(row_name(config), "", config)
 
 
-def slide(base: ExperimentConfig, extra_layers: int = 0) -> TableRow:
-    """The sliding-window model with the base's number of layers, or more."""
-    layers = base.model.num_layers + extra_layers
-    model = dataclasses.replace(base.model, num_layers=layers, recurrent_layers=(), feedback=False)
-    config = dataclasses.replace(base, model=model)
-    return TableRow(f"Slide:{layers}L", f"Slide:{ModelConfig.num_layers + extra_layers}L", config)
+def _scaled(base: ExperimentConfig, row: ExperimentConfig, same_lanes: bool) -> ExperimentConfig:
+    usual, model = vars(_at_paper_size(USUAL).model), row.model
+    changes: dict[str, Any] = {"feedback": model.feedback}
+    if model.recurrent_layers:
+        changes |= {"gate": model.gate, "wiring": model.wiring}
+    for name, value in vars(model).items():
+        if value == usual[name]:
+            continue
+        if name == "num_layers":
+            value += base.model.num_layers - usual[name]
+        elif type(value) is int:
+            value = getattr(base.model, name) * value // usual[name]
+        changes[name] = value
+    data = base.data
+    if row.data.segment_length == model.window:
+        window = changes.get("window", base.model.window)
+        if same_lanes:
+            changes["detach_windows"] = True
+        else:
+            lanes = data.batch_size * data.segment_length // window
+            data = dataclasses.replace(data, segment_length=window, batch_size=lanes)
+    return dataclasses.replace(base, model=dataclasses.replace(base.model, **changes), data=data)
 
 
-def recurrent(
-    base: ExperimentConfig, gate: Any, wiring: Any, *, feedback: bool = False
-) -> TableRow:
-    """A recurrent model, with feedback or without."""
-    model = dataclasses.replace(base.model, gate=gate, wiring=wiring, feedback=feedback)
-    name = recurrent_name(model)
-    return TableRow(name, name, dataclasses.replace(base, model=model))
-
-
-def recurrent_name(model: ModelConfig) -> str:
-    """What the table calls a recurrent model of any size, such as "Rec:fixed:skip"."""
-    return f"{'Feedback' if model.feedback else 'Rec'}:{model.gate}:{model.wiring}"
+def _older_system(base: ExperimentConfig, kind: Any) -> ExperimentConfig:
+    """An LSTM, Transformer or Transformer-XL, whose segment and memory are one base window."""
+    model, optimizer = base.model, base.optimizer
+    shared = ("vocab_size", "model_size", "dropout", "dtype")
+    fields = {name: getattr(model, name) for name in shared}
+    layers = {name: getattr(model, name) for name in (*SIZES, "remat")}
+    if isinstance(kind, LSTMConfig):
+        # Two layers with as many parameters as the reference.
+        counterpart = abstract_model(reference(base).config.model)
+        size = count_parameters(counterpart, embedding=False)
+        config = lstm_of_size(size, num_layers=2, **fields)
+        # Unclipped, the gradient overflowed with twice the small table's learning rate.
+        optimizer = dataclasses.replace(optimizer, clip_norm=1.0)
+    elif isinstance(kind, TransformerXLConfig):
+        config = TransformerXLConfig(**fields | layers, segment=model.window, memory=model.window)
+    else:
+        config = TransformerConfig(**fields | layers, segment=model.window)
+    return dataclasses.replace(base, model=config, optimizer=optimizer)
 
 
 def reference(base: ExperimentConfig) -> TableRow:
     """The row that step times are relative to: sliding window with one layer more."""
-    return slide(base, extra_layers=1)
+    return row_at(base, REFERENCE)
 
 
-def table_rows(
-    base: ExperimentConfig, xl_row: Callable[[ExperimentConfig, int], TableRow] = xl
-) -> list[TableRow]:
-    """All rows of Table 1 at the size of `base`, a configuration with recurrent layers.
-
-    Args:
-      base: the configuration of the recurrent rows.
-      xl_row: makes the rows of Transformer-XL: `xl`, as in the paper, or `xl_side_by_side`.
-    """
-    return [
-        *(xl_row(base, windows) for windows in (1, 2, 4)),
-        slide(base),
-        reference(base),
-        *(recurrent(base, "lstm", wiring) for wiring in ("dual", "single", "skip")),
-        *(recurrent(base, "fixed", wiring) for wiring in ("dual", "single", "skip")),
-        recurrent(base, "lstm", "single", feedback=True),
-        recurrent(base, "fixed", "skip", feedback=True),
-    ]
-
-
-def lstm(base: ExperimentConfig) -> TableRow:
-    """An LSTM of two layers with as many parameters as the reference.
-
-    Its gradient is clipped: unclipped, it overflowed with twice the small table's learning rate.
-    """
-    model, counterpart = base.model, reference(base).config.model
-    shapes = jax.eval_shape(lambda: LanguageModel(counterpart, rngs=nnx.Rngs(0)))
-    config = lstm_of_size(
-        count_parameters(shapes, embedding=False),
-        vocab_size=model.vocab_size,
-        num_layers=2,
-        model_size=model.model_size,
-        dropout=model.dropout,
-        dtype=model.dtype,
-    )
-    optimizer = dataclasses.replace(base.optimizer, clip_norm=1.0)
-    return TableRow("LSTM", "", dataclasses.replace(base, model=config, optimizer=optimizer))
-
-
-def transformer(base: ExperimentConfig) -> TableRow:
-    """The vanilla Transformer on segments of one base window."""
-    window = base.model.window
-    config = TransformerConfig(**_sizes(base.model), segment=window)
-    return TableRow(f"Transformer:{window}", "", dataclasses.replace(base, model=config))
-
-
-def transformer_xl(base: ExperimentConfig) -> TableRow:
-    """Transformer-XL as its own paper has it, segment and memory of one base window."""
-    window = base.model.window
-    config = TransformerXLConfig(**_sizes(base.model), segment=window, memory=window)
-    return TableRow(f"Transformer-XL:{window}", "", dataclasses.replace(base, model=config))
-
-
-def _sizes(model: ModelConfig) -> dict[str, Any]:
-    """The fields of the base's model that those of Dai et al. have too."""
-    names = ("vocab_size", "num_layers", "model_size", "num_heads", "head_size", "mlp_size")
-    return {name: getattr(model, name) for name in (*names, "dropout", "dtype", "remat")}
+def table_rows(base: ExperimentConfig) -> list[TableRow]:
+    """All rows of the paper's Table 1 at the size of `base`."""
+    paper = [gin for gin in ROWS if isinstance(_at_paper_size(gin).model, ModelConfig)]
+    return [row_at(base, gin) for gin in paper]
 
 
 def small_table_rows(base: ExperimentConfig) -> list[TableRow]:
-    """The rows of the small table, older systems first.
+    """All rows of the small table, which read the same lanes and as much of each in a step."""
+    return [row_at(base, gin, same_lanes=True) for gin in ROWS]
 
-    All read the same lanes, as much of each in a step.
-    """
-    older = [lstm(base), transformer(base), transformer_xl(base)]
-    return older + table_rows(base, xl_side_by_side)
+
+@functools.cache
+def paper_rows() -> tuple[TableRow, ...]:
+    """All rows of the paper's Table 1 at the paper's size."""
+    return tuple(table_rows(_at_paper_size(USUAL)))
+
+
+def paper_row(config: ExperimentConfig) -> TableRow | None:
+    """The row of the paper's Table 1 with this architecture and size, or None."""
+    if not isinstance(config.model, ModelConfig):
+        return None
+    return next((row for row in paper_rows() if _shape(row.config) == _shape(config)), None)
+
+
+def _shape(config: ExperimentConfig) -> Hashable:
+    """What makes a row: everything but vocabulary, precision, dropout, batch and optimizer."""
+    model = config.model
+    sizes = tuple(getattr(model, name) for name in SIZES)
+    reach = (model.window, config.data.segment_length, model.positions)
+    if not model.recurrent_layers:
+        return sizes, reach
+    update = (model.num_states, model.gate, model.wiring, model.feedback)
+    return sizes, reach, model.recurrent_indices, update, config.training.clear_states

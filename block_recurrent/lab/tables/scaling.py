@@ -1,49 +1,34 @@
 """Bits per token against parameters without embedding, for recurrent and plain models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from block_recurrent.config import ModelConfig
 from block_recurrent.lab.tables.layout import (
     FAMILIES,
     Page,
     TextTable,
-    count_cell,
+    color_of,
     label_logarithmic,
-    present,
+    publish,
     short_count,
 )
-from block_recurrent.lab.tables.naming import column, row_name
+from block_recurrent.lab.tables.naming import column, is_recurrent, row_name
 from block_recurrent.lab.tables.paper import SCALING, SCALING_COLUMN
-from block_recurrent.lab.tables.seed_groups import SeedGroup, group_runs
-from block_recurrent.runs import reading
+from block_recurrent.lab.tables.seed_groups import SeedGroup, group_runs, group_table, marker
+from block_recurrent.runs.reading import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
 
 DESCRIPTION = (
     "Bits per token on the validation documents against parameters without the embedding. Of "
     "several seeds: mean ± sample standard deviation (number of seeds). @STEP: not finished, the "
     "figure is from that step. The paper's two points are its models of 1.3 B."
 )
-COLUMNS = {
-    "row": lambda group: group.name,
-    "parameters": lambda group: f"{group.parameters:,}",
-    "recurrent": lambda group: "yes" if is_recurrent(group) else "no",
-    "bits/token": lambda group: group.cell("bits_per_token"),
-    "steps": SeedGroup.progress,
-    "tokens seen": lambda group: count_cell(group.tokens_seen()),
-}
-
-
-def is_recurrent(group: SeedGroup) -> bool:
-    """Whether the group's models have recurrent layers."""
-    model = group.config.model
-    return isinstance(model, ModelConfig) and bool(model.recurrent_layers)
+COLUMNS = ("row", "parameters", "recurrent", "bits/token", "steps", "tokens seen")
 
 
 def by_column(groups: Sequence[SeedGroup]) -> dict[str, list[SeedGroup]]:
@@ -54,28 +39,35 @@ def by_column(groups: Sequence[SeedGroup]) -> dict[str, list[SeedGroup]]:
     return columns
 
 
-def make_page(columns: dict[str, list[SeedGroup]]) -> Page:
+def make_page(columns: Mapping[str, Sequence[SeedGroup]]) -> Page:
     """A page with a table for each column."""
-    data: dict[str, Any] = {
+    data = {
         "columns": {title: [group.data() for group in found] for title, found in columns.items()},
-        "paper": {SCALING_COLUMN: [point._asdict() for point in SCALING]},
+        "paper": {SCALING_COLUMN: SCALING},
         "description": DESCRIPTION,
     }
-    return Page(
-        {title: _table(title, found) for title, found in columns.items()}, DESCRIPTION, data
-    )
+    tables = {title: _table(title, found) for title, found in columns.items()}
+    return Page("scaling", tables, DESCRIPTION, data, {"scaling": partial(draw, columns)})
 
 
 def _table(title: str, groups: Sequence[SeedGroup]) -> TextTable:
-    rows = [[show(group) for show in COLUMNS.values()] for group in groups]
-    if title == SCALING_COLUMN:
-        for point in SCALING:
-            size, bits = short_count(point.parameters), f"{point.bits_per_token:.2f}"
-            rows.append([point.name, size, "yes" if point.recurrent else "no", bits, "", ""])
-    return TextTable(list(COLUMNS), rows, ("row",))
+    table = group_table(groups, COLUMNS)
+    published = [
+        [
+            point.name,
+            short_count(point.parameters),
+            "yes" if point.recurrent else "no",
+            f"{point.bits_per_token:.2f}",
+            "",
+            "",
+        ]
+        for point in SCALING
+        if title == SCALING_COLUMN
+    ]
+    return table._replace(rows=[*table.rows, *published])
 
 
-def draw(columns: dict[str, list[SeedGroup]], picture: "Figure") -> None:
+def draw(columns: Mapping[str, Sequence[SeedGroup]], picture: "Figure") -> None:
     """Draws a panel for each column."""
     drawn = {
         title: [group for group in groups if group.final()] for title, groups in columns.items()
@@ -85,12 +77,14 @@ def draw(columns: dict[str, list[SeedGroup]], picture: "Figure") -> None:
     panels = picture.subplots(1, len(drawn), squeeze=False)[0]
     for panel, (title, groups) in zip(panels, drawn.items(), strict=True):
         _draw_runs(panel, groups)
-        if title == SCALING_COLUMN:
-            _draw_paper(panel)
+        for point in SCALING if title == SCALING_COLUMN else ():
+            color = FAMILIES["Rec" if point.recurrent else "XL"]
+            style = {"color": color, "markerfacecolor": "none", "label": point.name}
+            panel.plot(point.parameters, point.bits_per_token, "D", **style)
         panel.set_xscale("log")
         panel.margins(0.12)
         least, greatest = panel.dataLim.intervalx
-        # Enough for two ticks, also where all sizes are alike.
+        # Wide enough for two ticks, also if all sizes are alike.
         room = 4 if greatest < 2 * least else 1.5
         panel.set_xlim(least / room, greatest * room)
         label_logarithmic(panel.xaxis)
@@ -102,42 +96,21 @@ def draw(columns: dict[str, list[SeedGroup]], picture: "Figure") -> None:
 
 
 def _draw_runs(panel: "Axes", groups: Sequence[SeedGroup]) -> None:
-    """Draws a thin line for each row, through its sizes; unfinished runs are hollow."""
-    for name in dict.fromkeys(map(_series, groups)):
-        members = [group for group in groups if _series(group) == name]
-        for group in members:
-            color, spread = FAMILIES[group.family], group.summary("bits_per_token").deviation
-            place = group.parameters, _mean(group)
-            face = color if group.finished else "none"
-            panel.errorbar(*place, yerr=spread or 0.0, fmt="o", color=color, mfc=face)
-        points = [(group.parameters, _mean(group)) for group in members]
-        color = FAMILIES[members[0].family]
-        panel.plot(*zip(*points, strict=True), color=color, linewidth=0.8, label=name)
+    """Draws a thin line for each row, through its sizes."""
+    lines: dict[str, list[tuple[int, float | None]]] = {}
+    for group in groups:
+        bits = group.spread("bits_per_token")
+        panel.errorbar(group.parameters, bits.mean, yerr=bits.deviation or 0.0, **marker(group))
+        name = row_name(group.config) if is_recurrent(group.config) else group.family
+        lines.setdefault(name, []).append((group.parameters, bits.mean))
+    for name, points in lines.items():
+        panel.plot(*zip(*points, strict=True), color=color_of(name), linewidth=0.8, label=name)
 
 
-def _mean(group: SeedGroup) -> float:
-    mean = group.summary("bits_per_token").mean
-    assert mean is not None, group
-    return mean
-
-
-def _series(group: SeedGroup) -> str:
-    """What rows of different sizes have in common."""
-    return row_name(group.config) if is_recurrent(group) else group.family
-
-
-def _draw_paper(panel: "Axes") -> None:
-    for point in SCALING:
-        color = FAMILIES["Rec" if point.recurrent else "XL"]
-        place = point.parameters, point.bits_per_token
-        panel.plot(*place, "D", color=color, markerfacecolor="none", label=point.name)
-
-
-def report(found: Sequence[reading.Run], folder: Path) -> None:
-    """Prints the tables and writes them, with the picture, into `folder`.
+def report(found: Sequence[Run], folder: Path) -> None:
+    """Prints the tables of runs and writes them, with the picture, into `folder`.
 
     Raises:
       SelectionError: what `group_runs` raises.
     """
-    columns = by_column(group_runs(found))
-    present(make_page(columns), partial(draw, columns), folder, "scaling")
+    publish(make_page(by_column(group_runs(found))), folder)

@@ -1,19 +1,25 @@
 """Groups of runs that differ only in their seeds, with the mean and spread of their figures."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.lab.tables.layout import MISSING, family
-from block_recurrent.lab.tables.naming import distinct_names, row_name, window_of
+from block_recurrent.lab.tables.layout import MISSING, TextTable, color_of, count_cell
+from block_recurrent.lab.tables.naming import (
+    distinct_names,
+    family,
+    is_recurrent,
+    row_name,
+    window_of,
+)
 from block_recurrent.runs.reading import Point, Run, SelectionError, parameters_without_embedding
 
 
-class Summary(NamedTuple):
+class Spread(NamedTuple):
     """Mean and spread of several figures.
 
     Attributes:
@@ -28,8 +34,15 @@ class Summary(NamedTuple):
     interval: float | None
     n: int
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The ends of the interval, or None."""
+        if self.mean is None or self.interval is None:
+            return None
+        return self.mean - self.interval, self.mean + self.interval
+
     def cell(self) -> str:
-        """The mean as text, with spread and number where there are several figures."""
+        """The mean as text, with spread and number if there are several figures."""
         if self.mean is None:
             return MISSING
         if self.deviation is None:
@@ -37,14 +50,14 @@ class Summary(NamedTuple):
         return f"{self.mean:.3f} ± {self.deviation:.3f} ({self.n})"
 
 
-def summarize(values: Sequence[float]) -> Summary:
+def spread(values: Sequence[float]) -> Spread:
     """Mean and spread of `values`."""
     n = len(values)
     if n < 2:
-        return Summary(values[0] if values else None, None, None, n)
+        return Spread(values[0] if values else None, None, None, n)
     deviation = float(np.std(values, ddof=1))
     quantile = float(stats.t.ppf(0.975, n - 1))
-    return Summary(float(np.mean(values)), deviation, quantile * deviation / n**0.5, n)
+    return Spread(float(np.mean(values)), deviation, quantile * deviation / n**0.5, n)
 
 
 class SeedGroup(NamedTuple):
@@ -81,8 +94,8 @@ class SeedGroup(NamedTuple):
     def final(self) -> list[tuple[Run, Point]]:
         """The runs that figures are taken from, each with its last validation figures.
 
-        These are the finished runs. If there are none, they are all that have been evaluated, at
-        the last step at which each of them was.
+        These are the finished runs. If there are none, they are all runs that have been evaluated,
+        at the last step at which each of them was.
         """
         finished = [(run, run.points[-1]) for run in self.runs if run.finished]
         if finished:
@@ -95,14 +108,19 @@ class SeedGroup(NamedTuple):
             if steps and point.step == steps[-1]
         ]
 
-    def summary(self, figure: str) -> Summary:
+    def spread(self, figure: str) -> Spread:
         """Mean and spread at the end of a figure of `Evaluation`, such as "bits_per_token"."""
-        return summarize([getattr(point.evaluation, figure) for _, point in self.final()])
+        return spread([getattr(point.evaluation, figure) for _, point in self.final()])
+
+    @property
+    def step_mark(self) -> str:
+        """Follows the figures of a group without a finished run: the step they are from."""
+        final = self.final()
+        return "" if self.finished or not final else f" @{final[0][1].step:,}"
 
     def cell(self, figure: str) -> str:
         """A figure at the end as text, with the step if no run is finished."""
-        final, cell = self.final(), self.summary(figure).cell()
-        return cell if self.finished or not final else f"{cell} @{final[0][1].step:,}"
+        return self.spread(figure).cell() + self.step_mark
 
     def tokens_seen(self) -> int | None:
         """Training targets seen before the last figures, the mean over runs."""
@@ -136,14 +154,13 @@ class SeedGroup(NamedTuple):
             "finished": self.finished,
             "tokens_seen": self.tokens_seen(),
             "tokens_per_second": self.tokens_per_second(),
-            "bits_per_token": self.summary("bits_per_token")._asdict(),
-            "bits_per_byte": self.summary("bits_per_byte")._asdict(),
+            "bits_per_token": self.spread("bits_per_token"),
+            "bits_per_byte": self.spread("bits_per_byte"),
             "runs": [_run_data(run) for run in self.runs],
         }
 
 
 def _run_data(run: Run) -> dict[str, Any]:
-    """A run and its figures as JSON values."""
     return {
         "workdir": str(run.workdir),
         "training_seed": run.config.training.seed,
@@ -163,6 +180,42 @@ def _run_data(run: Run) -> dict[str, Any]:
     }
 
 
+def _window_cell(config: ExperimentConfig) -> str:
+    window = window_of(config)
+    return "" if window is None else f"{window:,}"
+
+
+# What tables say of a group, by the column's title.
+CELLS: Mapping[str, Callable[[SeedGroup], str]] = {
+    "row": lambda group: group.name,
+    "parameters": lambda group: f"{group.parameters:,}",
+    "segment": lambda group: f"{group.config.data.segment_length:,}",
+    "window": lambda group: _window_cell(group.config),
+    "recurrent": lambda group: "yes" if is_recurrent(group.config) else "no",
+    "bits/token": lambda group: group.cell("bits_per_token"),
+    "bits/byte": lambda group: group.cell("bits_per_byte"),
+    "steps": SeedGroup.progress,
+    "tokens seen": lambda group: count_cell(group.tokens_seen()),
+    "tokens/s": lambda group: count_cell(group.tokens_per_second()),
+}
+
+
+def cells(group: SeedGroup, columns: Sequence[str]) -> list[str]:
+    """A group's cells in some columns of `CELLS`."""
+    return [CELLS[column](group) for column in columns]
+
+
+def group_table(groups: Sequence[SeedGroup], columns: Sequence[str]) -> TextTable:
+    """A table of groups with some columns of `CELLS`."""
+    return TextTable(columns, [cells(group, columns) for group in groups], ("row",))
+
+
+def marker(group: SeedGroup) -> dict[str, Any]:
+    """How a group's figures are drawn: in its family's colour; hollow if no run is finished."""
+    color = color_of(group.name)
+    return {"fmt": "o", "color": color, "markerfacecolor": color if group.finished else "none"}
+
+
 def common_steps(runs: Iterable[Run]) -> list[int]:
     """The steps at which every run was evaluated, of the runs that ever were."""
     steps = [{point.step for point in run.points} for run in runs if run.points]
@@ -170,10 +223,10 @@ def common_steps(runs: Iterable[Run]) -> list[int]:
 
 
 def group_runs(runs: Iterable[Run]) -> list[SeedGroup]:
-    """Runs grouped by their configuration without the seeds, groups in the order of first runs.
+    """Runs grouped by their configuration without the seeds, in the order of the first runs.
 
     Raises:
-      SelectionError: two runs of the same configuration and the same seeds.
+      SelectionError: two runs have the same configuration and the same seeds.
     """
     groups: dict[ExperimentConfig, dict[tuple[int, int], Run]] = {}
     for run in runs:
@@ -193,6 +246,5 @@ def group_runs(runs: Iterable[Run]) -> list[SeedGroup]:
 
 def _without_seeds(config: ExperimentConfig) -> ExperimentConfig:
     data = dataclasses.replace(config.data, seed=0)
-    return dataclasses.replace(
-        config, data=data, training=dataclasses.replace(config.training, seed=0)
-    )
+    training = dataclasses.replace(config.training, seed=0)
+    return dataclasses.replace(config, data=data, training=training)

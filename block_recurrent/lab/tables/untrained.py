@@ -16,23 +16,29 @@ def lzma_bits_per_byte(documents: Sequence[Document]) -> float:
     return 8 * compressed / sum(map(len, texts))
 
 
-def order_2_bits_per_byte(train: Sequence[Document], documents: Sequence[Document]) -> float:
-    """Bits per byte of a model with contexts of two bytes, counted over all training documents.
+class Order2Model:
+    """A model of bytes with contexts of two bytes, counted over all training documents.
 
-    Counts are smoothed with the model one order lower by Witten and Bell's rule: a context that was
-    followed by t different bytes in n places gives t / (n + t) to the lower order.
+    Counts are smoothed with the model one order lower by Witten and Bell's rule: a context that
+    occurred n times and was followed by t different bytes gives t / (n + t) to the lower order.
     """
-    counts = np.bincount(np.concatenate([_codes(document) for document in train]), minlength=256**3)
-    orders = [_Order(counts.reshape(-1, 256**size).sum(0)) for size in (1, 2, 3)]
-    bits, total = 0.0, 0
-    for document in documents:
-        codes = _codes(document)
-        probability = np.full(len(codes), 1 / 256)
-        for order in orders:
-            probability = order.smooth(codes, probability)
-        bits -= float(np.log2(probability).sum())
-        total += len(codes)
-    return bits / total
+
+    def __init__(self, train: Sequence[Document]):
+        codes = np.concatenate([_codes(document) for document in train])
+        counts = np.bincount(codes, minlength=256**3)
+        self._orders = [_Order(counts.reshape(-1, 256**size).sum(0)) for size in (1, 2, 3)]
+
+    def bits_per_byte(self, documents: Sequence[Document]) -> float:
+        """Bits per byte of all documents together."""
+        bits, total = 0.0, 0
+        for document in documents:
+            codes = _codes(document)
+            probability = np.full(len(codes), 1 / 256)
+            for order in self._orders:
+                probability = order.smooth(codes, probability)
+            bits -= float(np.log2(probability).sum())
+            total += len(codes)
+        return bits / total
 
 
 def _codes(document: Document) -> np.ndarray:
@@ -50,12 +56,12 @@ class _Order:
 
     def __init__(self, counts: np.ndarray):
         self.counts = counts
-        self.places = counts.reshape(-1, 256).sum(1)
+        self.totals = counts.reshape(-1, 256).sum(1)
         self.kinds = np.count_nonzero(counts.reshape(-1, 256), 1)
 
     def smooth(self, codes: np.ndarray, lower: np.ndarray) -> np.ndarray:
         """The probabilities of bytes from those of the order below."""
         codes = codes % len(self.counts)
-        places, kinds = self.places[codes // 256], self.kinds[codes // 256]
-        smoothed = (self.counts[codes] + kinds * lower) / np.maximum(places + kinds, 1)
-        return np.where(places > 0, smoothed, lower)
+        totals, kinds = self.totals[codes // 256], self.kinds[codes // 256]
+        smoothed = (self.counts[codes] + kinds * lower) / np.maximum(totals + kinds, 1)
+        return np.where(totals > 0, smoothed, lower)

@@ -4,23 +4,23 @@ import numpy as np
 import pytest
 
 from block_recurrent.lab.analysis.context_length import (
-    Places,
+    Sample,
     context_gains,
     context_lengths,
     context_losses,
-    sample_places,
+    sample_positions,
 )
 from tests.helpers import read
 from tests.lab.analysis.corpora import corpus_of, model_of
 
 TEXT = "all happy families are alike; every unhappy family is unhappy in its own way."
 CORPUS = corpus_of(TEXT, TEXT[5:30])
-PLACES = Places(np.array([0, 0, 1]), np.array([40, 76, 24]))
+SAMPLE = Sample(np.array([0, 0, 1]), np.array([40, 76, 24]))
 
 
 def losses_of(model, lengths, lanes=2, **options):
     options = {"segment_length": 8, "lanes": lanes} | options
-    return context_losses(model, CORPUS, PLACES, lengths, **options)
+    return context_losses(model, CORPUS, SAMPLE, lengths, **options)
 
 
 @pytest.mark.parametrize("layers", [(), (1,)], ids=["slide", "recurrent"])
@@ -29,7 +29,7 @@ def test_exactly_the_tokens_before_are_read(layers):
     found = losses_of(model, lengths)
     assert found.shape == (4, 3)
     for row, context in enumerate(lengths):
-        for column, (document, position) in enumerate(zip(*PLACES, strict=True)):
+        for column, (document, position) in enumerate(zip(*SAMPLE, strict=True)):
             begin = CORPUS.span(document)[0] + position
             tokens = np.zeros((1, 24), np.int32)
             tokens[0, :context] = CORPUS.tokens[begin - context : begin]
@@ -58,12 +58,12 @@ def test_lengths_double_as_far_as_there_is_text():
     assert context_lengths(CORPUS, 80, 1000) == []
 
 
-def test_places_have_their_context_and_do_not_repeat():
-    places = sample_places(CORPUS, 20, 1000)
-    pairs = set(zip(*(part.tolist() for part in places), strict=True))
+def test_sampled_positions_have_their_context_and_do_not_repeat():
+    sample = sample_positions(CORPUS, 20, 1000)
+    pairs = set(zip(*(part.tolist() for part in sample), strict=True))
     expected = {(0, n) for n in range(20, len(TEXT))} | {(1, n) for n in range(20, 25)}
-    assert pairs == expected and len(places.document) == len(expected)
-    assert len(sample_places(CORPUS, 20, 7).document) == 7
+    assert pairs == expected and len(sample.document) == len(expected)
+    assert len(sample_positions(CORPUS, 20, 7).document) == 7
 
 
 def test_gains_and_lengths_of_known_losses():

@@ -1,6 +1,5 @@
-"""Laws of the losses of tokens: those of evaluation, token by token."""
+"""Laws of the losses of tokens, and of the bootstrap over documents."""
 
-import math
 from types import SimpleNamespace
 
 import jax
@@ -11,11 +10,11 @@ from block_recurrent.config import DataConfig, ExperimentConfig, TrainingConfig
 from block_recurrent.lab.analysis import token_losses
 from block_recurrent.lab.analysis.token_losses import (
     Reach,
-    bits,
+    estimate,
+    nats_of,
     position_edges,
     reach_of,
     sums_by_position,
-    target_nats,
 )
 from block_recurrent.training.evaluation import evaluate
 from tests.lab.analysis.corpora import TEXTS, corpus_of, model_of
@@ -40,7 +39,6 @@ def test_their_sum_is_that_of_evaluation(layers, clear):
     found = losses_of(model, clear_states=clear)
     assert [len(x) for x in found] == [CORPUS.length(index) for index in range(3)]
     assert sum(x.sum() for x in found) == pytest.approx(expected.nats, rel=1e-6)
-    assert bits(found) == pytest.approx(expected.bits_per_token, rel=1e-6)
 
 
 def test_they_depend_on_neither_lanes_nor_segments():
@@ -62,7 +60,7 @@ def test_they_are_those_of_the_logits_also_piece_by_piece(monkeypatch):
     expected = -np.take_along_axis(np.asarray(log_p), targets[..., None], -1)[..., 0]
     for most in (2**26, 2 * 2 * 256, 1):  # all positions, two, or one at a time
         monkeypatch.setattr(token_losses, "LOGITS_AT_ONCE", most)
-        np.testing.assert_allclose(target_nats(model, features, targets), expected, rtol=1e-5)
+        np.testing.assert_allclose(nats_of(model, features, targets), expected, rtol=1e-5)
 
 
 def test_positions_are_summed_between_edges():
@@ -74,10 +72,30 @@ def test_positions_are_summed_between_edges():
     assert counts.tolist() == [[2, 2, 4, 1], [2, 1, 0, 0]]
 
 
-def test_bits_are_per_token_not_per_document():
-    assert bits([np.full(3, math.log(2)), np.full(1, 5 * math.log(2))]) == pytest.approx(2.0)
-
-
 def test_reach_is_that_of_all_windows_and_nothing_without_a_window():
     assert reach_of(model_of().config) == Reach(4, 12)
     assert reach_of(SimpleNamespace(vocab_size=256, num_layers=2)) == Reach(0, 0)
+
+
+def test_equal_documents_leave_no_doubt():
+    found = estimate(np.full(5, 6.0), np.full(5, 3.0))
+    assert found.mean == found.low == found.high == 2.0
+
+
+def test_the_mean_is_over_tokens():
+    assert estimate(np.array([1.0, 30.0]), np.array([1.0, 3.0])).mean == 31 / 4
+
+
+def test_the_interval_is_about_that_of_the_normal_distribution():
+    values = np.random.default_rng(0).normal(1.0, 2.0, 400)
+    found = estimate(values * 10, np.full(400, 10.0))
+    low, high = values.mean() + np.array([-1.96, 1.96]) * values.std() / 20
+    np.testing.assert_allclose([found.low, found.high], [low, high], atol=0.03)
+
+
+def test_what_few_documents_have_has_no_interval():
+    sums, counts = np.array([[4.0, 2.0, 0.0], [2.0, 0.0, 0.0]]), np.array([[2, 1, 0], [2, 0, 0]])
+    found = estimate(sums, counts)
+    np.testing.assert_array_equal(found.mean, [1.5, 2.0, np.nan])
+    np.testing.assert_array_equal(np.isnan(found.low), [False, True, True])
+    assert np.isnan(estimate(sums[:1], counts[:1]).high).all()

@@ -143,7 +143,7 @@ def fake(name: str = "v5e", devices: int = 1) -> target.Target:
 
 def test_lanes_that_cannot_be_shared_out_are_an_error():
     with pytest.raises(
-        ConfigError, match="4 lanes cannot be shared out evenly among 3 groups of devices"
+        ConfigError, match="a batch of 4 rows cannot be sharded evenly over 3 groups of devices"
     ):
         report.compile_step(tiny(), fake(devices=3))
 

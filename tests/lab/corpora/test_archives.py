@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from block_recurrent.data.errors import DataError
+from block_recurrent.data.documents import DataError
 from block_recurrent.lab.corpora.archives import Limits, files_below, read_archive, safe_name
 from block_recurrent.lab.corpora.entries import Unusable
 

@@ -4,8 +4,10 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from block_recurrent.data import DataError, split_of
 from block_recurrent.data.tfds_reader import TfdsDirectory
-from block_recurrent.lab.corpora import shards
+from block_recurrent.lab.corpora import corpus_files
 from block_recurrent.lab.corpora.corpus_writer import Interrupted, prepare
 from block_recurrent.lab.corpora.entries import Content, Entry, Unusable
 
@@ -154,7 +156,23 @@ def test_a_limit_holds_for_every_split_and_a_split_may_be_empty(tmp_path):
     assert "validation" not in texts(tmp_path / "d")
 
 
-@pytest.mark.parametrize("stop_after", [0, 5, 13, 14, 30, 41, 60, 80])
+class Counted(Listed):
+    """Counts how often each document is read."""
+
+    def __init__(self, documents=BOOKS, splits=None):
+        super().__init__(documents, splits)
+        self.reads: Counter[str] = Counter()
+
+    def entries(self) -> Iterator[Entry]:
+        for entry in super().entries():
+            yield entry._replace(read=lambda entry=entry: self.read(entry))
+
+    def read(self, entry: Entry) -> Content:
+        self.reads[split_of(entry.id, 20, 20)] += 1
+        return entry.read()
+
+
+@pytest.mark.parametrize("stop_after", [0, 13, 41, 43, 55, 60, 80])
 def test_stopped_and_continued_is_as_in_one_go(whole, tmp_path, stop_after):
     path, calls = tmp_path / "corpus", iter(range(1000))
     with pytest.raises(Interrupted):
@@ -165,30 +183,83 @@ def test_stopped_and_continued_is_as_in_one_go(whole, tmp_path, stop_after):
     assert os.listdir(tmp_path) == ["corpus"]
 
 
-def test_what_is_finished_is_not_read_again(tmp_path):
-    steps: list = []
+def interrupted_in(split: str, path: Path, source=None) -> None:
+    """Stops the writing of a corpus with the third document of a split."""
+    reports = Counter()
+
+    def report(progress):
+        reports[progress.split] += 1
+
     with pytest.raises(Interrupted):
-        write(tmp_path / "c", report=steps.append, stop=lambda: len(steps) > 60)
-    read = steps[-1].documents
-    write(tmp_path / "c", report=steps.append)
-    assert 0 < steps[-1].documents - steps[-1].new_documents <= read
-    assert steps[-1].documents == steps[-1].total == 42
+        write(path, source, report=report, stop=lambda: reports[split] > 2)
+    assert not path.exists() and path.with_name("c.partial").is_dir()
+
+
+def test_a_finished_split_is_kept_and_an_unfinished_one_is_read_from_its_start(whole, tmp_path):
+    source = Counted()
+    interrupted_in("train", tmp_path / "c", source)
+    before = Counter(source.reads)
+    assert before["train"] == 3
+    interrupted_in("train", tmp_path / "c", source)  # once more: splits that were kept stay kept
+    progress = []
+    write(tmp_path / "c", source, report=progress.append)
+    assert source.reads == before | {"train": 6 + len(source.documents) - before.total() + 3}
+    assert progress[-1].documents == progress[-1].total == 42
+    assert tree(tmp_path / "c") == tree(whole)
+
+
+def damaged_shard(partial: Path) -> None:
+    shard = next((partial / "corpus").glob("*-test.*"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+
+
+DAMAGES = {
+    "a flipped bit": damaged_shard,
+    "a missing shard": lambda partial: next((partial / "corpus").glob("*-test.*")).unlink(),
+    "a torn record": lambda partial: (partial / "test.json").write_text('{"name": "te'),
+    "no record": lambda partial: (partial / "validation.json").unlink(),
+    "a foreign record": lambda partial: (partial / "test.json").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_split_whose_digests_are_wrong_is_written_anew(whole, tmp_path, damage):
+    interrupted_in("train", tmp_path / "c")
+    damage(tmp_path / "c.partial")
+    write(tmp_path / "c")
+    assert tree(tmp_path / "c") == tree(whole)
+
+
+def test_other_options_and_other_raw_data_begin_anew(tmp_path):
+    for number, (source, options) in enumerate(
+        [
+            (Listed(BOOKS), {"limit": 3, "validation_percent": 10}),
+            (Listed(BOOKS), {"name": "another"}),
+            (Listed({**BOOKS, "new": "A"}, {"new": "test"}), {}),
+            (Listed({**BOOKS, "new": str(BOOKS["book/1"])}, {"new": "validation"}), {}),
+        ]
+    ):
+        interrupted_in("train", tmp_path / "c")
+        write(tmp_path / "c", source, overwrite=True, **options)
+        write(tmp_path / str(number), source, **options)
+        assert tree(tmp_path / "c") == tree(tmp_path / str(number))
+        shutil.rmtree(tmp_path / "c")
 
 
 KILLS = """
 import os, signal
 from tests.lab.corpora import test_corpus_writer as t
-from block_recurrent.lab.corpora import corpus_writer, journal
+from block_recurrent.lab.corpora import corpus_writer
 from pathlib import Path
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-def at_record(number):
-    def report(progress):
-        if progress.split and progress.new_documents == number:
-            die()
-    return report
+def at_report(number):
+    numbers = iter(range(1000))
+    return lambda progress: die() if next(numbers) == number else None
 
 def child(path, prepared=lambda: None, **options):
     pid = os.fork()
@@ -209,61 +280,46 @@ root = Path({root!r})
 """
 
 
-def run_children(root: Path, program: str) -> str:
-    head = KILLS.format(root=str(root))
+def test_killed_anywhere_and_continued_is_as_in_one_go(whole, tmp_path):
+    """Also where array_record cannot write, which is never taken for success."""
+    program = """
+import resource
+
+def small():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000))
+
+for number in (1, 43, 55, 70, 60):
+    assert child(root / "corpus", report=at_report(number)) == -signal.SIGKILL
+    assert not (root / "corpus").exists()
+for name in ("write_whole", "sha256_of", "describe", "write_manifest", "_move"):
+    assert child(root / "corpus", patch(corpus_writer, name)) == -signal.SIGKILL
+    assert not (root / "corpus").exists()
+assert child(root / "corpus") == 0
+assert child(root / "full", small) == 1
+assert not (root / "full").exists()
+assert child(root / "full") == 0
+late = lambda: setattr(corpus_writer, "remove", lambda path: path.suffix == ".partial" and die())
+assert child(root / "late", late) == -signal.SIGKILL
+assert (root / "late").exists()
+assert child(root / "late", overwrite=True) == 0
+"""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", head + program],
-        cwd=Path(__file__).parents[2],
+        [sys.executable, "-W", "error", "-c", KILLS.format(root=str(tmp_path)) + program],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert "array_record-00000 cannot be written: " in done.stdout
+    assert "File too large" in done.stdout
+    for name in ("corpus", "full", "late"):
+        assert tree(tmp_path / name) == tree(whole)
+    assert sorted(os.listdir(tmp_path)) == ["corpus", "full", "late"]
 
 
-def test_killed_anywhere_and_continued_is_as_in_one_go(whole, tmp_path):
-    run_children(
-        tmp_path,
-        """
-for number in (1, 2, 7, 12, 3):
-    assert child(root / "corpus", report=at_record(number)) == -signal.SIGKILL
-    assert not (root / "corpus").exists()
-with (root / "corpus.partial" / "journal.jsonl").open("a") as file:
-    file.write('{"split": "tr')
-for module, name in [
-    (corpus_writer, "describe"), (corpus_writer, "write_manifest"), (corpus_writer, "_move")
-]:
-    assert child(root / "corpus", patch(module, name)) == -signal.SIGKILL
-    assert not (root / "corpus").exists()
-assert child(root / "corpus") == 0
-assert child(root / "late", patch(journal.Partial, "remove")) == -signal.SIGKILL
-assert child(root / "late", overwrite=True) == 0
-""",
-    )
-    assert tree(tmp_path / "corpus") == tree(tmp_path / "late") == tree(whole)
-    assert sorted(os.listdir(tmp_path)) == ["corpus", "late"]
-
-
-def test_a_failed_write_is_never_taken_for_success(whole, tmp_path):
-    said = run_children(
-        tmp_path,
-        """
-import resource
-def small():
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000))
-
-assert child(root / "corpus", small) == 1
-assert not (root / "corpus").exists()
-assert child(root / "corpus") == 0
-""",
-    )
-    assert "array_record-00000 cannot be written: File too large; when it can be, the same" in said
-    assert tree(tmp_path / "corpus") == tree(whole)
-
-
-def test_a_full_disk_is_a_sentence_and_not_the_end(whole, tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_and_not_the_end(whole, tmp_path, monkeypatch):
     path, real, calls = tmp_path / "corpus", os.fsync, iter(range(100))
 
     def full_later(handle):
@@ -273,54 +329,20 @@ def test_a_full_disk_is_a_sentence_and_not_the_end(whole, tmp_path, monkeypatch)
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full_later)
-        with pytest.raises(DataError, match=r"corpus.partial.*No space left on device; free about"):
+        with pytest.raises(DataError, match=r"corpus.partial.*No space left on device.*continues"):
             write(path)
     assert not path.exists()
     write(path)
     assert tree(path) == tree(whole)
 
 
-def test_the_words_of_array_record_for_a_full_disk_are_known(tmp_path):
-    message = "write() failed: No space left on device; writing x; at byte 1048576; Failed to close"
-    with pytest.raises(shards.WriteError) as caught, shards.writing(tmp_path):
-        raise RuntimeError(message)
-    assert caught.value.full
-
-
-def test_a_shard_that_does_not_read_as_written_is_no_success(tmp_path, monkeypatch):
-    writer = shards.ShardWriter(tmp_path / "s")
+def test_a_shard_that_does_not_read_as_written_is_no_success(tmp_path):
+    writer = corpus_files.ShardWriter(tmp_path / "s")
     writer.write(b"a")
     writer.write(b"b")
-    monkeypatch.setattr(writer, "_count", 3)
-    with pytest.raises(shards.WriteError, match="it does not read as it was written, 2 records"):
+    writer.count = 3
+    with pytest.raises(DataError, match="s cannot be written: it does not read as it was written"):
         writer.close()
-
-
-def interrupted(path: Path) -> None:
-    steps: list = []
-    with pytest.raises(Interrupted):
-        write(path, report=steps.append, stop=lambda: len(steps) > 60)
-    assert (path.parent / "c.partial").exists()
-
-
-def test_other_options_do_not_continue_but_restart_does(tmp_path):
-    path = tmp_path / "c"
-    interrupted(path)
-    with pytest.raises(DataError) as caught:
-        write(path, validation_percent=10, limit=3)
-    assert "c.partial was begun with limit = null, now 3; validation_percent = 20, now 10" in str(
-        caught.value
-    )
-    assert "--restart" in str(caught.value)
-    write(path, validation_percent=10, limit=3, restart=True)
-    write(tmp_path / "d", validation_percent=10, limit=3)
-    assert tree(path) == tree(tmp_path / "d")
-
-
-def test_other_raw_data_does_not_continue(tmp_path):
-    interrupted(tmp_path / "c")
-    with pytest.raises(DataError, match="not those that an earlier call found.*--restart"):
-        write(tmp_path / "c", Listed({**BOOKS, "new": "A"}, {"new": "test"}))
 
 
 def test_an_error_before_the_first_shard_leaves_nothing(tmp_path):
@@ -351,9 +373,7 @@ def test_nothing_is_replaced_unasked_and_nothing_but_a_corpus_at_all(whole, tmp_
         (tmp_path / name).mkdir()
         (tmp_path / name / "precious").touch()
         with pytest.raises(DataError, match=rf"{name} exists and is no .*--output"):
-            write(
-                tmp_path / name[0] if name == "e" else tmp_path / "e", restart=True, overwrite=True
-            )
+            write(tmp_path / "e", overwrite=True)
         (tmp_path / name / "precious").unlink()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from block_recurrent.data.errors import DataError
+from block_recurrent.data.documents import DataError
 from block_recurrent.lab.corpora.archives import Limits
 from block_recurrent.lab.corpora.entries import Content, Unusable
 from block_recurrent.lab.corpora.latex import LatexBundles, arxiv_id
@@ -380,10 +380,9 @@ def test_limits_are_those_given(tmp_path):
 
 
 def test_a_long_chain_of_inputs_is_read(paper):
-    files = {f"{n}.tex": f"{n}\\input{{{n + 1}}}" for n in range(3000)} | {
-        "m.tex": MAIN % "\\input 0"
-    }
-    assert order(paper(files), files) == ["m.tex", *(f"{n}.tex" for n in range(3000))]
+    files = {"m.tex": MAIN % "\\input 0"}  # longer than Python lets functions call themselves
+    files |= {f"{n}.tex": f"{n}\\input{{{n + 1}}}" for n in range(1100)}
+    assert paper(files).text == "\n".join(files.values())
 
 
 RECORDS = [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from block_recurrent.data.errors import DataError
+from block_recurrent.data.documents import DataError
 from block_recurrent.lab.corpora import repositories
 from block_recurrent.lab.corpora.entries import Content, Unusable
 from block_recurrent.lab.corpora.repositories import EXTENSIONS, Repositories
@@ -53,7 +53,7 @@ def read(*directories: Path, **options) -> dict[str, Content]:
     return {entry.id: entry.read() for entry in Repositories(directories, **options).entries()}
 
 
-@pytest.fixture(params=["git", "bare", "packed", "tree"])
+@pytest.fixture(params=["bare", "packed", "tree"])
 def repository(request, tmp_path):
     """Returns the content of a repository with these files, of every kind."""
 
@@ -118,21 +118,18 @@ def test_skipped_files_are_counted_by_reason(repository, reason, files):
     assert content.skipped == {reason: len(files)}
 
 
-def test_vendored_folders_can_be_chosen(repository):
-    content = repository({"vendor/a.c": "A", "mine/b.c": "B"}, vendored=["mine"])
-    assert content.text == "A" and content.skipped == {"vendored": 1}
-
-
 def test_invalid_utf8_is_replaced_and_noted(repository):
     content = repository({"a.c": b"a\xffb"})
     assert content.text == "a\ufffdb" and content.repaired
 
 
-def test_a_repository_over_the_bound_is_unusable(repository):
+def test_a_repository_over_the_bound_is_unusable(repository, monkeypatch):
     files = {"a.c": "a" * 50, "b.c": "b" * 50, "vendor/c.c": "c" * 50}
-    assert len(repository(files, max_bytes=100).text) == 101
+    monkeypatch.setattr(repositories, "MAX_BYTES", 100)
+    assert len(repository(files).text) == 101
+    monkeypatch.setattr(repositories, "MAX_BYTES", 99)
     with pytest.raises(Unusable, match="^repository too large$"):
-        repository(files, max_bytes=99)
+        repository(files)
 
 
 def test_a_repository_without_source_files_is_unusable_and_counts_what_it_skipped(repository):
@@ -277,10 +274,10 @@ def test_a_bomb_of_trees_is_unusable(tmp_path, monkeypatch, bound):
         )
         entry, mode, kind = made.stdout.strip(), "040000", "tree"
     bomb = git(folder, "commit-tree", "-m", "bomb", entry)
-    if bound == "listing":
-        monkeypatch.setattr(repositories, "_LISTING_BYTES", 10_000)
+    limit = {"listing": ("_LISTING_BYTES", 10_000), "bytes": ("MAX_BYTES", 999_999)}[bound]
+    monkeypatch.setattr(repositories, *limit)
     with pytest.raises(Unusable, match="^repository too large$"):
-        read(folder, commit=bomb, **({} if bound == "listing" else {"max_bytes": 999_999}))
+        read(folder, commit=bomb)
 
 
 def test_a_folder_of_repositories_is_not_a_document(tmp_path):
@@ -302,7 +299,7 @@ def test_each_child_makes_every_folder_a_document(tmp_path):
     sha = commit(tmp_path / "g", {"g.py": "G"})
     put(tmp_path, {"g/g.py": "changed", "p/p.py": "P", "p/q/q.py": "Q", "loose.py": "L"})
     (tmp_path / "link").symlink_to("p")
-    source = Repositories(tmp_path, each_child=True)
+    source = Repositories([tmp_path], each_child=True)
     contents = {entry.id: entry.read() for entry in source.entries()}
     assert {name: content.text for name, content in contents.items()} == {"g": "G", "p": "P\nQ"}
     assert contents["g"].link == f"commit:{sha}" and contents["p"].link == ""
@@ -336,7 +333,7 @@ def test_two_repositories_with_one_id_are_an_error_that_names_both(tmp_path):
 )
 def test_values_that_cannot_be_meant_are_errors_at_once(tmp_path, options, message):
     with pytest.raises(DataError, match=message):
-        Repositories(tmp_path, **options)
+        Repositories([tmp_path], **options)
 
 
 def test_a_missing_directory_is_an_error_at_once(tmp_path):

@@ -10,7 +10,7 @@ from block_recurrent.lab.tables import curves
 from block_recurrent.lab.tables.seed_groups import group_runs
 from block_recurrent.runs import reading
 from experiments import curves as program
-from tests.synthetic_runs import TARGETS, exit_status, small, write_run
+from tests.synthetic_runs import TARGETS, small, write_run
 
 BITS = {"rec_fixed_skip": [2.0, 2.25, 1.75], "slide_4l": [2.125, 2.25, 2.0]}
 
@@ -71,7 +71,9 @@ def test_a_finished_run_and_an_unfinished_one_make_no_pair(tmp_path):
     going = write_run(tmp_path / "going", small("slide_4l"), [3.0, 2.0])
     section = sections_of([done, going])["books"]
     assert section.differences(section.groups[0]) == {}
-    table = curves.make_page({"books": section}).tables["books: differences to Slide:4L"]
+    table = curves.make_page({"books": section}, lambda figure: None).tables[
+        "books: differences to Slide:4L"
+    ]
     assert table.rows[0][-4:] == ["-", "-", "-", "0"] and table.rows[1][4] == "2.0000 @2"
 
 
@@ -99,11 +101,6 @@ def test_rows_of_a_family_look_different(tmp_path):
     section = sections_of(folders, "Slide:3L")["books"]
     first, second = map(section.style, section.groups)
     assert first["color"] == second["color"] and first["linestyle"] != second["linestyle"]
-
-
-@pytest.mark.parametrize("arguments", [[], ["/no/run"], ["--against"]], ids=str)
-def test_wrong_calls_end_in_status_2(arguments, capsys):
-    assert exit_status(program.main, *arguments) == 2 and "error: " in capsys.readouterr().err
 
 
 def test_a_reference_that_no_row_has_ends_in_status_2(tmp_path, capsys):

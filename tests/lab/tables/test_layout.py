@@ -3,13 +3,15 @@
 import builtins
 import json
 import math
+import sys
 
+import numpy as np
 import pytest
 
-from block_recurrent.lab.tables.layout import Page, TextTable, present, short_count, write_files
+from block_recurrent.lab.tables.layout import Page, TextTable, publish, short_count
 
 
-def test_tables_say_the_same_in_every_form(tmp_path):
+def test_tables_say_the_same_in_every_form(tmp_path, capsys):
     table = TextTable(["row", "figure"], [["a", "1"], ["long", "23"]], ("row",))
     assert table.text().splitlines() == [
         "row   figure",
@@ -18,14 +20,19 @@ def test_tables_say_the_same_in_every_form(tmp_path):
         "long      23",
     ]
     assert table.markdown().splitlines()[1:] == ["| --- | ---: |", "| a | 1 |", "| long | 23 |"]
-    page = Page({"": table, "more": table}, "What it is.", {"x": math.nan, "y": (1, math.inf)})
+    values = {"x": math.nan, "y": (1, math.inf), "z": np.arange(2)}
+    tables, draw = {"": table, "more": table}, lambda figure: None
+    page = Page("t", tables, "What it is.", values, {"t": draw}, {"details": table})
     assert page.text().startswith("row") and "\n\nmore\n\nrow" in page.text()
-    markdown, data, picture = write_files(
-        tmp_path / "new", "t", page.markdown, page.data, lambda figure: None
-    )
-    assert "## more" in markdown.read_text() and "(t.png)" in markdown.read_text()
-    assert json.loads(data.read_text()) == {"x": None, "y": [1, None]}
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    publish(page, tmp_path / "new")
+    markdown = (tmp_path / "new/t.md").read_text()
+    assert "## more" in markdown and "## details" in markdown and "(t.png)" in markdown
+    found = json.loads((tmp_path / "new/t.json").read_text())
+    assert found == {"x": None, "y": [1, None], "z": [0, 1]}
+    assert (tmp_path / "new/t.png").read_bytes().startswith(b"\x89PNG")
+    shown = capsys.readouterr().out
+    assert shown.startswith(page.text()) and "details" not in shown
+    assert all(f"written to {path}" in shown for path in (tmp_path / "new").iterdir())
 
 
 def test_files_are_written_though_nobody_reads_what_is_printed(tmp_path, monkeypatch):
@@ -33,10 +40,20 @@ def test_files_are_written_though_nobody_reads_what_is_printed(tmp_path, monkeyp
         raise BrokenPipeError
 
     monkeypatch.setattr(builtins, "print", gone)
-    page = Page({"": TextTable(["row"], [["a"]], ("row",))}, "What it is.", {})
+    table, draw = TextTable(["row"], [["a"]], ("row",)), lambda figure: None
+    page = Page("t", {"": table}, "What it is.", {}, {"t": draw})
     with pytest.raises(BrokenPipeError):
-        present(page, lambda figure: None, tmp_path, "t")
+        publish(page, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"t.md", "t.json", "t.png"}
+
+
+def test_without_matplotlib_there_is_everything_but_the_picture(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    table, draw = TextTable(["row"], [["a"]], ("row",)), lambda figure: None
+    publish(Page("t", {"": table}, "What it is.", {}, {"t": draw}), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"t.md", "t.json"}
+    assert "![" not in (tmp_path / "t.md").read_text()
+    assert capsys.readouterr().out.count("no picture: pip install '.[plots]'") == 1
 
 
 def test_counts_are_short():

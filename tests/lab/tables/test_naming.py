@@ -3,16 +3,17 @@
 import pytest
 
 from block_recurrent import gin_files
-from block_recurrent.lab.tables.layout import FAMILIES, family
+from block_recurrent.lab.tables.layout import FAMILIES
 from block_recurrent.lab.tables.naming import (
+    ROWS,
     column,
     distinct_names,
-    paper_row,
-    paper_rows,
+    family,
     row_name,
     window_of,
 )
 from block_recurrent.lab.tables.paper import TABLE_1
+from block_recurrent.lab.tables.rows import paper_row, paper_rows
 from tests.synthetic_runs import load, paper, small
 
 
@@ -20,7 +21,8 @@ def test_every_row_of_the_paper_has_its_own_name():
     names = [row_name(row.config) for row in paper_rows()]
     assert names == [row.paper for row in paper_rows()]
     assert all(paper_row(row.config) is row for row in paper_rows())
-    assert set(TABLE_1) <= set(names)
+    assert set(TABLE_1) <= set(names) < set(ROWS.values())
+    assert set(map(family, ROWS.values())) == set(FAMILIES)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ PROGRAMS = {"table1": table1, "table2": table2, "scaling": scaling, "curves": cu
 def test_a_program_over_all_folders_says_the_same_when_its_own_output_is_among_them(
     name, tmp_path, capsys, monkeypatch
 ):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # pictures take time
     monkeypatch.chdir(tmp_path)
     write_run(Path("runs/a"), paper("slide_13l"), [2.0])
     said = []
@@ -42,24 +43,8 @@ def test_a_folder_that_does_not_exist_is_refused_beside_runs(tmp_path, capsys):
     assert f"{missing} holds no run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [[], ["/no/such/run"], ["--outptu=x", "."]], ids=str)
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_without_matplotlib_there_is_everything_but_the_picture(
-    name, tmp_path, capsys, monkeypatch
-):
-    write_run(tmp_path / "a", paper("slide_13l"), [2.0])
-    main = PROGRAMS[name].main
-    with_picture, without = tmp_path / "with", tmp_path / "without"
-    assert main([str(tmp_path / "a"), f"--output={with_picture}"]) == 0
-    shown = capsys.readouterr().out.partition("written to")[0]
-    for module in [module for module in sys.modules if module.startswith("matplotlib.")]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert main([str(tmp_path / "a"), f"--output={without}"]) == 0
-    output = capsys.readouterr().out
-    assert output.startswith(shown)
-    assert output.splitlines().count("no picture: pip install '.[plots]'") == 1
-    assert sorted(path.name for path in without.iterdir()) == [f"{name}.json", f"{name}.md"]
-    assert (without / f"{name}.json").read_text() == (with_picture / f"{name}.json").read_text()
-    full, plain = ((f / f"{name}.md").read_text() for f in (with_picture, without))
-    assert ".png" in full and ".png" not in plain
-    assert plain.rstrip() == full.partition("![")[0].rstrip()
+def test_wrong_calls_end_in_status_2(name, arguments, capsys):
+    assert exit_status(PROGRAMS[name].main, *arguments) == 2
+    assert "error: " in capsys.readouterr().err

@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from block_recurrent.lab.tables import scaling
 from block_recurrent.lab.tables.seed_groups import group_runs
 from block_recurrent.runs import reading
@@ -48,9 +46,3 @@ def test_a_run_without_figures_is_in_the_table_and_not_in_the_picture(tmp_path, 
     assert data["columns"]["latex, bytes"][0]["bits_per_token"]["mean"] is None
     assert (tmp_path / "out/scaling.png").read_bytes().startswith(b"\x89PNG")
     assert "latex, bytes" in (tmp_path / "out/scaling.md").read_text()
-
-
-def test_wrong_calls_end_in_status_2(capsys):
-    with pytest.raises(SystemExit) as caught:
-        program.main([])
-    assert caught.value.code == 2 and "WORKDIR" in capsys.readouterr().err

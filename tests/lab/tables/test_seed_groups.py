@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from block_recurrent.lab.tables.seed_groups import group_runs, summarize
+from block_recurrent.lab.tables.seed_groups import group_runs, spread
 from block_recurrent.runs import reading
 from tests.synthetic_runs import small, write_run
 
@@ -57,7 +57,7 @@ def test_figures_are_of_finished_runs_or_of_a_step_that_all_have(tmp_path):
 @pytest.mark.parametrize("n", [2, 3, 7])
 def test_mean_and_spread_are_numpys(n):
     values = np.random.default_rng(n).normal(2.0, 0.1, n).tolist()
-    found = summarize(values)
+    found = spread(values)
     np.testing.assert_allclose(
         [found.mean, found.deviation], [np.mean(values), np.std(values, ddof=1)]
     )
@@ -68,5 +68,5 @@ def test_mean_and_spread_are_numpys(n):
 
 
 def test_one_figure_has_no_spread_and_none_no_mean():
-    assert summarize([2.0]) == (2.0, None, None, 1)
-    assert summarize([]) == (None, None, None, 0)
+    assert spread([2.0]) == (2.0, None, None, 1)
+    assert spread([]) == (None, None, None, 0)

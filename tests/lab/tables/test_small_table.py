@@ -2,20 +2,25 @@
 
 import json
 import lzma
-import sys
 
 import pytest
 
 from block_recurrent import gin_files
 from block_recurrent.data import Corpus, Document
 from block_recurrent.lab.benchmark.timing import ratio, time_in_turn
-from block_recurrent.lab.tables.layout import show
+from block_recurrent.lab.tables.layout import publish
 from block_recurrent.lab.tables.naming import segment_of, window_of
 from block_recurrent.lab.tables.paper import TABLE_1, row_figures
-from block_recurrent.lab.tables.rows import recurrent, reference, small_table_rows, table_rows
-from block_recurrent.lab.tables.small_table import SmallTable
-from block_recurrent.lab.tables.train_row import shorten
-from block_recurrent.lab.tables.untrained import lzma_bits_per_byte, order_2_bits_per_byte
+from block_recurrent.lab.tables.rows import (
+    paper_rows,
+    reference,
+    row_at,
+    small_table_rows,
+    table_rows,
+)
+from block_recurrent.lab.tables.small_table import make_page
+from block_recurrent.lab.tables.train import shorten
+from block_recurrent.lab.tables.untrained import Order2Model, lzma_bits_per_byte
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.training.build import abstract_model
 
@@ -46,7 +51,7 @@ def test_rows_differ_from_the_base_only_where_they_must(base):
     assert [row.config.model.window for row in rows[:4]] == [16, 32, 64, 16]
     assert [row.config.model.detach_windows for row in rows[:4]] == [True, True, True, False]
     assert reference(base).config.model.num_layers == base.model.num_layers + 1
-    feedback = recurrent(base, "lstm", "single", feedback=True).config.model
+    feedback = row_at(base, "feedback_lstm_single").config.model
     assert (feedback.gate, feedback.wiring, feedback.feedback) == ("lstm", "single", True)
 
 
@@ -77,12 +82,12 @@ def test_lzma_is_that_of_the_standard_library():
 
 
 def test_order_2_model_is_a_distribution_and_learns_contexts():
-    train = documents("abcabcabc" * 50)
-    assert order_2_bits_per_byte(train, documents("abcabc")) < 0.3
-    assert order_2_bits_per_byte(train, documents("cbacba")) > 3
+    bits_per_byte = Order2Model(documents("abcabcabc" * 50)).bits_per_byte
+    assert bits_per_byte(documents("abcabc")) < 0.3
+    assert bits_per_byte(documents("cbacba")) > 3
     two_bytes = [documents("ab" + chr(byte)) for byte in range(128)]
-    prefix = order_2_bits_per_byte(train, documents("ab")) * 2
-    bits = [order_2_bits_per_byte(train, d) * 3 - prefix for d in two_bytes]
+    prefix = bits_per_byte(documents("ab")) * 2
+    bits = [bits_per_byte(d) * 3 - prefix for d in two_bytes]
     assert 0.9 < sum(2.0**-b for b in bits) <= 1 + 1e-9
 
 
@@ -97,54 +102,42 @@ def test_runs_take_turns():
     assert order == ["a", "b"] * 3
 
 
-def fake_table(base):
+def test_the_page_has_every_row_and_invents_nothing(base, tmp_path):
     results = [
         {
             "row": row.name,
             "paper_row": row.paper,
             "parameters": 1000,
             "segment": 512,
-            "window": 64,
+            "window": None,
             "step_time": 1.0,
             "bits_per_byte": 2.0 + index / 100,
             "paper": row_figures(row.paper)._asdict(),
         }
         for index, row in enumerate(small_table_rows(base))
     ]
-    return SmallTable(results, {"lzma": 2.2, "order 2": 2.9}, "Small models.")
-
-
-def test_report_files_hold_every_row_and_invent_nothing(base, tmp_path):
-    table = fake_table(base)
-    markdown, data, picture = table.write(tmp_path)
-    lines = markdown.read_text().splitlines()
+    publish(make_page(results, {"lzma": 2.2, "order 2": 2.9}, "Small models."), tmp_path)
+    lines = (tmp_path / "table.md").read_text().splitlines()
     cells = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in lines if "|" in line}
     for row in small_table_rows(base):
         shown = [cell.strip() for cell in cells[row.name]][-5:]
         assert [float(x) if x else None for x in shown] == list(row_figures(row.paper))
-    assert len(json.loads(data.read_text())["results"]) == 16
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    columns, rows, _ = table.table()
-    assert all(len(row) == len(columns) for row in rows)
-
-
-def test_without_matplotlib_the_report_has_no_picture(base, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    written = markdown, data = fake_table(base).write(tmp_path)
-    show("the table", written)
-    assert "Small models." in markdown.read_text() and ".png" not in markdown.read_text()
-    assert len(json.loads(data.read_text())["results"]) == 16
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[:3] == ["the table", "", "no picture: pip install '.[plots]'"]
-    assert shown[3:] == [f"written to {path}" for path in written]
-
-
-def test_text_has_the_untrained_baselines_under_the_rows(base):
-    lines = fake_table(base).text().splitlines()
-    assert lines.index("") == 18
-    assert [line.split()[0] for line in lines[19:21]] == ["lzma", "order"]
+    assert [line.split("|")[1].strip() for line in lines if "|" in line][-2:] == ["lzma", "order 2"]
+    assert len(json.loads((tmp_path / "table.json").read_text())["results"]) == 16
+    assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_shortened_documents_are_prefixes():
     corpus = shorten(Corpus(documents("abcdef", "xy")), 3)
     assert [d.text for d in corpus.documents] == ["abc", "xy"]
+
+
+def test_a_row_differs_from_a_base_as_its_gin_file_does_from_the_papers_size(base):
+    for row in table_rows(base):
+        paper = next(other for other in paper_rows() if other.paper == row.paper)
+        model, large = row.config.model, paper.config.model
+        assert model.window * 512 == large.window * base.model.window
+        assert model.num_layers - base.model.num_layers == large.num_layers - 12
+        assert bool(model.recurrent_layers) == bool(large.recurrent_layers)
+        lanes = row.config.data.batch_size * row.config.data.segment_length
+        assert lanes == base.data.batch_size * base.data.segment_length

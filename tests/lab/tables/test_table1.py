@@ -20,7 +20,7 @@ def make_table(*folders):
 
 
 def rows_of(table):
-    """The cells of the paper's table by row, and by place."""
+    """The cells of the paper's table by row."""
     return {row[0]: row[1:] for row in table1.make_page(table).tables[""].rows}
 
 
@@ -114,11 +114,6 @@ def test_files_hold_what_was_printed(tmp_path, capsys):
     markdown = (output / "table1.md").read_text()
     numbers = re.compile(r"\d[\d.,]*")
     assert set(numbers.findall(printed.partition("written")[0])) <= set(numbers.findall(markdown))
-
-
-@pytest.mark.parametrize("arguments", [[], ["/no/such/run"], ["--outptu=x", "."]], ids=str)
-def test_wrong_calls_end_in_status_2(arguments, capsys):
-    assert exit_status(program.main, *arguments) == 2 and "error: " in capsys.readouterr().err
 
 
 def test_other_models_stand_below_without_figures_of_the_paper(tmp_path):

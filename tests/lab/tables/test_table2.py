@@ -88,7 +88,3 @@ def test_the_table_has_runs_on_pg19_and_the_paper(tmp_path, capsys):
     assert run["test"]["perplexity"] == pytest.approx(perplexity)
     assert run["validation"]["published"] is False and run["validation"]["words"] == 200
     assert (output / "table2.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_wrong_calls_end_in_status_2(tmp_path, capsys):
-    assert program.main([str(tmp_path)]) == 2 and "holds no run" in capsys.readouterr().err

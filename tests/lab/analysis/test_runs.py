@@ -3,7 +3,7 @@
 import pytest
 
 from block_recurrent.data import ByteTokenizer, DataError
-from block_recurrent.lab.analysis.documents import lanes_for, one_document, take_documents
+from block_recurrent.lab.analysis.runs import one_document, take_documents
 from tests.lab.analysis.corpora import corpus_of
 
 BYTES = ByteTokenizer()
@@ -21,7 +21,6 @@ def test_some_are_spread_evenly_and_cut():
     taken = take_documents(corpus_of(*(f"{n} text" for n in range(9))), BYTES, 3, 3)
     assert taken.ids == ("d0", "d4", "d8")
     assert bytes(taken.tokens.tolist()) == b"0 t4 t8 t" and taken.ends.tolist() == [3, 6, 9]
-    assert lanes_for(taken, 2) == 2 and lanes_for(taken, 5) == 3
 
 
 def test_a_text_of_ones_own_must_have_some():

@@ -1,19 +1,22 @@
-"""Laws of words, their losses and their distances."""
+"""Laws of words, their losses and their distances, and of the kinds of tokens."""
 
 import numpy as np
 import pytest
 
 from block_recurrent.data import ByteTokenizer
-from block_recurrent.lab.analysis.occurrences import (
+from block_recurrent.lab.analysis.token_losses import Reach
+from block_recurrent.lab.analysis.words import (
     FIRST,
+    KINDS,
     classes,
     distance_edges,
     group_words,
+    kind_of,
+    kinds_of_corpus,
     largest_gains,
     words_of,
     words_of_corpus,
 )
-from block_recurrent.lab.analysis.token_losses import Reach
 from tests.lab.analysis.corpora import corpus_of
 
 
@@ -85,3 +88,26 @@ def test_the_largest_gains_come_first_from_all_documents():
     assert [gain.nats for gain in found] == [5, 4, 3, 2]
     assert [gain.capital for gain in found] == [True, False, True, False]
     assert [gain.identifier for gain in found] == [False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "spelling, kind",
+    [
+        (b"\n", "line breaks"),
+        (b".\r\n", "line breaks"),
+        (b" \t", "other white space"),
+        (b" the", "letters and digits"),
+        (b"7", "letters and digits"),
+        (b"\xc3", "letters and digits"),
+        (b" (", "other"),
+        (b"_", "other"),
+        (b"", "other"),
+    ],
+)
+def test_a_token_is_of_the_kind_of_its_spelling(spelling, kind):
+    assert KINDS[kind_of(spelling)] == kind
+
+
+def test_every_token_of_every_document_has_a_kind():
+    found = kinds_of_corpus(corpus_of("a b\n", "é!"), ByteTokenizer())
+    assert [kinds.tolist() for kinds in found] == [[2, 1, 2, 0], [2, 2, 3]]

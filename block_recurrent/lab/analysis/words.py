@@ -1,4 +1,4 @@
-"""Words: their losses, and how far back they last occurred.
+"""Words and kinds of tokens: a run's gain may lie on names, or on line breaks.
 
 A word is a maximal run of letters, digits and underscores in a document's text, whatever the
 tokenizer; a token counts to the first word that it has a part of, and a word's loss is the sum of
@@ -16,6 +16,7 @@ from block_recurrent.data import TokenizedCorpus, Tokenizer
 from block_recurrent.lab.analysis.token_losses import Reach
 
 FIRST = -1  # the distance of a word that has not occurred before
+KINDS = ("line breaks", "other white space", "letters and digits", "other")
 CLASSES = ("within the window", "beyond the window", "beyond all windows", "first occurrence")
 
 
@@ -41,7 +42,7 @@ class Words(NamedTuple):
 
 
 def words_of(spellings: Sequence[bytes]) -> Words:
-    """The words of a document whose tokens stand for these bytes."""
+    """The words of a document, from the bytes of each token."""
     lengths = np.array([len(spelling) for spelling in spellings], np.int64)
     # Bytes that are not UTF-8, such as a character cut in two, become a character each.
     text = b"".join(spellings).decode("utf-8", "surrogateescape")
@@ -77,10 +78,10 @@ def distances(words: Sequence[str], position: np.ndarray) -> np.ndarray:
     """How far back each word last began, FIRST where it has not occurred, [n]."""
     last: dict[str, int] = {}
     found = np.full(len(words), FIRST)
-    for index, (word, place) in enumerate(zip(words, position.tolist(), strict=True)):
+    for index, (word, begin) in enumerate(zip(words, position.tolist(), strict=True)):
         if word in last:
-            found[index] = place - last[word]
-        last[word] = place
+            found[index] = begin - last[word]
+        last[word] = begin
     return found
 
 
@@ -181,7 +182,27 @@ def largest_gains(
     for document, (found, one, other) in enumerate(zip(words, own, reference, strict=True)):
         difference = np.asarray(other, np.float64) - one
         for index in np.argsort(-difference, kind="stable")[:count].tolist():
-            place, distance = int(found.position[index]), int(found.distance[index])
+            position, distance = int(found.position[index]), int(found.distance[index])
             nats = float(difference[index])
-            gains.append(Gain(found.text[index], document, place, distance, nats))
+            gains.append(Gain(found.text[index], document, position, distance, nats))
     return sorted(gains, key=lambda gain: -gain.nats)[:count]
+
+
+def kind_of(spelling: bytes) -> int:
+    """The index in KINDS of a token with this spelling.
+
+    A line break anywhere in it counts first, then letters and digits; bytes beyond ASCII are
+    letters.
+    """
+    if b"\n" in spelling or b"\r" in spelling:
+        return 0
+    if spelling.isspace():
+        return 1
+    return 2 if any(byte > 127 or chr(byte).isalnum() for byte in spelling) else 3
+
+
+def kinds_of_corpus(corpus: TokenizedCorpus, tokenizer: Tokenizer) -> list[np.ndarray]:
+    """The kind of every token, of each document [n]."""
+    kinds = np.array([kind_of(spelling) for spelling in tokenizer.spellings()])
+    spans = (corpus.span(document) for document in range(len(corpus)))
+    return [kinds[np.asarray(corpus.tokens[begin:end])] for begin, end in spans]
