@@ -28,7 +28,7 @@ class BuildWithGinFiles(build_py):
 
 # Every lower bound is a version that the tests were run with.
 DATA = ["array_record>=0.7.1", "pyarrow>=17.0", "sentencepiece>=0.2.0", "zstandard>=0.22"]
-PLOTS = ["matplotlib>=3.10"]
+PLOTS = ["matplotlib>=3.11"]
 TENSORBOARD = ["tensorboardX>=2.6.2"]
 DOCS = ["sphinx>=9.0", "furo>=2025.12", "myst-parser>=5.0"]
 
@@ -63,7 +63,7 @@ setup(
         "optax>=0.2.5",
         # Checkpoints use Orbax's v1 interface, which is still called experimental.
         "orbax-checkpoint>=0.12.8,<0.13",
-        "tensorflow-datasets>=4.9.9",
+        "tensorflow-datasets>=4.9.10",
         "gin-config>=0.5.0",
         "numpy>=2.0",
     ],

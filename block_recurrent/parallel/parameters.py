@@ -121,7 +121,7 @@ def optimizer_sharding(mesh: AnyMesh, optimizer: Any, named: Mapping[str, Any]) 
     """
 
     def sharding(path: tuple[Any, ...], array: Any) -> NamedSharding:
-        name = getattr(path[-1], "key", None)
+        name = getattr(path[-1], "key", "")
         axes: Axes = ()
         if name in named:
             moment = getattr(path[-2], "name", "")

@@ -56,8 +56,10 @@ def load_subjects(runs: Sequence[Run]) -> list[Subject]:
     for name, run in zip(names, runs, strict=True):
         if names.count(name) > 1:
             name = f"{name} ({run.workdir.name})"
-        model, config, _, step = load(run.workdir)
-        subjects.append(Subject(name, str(run.workdir), step, config, model))
+        trained = load(run.workdir)
+        subjects.append(
+            Subject(name, str(run.workdir), trained.step, trained.config, trained.model)
+        )
     return subjects
 
 

@@ -1,6 +1,5 @@
 """What all tables and their pictures share: text, Markdown, JSON, and the files they go to."""
 
-import importlib.util
 import json
 import math
 import textwrap
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from block_recurrent.lab.tables.naming import family
+from block_recurrent.system.extras import MissingPackage, require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,16 +131,20 @@ def publish(page: Page, folder: Path) -> None:
       folder: where the files go; it is made if it does not exist.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    can_draw = importlib.util.find_spec("matplotlib") is not None
+    missing = None
+    try:
+        require("matplotlib", "plots")
+    except MissingPackage as error:
+        missing = error
     written = [folder / f"{page.name}.md", folder / f"{page.name}.json"]
-    written[0].write_text(page.markdown(pictures=can_draw), encoding="utf-8")
+    written[0].write_text(page.markdown(pictures=not missing), encoding="utf-8")
     written[1].write_text(json_text(page.data), encoding="utf-8")
-    for name, draw in page.pictures.items() if can_draw else ():
+    for name, draw in () if missing else page.pictures.items():
         written.append(folder / f"{name}.png")
         _save_picture(draw, written[-1])
     print(page.text() + "\n")
-    if not can_draw:
-        print("no picture: pip install '.[plots]'")
+    if missing:
+        print(f"no picture: {missing}")
     for path in written:
         print(f"written to {path}")
 

@@ -22,7 +22,8 @@ from block_recurrent.lab.tables.rows import TableRow, reference, small_table_row
 from block_recurrent.lab.tables.small_table import make_page
 from block_recurrent.lab.tables.untrained import Order2Model, lzma_bits_per_byte
 from block_recurrent.model.parameters import count_parameters
-from block_recurrent.runs import identity, train, workdir
+from block_recurrent.runs import train, workdir
+from block_recurrent.runs.identity import check_claim
 from block_recurrent.system.children import run_side_by_side
 from block_recurrent.system.files import write_whole
 from block_recurrent.system.progress import ProgressLine, duration
@@ -71,7 +72,7 @@ def read_result(folder: Path, row: TableRow) -> dict[str, Any] | None:
       ConfigError: the row's folder holds a run with another configuration.
     """
     own = row_folder(folder, row)
-    identity.check_claim(own, row.config)
+    check_claim(own, row.config)
     path = own / "result.json"
     return json.loads(path.read_text()) if path.exists() else None
 

@@ -20,7 +20,7 @@ from block_recurrent.model.array_types import Seeds
 from block_recurrent.model.state import KeysValues
 from block_recurrent.parallel.axes import batch_axes
 
-BATCH = 128  # of a TPU's vectors: sizes of tiles are multiples of it
+LANES = 128  # of a TPU's vectors: sizes of tiles are multiples of it
 LEAST_MEMORY = 16 * 2**20  # of a kernel, in bytes: what the compiler gives anyway
 ROWS = 128  # queries taken at once; twice as many, with a large window, take minutes to compile
 MOST_TOKENS = 1024  # in the windows of one step, to keep it longer than its overhead
@@ -71,7 +71,7 @@ class Settings(NamedTuple):
     @property
     def heads_first(self) -> bool:
         """Whether arrays are [B, H, K*T, D] rather than [B, K*T, H*D]."""
-        return self.size % BATCH != 0
+        return self.size % LANES != 0
 
 
 class Plan(NamedTuple):
@@ -220,7 +220,7 @@ class Plan(NamedTuple):
         def on_chip(shape: Any, dtype: Any) -> int:  # the last axis fills whole vectors
             sizes = [size for size in shape if size is not None]
             return (
-                math.prod(sizes[:-1]) * -(-sizes[-1] // BATCH) * BATCH * jnp.dtype(dtype).itemsize
+                math.prod(sizes[:-1]) * -(-sizes[-1] // LANES) * LANES * jnp.dtype(dtype).itemsize
             )
 
         blocks = sum(on_chip(spec.block_shape, x.dtype) for x, spec in arrays if spec.block_shape)
