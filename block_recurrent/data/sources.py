@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 from block_recurrent.data.documents import (
     DataError,
@@ -96,7 +95,9 @@ def _is_module(name: str) -> bool:
 
 def text_files(path: Path | None, reader: SplitReader) -> Iterator[Document]:
     """Yields every `*.txt` file below a directory; the id is its relative POSIX path."""
-    root = _directory(path or _needs_path("text", "a directory of *.txt files"))
+    if path is None:
+        raise DataError("source 'text' needs a path: give a directory of *.txt files.")
+    root = _directory(path)
     for file in _files_below(root, ".txt", lambda folder: True, reader):
         document_id = file.relative_to(root).as_posix()
         if reader.wants(document_id) and (text := reader.text([file])) is not None:
@@ -117,7 +118,10 @@ def _files_below(
 
 def jsonl(path: Path | None, reader: SplitReader) -> Iterator[Document]:
     """Yields the records of a JSON-lines file, or of the split's file in a directory."""
-    path = path or _needs_path("jsonl", "a .jsonl or .jsonl.gz file, or a directory of splits")
+    if path is None:
+        raise DataError(
+            "source 'jsonl' needs a path: give a .jsonl or .jsonl.gz file, or a folder of splits."
+        )
     given, file = path.is_dir(), path
     if given:
         names = [f"{reader.split}.jsonl", f"{reader.split}.jsonl.gz"]
@@ -144,10 +148,6 @@ def _directory(path: Path) -> Path:
     if not path.is_dir():
         raise DataError(f"{path} is not a directory: give the directory that holds the files.")
     return path
-
-
-def _needs_path(source: str, what: str) -> NoReturn:
-    raise DataError(f"source {source!r} needs a path: give {what}.")
 
 
 SOURCES = {

@@ -90,13 +90,22 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
             raise
         return figures | {"fits": False, "overflow": out_of_memory(error)}
     figures |= {"lower_seconds": middle - begin, "compile_seconds": time.perf_counter() - middle}
-    figures |= program_costs(compiled.as_text(), chip)
+    return figures | _costs_of(compiled, target, figures)
+
+
+def _costs_of(
+    compiled: jax.stages.Compiled, target: Target, known: dict[str, Any]
+) -> dict[str, Any]:
+    """The figures that the compiler gives, beside those that are known without it."""
+    chip = target.chip
+    figures = program_costs(compiled.as_text() or "", chip)
     if figures["cycles_outside_kernels"] is not None and chip.clock:
         figures["cycles"] = figures["cycles_outside_kernels"] + figures["cycles_of_kernels"]
         figures["seconds"] = figures["cycles"] / chip.clock
-        possible = figures["peak_flops"] * figures["seconds"]
-        figures["share_of_peak"] = figures["flops"] / possible
-    needed, available = compiled.memory_analysis().peak_memory_in_bytes, chip.memory_bytes
+        possible = known["peak_flops"] * figures["seconds"]
+        figures["share_of_peak"] = known["flops"] / possible
+    memory: Any = compiled.memory_analysis()
+    needed, available = memory.peak_memory_in_bytes, chip.memory_bytes
     figures |= {"fits": needed <= available, "peak_bytes": needed}
     if needed > available:
         figures["overflow"] = (
@@ -113,33 +122,30 @@ def _abstract_batch(data: DataConfig, mesh: Mesh) -> Batch:
     return Batch(tokens, tokens, mask, shape_of(shape[:1], jnp.bool_))
 
 
-_TEXT = """\
-{topology}: {devices} x {chip}, jax {jax}
-mesh                  {axes}
-compilation           {compile_seconds:,.0f} s
-memory of a device    {peak:.2f} GB at most, of {memory:.2f}: {fitting}
-                      {state:.2f} GB of that are parameters and the optimizer's
-{parameters}useful operations     {step:,.4g} TFLOP a step of {tokens:,} tokens, {each}
-"""
-
-
 def describe(figures: dict[str, Any]) -> str:
     """The figures of a step that was compiled, as text for a screen."""
-    shared = "".join(
-        f"  {where:20}{names}\n" for where, names in figures["shared_parameters"].items()
+    lines = [*_sizes(figures), *_time(figures), *_costs(figures)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _sizes(figures: dict[str, Any]) -> Iterator[str]:
+    peak, memory, state = (
+        figures[name] / 1e9 for name in ("peak_bytes", "memory_bytes", "state_bytes")
     )
-    text = _TEXT.format(
-        **figures,
-        axes=" x ".join(f"{axis} {size}" for axis, size in figures["mesh"].items()),
-        peak=figures["peak_bytes"] / 1e9,
-        memory=figures["memory_bytes"] / 1e9,
-        fitting="fits" if figures["fits"] else "does not fit",
-        state=figures["state_bytes"] / 1e9,
-        parameters=shared and f"parameters along the axes of the mesh\n{shared}",
-        step=figures["flops"] / 1e12,
-        each=f"{figures['flops'] / figures['tokens'] / 1e9:.3f} GFLOP a token",
-    )
-    return text + "".join(f"{line}\n" for line in [*_time(figures), *_costs(figures)])
+    flops, tokens = figures["flops"], figures["tokens"]
+    axes = " x ".join(f"{axis} {size}" for axis, size in figures["mesh"].items())
+    fits = "fits" if figures["fits"] else "does not fit"
+    yield f"{figures['topology']}: {figures['devices']} x {figures['chip']}, jax {figures['jax']}"
+    yield f"mesh                  {axes}"
+    yield f"compilation           {figures['compile_seconds']:,.0f} s"
+    yield f"memory of a device    {peak:.2f} GB at most, of {memory:.2f}: {fits}"
+    yield f"                      {state:.2f} GB of that are parameters and the optimizer's"
+    if figures["shared_parameters"]:
+        yield "parameters along the axes of the mesh"
+    for where, names in figures["shared_parameters"].items():
+        yield f"  {where:20}{names}"
+    each = f"{flops / tokens / 1e9:.3f} GFLOP a token"
+    yield f"useful operations     {flops / 1e12:,.4g} TFLOP a step of {tokens:,} tokens, {each}"
 
 
 def _time(figures: dict[str, Any]) -> Iterator[str]:
