@@ -68,7 +68,7 @@ class Program:
                 if found := _INSTRUCTION.match(line):
                     read = (current.get(name) for name in _NAME.findall(found[4]))
                     inputs = tuple(source.type for source in read if source)
-                    current[found[1]] = Instruction(*found.groups(), inputs)
+                    current[found[1]] = Instruction(*found.groups(), inputs=inputs)
             elif header := _COMPUTATION.match(line):
                 current = self._computations.setdefault(header[2], {})
                 self._entry = header[2] if header[1] else self._entry
