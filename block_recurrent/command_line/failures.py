@@ -30,9 +30,8 @@ from block_recurrent.parallel import processes
 from block_recurrent.parallel.processes import ClusterUnreachable, ProcessLost
 from block_recurrent.runs.errors import CheckpointError, SaveFailed, WorkdirInUse
 from block_recurrent.runs.reading import RunError
-from block_recurrent.system.devices import DeviceMissing
+from block_recurrent.system.devices import DeviceMissing, keep_freed_memory
 from block_recurrent.system.extras import MissingPackage
-from block_recurrent.system.memory import keep_freed_memory
 from block_recurrent.system.signals import Stopped
 
 STATUSES: dict[type[BaseException], int] = {

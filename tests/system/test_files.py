@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from block_recurrent.system import files, lock
-from block_recurrent.system.files import put_in_place, remove, whole_folder
-from block_recurrent.system.lock import hold
+from block_recurrent.system import files
+from block_recurrent.system.files import hold, put_in_place, remove, whole_folder
 
 
 def test_a_folder_is_at_its_place_when_it_is_whole(tmp_path):
@@ -56,7 +55,7 @@ def test_whatever_it_is_is_removed_but_not_what_a_link_leads_to(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-HOLD = "import sys; from block_recurrent.system.lock import hold; hold(__import__('pathlib').Path"
+HOLD = "import sys; from block_recurrent.system.files import hold; hold(__import__('pathlib').Path"
 
 
 def holds_elsewhere(path) -> bool:
@@ -78,7 +77,7 @@ def test_a_file_is_held_by_one_process_until_it_is_closed(tmp_path):
 
 def test_a_file_that_its_holder_removed_is_not_the_one_that_is_held(tmp_path, monkeypatch):
     """It is removed between the moment that it is opened and the moment that it is locked."""
-    path, flock, removed = tmp_path / "lock", lock.fcntl.flock, []
+    path, flock, removed = tmp_path / "lock", files.fcntl.flock, []
 
     def locking(file, how):
         if not removed:
@@ -86,7 +85,7 @@ def test_a_file_that_its_holder_removed_is_not_the_one_that_is_held(tmp_path, mo
             path.unlink()
         flock(file, how)
 
-    monkeypatch.setattr(lock.fcntl, "flock", locking)
+    monkeypatch.setattr(files.fcntl, "flock", locking)
     with hold(path) as file:
         assert removed[0].closed and os.fstat(file.fileno()).st_ino == path.stat().st_ino
         assert not holds_elsewhere(path)
