@@ -190,7 +190,7 @@ class ModelConfig(LayerConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaselineConfig(_Checked):
-    """What the configurations of all baselines have.
+    """Base of the configurations of all baselines.
 
     Attributes:
       vocab_size: V, token ids are in [0, V).
@@ -211,7 +211,7 @@ class BaselineConfig(_Checked):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RelativeConfig(BaselineConfig):
-    """What Transformer-XL and the vanilla Transformer share: layers with sinusoidal relative
+    """Base for Transformer-XL and the vanilla Transformer: layers with sinusoidal relative
     positions (Dai et al. 2019, section 3.3), which need an even `model_size`.
 
     Attributes:
@@ -368,13 +368,13 @@ class DataConfig(_Checked):
 
     @property
     def corpus_name(self) -> str:
-        """What tables call the corpus."""
+        """The name of the corpus in tables."""
         return self.name or PurePath(self.path or "").name or self.source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(_Checked):
-    """What the configurations of all optimizers have: a learning rate schedule and clipping.
+    """Base of the configurations of all optimizers: a learning rate schedule and clipping.
 
     Attributes:
       schedule: "rsqrt", `learning_rate / sqrt(max(step, warmup_steps))`, or "cosine", from

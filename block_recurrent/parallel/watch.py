@@ -29,7 +29,7 @@ class _Other:
 
 
 class Watch:
-    """What one process knows of the others.
+    """The view that one process has of the others.
 
     This process counts the seconds itself. While it is frozen, no other process seems silent.
 

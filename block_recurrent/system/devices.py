@@ -1,4 +1,4 @@
-"""The machine: whether its devices are there, and how the process keeps freed memory.
+"""The machine: a check that its devices exist, and a setting that keeps freed memory.
 
 XLA:CPU allocates the temporaries of a step anew each time. By default glibc maps large blocks from
 the system and unmaps them when they are freed. Every page of every step is then a page fault, which

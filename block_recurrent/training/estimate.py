@@ -1,4 +1,4 @@
-"""What a run would be: its parameters and memory, without data or computation."""
+"""The dry run: parameters and memory of a run, without data or computation."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

@@ -68,12 +68,12 @@ class Evaluation(NamedTuple):
         return _exp(self.nats / max(self.words, 1))
 
     def metrics(self) -> dict[str, float]:
-        """All of the above by name."""
+        """All sums and metrics, by name."""
         derived = ("bits_per_token", "perplexity", "bits_per_byte", "word_perplexity")
         return self._asdict() | {name: getattr(self, name) for name in derived}
 
     def describe(self) -> str:
-        """The most important metrics, for people."""
+        """The most important metrics, as text."""
         return (
             f"{self.bits_per_token:.4f} bits/token, {self.bits_per_byte:.4f} bits/byte, "
             f"perplexity {self.perplexity:.3f} ({self.tokens:,} tokens)"
@@ -133,7 +133,7 @@ def evaluate(
     started, scored = tee(score())
     next(started, None)
     for more_nats, more_tokens in scored:
-        next(started, None)  # starts the next batch before this one's figures are there
+        next(started, None)  # starts the next batch before it waits for this one
         nats += float(more_nats)
         tokens += int(more_tokens)
         progress(tokens / len(corpus.tokens))

@@ -119,7 +119,7 @@ class Trainer:
         return abstract_run_state(self._config, self._mesh)
 
     def position(self) -> dict[str, Any]:
-        """What a run needs besides the state to continue from here, as JSON values."""
+        """The JSON values that, with the state, let a run continue from here."""
         return {
             "lanes": self.lanes.position,
             "unlogged": self.meter.unlogged,
