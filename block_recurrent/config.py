@@ -9,7 +9,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -50,10 +50,7 @@ def _has_type(value: Any, hint: Any) -> bool:
 
 def _type_error(owner: str, name: str, value: Any, hint: Any) -> Exception:
     if typing.get_origin(hint) is Literal:
-        choices = typing.get_args(hint)
-        allowed = ", ".join(map(repr, choices))
-        hint_text = did_you_mean(value, choices) if isinstance(value, str) else ""
-        return ValueError(f"{owner}.{name} must be one of {allowed}, not {value!r}{hint_text}")
+        return ValueError(f"{owner}.{name} {must_be_one_of(typing.get_args(hint), value)}")
     if isinstance(value, float) and not math.isfinite(value):
         return ValueError(f"{owner}.{name} must be finite, not {value}")
     expected = hint.__name__ if isinstance(hint, type) else re.sub(r"\w+\.(?=\w)", "", str(hint))
@@ -61,6 +58,12 @@ def _type_error(owner: str, name: str, value: Any, hint: Any) -> Exception:
     if typing.get_origin(hint) is tuple and _has_type(value, typing.get_args(hint)[0]):
         sentence += f"; write ({value!r},)"
     return TypeError(sentence)
+
+
+def must_be_one_of(choices: Collection[str], value: Any) -> str:
+    """The end of a message about a wrong value, with all choices and the nearest one."""
+    nearest = did_you_mean(value, choices) if isinstance(value, str) else ""
+    return f"must be one of {', '.join(map(repr, choices))}, not {value!r}{nearest}"
 
 
 class _Checked:

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 from gin import config_parser
 
-from block_recurrent.config import ConfigError, ExperimentConfig
+from block_recurrent.config import ConfigError, ExperimentConfig, must_be_one_of
 from block_recurrent.system.text import did_you_mean
 
 TO_BE_GIVEN = "(to be given)"
@@ -159,21 +159,18 @@ class _Bindings:
         for statement in _read(text, where):
             place = where(statement.location.line_num)
             if isinstance(statement, config_parser.IncludeStatement):
-                self._include(statement.filename, place, parents, bool(seen))
+                if seen:
+                    raise ConfigError(
+                        f"{place}: includes come before bindings, or they would override them"
+                    )
+                included = _find(statement.filename, [GIN_FOLDER], place)
+                if included.resolve() in parents:
+                    raise ConfigError(f"{place}: {statement.filename!r} includes itself")
+                self.add_file(included, parents)
             elif isinstance(statement, config_parser.ImportStatement):
                 raise ConfigError(f"{place}: imports have no meaning here")
             elif isinstance(statement, config_parser.BindingStatement):
                 self._add(statement, place, seen)
-
-    def _include(self, name: str, where: str, parents: tuple[Path, ...], late: bool) -> None:
-        if late:
-            raise ConfigError(
-                f"{where}: includes come before bindings, or they would override them"
-            )
-        path = _find(name, [GIN_FOLDER], where)
-        if path.resolve() in parents:
-            raise ConfigError(f"{where}: {name!r} includes itself")
-        self.add_file(path, parents)
 
     def add_flags(self, flags: Sequence[str]) -> None:
         """Adds the bindings of the command line, NAME=VALUE each."""
@@ -230,11 +227,7 @@ class _Bindings:
         value, where = self.parameters[parameter]
         name = self._replace_macros(value)
         if not isinstance(name, str) or name not in kinds:
-            allowed = ", ".join(map(repr, kinds))
-            nearest = did_you_mean(name, kinds) if isinstance(name, str) else ""
-            raise ConfigError(
-                f"{where}: {parameter} must be one of {allowed}, not {name!r}{nearest}"
-            )
+            raise ConfigError(f"{where}: {parameter} {must_be_one_of(kinds, name)}")
         return kinds[name]
 
     def _unused(self, macro: str) -> str:
