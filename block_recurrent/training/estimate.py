@@ -151,10 +151,11 @@ def _kept_for_backward(config: ExperimentConfig, state: TrainState) -> list[Any]
     batch = Batch(tokens, tokens, mask, Shape(shape[:1], jnp.bool_))
     clear = config.training.clear_states
 
-    def loss(model, carried, batch, key):
+    def loss(model, rest, key):
+        carried, batch = rest
         return segment_loss(model, carried, batch, dropout_key=key, clear_states=clear)[0]
 
-    return _residuals(loss, state.model, state.carried, batch)
+    return _residuals(config, loss, state.model, (state.carried, batch))
 
 
 def _kept_by_one_layer(config: ExperimentConfig) -> list[Any]:
@@ -164,35 +165,39 @@ def _kept_by_one_layer(config: ExperimentConfig) -> list[Any]:
     """
     if config.model.remat == "none":
         return []
+    shape = (config.data.batch_size, config.data.segment_length)
+    has_stack = isinstance(config.model, ModelConfig)
     changes: dict[str, Any] = {"num_layers": 1, "remat": "none"}
-    if isinstance(config.model, ModelConfig):
+    inputs = Shape(shape, jnp.int32)
+    if has_stack:
         recurrent = (0,) if config.model.recurrent_layers else ()
         changes |= {"recurrent_layers": recurrent, "feedback": False}
+        inputs = Shape((*shape, config.model.model_size), jnp.dtype(config.model.dtype))
     model = abstract_model(dataclasses.replace(config.model, **changes))
-    batch_size, length = config.data.batch_size, config.data.segment_length
-    state = jax.eval_shape(lambda model: model.initial_state(batch_size), model)
+    state = jax.eval_shape(lambda model: model.initial_state(shape[0]), model)
 
-    def run(model, state, tokens, key):
-        return model.features(tokens, state, dropout_key=key)[0]
+    def run(model_and_inputs, state, key):
+        model, inputs = model_and_inputs
+        layer = model.stack if has_stack else model.features
+        return layer(inputs, state, dropout_key=key)[0]
 
-    return _residuals(run, model, state, Shape((batch_size, length), jnp.int32))
+    return _residuals(config, run, (model, inputs), state)
 
 
-def _residuals(function: Callable, model: Model, *rest: Any) -> list[Any]:
-    """Shapes that the gradient of `function` for the model keeps, except its arguments.
+def _residuals(config: ExperimentConfig, function: Callable, first: Any, rest: Any) -> list[Any]:
+    """Shapes that the gradient of `function(first, rest, dropout_key)` for `first` keeps.
 
-    The last argument of `function` is the dropout key.
+    The arguments themselves are left out.
     """
-    uses_dropout = model.config.dropout > 0
-    key = jax.eval_shape(lambda: jax.random.key(0)) if uses_dropout else None
+    key = jax.eval_shape(lambda: jax.random.key(0)) if config.model.dropout > 0 else None
 
-    def keep(model, *rest):
-        _, backward = jax.vjp(lambda model: function(model, *rest), model)
-        given = {id(leaf) for leaf in jax.tree.leaves((model, rest))}
+    def keep(first, rest, key):
+        _, backward = jax.vjp(lambda first: function(first, rest, key), first)
+        given = {id(leaf) for leaf in jax.tree.leaves((first, rest, key))}
         kept = {id(leaf): leaf for leaf in jax.tree.leaves(backward)}
         return [leaf for name, leaf in kept.items() if name not in given]
 
-    return jax.eval_shape(keep, model, *rest, key)
+    return jax.eval_shape(keep, first, rest, key)
 
 
 def describe(config: ExperimentConfig) -> str:
