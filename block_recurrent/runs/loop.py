@@ -20,9 +20,8 @@ from block_recurrent.runs.metrics import METRICS, read_metrics
 from block_recurrent.runs.records import Records, record_launch
 from block_recurrent.runs.workdir import CHECKPOINTS, locked, write_config
 from block_recurrent.system.devices import check_device
-from block_recurrent.system.progress import ProgressLine
+from block_recurrent.system.progress import ProgressLine, Stopwatch
 from block_recurrent.system.signals import Stopped, StopRequest, stop_on_signal
-from block_recurrent.system.stopwatch import Stopwatch
 from block_recurrent.training.build import abstract_model
 from block_recurrent.training.evaluation import Evaluation, evaluate
 from block_recurrent.training.trainer import Trainer

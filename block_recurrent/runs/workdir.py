@@ -9,8 +9,7 @@ from typing import BinaryIO
 from block_recurrent.config import ConfigError, ExperimentConfig
 from block_recurrent.gin_files import to_gin
 from block_recurrent.runs.errors import WorkdirInUse
-from block_recurrent.system.files import reason, write_whole
-from block_recurrent.system.lock import hold
+from block_recurrent.system.files import hold, reason, write_whole
 
 LOCK, CONFIG, CHECKPOINTS = "lock", "config.gin", "checkpoints"
 

@@ -33,11 +33,11 @@ from block_recurrent.system.files import (
     PARTIAL,
     flush_folder,
     flush_to_disk,
+    hold,
     put_in_place,
     remove,
     write_whole,
 )
-from block_recurrent.system.lock import hold
 
 SHARD_BYTES = 64 * 2**20
 # The splits are written in this order. Of equal texts in several splits, the first one stays.

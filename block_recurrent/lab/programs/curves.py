@@ -12,9 +12,9 @@ compared if that parameter is equal, and the picture shows the differences again
 from collections.abc import Sequence
 
 from block_recurrent.command_line.failures import reported
-from block_recurrent.command_line.options import parse_runs
 from block_recurrent.command_line.parser import Parser
 from block_recurrent.gin_files import PARAMETERS
+from block_recurrent.lab.programs.options import parse_runs
 from block_recurrent.lab.tables.curves import report
 
 

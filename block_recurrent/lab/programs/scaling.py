@@ -9,8 +9,8 @@ its step.
 from collections.abc import Sequence
 
 from block_recurrent.command_line.failures import reported
-from block_recurrent.command_line.options import parse_runs
 from block_recurrent.command_line.parser import Parser
+from block_recurrent.lab.programs.options import parse_runs
 from block_recurrent.lab.tables.scaling import report
 
 

@@ -9,8 +9,8 @@ other sizes or on other corpora are in tables of their own.
 from collections.abc import Sequence
 
 from block_recurrent.command_line.failures import reported
-from block_recurrent.command_line.options import parse_runs
 from block_recurrent.command_line.parser import Parser
+from block_recurrent.lab.programs.options import parse_runs
 from block_recurrent.lab.tables.table1 import report
 
 
