@@ -139,10 +139,10 @@ def test_a_directory_removed_is_reported_and_made_again(store):
 
 
 def test_a_loss_that_cannot_be_noted_is_reported_and_nothing_is_lost(store, monkeypatch):
-    def refuse(folder, loss):
+    def refuse(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "write_loss", refuse)
+    monkeypatch.setattr(checkpoints, "write_whole", refuse)
     for step in (3, 4):
         store.save(trained(step), {"step": step})
         store.wait()
