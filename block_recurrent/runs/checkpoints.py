@@ -106,7 +106,9 @@ class Checkpoints:
     def describe_newest(self, name: str = "newest") -> str:
         """A phrase that names the step of the newest checkpoint, which it calls `name`."""
         step = self.latest_step()
-        return "there is none yet" if step is None else f"the {name} is that of step {step:,}"
+        return (
+            "there is no checkpoint yet" if step is None else f"the {name} is that of step {step:,}"
+        )
 
     def best_step(self, steps: Sequence[int] | None = None) -> int | None:
         """The step with the lowest validation loss, of the given or all steps; None if unknown."""
