@@ -281,7 +281,7 @@ class Checkpoints:
         processes.decided(lambda: self.settle(strict=strict))
 
     def settle(self, *, strict: bool = False) -> None:
-        """`wait` in this process alone."""
+        """Waits in this process alone. A failure is only a warning, unless `strict`, but counts."""
         saving, self._saving = self._saving, None
         try:
             if saving is not None:
