@@ -31,7 +31,7 @@ from block_recurrent.training.step import TrainState
 
 PARAMETERS, TRAINING, PROGRESS = "parameters", "training", "progress"
 OS_ERROR = re.compile(r"os_error_code='(\d+)'")
-DATA_FILE_BYTES = 256 << 20  # more files, each of which fits into memory when it is copied
+DATA_FILE_BYTES = 32 << 20  # many files, which are hashed side by side and copied one by one
 
 
 def make_context() -> ocp.Context:
