@@ -124,32 +124,20 @@ def context_losses(
     return losses
 
 
-class ContextGains(NamedTuple):
-    """What longer contexts give the models of a group.
-
-    Attributes:
-      lengths: the c, C of them.
-      losses: mean loss of each model with c tokens over all positions, nats, [M, C].
-      gains: g_i(c, 2c) on the hard positions of c, [M, C - 1].
-      recl: of each model; None where the gain is still there at the longest context.
-    """
-
-    lengths: list[int]
-    losses: np.ndarray
-    gains: np.ndarray
-    recl: list[int | None]
-
-
 def context_gains(
     losses: np.ndarray, lengths: Sequence[int], *, hard: float = HARD, threshold: float = THRESHOLD
-) -> ContextGains:
-    """The gains and the RECL of each model.
+) -> tuple[np.ndarray, list[int | None]]:
+    """What longer contexts give the models of a group.
 
     Args:
       losses: of M models with C context lengths at n positions, [M, C, n].
       lengths: the C lengths, each twice the one before.
       hard: r, the share of positions that count.
       threshold: of the relative gain.
+
+    Returns:
+      g_i(c, 2c) on the hard positions of c, [M, C - 1]; and the RECL of each model, None where the
+      gain is still there at the longest context.
     """
     baseline = losses.min(0)
     count = max(1, round(hard * losses.shape[2]))
@@ -159,8 +147,5 @@ def context_gains(
         before = baseline[short, hardest]
         with_more = np.minimum(before, losses[:, short + 1, hardest]).mean(-1)
         gains[:, short] = 1 - np.exp(with_more - before.mean())
-    recl: list[int | None] = []
-    for row in gains < threshold:
-        stops = np.flatnonzero(row)
-        recl.append(int(lengths[stops[0]]) if len(stops) else None)
-    return ContextGains(list(lengths), losses.mean(-1), gains, recl)
+    small = gains < threshold
+    return gains, [lengths[int(row.argmax())] if row.any() else None for row in small]
