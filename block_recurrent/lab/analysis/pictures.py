@@ -8,6 +8,7 @@ import numpy as np
 
 from block_recurrent.lab.analysis.context_length import THRESHOLD
 from block_recurrent.lab.analysis.figures import Data, middles
+from block_recurrent.lab.analysis.interventions import NORMAL
 from block_recurrent.lab.analysis.states import LAGS
 from block_recurrent.lab.analysis.token_losses import Estimate
 from block_recurrent.lab.tables.layout import LINES, finish, label_logarithmic, styles
@@ -114,19 +115,19 @@ def draw_distance(data: Data, picture: "Figure") -> None:
     """The gain by distance to the previous occurrence, and each class's share of it."""
     picture.set_size_inches(12, 4.5)
     left, right = picture.subplots(1, 2, width_ratios=(2, 1))
-    parts, names, limits = [], [], set()
+    parts, names, limits = [], [], {}
     for run, style in _styled(data, "words"):
         words = run["words"]
         x = np.sqrt(words["distance_edges"][:-1] * words["distance_edges"][1:])
         gain, enough = words["gain_by_distance"], words["counts_by_distance"][:-1] >= FEWEST
         _band(left, x, Estimate(*(np.where(enough, part[:-1], np.nan) for part in gain)), style)
         _draw_first(left, x[-1] * 4, gain, style)
-        limits |= {(words["window"], "window"), (words["reach"], "reach")}
+        limits |= {(name, words[name]): None for name in ("window", "reach")}
         *rows, together = words["classes"]
         names = [row["class"] for row in rows]
         values = [row["gain"] * row["words"] / together["words"] for row in rows]
         parts.append((np.array(values), style | {"label": None}))
-    for limit, name in limits:
+    for name, limit in limits:
         left.axvline(limit, color="gray", linestyle=":", linewidth=1)
         where = {"va": "top", "ha": "right", "transform": left.get_xaxis_transform()}
         left.text(limit, 0.98, f" {name}", rotation=90, **where)
@@ -150,7 +151,8 @@ def _draw_first(panel: "Axes", x: float, gain: Estimate, style: Style) -> None:
 def draw_interventions(data: Data, picture: "Figure") -> None:
     """What other recurrent states cost, a row for each run with recurrent layers."""
     runs = [run for run in data["runs"] if run["interventions"]]
-    names, labels = list(data["readings"])[1:], list(data["readings"].values())[1:]
+    names = [name for name in runs[0]["interventions"] if name != NORMAL]
+    labels = [data["readings"][name] for name in names]
     picture.set_size_inches(12, 0.5 + 3.8 * len(runs))
     panels = picture.subplots(len(runs), 2, squeeze=False, width_ratios=(1, 1.6))
     for (left, right), run in zip(panels, runs, strict=True):

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from block_recurrent.data import Batch, TokenizedCorpus
-from block_recurrent.lab.analysis.token_losses import Progress, read_documents
+from block_recurrent.lab.analysis.token_losses import Lanes, Progress, read_documents
 from block_recurrent.model.attention import reference
 from block_recurrent.model.cell import RecurrentCell
 from block_recurrent.model.stack import split_state
@@ -225,11 +225,7 @@ def observe_states(
         attention, entropy = attention + seen.attention, entropy + seen.entropy
         age += 1
         if age in LAGS:
-            # The lanes that still read the document of the kept states.
-            rows = whole & [
-                bool(a and b and a.document == b.document)
-                for a, b in zip(kept_lanes, standing, strict=True)
-            ]
+            rows = whole & _same_documents(kept_lanes, standing)
             later[:, LAGS.index(age)] += seen.later[:, rows].sum(1, dtype=np.float64)
             pairs[LAGS.index(age)] += rows.sum()
         if age == LAGS[-1] or not any(kept_lanes):
@@ -237,15 +233,11 @@ def observe_states(
     change, similarity = np.concatenate(blocks, -1).astype(np.float64)
     later = np.divide(later, pairs, out=np.full_like(later, np.nan), where=pairs > 0)
     shares = np.moveaxis(gates / max(len(positions), 1), 2, 0)
-    return [
-        LayerStates(np.array(positions, int), *figures)
-        for figures in zip(
-            change,
-            similarity,
-            later,
-            *shares,
-            attention / len(corpus.tokens),
-            np.exp(entropy / len(corpus.tokens)),
-            strict=True,
-        )
-    ]
+    attention, entropy = attention / len(corpus.tokens), entropy / len(corpus.tokens)
+    layers = zip(change, similarity, later, *shares, attention, np.exp(entropy), strict=True)
+    return [LayerStates(np.array(positions, int), *figures) for figures in layers]
+
+
+def _same_documents(lanes: Lanes, others: Lanes) -> list[bool]:
+    pairs = zip(lanes, others, strict=True)
+    return [bool(a and b and a.document == b.document) for a, b in pairs]

@@ -31,15 +31,13 @@ from block_recurrent.lab.analysis.interventions import (
 )
 from block_recurrent.lab.analysis.states import observe_states
 from block_recurrent.lab.analysis.token_losses import (
-    Progress,
     Reach,
     position_edges,
     reach_of,
-    sums_by_group,
     sums_by_position,
     token_losses,
 )
-from block_recurrent.lab.analysis.words import KINDS, kinds_of_corpus, words_of_corpus
+from block_recurrent.lab.analysis.words import KINDS, Words, kinds_of_corpus, words_of_corpus
 from block_recurrent.lab.tables.naming import is_recurrent
 
 Say = Callable[[str], None]
@@ -110,49 +108,43 @@ def study(
             token_losses(
                 subject.model,
                 corpus,
-                lanes=lanes,
-                segment_length=subject.config.data.segment_length,
                 clear_states=subject.config.training.clear_states,
-                progress=_progress(say, subject, "loss of every token"),
+                **_reading(subject, lanes, say, "loss of every token"),
             )
         )
         for subject in subjects
     ]
     edges = position_edges(max(map(len, bits[0])))
     kinds, words = kinds_of_corpus(corpus, tokenizer), words_of_corpus(corpus, tokenizer)
-    labels = READINGS | {FROZEN: f"frozen from position {options.freeze_at:,}"}
-    if lanes == 1:  # there is no other document's state to read with
-        del labels[SWAPPED]
     runs = []
-    for index, (subject, own) in enumerate(zip(subjects, bits, strict=True)):
-        model = subject.config.model
+    for index, subject in enumerate(subjects):
         run: Data = {"name": subject.name, "workdir": subject.workdir, "step": subject.step}
-        run |= reach_of(model)._asdict() | loss_figures("bits", own, edges, kinds)
-        run["words"] = difference = None
-        if reference is not None and reference != index:
-            other = bits[reference]
-            difference = minus(own, other)
-            pair = reach_of(model), reach_of(subjects[reference].config.model)
-            reach = Reach(*map(max, zip(*pair, strict=True)))
-            run["words"] = word_figures(words, own, other, reach, corpus.ids)
-        run |= loss_figures("difference", difference, edges, kinds)
-        runs.append(run | _of_states(subject, corpus, lanes, options.freeze_at, edges, labels, say))
+        run |= _of_losses(subjects, bits, index, reference, edges, kinds, words, corpus.ids)
+        runs.append(run | _of_states(subject, corpus, lanes, options.freeze_at, edges, say))
     return {
-        "corpus": {
-            "origin": corpus.origin,
-            "documents": list(map(str, corpus.ids)),
-            "tokens": len(corpus.tokens),
-            "tokenizer": corpus.tokenizer,
-            "fingerprint": corpus.fingerprint,
-        },
+        **_of_corpus(corpus, edges, kinds),
         "options": options,
         "reference": None if reference is None else subjects[reference].name,
-        "position_edges": edges,
-        "tokens_by_position": sums_by_position(bits[0], edges)[1].sum(0),
-        "kinds": dict(zip(KINDS, sums_by_group(bits[0], kinds, len(KINDS))[1].sum(0), strict=True)),
-        "readings": labels,
+        "readings": READINGS | {FROZEN: f"frozen from position {options.freeze_at:,}"},
         "runs": runs,
         "context": _vary_context(subjects, corpus, options, say),
+    }
+
+
+def _of_corpus(corpus: TokenizedCorpus, edges: np.ndarray, kinds: list[np.ndarray]) -> Data:
+    """What the documents are, and how many tokens they have by position and by kind."""
+    names = ("origin", "tokenizer", "fingerprint")
+    return {
+        "corpus": {
+            **{name: getattr(corpus, name) for name in names},
+            "documents": list(map(str, corpus.ids)),
+            "tokens": len(corpus.tokens),
+        },
+        "position_edges": edges,
+        "tokens_by_position": sums_by_position(kinds, edges)[1].sum(0),
+        "kinds": dict(
+            zip(KINDS, np.bincount(np.concatenate(kinds), minlength=len(KINDS)), strict=True)
+        ),
     }
 
 
@@ -160,8 +152,34 @@ def _bits(nats: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [part.astype(np.float64) / math.log(2) for part in nats]
 
 
-def _progress(say: Say, subject: Subject, what: str) -> Progress:
-    return lambda share: say(f"{subject.name}: {what}, {share:.0%}")
+def _reading(subject: Subject, lanes: int, say: Say, what: str) -> Data:
+    """How a model reads the documents, and what is told of it."""
+    return {
+        "lanes": lanes,
+        "segment_length": subject.config.data.segment_length,
+        "progress": lambda share: say(f"{subject.name}: {what}, {share:.0%}"),
+    }
+
+
+def _of_losses(
+    subjects: Sequence[Subject],
+    bits: Sequence[list[np.ndarray]],
+    index: int,
+    reference: int | None,
+    edges: np.ndarray,
+    kinds: list[np.ndarray],
+    words: list[Words],
+    ids: Sequence[Any],
+) -> Data:
+    """The losses of a run, and their differences to the reference's."""
+    reach, own = reach_of(subjects[index].config.model), bits[index]
+    figures = reach._asdict() | loss_figures("bits", own, edges, kinds)
+    if reference is None or reference == index:
+        return figures | loss_figures("difference", None, edges, kinds) | {"words": None}
+    other = bits[reference]
+    pair = zip(reach, reach_of(subjects[reference].config.model), strict=True)
+    figures["words"] = word_figures(words, own, other, Reach(*map(max, pair)), ids)
+    return figures | loss_figures("difference", minus(own, other), edges, kinds)
 
 
 def _of_states(
@@ -170,23 +188,19 @@ def _of_states(
     lanes: int,
     freeze_at: int,
     edges: np.ndarray,
-    labels: dict[str, str],
     say: Say,
 ) -> Data:
     """The losses with other recurrent states, and the states."""
     model, config = subject.model, subject.config
     if not is_recurrent(config):
         return {"interventions": None, "states": None}
-    losses = intervened_losses(
-        model,
-        corpus,
-        lanes=lanes,
-        segment_length=config.data.segment_length,
-        freeze_at=freeze_at,
-        progress=_progress(say, subject, "loss with other states"),
-    )
-    readings = {name: _bits(losses[name]) for name in labels}
-    states = observe_states(model, corpus, lanes=lanes, progress=_progress(say, subject, "states"))
+    reading = _reading(subject, lanes, say, "loss with other states")
+    losses = intervened_losses(model, corpus, freeze_at=freeze_at, **reading)
+    if lanes == 1:  # no other document has states to read with
+        del losses[SWAPPED]
+    readings = {name: _bits(nats) for name, nats in losses.items()}
+    progress = _reading(subject, lanes, say, "states")["progress"]
+    states = observe_states(model, corpus, lanes=lanes, progress=progress)
     layers = zip(config.model.recurrent_indices, states, strict=True)
     return {
         "interventions": {
@@ -205,16 +219,15 @@ def _vary_context(
     if len(lengths) < 2:
         return None
     sample = sample_positions(corpus, lengths[-1], options.positions)
+    lanes = min(options.lanes, len(sample.document))
     losses = [
         context_losses(
             subject.model,
             corpus,
             sample,
             lengths,
-            lanes=min(options.lanes, len(sample.document)),
-            segment_length=subject.config.data.segment_length,
             clear_states=subject.config.training.clear_states,
-            progress=_progress(say, subject, "length of the context"),
+            **_reading(subject, lanes, say, "length of the context"),
         )
         for subject in subjects
     ]

@@ -169,7 +169,7 @@ class Estimate(NamedTuple):
     high: np.ndarray
 
 
-def estimate(sums: np.ndarray, counts: np.ndarray, *, seed: int = 0) -> Estimate:
+def estimate(sums: np.ndarray, counts: np.ndarray) -> Estimate:
     """A ratio of sums over documents, with a percentile bootstrap that resamples whole documents.
 
     Tokens of a document are not independent of each other, documents are.
@@ -177,14 +177,13 @@ def estimate(sums: np.ndarray, counts: np.ndarray, *, seed: int = 0) -> Estimate
     Args:
       sums: of each document, [D, ...].
       counts: what the sums are over, [D, ...].
-      seed: of the samples.
     """
     sums, counts = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
     documents = len(sums)
     mean = _ratio(sums.sum(0), counts.sum(0))
     if documents < 2:
         return Estimate(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
-    drawn = np.random.default_rng(seed).multinomial(
+    drawn = np.random.default_rng(0).multinomial(
         documents, np.full(documents, 1 / documents), SAMPLES
     )
     ratios = _ratio(np.tensordot(drawn, sums, 1), np.tensordot(drawn, counts, 1))

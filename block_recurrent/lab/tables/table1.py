@@ -104,29 +104,16 @@ def make_page(arranged: Arranged) -> Page:
     """The paper's table, and below it a table for each column of other runs."""
     titles = [name for title in CORPORA for name in (title, "paper")]
     columns = ["row", "segment", "window", "step time", "paper", *titles, "steps"]
-    rows = [_row_cells(arranged, row) for row in paper_rows()]
-    tables = {"": TextTable(columns, rows, ("row",))}
+    rows = [_row_data(arranged, row) for row in paper_rows()]
+    cells = [_row_cells(row, arranged.of_row(row["row"])) for row in rows]
+    tables = {"": TextTable(columns, cells, ("row",))}
     tables |= {
         f"Other runs: {title}": group_table(found, OTHER_COLUMNS)
         for title, found in arranged.others.items()
     }
-    data = {
-        "rows": [_row_data(arranged, row) for row in paper_rows()],
-        "others": {title: [g.data() for g in found] for title, found in arranged.others.items()},
-    }
+    others = {title: [g.data() for g in found] for title, found in arranged.others.items()}
+    data = {"rows": rows, "others": others}
     return Page("table1", tables, DESCRIPTION, data, {"table1": partial(draw, arranged)})
-
-
-def _row_cells(arranged: Arranged, row: TableRow) -> list[str]:
-    time, published = arranged.step_time(row.paper), row_figures(row.paper)
-    paper = {name: published_cell(name, value) or SEE_PAPER for name, value in published.items()}
-    cells = [row.paper, f"{row.config.data.segment_length:,}", f"{row.config.model.window:,}"]
-    cells += [MISSING if time is None else f"{time:.2f}", paper["step_time"]]
-    groups = arranged.of_row(row.paper)
-    for name, group in zip(CORPORA.values(), groups, strict=True):
-        cells += [group.cell("bits_per_token") if group else MISSING, paper[name]]
-    steps = dict.fromkeys(group.progress() for group in groups if group)
-    return [*cells, "; ".join(steps) or MISSING]
 
 
 def _row_data(arranged: Arranged, row: TableRow) -> dict[str, Any]:
@@ -139,6 +126,16 @@ def _row_data(arranged: Arranged, row: TableRow) -> dict[str, Any]:
         "paper": row_figures(row.paper),
         "cells": {name: group and group.data() for name, group in groups},
     }
+
+
+def _row_cells(row: dict[str, Any], groups: Sequence[SeedGroup | None]) -> list[str]:
+    paper = {name: published_cell(name, x) or SEE_PAPER for name, x in row["paper"].items()}
+    time = MISSING if row["step_time"] is None else f"{row['step_time']:.2f}"
+    cells = [row["row"], f"{row['segment']:,}", f"{row['window']:,}", time, paper["step_time"]]
+    for name, group in zip(CORPORA.values(), groups, strict=True):
+        cells += [group.cell("bits_per_token") if group else MISSING, paper[name]]
+    steps = dict.fromkeys(group.progress() for group in groups if group)
+    return [*cells, "; ".join(steps) or MISSING]
 
 
 def draw(arranged: Arranged, picture: "Figure") -> None:

@@ -78,7 +78,7 @@ def test_gains_and_lengths_of_known_losses():
 def test_only_hard_positions_count_and_a_gain_to_the_end_has_no_length():
     easy, hard = np.full((1, 3, 9), 1.0), np.array([[[8.0], [6.0], [3.0]]])
     easy[0, 1:] = 0.0  # a gain on easy tokens, which does not count
-    gains, recl = context_gains(np.concatenate([easy, hard], -1), [2, 4, 8], hard=0.1)
+    gains, recl = context_gains(np.concatenate([easy, hard], -1), [2, 4, 8])
     np.testing.assert_allclose(gains, [[1 - np.exp(-2), 1 - np.exp(-3)]])
     assert recl == [None]
 
