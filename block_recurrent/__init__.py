@@ -8,7 +8,7 @@ S recurrent states, E model size, H heads, D head size, M MLP size, V vocabulary
 R recurrent layers.
 """
 
-from typing import TYPE_CHECKING, Any
+import typing
 
 from block_recurrent import interop as interop
 from block_recurrent.baselines.lstm import LSTM as LSTM
@@ -36,14 +36,14 @@ from block_recurrent.model.state import ModelState as ModelState
 from block_recurrent.model.state import reset as reset
 from block_recurrent.model.transformer_layer import SlidingWindowLayer as SlidingWindowLayer
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from block_recurrent.runs.trained import TrainedModel as TrainedModel
     from block_recurrent.runs.trained import load as load
 
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     """Imports what reads checkpoints at its first use, so that importing the package stays fast."""
     if name in ("TrainedModel", "load"):
         from block_recurrent.runs import trained

@@ -219,7 +219,7 @@ WRONG_FLAGS = {
     ],
     "--gin.seed=8": ["did you mean 'data.seed' or 'training.seed'?"],
     "--gin.WINDOW=64": ["--gin.WINDOW: nothing uses the macro 'WINDOW'"],
-    "--gin.model.window=100": ["--gin.model.window", "tiny.gin:12", "no multiple"],
+    "--gin.model.window=100": ["--gin.model.window", "tiny.gin:11", "no multiple"],
     "--gin.optimizer.name=adam": ["--gin.optimizer.name", "did you mean 'adamw'"],
     "--gin_file=laptop_slid.gin": ["--gin_file=laptop_slid.gin", "did you mean 'laptop_slide.gin'"],
     "--gin_file=sizes": ["there is no file 'sizes'"],

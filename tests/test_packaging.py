@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 DISTRIBUTIONS = {"orbax": "orbax-checkpoint", "gin": "gin-config", "jaxlib": "jax"}
 DISTRIBUTIONS |= {"scipy": "jax", "tensorstore": "orbax-checkpoint"}
 REQUIRED = {"jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "gin-config"}
-REQUIRED |= {"numpy"}
+REQUIRED |= {"jaxtyping", "numpy"}
 HEAVY = (
     *("orbax", "tensorstore", "tensorflow_datasets", "tensorflow", "sentencepiece", "gin"),
     *("matplotlib", "array_record", "pyarrow", "scipy.stats"),

@@ -1,30 +1,49 @@
 """What all baselines share."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from flax import nnx
 
 from block_recurrent.model import checks
 from block_recurrent.model.array_types import Activations, Key, Logits, Starts, Tokens
 from block_recurrent.model.language_model import tied_logits
+from block_recurrent.model.state import reset_to_zeros
 
 LONGEST_CALL = 512
 
 
 class BaselineModel(nnx.Module):
-    """A language model with the protocol `Baseline`; a subclass adds its state and `features`.
+    """A language model with the protocol `Baseline`.
+
+    A subclass adds `empty_state` and `read_segment`.
 
     Attributes:
-      config: what it was built from.
+      config: what it was built from, of the class `kind`.
       embedding: [V, E], of tokens coming in and going out.
     """
 
+    kind: ClassVar[type]
     config: Any
     embedding: nnx.Param
 
-    def initial_state(self, batch_size: int) -> Any:
+    def __init__(self, config: Any, *, rngs: nnx.Rngs):
+        checks.check_config(config, self.kind, rngs)
+        self.config = config
+
+    def empty_state(self, batch_size: int) -> Any:
         """The state at a document's start."""
         raise NotImplementedError
+
+    def read_segment(
+        self, tokens: Tokens, state: Any, dropout_key: Key | None
+    ) -> tuple[Activations, Any]:
+        """The features of a segment and the next state, of arguments that have been checked."""
+        raise NotImplementedError
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The state at a document's start."""
+        checks.check_size("batch_size", batch_size)
+        return self.empty_state(batch_size)
 
     def check_state(self, state: Any, batch_size: int) -> None:
         """Raises TypeError or ValueError unless `state` is one of this model."""
@@ -53,7 +72,9 @@ class BaselineModel(nnx.Module):
         dropout_key: Key | None = None,
     ) -> tuple[Activations, Any]:
         """Everything before the last product; arguments are those of a call."""
-        raise NotImplementedError
+        checks.check_model_call(tokens, start_of_document, dropout_key)
+        self.check_state(state, tokens.shape[0])
+        return self.read_segment(tokens, reset_to_zeros(state, start_of_document), dropout_key)
 
     def logits(self, features: Activations) -> Logits:
         """The logits of the next token at each position."""

@@ -1,6 +1,6 @@
 """A stack of LSTMs (Hochreiter and Schmidhuber 1997) with residual connections."""
 
-import math
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,11 +11,10 @@ from jaxtyping import Float32
 
 from block_recurrent.baselines.base import BaselineModel
 from block_recurrent.config import LSTMConfig
-from block_recurrent.model import checks
-from block_recurrent.model.array_types import Activations, Key, Starts, Tokens
+from block_recurrent.model.array_types import Activations, Key, Tokens
 from block_recurrent.model.layers import RMSNorm, apply_dense, dense, dropout
 from block_recurrent.model.stack import REMATERIALIZATIONS
-from block_recurrent.model.state import reset_to_zeros, stack, take
+from block_recurrent.model.state import stack, take
 from block_recurrent.model.transformer_layer import split_key
 
 
@@ -89,34 +88,27 @@ class LSTM(BaselineModel):
       >>> logits, state = model(tokens, model.initial_state(batch_size=2))
     """
 
+    kind = LSTMConfig
+
     def __init__(self, config: LSTMConfig, *, rngs: nnx.Rngs):
-        checks.check_config(config, LSTMConfig, rngs)
+        super().__init__(config, rngs=rngs)
         shape = (config.vocab_size, config.model_size)
-        self.config = config
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
         self.layers = nnx.List([LSTMLayer(config, rngs=rngs) for _ in range(config.num_layers)])
         self.norm = RMSNorm(config.model_size)
         self._rematerialize = REMATERIALIZATIONS[config.remat]
 
-    def initial_state(self, batch_size: int) -> LSTMState:
-        """The state at a document's start: zeros."""
-        checks.check_size("batch_size", batch_size)
+    def empty_state(self, batch_size: int) -> LSTMState:
+        """Zeros."""
         config = self.config
         zeros = jnp.zeros((config.num_layers, batch_size, config.hidden_size), jnp.float32)
         return LSTMState(zeros, jnp.copy(zeros))
 
-    def features(
-        self,
-        tokens: Tokens,
-        state: LSTMState,
-        *,
-        start_of_document: Starts | None = None,
-        dropout_key: Key | None = None,
+    def read_segment(
+        self, tokens: Tokens, state: LSTMState, dropout_key: Key | None
     ) -> tuple[Activations, LSTMState]:
-        """Everything before the last product; arguments are those of a call."""
-        checks.check_model_call(tokens, start_of_document, dropout_key)
-        self.check_state(state, tokens.shape[0])
-        config, state = self.config, reset_to_zeros(state, start_of_document)
+        """The features and the next state."""
+        config = self.config
         x = self.embedding[...][tokens].astype(config.dtype)
         *keys, output_key = split_key(dropout_key, config.num_layers + 1)
         call, states = self._rematerialize(LSTMLayer.__call__, in_scan=False), []
@@ -157,11 +149,7 @@ def lstm_of_size(
             f"{num_layers} layers of model_size {model_size} and hidden_size 1 have "
             f"{count(1):,} parameters, more than {parameters:,}"
         )
-    # count(H) = parameters is 4 H² + (5 E + 4) H + E - (parameters - E) / L = 0.
-    half = (5 * model_size + 4) / 8
-    constant = (model_size - (parameters - model_size) / num_layers) / 4
-    root = math.sqrt(half**2 - constant) - half
-    below = max(int(root), 1)
+    below = next(size for size in itertools.count(1) if count(size + 1) > parameters)
     hidden = min((below, below + 1), key=lambda size: abs(count(size) - parameters))
     sizes = {"num_layers": num_layers, "model_size": model_size, "hidden_size": hidden}
     return LSTMConfig(vocab_size=vocab_size, **sizes, **others)

@@ -218,8 +218,8 @@ class RelativeModel(BaselineModel):
     """
 
     def __init__(self, config: RelativeConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
         heads = (config.num_heads, config.head_size)
-        self.config = config
         self.embedding = normal(rngs, (config.vocab_size, config.model_size))
         self.layers = nnx.List([RelativeLayer(config, rngs=rngs) for _ in range(config.num_layers)])
         self.content_bias = normal(rngs, heads)

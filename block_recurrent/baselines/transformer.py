@@ -5,14 +5,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from block_recurrent.baselines.relative import RelativeModel, newest
 from block_recurrent.baselines.transformer_xl import RelativeState, empty_state
 from block_recurrent.config import TransformerConfig
 from block_recurrent.model import checks
-from block_recurrent.model.array_types import Activations, Key, Starts, Tokens
-from block_recurrent.model.state import reset_to_zeros
+from block_recurrent.model.array_types import Activations, Key, Tokens
 
 
 class Transformer(RelativeModel):
@@ -32,15 +30,11 @@ class Transformer(RelativeModel):
       >>> logits, state = model(tokens, model.initial_state(batch_size=2))
     """
 
+    kind = TransformerConfig
     config: TransformerConfig
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        checks.check_config(config, TransformerConfig, rngs)
-        super().__init__(config, rngs=rngs)
-
-    def initial_state(self, batch_size: int) -> RelativeState:
+    def empty_state(self, batch_size: int) -> RelativeState:
         """The state between two segments: nothing. Calls of less than a segment make it larger."""
-        checks.check_size("batch_size", batch_size)
         return empty_state(self.config, batch_size, places=0)
 
     def check_state(self, state: Any, batch_size: int) -> None:
@@ -50,28 +44,20 @@ class Transformer(RelativeModel):
         like = jax.eval_shape(partial(empty_state, self.config, batch_size, places))
         checks.check_like("state", state, like)
 
-    def features(
-        self,
-        tokens: Tokens,
-        state: RelativeState,
-        *,
-        start_of_document: Starts | None = None,
-        dropout_key: Key | None = None,
+    def read_segment(
+        self, tokens: Tokens, state: RelativeState, dropout_key: Key | None
     ) -> tuple[Activations, RelativeState]:
-        """Everything before the last product; arguments are those of a call.
+        """The features and the next state.
 
         Raises:
           ValueError: N neither divides the segment nor is a multiple of it.
         """
-        checks.check_model_call(tokens, start_of_document, dropout_key)
-        self.check_state(state, tokens.shape[0])
         segment, (batch, length) = self.config.segment, tokens.shape
         if segment % length and length % segment:
             raise ValueError(
                 f"a call of {length} tokens is neither whole segments of {segment} nor a part that "
                 "divides one"
             )
-        state = reset_to_zeros(state, start_of_document)
         if length % segment == 0:
             none = empty_state(self.config, batch, places=0)
             features, _ = self.read(

@@ -3,15 +3,12 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 from jaxtyping import Float, Int32
 
 from block_recurrent.baselines.relative import RelativeModel, newest
 from block_recurrent.config import RelativeConfig, TransformerXLConfig
-from block_recurrent.model import checks
-from block_recurrent.model.array_types import Activations, Key, Starts, Tokens
-from block_recurrent.model.state import reset_to_zeros
+from block_recurrent.model.array_types import Activations, Key, Tokens
 
 
 class RelativeState(NamedTuple):
@@ -60,37 +57,26 @@ class TransformerXL(RelativeModel):
       >>> logits, state = model(tokens, model.initial_state(batch_size=2))
     """
 
+    kind = TransformerXLConfig
     config: TransformerXLConfig
 
-    def __init__(self, config: TransformerXLConfig, *, rngs: nnx.Rngs):
-        checks.check_config(config, TransformerXLConfig, rngs)
-        super().__init__(config, rngs=rngs)
-
-    def initial_state(self, batch_size: int) -> RelativeState:
-        """The state at a document's start: an empty memory."""
-        checks.check_size("batch_size", batch_size)
+    def empty_state(self, batch_size: int) -> RelativeState:
+        """An empty memory."""
         return empty_state(self.config, batch_size, self.config.memory)
 
-    def features(
-        self,
-        tokens: Tokens,
-        state: RelativeState,
-        *,
-        start_of_document: Starts | None = None,
-        dropout_key: Key | None = None,
+    def read_segment(
+        self, tokens: Tokens, state: RelativeState, dropout_key: Key | None
     ) -> tuple[Activations, RelativeState]:
-        """Everything before the last product; arguments are those of a call.
+        """The features and the next state.
 
         Raises:
           ValueError: the call is longer than a segment, and N no multiple of it.
         """
-        checks.check_model_call(tokens, start_of_document, dropout_key)
-        self.check_state(state, tokens.shape[0])
         config, length = self.config, tokens.shape[1]
         segment = min(config.segment or length, length)
         if length % segment:
             raise ValueError(f"a call of {length} tokens is not whole segments of {segment}")
-        memory, filled = reset_to_zeros(state, start_of_document)
+        memory, filled = state
         features, inputs = self.read(
             tokens,
             memory,

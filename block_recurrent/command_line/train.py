@@ -19,6 +19,7 @@ from pathlib import Path
 from block_recurrent.command_line.failures import reported, training_knobs_named
 from block_recurrent.command_line.options import add_cluster_options, join_cluster
 from block_recurrent.command_line.parser import make_parser, parse
+from block_recurrent.gin_files import to_gin
 from block_recurrent.runs import train
 from block_recurrent.training.estimate import describe
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_cluster_options(parser)
     arguments, config = parse(parser, argv, needs_data=lambda found: not found.dry_run)
     if arguments.dry_run:
-        print(describe(config), end="")
+        print(to_gin(config), describe(config), sep="\n", end="")
         return 0
     if arguments.workdir is None:
         parser.error("the following arguments are required: --workdir")

@@ -18,6 +18,8 @@ AnyArray = Array | np.ndarray
 
 Tokens = Int[AnyArray, "B N"]
 Token = Int32[Array, "B"]
+TokenActivations = Float[Array, "B 1 E"]
+Index = Int32[Array, ""]
 Starts = Bool[AnyArray, "B"]
 Activations = Float[Array, "B N E"]
 Logits = Float32[Array, "B N V"]

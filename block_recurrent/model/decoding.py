@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float32, Int32
 
 from block_recurrent.model import checks
-from block_recurrent.model.array_types import Key, Token, TokenLogits
+from block_recurrent.model.array_types import Index, Key, Token, TokenLogits
 from block_recurrent.model.checks import check_sampling
 from block_recurrent.model.language_model import LanguageModel
 from block_recurrent.model.protocol import Baseline, Model
@@ -52,18 +52,12 @@ class GenerationState(NamedTuple):
 
 
 class Decoder(NamedTuple):
-    """How a kind of model reads.
+    """How a kind of model reads: a prompt, then token by token."""
 
-    Attributes:
-      read: (model, state, tokens, their name) -> logits after the last token, the point reached,
-        and what else `start` needs.
-      start: (model, point, what else it needs) -> what is carried from one token to the next.
-      decode: (model, token, carried) -> logits for the next token, and what is carried on.
-    """
-
+    # (model, state, tokens, their name) -> logits after the last one, point, what `start` needs
     read: Callable[..., tuple[TokenLogits, Any, Any]]
-    start: Callable[..., Any]
-    decode: Callable[..., tuple[TokenLogits, Any]]
+    start: Callable[..., Any]  # (model, point, what it needs) -> what is carried
+    decode: Callable[..., tuple[TokenLogits, Any]]  # (model, token, carried) -> logits, carried
 
 
 def decoder_of(model: Model) -> Decoder:
@@ -113,9 +107,7 @@ def generate(
     seed: int = 0,
     callback: Callable[[np.ndarray], None] | None = None,
 ) -> Int32[Array, "B P"]:
-    """Continues a prompt, from a document's start or from any point of a document.
-
-    To go on afterwards, `prefill` prompt and result.
+    """Continues a prompt; to go on afterwards, `prefill` prompt and result.
 
     Args:
       model: the language model.
@@ -144,8 +136,7 @@ def generate(
         None if top_p is None else jnp.float32(top_p),
     )
     logits, point, rest = decoder.read(model, state, prompt, "prompt")
-    # A power of two, so that one compiled loop serves many lengths.
-    capacity = 1 << (max_new_tokens - 1).bit_length()
+    capacity = 1 << (max_new_tokens - 1).bit_length()  # one compiled loop serves many lengths
     new_tokens = jnp.zeros((logits.shape[0], capacity), jnp.int32)
     progress = (jnp.int32(0), new_tokens, logits, decoder.start(model, point, rest))
     stops = [max_new_tokens] if callback is None else range(1, max_new_tokens + 1)
@@ -157,7 +148,7 @@ def generate(
 
 
 @jax.jit(donate_argnums=2)
-def _decode(model, sampling: "Sampling", progress, stop: Int32[Array, ""]):
+def _decode(model, sampling: "Sampling", progress, stop: Index):
     """The loop over tokens: samples and reads until `stop` tokens are there."""
     decode = decoder_of(model).decode
 
@@ -175,22 +166,15 @@ def _decode(model, sampling: "Sampling", progress, stop: Int32[Array, ""]):
 
 
 class Sampling(NamedTuple):
-    """How a token is drawn from the logits; None leaves a filter out.
+    """How a token is drawn from the logits, as `generate` says; None leaves a filter out."""
 
-    Attributes:
-      key: each token of each row has a key of its own derived from it.
-      temperature: divides the logits; 0 takes the most likely token.
-      top_k: only the k most likely tokens.
-      top_p: only the fewest tokens that have this probability together.
-    """
-
-    key: Key
+    key: Key  # each token of each row has a key of its own derived from it
     temperature: Float32[Array, ""]
-    top_k: Int32[Array, ""] | None
+    top_k: Index | None
     top_p: Float32[Array, ""] | None
 
 
-def sample(logits: TokenLogits, sampling: Sampling, count: Int32[Array, ""]) -> Token:
+def sample(logits: TokenLogits, sampling: Sampling, count: Index) -> Token:
     """Draws one token for each row; `count` tokens were drawn before."""
     scaled = logits / jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)
     kept = keep_top_p(keep_top_k(scaled, sampling.top_k), sampling.top_p)
@@ -200,7 +184,7 @@ def sample(logits: TokenLogits, sampling: Sampling, count: Int32[Array, ""]) -> 
     return jnp.where(sampling.temperature > 0, drawn, greedy).astype(jnp.int32)
 
 
-def keep_top_k(logits: TokenLogits, top_k: Int32[Array, ""] | None) -> TokenLogits:
+def keep_top_k(logits: TokenLogits, top_k: Index | None) -> TokenLogits:
     """Minus infinity for all but the `top_k` largest logits of each row."""
     if top_k is None:
         return logits
@@ -243,7 +227,7 @@ class Decoding(NamedTuple):
     preceding: list[KeysValues]
     states: Float32[Array, "R B S E"]
     state_contexts: list[KeysValues]
-    offset: Int32[Array, ""]
+    offset: Index
 
 
 def read_blocks(
@@ -282,7 +266,7 @@ def read_blocks(
 
 @jax.jit
 def _read_block(
-    model: LanguageModel, tokens: Int32[Array, "B W"], state: ModelState, last: Int32[Array, ""]
+    model: LanguageModel, tokens: Int32[Array, "B W"], state: ModelState, last: Index
 ) -> tuple[TokenLogits, ModelState]:
     """Reads one block: logits after the token at position `last`, and the next state."""
     logits, state = model(tokens, state)

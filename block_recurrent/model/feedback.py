@@ -1,8 +1,8 @@
 """Feedback: all other layers attend to the states of the last recurrent one (paper, section 3.4).
 
-The layers below the recurrent one now need the states before they can produce the keys and values
-that these are updated with, so they join the scan over blocks. Outside it stay the first layer up
-to its self-attention, the recurrent layer's attention and MLP, and all layers above.
+The layers below the recurrent one need the states before they can compute the keys and values that
+update the states, so they join the scan over blocks. Three things stay outside the scan: the first
+layer up to its self-attention, the recurrent layer's attention and MLP, and all layers above.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,28 +30,17 @@ from block_recurrent.model.state import (
     swap_blocks_and_batch,
     take,
 )
-from block_recurrent.model.transformer_layer import (
-    Projections,
-    SelfAttended,
-    SlidingWindowLayer,
-    split_key,
-)
+from block_recurrent.model.transformer_layer import Projections, split_key
 
 DropoutKeys = Sequence[Key | None]
 
 
 class RecurrentInput(NamedTuple):
-    """What the scan over blocks computes for the recurrent layer.
-
-    Attributes:
-      x: the layer's input.
-      projections: of it.
-      state_context: keys and values of the states that entered each block, [B, K, S, H, D].
-    """
+    """What the scan over blocks computes for the recurrent layer."""
 
     x: Activations
     projections: Projections
-    state_context: KeysValues
+    state_context: KeysValues  # of the states that entered each block, [B, K, S, H, D]
 
 
 class FeedbackStack(Stack):
@@ -67,64 +56,44 @@ class FeedbackStack(Stack):
         """Reads a segment; arguments and results are those of `Stack.read_parts`."""
         last = max(number for number, part in enumerate(self.parts) if part.cells)
         (cell,) = self.parts[last].cells
-        outside, inside = split_dropout_keys(dropout_keys)
-        if isinstance(self.parts[0], LayerStack):
-            layer = take(self.parts[0].layers, 0)
-            scanned, cache = begin_first_layer(layer, x, take(states[0].cache, 0), outside[0])
+        outside = [None if key is None else jax.random.fold_in(key[0], 0) for key in dropout_keys]
+        inside, first, window = fold_in(dropout_keys, 1), self.parts[0], self.config.window
+        if isinstance(first, LayerStack):
+            layer = take(first.layers, 0)
+            project_key, attend_key = split_key(outside[0], 2)
+            projections = layer.project(x, project_key)
+            scanned = layer.self_attend(x, projections, take(states[0].cache, 0), attend_key)
+            cache = last_window(projections.context, window)
             finish, next_states = layer.finish, [states[0]._replace(cache=add_axis(cache))]
         else:  # the first layer is recurrent: all of it belongs to the scan
-            scanned, finish, next_states = x, keep_input, []
+            scanned, finish, next_states = x, lambda x, state_context, dropout_key: x, []
         begin = len(next_states)
         step = make_step(self.parts[begin:last], cell, finish, inside[: last + 1])
         recurrent_state = LayerState(*take(states[last], 0))
+
+        blocks = jax.tree.map(lambda y: split_blocks(y, window), scanned)
+        numbers = jnp.arange(jax.tree.leaves(blocks)[0].shape[1])
         carry = ([*states[begin:last]], recurrent_state)
-        (below, after), arrived = read_blocks(
-            self.config.window, self._recompute, step, carry, scanned
-        )
-        x = finish_recurrent_layer(cell.token_layer, arrived, recurrent_state.cache, outside[last])
+        inputs = (swap_blocks_and_batch(blocks), numbers)
+        (below, after), arrived = scan_blocks(step, carry, inputs, recompute=self._recompute)
+        x, projections, state_context = swap_blocks_and_batch(arrived)
+        x, projections = jax.tree.map(join_blocks, (x, projections))
+
+        layer, (attend_key, finish_key) = cell.token_layer, split_key(outside[last], 2)
+        attended = layer.self_attend(x, projections, recurrent_state.cache, attend_key)
+        x = layer.finish(attended, state_context, finish_key)
         next_states += [*below, ModelState(*add_axis(after))]
         for number in range(last + 1, len(self.parts)):
-            context, keys = arrived.state_context, dropout_keys[number]
-            x, state = self.parts[number](x, states[number], context, dropout_keys=keys)
+            part, state, keys = self.parts[number], states[number], dropout_keys[number]
+            x, state = part(x, state, state_context, dropout_keys=keys)
             next_states.append(state)
         return x, next_states
-
-
-def keep_input(x: Array, state_context: KeysValues, dropout_key: Key | None) -> Array:
-    """`x`, where no layer has begun outside the scan."""
-    del state_context, dropout_key
-    return x
-
-
-def split_dropout_keys(keys: DropoutKeys) -> tuple[DropoutKeys, DropoutKeys]:
-    """One key for each part outside the scan, and one a layer for each part inside."""
-    outside = [None if key is None else jax.random.fold_in(key[0], 0) for key in keys]
-    return outside, fold_in(keys, 1)
 
 
 def fold_in(keys: DropoutKeys, number: Array | int) -> DropoutKeys:
     """Every key of every part folded with a number."""
     fold = jax.vmap(jax.random.fold_in, (0, None))
     return [None if key is None else fold(key, number) for key in keys]
-
-
-def begin_first_layer(
-    layer: SlidingWindowLayer, x: Activations, cache: KeysValues, dropout_key: Key | None
-) -> tuple[SelfAttended, KeysValues]:
-    """The first layer up to its self-attention, for all blocks at once, and its next cache."""
-    project_key, attend_key = split_key(dropout_key, 2)
-    projections = layer.project(x, project_key)
-    attended = layer.self_attend(x, projections, cache, attend_key)
-    return attended, last_window(projections.context, layer.config.window)
-
-
-def finish_recurrent_layer(
-    layer: SlidingWindowLayer, arrived: RecurrentInput, cache: KeysValues, dropout_key: Key | None
-) -> Activations:
-    """The recurrent layer's attention and MLP for all blocks at once; its output."""
-    attend_key, finish_key = split_key(dropout_key, 2)
-    attended = layer.self_attend(arrived.x, arrived.projections, cache, attend_key)
-    return layer.finish(attended, arrived.state_context, finish_key)
 
 
 def make_step(
@@ -157,20 +126,3 @@ def make_step(
         return next_carry, RecurrentInput(x, projections, state_projections.context)
 
     return step
-
-
-def read_blocks(
-    window: int,
-    recompute: bool,
-    step: Callable,
-    carry: tuple[list[ModelState], LayerState],
-    scanned: Array | SelfAttended,
-) -> tuple[tuple[list[ModelState], LayerState], RecurrentInput]:
-    """Scans `step` over the blocks of `scanned`, arrays [B, N, ...]."""
-    blocks = jax.tree.map(lambda y: split_blocks(y, window), scanned)
-    numbers = jnp.arange(jax.tree.leaves(blocks)[0].shape[1])
-    inputs = (swap_blocks_and_batch(blocks), numbers)
-    carry, arrived = scan_blocks(step, carry, inputs, recompute=recompute)
-    x, projections, state_context = swap_blocks_and_batch(arrived)
-    x, projections = jax.tree.map(join_blocks, (x, projections))
-    return carry, RecurrentInput(x, projections, state_context)

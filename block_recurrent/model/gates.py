@@ -24,15 +24,8 @@ def identity(x: Array) -> Array:
     return x
 
 
-class Gate(nnx.Module):
-    """What gates have in common; a gate adds `next_states` and `shares`.
-
-    Args:
-      input_size: R, size of the input r.
-      model_size: E, size of the state s.
-      activation: of the projected input.
-      rngs: of the initial parameters.
-    """
+class BaseGate(nnx.Module):
+    """Base of the gates, with the projection z of their input; arguments as of `FixedGate`."""
 
     def __init__(
         self,
@@ -49,6 +42,10 @@ class Gate(nnx.Module):
             raise TypeError(f"activation must be a function, not {activation!r}")
         self.activation = activation
         self.output = dense(input_size, model_size, rngs=rngs)
+        self._add_parameters(input_size, model_size, rngs)
+
+    def _add_parameters(self, input_size: int, model_size: int, rngs: nnx.Rngs) -> None:
+        raise NotImplementedError
 
     def _check(self, states: Array, inputs: Array) -> None:
         input_size, model_size = self.output.kernel.shape
@@ -61,7 +58,7 @@ def _gate_bias(size: int, rngs: nnx.Rngs) -> nnx.Param:
     return nnx.Param(0.1 * jax.random.normal(rngs.params(), (size,), jnp.float32))
 
 
-class FixedGate(Gate):
+class FixedGate(BaseGate):
     """`s' = s g + z (1 - g)` with a learned constant `g = sigmoid(b)` and `z = activation(W r)`.
 
     Args:
@@ -71,15 +68,7 @@ class FixedGate(Gate):
       rngs: of the initial parameters.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        model_size: int,
-        *,
-        activation: Activation = identity,
-        rngs: nnx.Rngs,
-    ):
-        super().__init__(input_size, model_size, activation=activation, rngs=rngs)
+    def _add_parameters(self, input_size: int, model_size: int, rngs: nnx.Rngs) -> None:
         self.bias = _gate_bias(model_size, rngs)
 
     def __call__(
@@ -98,22 +87,14 @@ class FixedGate(Gate):
         return gate, 1.0 - gate
 
 
-class LSTMGate(Gate):
+class LSTMGate(BaseGate):
     """`s' = s f + z i`, forget and input gates computed from the input.
 
     `f = sigmoid(Wf r + bf + 1)`, `i = sigmoid(Wi r + bi - 1)`, `z = activation(W r)`: a fresh model
     remembers. Arguments are those of `FixedGate`.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        model_size: int,
-        *,
-        activation: Activation = identity,
-        rngs: nnx.Rngs,
-    ):
-        super().__init__(input_size, model_size, activation=activation, rngs=rngs)
+    def _add_parameters(self, input_size: int, model_size: int, rngs: nnx.Rngs) -> None:
         self.forget = dense(input_size, model_size, rngs=rngs, scale=0.1)
         self.input = dense(input_size, model_size, rngs=rngs, scale=0.1)
         self.forget_bias = _gate_bias(model_size, rngs)
@@ -142,5 +123,6 @@ class LSTMGate(Gate):
         return kept, jax.nn.sigmoid(enter + self.input_bias - 1.0)
 
 
+Gate = FixedGate | LSTMGate
 # By the values of `LayerConfig.gate`.
 GATES: dict[str, type[FixedGate] | type[LSTMGate]] = {"fixed": FixedGate, "lstm": LSTMGate}

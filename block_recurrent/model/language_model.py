@@ -11,7 +11,7 @@ from block_recurrent.model import checks
 from block_recurrent.model.array_types import Activations, Key, Logits, Starts, Tokens
 from block_recurrent.model.feedback import FeedbackStack
 from block_recurrent.model.layers import RMSNorm, dropout
-from block_recurrent.model.stack import Stack, stacked_layers
+from block_recurrent.model.stack import Stack
 from block_recurrent.model.state import ModelState, reset
 from block_recurrent.model.transformer_layer import split_key
 from block_recurrent.parallel.axes import replicate, shard_batch
@@ -97,11 +97,6 @@ class LanguageModel(nnx.Module):
         stack_key, logits_key = split_key(dropout_key, 2)
         x, state = self.stack(self.embed(tokens), state, dropout_key=stack_key)
         return self.normalize(x, logits_key), state
-
-    @property
-    def stacked_layers(self) -> tuple[str, ...]:
-        """Paths of the layers whose parameters have a leading axis of layers."""
-        return stacked_layers(self.config)
 
     def embed(self, tokens: Tokens) -> Activations:
         """The embeddings of the tokens, in the dtype of activations."""

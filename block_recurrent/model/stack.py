@@ -13,11 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jaxtyping import Float, Int32
 
 from block_recurrent.config import LayerConfig, ModelConfig
 from block_recurrent.model import checks
-from block_recurrent.model.array_types import Activations, Key, States
+from block_recurrent.model.array_types import Activations, Index, Key, States, TokenActivations
 from block_recurrent.model.attention import target_platform
 from block_recurrent.model.cell import RecurrentCell
 from block_recurrent.model.state import (
@@ -114,6 +113,7 @@ class BlockRecurrentLayer(nnx.Module):
 
 MANY_LAYERS = 24
 LayerKeys = Key  # one a layer, [G]
+Contexts = Sequence[KeysValues]
 
 
 # The parts of the stack.
@@ -248,12 +248,8 @@ class LayerStack(nnx.Module):
         return x, state._replace(cache=cache)
 
     def read_token(
-        self,
-        x: Float[Array, "B 1 E"],
-        visible: Sequence[KeysValues],
-        oldest: Int32[Array, ""],
-        state_contexts: Sequence[KeysValues],
-    ) -> tuple[Float[Array, "B 1 E"], list[KeysValues]]:
+        self, x: TokenActivations, visible: Contexts, oldest: Index, state_contexts: Contexts
+    ) -> tuple[TokenActivations, list[KeysValues]]:
         """Reads one token; arguments and results are those of `Stack.read_token`.
 
         `visible` and the keys and values that are returned are those of these layers.
@@ -316,12 +312,8 @@ class SingleRecurrentLayer(nnx.Module):
         return x, ModelState(*add_axis(layer_state))
 
     def read_token(
-        self,
-        x: Float[Array, "B 1 E"],
-        visible: Sequence[KeysValues],
-        oldest: Int32[Array, ""],
-        state_contexts: Sequence[KeysValues],
-    ) -> tuple[Float[Array, "B 1 E"], list[KeysValues]]:
+        self, x: TokenActivations, visible: Contexts, oldest: Index, state_contexts: Contexts
+    ) -> tuple[TokenActivations, list[KeysValues]]:
         """Reads one token."""
         layer, state_context = self.layer.cell.token_layer, state_contexts[self.index]
         x, context = layer.read_token(x, visible[0], oldest, state_context)
@@ -403,12 +395,8 @@ class Stack(nnx.Module):
         return x, next_states
 
     def read_token(
-        self,
-        x: Float[Array, "B 1 E"],
-        visible: Sequence[KeysValues],
-        oldest: Int32[Array, ""],
-        state_contexts: Sequence[KeysValues],
-    ) -> tuple[Float[Array, "B 1 E"], list[KeysValues]]:
+        self, x: TokenActivations, visible: Contexts, oldest: Index, state_contexts: Contexts
+    ) -> tuple[TokenActivations, list[KeysValues]]:
         """Reads one token.
 
         Args:

@@ -11,11 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float32
 
 from block_recurrent.config import LayerConfig
 from block_recurrent.model import checks
-from block_recurrent.model.array_types import Activations, DistanceBias, Heads, Key
+from block_recurrent.model.array_types import (
+    Activations,
+    DistanceBias,
+    Heads,
+    Index,
+    Key,
+    TokenActivations,
+)
 from block_recurrent.model.attention import choose_attention, reference
 from block_recurrent.model.layers import (
     RMSNorm,
@@ -230,11 +237,11 @@ class SlidingWindowLayer(nnx.Module):
 
     def read_token(
         self,
-        x: Float[Array, "B 1 E"],
+        x: TokenActivations,
         visible: KeysValues,
-        oldest: Int32[Array, ""],
+        oldest: Index,
         state_context: KeysValues | None = None,
-    ) -> tuple[Float[Array, "B 1 E"], KeysValues]:
+    ) -> tuple[TokenActivations, KeysValues]:
         """Reads one token, as a call would.
 
         Args:

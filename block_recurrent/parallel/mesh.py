@@ -156,15 +156,6 @@ def with_shardings(shapes: Any, shardings: Any) -> Any:
     )
 
 
-def fetch(array: jax.Array, process: int) -> np.ndarray | None:
-    """A copy of a whole array in one process, and None in the others, which have to call it too."""
-    whole = array
-    if not array.is_fully_addressable:
-        sharding: Any = array.sharding
-        whole = jax.device_put(array, replicated(sharding.mesh)).addressable_data(0)
-    return np.array(whole, copy=True) if processes.index() == process else None
-
-
 def put(tree: Any, shardings: Any) -> Any:
     """Arrays with these shardings, from arrays that have them or that every process holds."""
 

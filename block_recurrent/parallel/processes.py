@@ -70,6 +70,7 @@ def join(cluster: Cluster, seconds: float = JOIN_SECONDS) -> None:
     Raises:
       ClusterUnreachable: they were not found in time, or nobody says where they are.
     """
+    global _watch
     jax.config.update("jax_enable_preemption_service", False)
     begin = time.monotonic()
     if cluster.coordinator_address and cluster.process_index:
@@ -90,7 +91,9 @@ def join(cluster: Cluster, seconds: float = JOIN_SECONDS) -> None:
         ) from error
     finally:
         missing.cancel()
-    _begin_to_watch()
+    state = _coordination()
+    _watch = Watch(state.process_id, state.num_processes, _messages, _leave_lost)
+    _watch.start()
 
 
 def _leave_unreached(seconds: float) -> None:
@@ -116,23 +119,16 @@ def _wait_for_coordinator(address: str, seconds: float) -> None:
         time.sleep(_RETRY_SECONDS)
 
 
-def _begin_to_watch() -> None:
-    global _watch
-    state = _coordination()
-    _watch = Watch(state.process_id, state.num_processes, _messages, _leave_lost)
-    _watch.start()
-
-
 def _leave_lost(why: str) -> None:
     print(f"\nerror: {_lost(why)}", file=sys.stderr)
     leave(LOST)
 
 
 def turn(number: int) -> contextlib.AbstractContextManager[None]:
-    """For what takes all processes about as long: one that stays in it alone is given up.
+    """For work that takes all processes about as long: one that stays in it alone times out.
 
     Args:
-      number: grows from turn to turn, and is that of the same turn in all processes.
+      number: grows from turn to turn; the same turn has the same number in all processes.
     """
     return _watch.turn(number) if _watch else contextlib.nullcontext()
 

@@ -176,7 +176,7 @@ def read_parameters_of(folder: Path) -> dict[str, np.ndarray]:
 
 def read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
     """The arrays of `PARAMETERS` or `TRAINING`; errors are those of `read_state`."""
-    metadata = _metadata(folder, name)
+    metadata = _metadata(folder)[name]
     targets = {path: np.empty(array.shape, array.dtype) for path, array in metadata.items()}
     return _load(folder, {name: targets})[name]
 
@@ -202,8 +202,9 @@ def _read(
     folder: Path, wanted: Mapping[str, Mapping[str, Any]], *, progress: bool = False
 ) -> dict[str, Any]:
     """Checkpointables with the arrays `wanted`, once they are known to fit."""
+    metadata = _metadata(folder)
     for name, arrays in wanted.items():
-        _check_fit(folder / name, _metadata(folder, name), _filled(arrays))
+        _check_fit(folder / name, metadata[name], _filled(arrays))
     targets: dict[str, Any] = {
         name: {path: _target(array) for path, array in _filled(arrays).items()}
         for name, arrays in wanted.items()
@@ -222,13 +223,10 @@ def _target(array: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 
-def _metadata(folder: Path, name: str) -> dict[str, Any]:
-    """Shape and dtype of the arrays of a checkpointable."""
+def _metadata(folder: Path) -> Mapping[str, Any]:
+    """The shape and dtype of every array by checkpointable and name."""
     with _reading(folder):
-        metadata = ocp.checkpointables_metadata(str(folder)).metadata
-    if metadata.get(name) is None:
-        raise Damaged(f"{folder / name} is missing")
-    return metadata[name]
+        return ocp.checkpointables_metadata(str(folder)).metadata
 
 
 def _load(folder: Path, targets: Mapping[str, Any]) -> dict[str, Any]:

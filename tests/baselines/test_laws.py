@@ -124,22 +124,16 @@ def loss_and_gradients(model, tokens, state, key):
     return value, after, named_parameters(gradients)
 
 
-@one_of_each
-def test_every_parameter_has_a_gradient(name):
-    model, state = in_document(name)
-    _, _, gradients = loss_and_gradients(model, TOKENS[:, :N], state, None)
-    for path, gradient in gradients.items():
-        assert np.all(np.isfinite(gradient)) and np.any(gradient != 0), path
-
-
 @pytest.mark.parametrize("name", ["transformer_xl", "lstm"])
-def test_what_is_computed_again_is_the_same(name):
+def test_every_parameter_has_a_gradient_and_what_is_computed_again_is_the_same(name):
     state, key = in_document(name)[1], jax.random.key(1)
     configs = [dataclasses.replace(CONFIGS[name], remat=r, dropout=0.1) for r in ("none", "layer")]
     expected, actual = (
         loss_and_gradients(random_baseline(config), TOKENS[:, :N], state, key) for config in configs
     )
     assert_close(actual, expected)
+    for path, gradient in expected[2].items():
+        assert np.all(np.isfinite(gradient)) and np.any(gradient != 0), path
 
 
 @one_of_each
@@ -149,14 +143,15 @@ def test_dropout_follows_its_key(name):
     state, tokens = model.initial_state(2), TOKENS[:, :N]
     first, again, other = (read(model, tokens, state, key=jax.random.key(k))[0] for k in (0, 0, 1))
     assert_equal(first, again)
-    assert not np.allclose(first, other) and not np.allclose(first, read(model, tokens, state)[0])
+    without, _ = read(random_baseline(CONFIGS[name]), tokens, state)
+    assert not np.allclose(first, other) and not np.allclose(first, without)
 
 
 @one_of_each
 def test_bfloat16_keeps_parameters_and_logits_float32(name):
     exact = initial_baseline(CONFIGS[name])
     model = initial_baseline(dataclasses.replace(CONFIGS[name], dtype="bfloat16"))
-    tokens = TOKENS[:, :4]
+    tokens = TOKENS[:, :N]
     logits, state = read(model, tokens, model.initial_state(2))
     assert logits.dtype == "float32"
     assert {array.dtype.name for array in named_parameters(model).values()} == {"float32"}
@@ -191,12 +186,12 @@ def test_initial_values_are_those_of_the_authors():
 
 
 WRONG_CALLS = {
-    "tokens must be an integer array": {"tokens": jnp.zeros((2, 8))},
-    r"tokens must be \[batch, segment\]": {"tokens": jnp.zeros(8, int)},
+    "tokens must hold integer values": {"tokens": jnp.zeros((2, 8))},
+    r"tokens has shape \(8,\)": {"tokens": jnp.zeros(8, int)},
     "the length of a segment must be": {"tokens": jnp.zeros((2, 0), int)},
     "state must be a": {"state": None},
-    "the state's .* has shape": {"tokens": jnp.zeros((3, 8), int)},
-    "start_of_document must be a bool": {"start_of_document": jnp.zeros(2)},
+    "state.* has shape": {"tokens": jnp.zeros((3, 8), int)},
+    "start_of_document must hold bool": {"start_of_document": jnp.zeros(2)},
     "start_of_document has shape": {"start_of_document": jnp.zeros(3, bool)},
     "dropout_key must be one key": {"dropout_key": 3},
 }
@@ -265,7 +260,7 @@ def test_prompts_that_do_not_fit_are_refused(name):
     model = random_baseline(CONFIGS[name])
     with pytest.raises(ValueError, match="outside the vocabulary"):
         br.generate(model, model.initial_state(1), [[VOCABULARY]])
-    with pytest.raises(ValueError, match="the state's .* has shape"):
+    with pytest.raises(ValueError, match="state.* has shape"):
         br.prefill(model, model.initial_state(2), [[0]])
     with pytest.raises(TypeError, match="state must be a"):
         br.prefill(model, random_like(jnp.zeros(3)), [[0]])

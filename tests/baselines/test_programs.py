@@ -12,7 +12,6 @@ pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
 FLAGS = {
     "transformer_xl": ["memory=5"],
-    "transformer": ["segment=8"],
     "lstm": ["hidden_size=5"],
 }
 

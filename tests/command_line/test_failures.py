@@ -40,7 +40,7 @@ KNOWN = {
     CheckpointError("step 3 is damaged"): 4,
     SaveFailed("step 3 is not saved"): 4,
     WorkdirInUse("another process"): 4,
-    RunError("metrics.jsonl:5: no JSON"): 4,
+    RunError("metrics.jsonl:5: not JSON"): 4,
     FloatingPointError("loss (nan nats)"): 5,
     MemoryError("out of memory: so"): 6,
     DeviceMissing("not there"): 7,
@@ -213,5 +213,5 @@ def test_a_damaged_run_is_status_4_and_no_run_is_status_2(tmp_path, capsys):
     with (folder / "metrics.jsonl").open("a") as file:
         file.write("{\n")
     assert table1.main([str(folder), f"--output={tmp_path / 'out'}"]) == 4
-    assert "run/metrics.jsonl:3: no JSON" in capsys.readouterr().err
+    assert "run/metrics.jsonl:3: not JSON" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -279,17 +279,13 @@ WRONG = {
     "top_k": ({"top_k": 0}, ValueError, "top_k must be a whole number of at least 1, not 0"),
     "top_p 0": ({"top_p": 0.0}, ValueError, "top_p must be above 0 and at most 1, not 0.0"),
     "top_p 2": ({"top_p": 2}, ValueError, "top_p must be above 0 and at most 1, not 2"),
-    "no prompt": (
-        {"tokens": TOKENS[:, :0]},
-        ValueError,
-        r"prompt must be \[B, P\] with P of at least 1, .*\(2, 0\)",
-    ),
-    "one row": ({"tokens": TOKENS[0]}, ValueError, r"prompt must be \[B, P\] .*\(16,\)"),
-    "floats": ({"tokens": np.ones((2, 3))}, TypeError, "prompt must be integers, not float64"),
-    "text": ({"tokens": "once"}, TypeError, "prompt must be integers"),
+    "no prompt": ({"tokens": TOKENS[:, :0]}, ValueError, "prompt must have at least one token"),
+    "one row": ({"tokens": TOKENS[0]}, ValueError, r"prompt has shape \(16,\), but \[B, P\]"),
+    "floats": ({"tokens": np.ones((2, 3))}, TypeError, "prompt must hold integer .* not float64"),
+    "text": ({"tokens": [["once"]]}, TypeError, "prompt must hold integer values"),
     "too large": ({"tokens": TOKENS + 1}, ValueError, "token id 11 is outside the vocab.* of 11"),
     "negative": ({"tokens": TOKENS - 1}, ValueError, "token id -1 is outside the vocabulary"),
-    "rows": ({"rows": 1}, ValueError, r"keys of the .*cache .*\(3, 1, 4.*\[3, 2, 4"),
+    "rows": ({"rows": 1}, ValueError, r"state.cache.keys has shape \(3, 1, 4.*\[3, 2, 4"),
 }
 
 

@@ -141,7 +141,7 @@ def test_a_document_start_forgets_exactly_the_rows_it_marks(name):
 
 def test_without_start_of_document_nothing_is_forgotten():
     model, state = prepare("fixed_single")
-    tokens = random_tokens(BATCH, WINDOW)
+    tokens = random_tokens(BATCH, LENGTH)
     assert_close(jax.jit(model)(tokens, state), read(model, tokens, state))
 
 
@@ -261,72 +261,48 @@ def test_initial_values_are_those_of_the_authors():
     assert_equal(model.initial_state(3).recurrent[0], [model.stack.cells[0].initial[...]] * 3)
 
 
-def changed(state: br.ModelState, **shape_of) -> br.ModelState:
-    """The state with an array of another shape in one place."""
-    keys, values, recurrent = state.cache.keys, state.cache.values, state.recurrent
-    arrays = {"keys": keys, "values": values, "recurrent": recurrent}
-    arrays |= {name: jnp.zeros(shape) for name, shape in shape_of.items()}
-    cache = br.KeysValues(arrays["keys"], arrays["values"])
-    return br.ModelState(cache, arrays["recurrent"])
-
-
 WRONG_TOKENS = {
-    "float": (lambda t: t.astype(jnp.float32), TypeError, "tokens must be .*integer.*float32"),
-    "bool": (lambda t: t > 3, TypeError, "tokens must be .*integer.*bool"),
-    "list": (lambda t: t.tolist(), TypeError, "tokens must be"),
-    "one row": (lambda t: t[0], ValueError, r"tokens must be \[batch.*\(8,\)"),
-    "rank 3": (lambda t: t[..., None], ValueError, r"tokens must be .*\(2, 8, 1\)"),
+    "float": (lambda t: t.astype(jnp.float32), TypeError, "tokens must hold integer values"),
+    "bool": (lambda t: t > 3, TypeError, "tokens must hold integer values"),
+    "list": (lambda t: t.tolist(), TypeError, "tokens must be an array"),
+    "one row": (lambda t: t[0], ValueError, r"tokens has shape \(8,\)"),
+    "rank 3": (lambda t: t[..., None], ValueError, r"tokens has shape \(2, 8, 1\)"),
     "no multiple": (lambda t: t[:, :7], ValueError, "7 tokens is no multiple of the window 4"),
-    "empty": (lambda t: t[:, :0], ValueError, "0 tokens is no multiple of the window 4"),
+    "empty": (lambda t: t[:, :0], ValueError, "the length of a segment must be"),
 }
-WRONG_STATES = {
-    "none": (lambda s: None, TypeError, "state must be a ModelState, not NoneType"),
-    "a tuple": (lambda s: tuple(s), TypeError, "state must be a ModelState, not tuple"),
-    "one row": (
-        lambda s: row(s, 0),
-        ValueError,
-        r"keys of the .*cache.*\(3, 1, .*\[3, 2, 4, 2, 4\]",
-    ),
-    "layers": (lambda s: changed(s, keys=(4, 2, 4, 2, 4)), ValueError, "keys of the .*cache"),
-    "window": (lambda s: changed(s, values=(3, 2, 8, 2, 4)), ValueError, "values of the .*cache"),
-    "heads": (lambda s: changed(s, keys=(3, 2, 4, 4, 2)), ValueError, "keys of the .*cache"),
-    "states": (lambda s: changed(s, recurrent=(1, 2, 4, 12)), ValueError, "recurrent state"),
-    "size": (lambda s: changed(s, recurrent=(1, 2, 3, 8)), ValueError, "recurrent state"),
-    "batch": (lambda s: changed(s, recurrent=(1, 1, 3, 12)), ValueError, "recurrent state"),
-    "no state": (lambda s: changed(s, recurrent=(0, 2, 3, 12)), ValueError, "recurrent state"),
-}
-WRONG_STARTS = {
-    "batch": (jnp.zeros(3, bool), ValueError, r"start_of_document.*\(3,\)"),
-    "per token": (jnp.zeros((2, 8), bool), ValueError, r"start_of_document.*\(2, 8\)"),
-    "integers": (jnp.zeros(2, jnp.int32), TypeError, "start_of_document must be a bool array"),
-}
-
-
-def assert_refused(error, words, tokens=None, state=None, start=None):
-    model = random_model(MODELS["fixed_skip"])
-    with pytest.raises(error, match=words):
-        model(tokens, state, start_of_document=start)
 
 
 @pytest.mark.parametrize("wrong, error, words", WRONG_TOKENS.values(), ids=WRONG_TOKENS)
 def test_wrong_tokens_are_refused(wrong, error, words):
-    state = random_model(MODELS["fixed_skip"]).initial_state(2)
-    assert_refused(error, words, wrong(random_tokens(2, 8)), state)
+    model = random_model(MODELS["fixed_skip"])
+    with pytest.raises(error, match=words):
+        model(wrong(random_tokens(2, 8)), model.initial_state(2))
 
 
-@pytest.mark.parametrize("wrong, error, words", WRONG_STATES.values(), ids=WRONG_STATES)
-def test_wrong_states_are_refused(wrong, error, words):
-    state = random_model(MODELS["fixed_skip"]).initial_state(2)
-    assert_refused(error, words, random_tokens(2, 8), wrong(state))
+def test_a_state_with_any_axis_of_another_size_is_refused():
+    model = random_model(MODELS["fixed_skip"])
+    tokens, state = random_tokens(2, 8), model.initial_state(2)
+    leaves, structure = jax.tree.flatten(state)
+    names = ("state.cache.keys", "state.cache.values", "state.recurrent")
+    for number, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
+        for axis in range(leaf.ndim):
+            other = jnp.repeat(leaf, 2, axis)
+            wrong = structure.unflatten([*leaves[:number], other, *leaves[number + 1 :]])
+            with pytest.raises(ValueError, match=f"{name} has shape"):
+                model(tokens, wrong)
 
 
-@pytest.mark.parametrize("start, error, words", WRONG_STARTS.values(), ids=WRONG_STARTS)
-def test_wrong_document_starts_are_refused(start, error, words):
-    state = random_model(MODELS["fixed_skip"]).initial_state(2)
-    assert_refused(error, words, random_tokens(2, 8), state, start)
-
-
-@pytest.mark.parametrize("start", [[True, False], True])
-def test_document_starts_that_are_no_array_are_refused(start):
-    state = random_model(MODELS["fixed_skip"]).initial_state(2)
-    assert_refused(TypeError, "start_of_document", random_tokens(2, 8), state, start)
+@pytest.mark.parametrize(
+    "start, error",
+    [
+        (jnp.zeros(3, bool), ValueError),
+        (jnp.zeros((2, 8), bool), ValueError),
+        (jnp.zeros(2, jnp.int32), TypeError),
+        ([True, False], TypeError),
+        (True, TypeError),
+    ],
+)
+def test_wrong_document_starts_are_refused(start, error):
+    model = random_model(MODELS["fixed_skip"])
+    with pytest.raises(error, match="start_of_document"):
+        model(random_tokens(2, 8), model.initial_state(2), start_of_document=start)

@@ -95,7 +95,6 @@ MASKS = {
     "fixed_dual": 3 * 3 + 2,
     # Once for the segment: the first half of layer 0, all but the projections of the last
     # recurrent layer, and the layers above it. The rest once a block.
-    "feedback_fixed_skip": 2 + 3 + 4 + BLOCKS * (2 + 1),
     "feedback_fixed_single": 3 + BLOCKS * (4 + 4 + 1),
 }
 

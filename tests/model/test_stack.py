@@ -100,11 +100,11 @@ def test_a_feedback_loop_holds_the_layers_below_and_no_more():
 WRONG = {
     "size of x": ({"x": (2, 12, 8)}, r"x has shape \(2, 12, 8\)"),
     "segment": ({"x": (2, 7, 12)}, "7 tokens is no multiple of the window 4"),
-    "window of keys": ({"keys": (2, 3, 2, 4)}, "keys of the .*cache"),
-    "batch of values": ({"values": (3, 4, 2, 4)}, "values of the .*cache"),
-    "batch of states": ({"recurrent": (1, 3, 12)}, r"recurrent state .*\(1, 3, 12\)"),
-    "number of states": ({"recurrent": (2, 4, 12)}, "recurrent state"),
-    "size of states": ({"recurrent": (2, 3, 8)}, "recurrent state"),
+    "window of keys": ({"keys": (2, 3, 2, 4)}, "state.cache.keys"),
+    "batch of values": ({"values": (3, 4, 2, 4)}, "state.cache.values"),
+    "batch of states": ({"recurrent": (1, 3, 12)}, r"state.recurrent .*\(1, 3, 12\)"),
+    "number of states": ({"recurrent": (2, 4, 12)}, "state.recurrent"),
+    "size of states": ({"recurrent": (2, 3, 8)}, "state.recurrent"),
 }
 
 

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(
 # Without these the runtime looks for its own machine, and lets one process at a time have it.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "",  # the tests' own are for a CPU; the TPU's compiler does not know them
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_MIN_LOG_LEVEL": "3",

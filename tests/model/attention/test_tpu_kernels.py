@@ -66,23 +66,23 @@ def test_a_window_is_that_of_the_reference(dtype):
     assert_close(actual, expected, TOLERANCES[dtype])
 
 
-@pytest.mark.parametrize("window", [256, 384])
-def test_windows_of_several_tiles(window):
-    arguments = window_arguments(window, lanes=(1, 3), heads=1)
+def test_windows_of_several_tiles():
+    arguments = window_arguments(384, lanes=(1, 3), heads=1)
     expected = values_and_gradients(reference.attend_window, *arguments)
     assert_close(values_and_gradients(attend_window, *arguments), expected)
 
 
-@pytest.mark.parametrize("window", [512, 1024, 2048])
+@pytest.mark.parametrize("window", [512, 2048])
 def test_large_windows(window):
     arguments = window_arguments(window, lanes=(1, 1), heads=1)
     assert_close(attend_window(*arguments), reference.attend_window(*arguments))
 
 
-@pytest.mark.parametrize("size", [8, 128])  # in both layouts
-@pytest.mark.parametrize("blocks, detached", [(1, False), (3, True), (12, False), (12, True)])
+@pytest.mark.parametrize(
+    "blocks, detached, size", [(1, False, 8), (3, True, 128), (12, False, 128), (12, True, 8)]
+)
 def test_windows_before_one_another(blocks, detached, size):
-    """In one step and in several: 12 windows are more than a kernel has on chip at a time."""
+    """In both layouts, in one step and in several: 12 windows are more than a step has on chip."""
     arguments = window_arguments(128, lanes=(2, blocks), size=size)
     functions = (
         functools.partial(attend, detached=detached)
@@ -157,13 +157,12 @@ def test_a_rotary_layer_with_kernels_is_the_layer_without():
     assert_close(*results)
 
 
-@pytest.mark.parametrize("feedback", [False, True])
-def test_a_model_with_kernels_is_the_model_without(feedback):
+def test_a_model_with_kernels_is_the_model_without():
     """Loss, logits, states, and the gradient of every parameter and of the state."""
     results = []
     for attention in ("pallas", "xla"):
         sizes = {"window": 128, "num_states": 128, "num_heads": 2, "head_size": 128}
-        config = model_config(1, num_layers=2, attention=attention, feedback=feedback, **sizes)
+        config = model_config(1, num_layers=2, attention=attention, feedback=True, **sizes)
         model = randomize(lambda rngs, config=config: LanguageModel(config, rngs=rngs))
         tokens, state = random_tokens(2, 256), random_like(model.initial_state(2))
         results.append(jax.tree.leaves(read_with_gradients(model, tokens, state)))

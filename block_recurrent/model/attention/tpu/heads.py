@@ -27,17 +27,11 @@ ROWS = 16  # tokens of a step are a multiple of it
 
 
 class Settings(NamedTuple):
-    """What is known when a kernel is compiled.
+    """What is known when a kernel is compiled."""
 
-    Attributes:
-      num_heads: H.
-      normalized: of each projection, whether its vectors are scaled to a length.
-      interpret: whether to run kernels as plain array operations.
-    """
-
-    num_heads: int
-    normalized: tuple[bool, ...]
-    interpret: bool
+    num_heads: int  # H
+    normalized: tuple[bool, ...]  # of each projection, whether its vectors are scaled
+    interpret: bool  # run kernels as plain array operations
 
 
 def split_heads(
@@ -72,7 +66,7 @@ def _split(
         out_specs = [_some_rows(projected, x) for x in out]
         kernel = functools.partial(_forward_kernel, settings)
         arguments = (projected, scales)
-        return _run(kernel, "heads_forward", settings, arguments, out, out_specs)
+        return list(_run(kernel, "heads_forward", settings, arguments, out, out_specs))
 
     return on_every_device(forward, (projected, scales), (False, True), [False] * parts)
 

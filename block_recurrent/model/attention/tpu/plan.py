@@ -27,22 +27,13 @@ MOST_TOKENS = 1024  # in the windows of one step, to keep it longer than its ove
 
 
 class Operands(NamedTuple):
-    """What is attended with.
+    """What is attended with; without windows `previous` and `bias` are None."""
 
-    Attributes:
-      queries: [B, K*Q, H*D] or [B, H, K*Q, D].
-      context: such arrays of K*T.
-      previous: such arrays of W, the window before the first; None where there are no windows.
-      bias: [H, W] float32, in kernels [H*R, W + R], where minus infinity hides a key; None without
-        windows.
-      seeds: of dropout, one for each of the B*K windows; or None.
-    """
-
-    queries: Any
-    context: KeysValues
-    previous: KeysValues | None
-    bias: Any
-    seeds: Seeds | None
+    queries: Any  # [B, K*Q, H*D] or [B, H, K*Q, D]
+    context: KeysValues  # such arrays of K*T
+    previous: KeysValues | None  # such arrays of W, the window before the first
+    bias: Any  # [H, W] float32, in kernels [H*R, W + R]; minus infinity hides a key
+    seeds: Seeds | None  # of dropout, for each of the B*K windows
 
 
 # Which operands, and which of their gradients, are whole on every device: the bias.
@@ -50,23 +41,14 @@ WHOLE = Operands(False, False, False, True, False)  # type: ignore[arg-type]
 
 
 class Settings(NamedTuple):
-    """What is known when a kernel is compiled.
+    """What is known when a kernel is compiled."""
 
-    Attributes:
-      blocks: K, windows of a lane.
-      heads: H.
-      size: D.
-      detached: whether no gradient reaches the window before a block.
-      rate: of dropout.
-      interpret: whether to run kernels as plain array operations.
-    """
-
-    blocks: int
-    heads: int
-    size: int
-    detached: bool
-    rate: float
-    interpret: bool
+    blocks: int  # K, windows of a lane
+    heads: int  # H
+    size: int  # D
+    detached: bool  # no gradient reaches the window before a block
+    rate: float  # of dropout
+    interpret: bool  # run kernels as plain array operations
 
     @property
     def heads_first(self) -> bool:
@@ -75,27 +57,16 @@ class Settings(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Sizes of a kernel, what a step has on chip of each array, and how the kernel is run.
-
-    Attributes:
-      settings: of the kernel.
-      lanes: B.
-      queries: Q.
-      keys: T of a window, and of the one before it.
-      own_keys: T of a window alone.
-      seen: how many keys R queries see together.
-      windows: P, of a step.
-      backwards: whether steps go from the last windows of a lane to the first.
-    """
+    """Sizes of a kernel, what a step has on chip of each array, and how the kernel is run."""
 
     settings: Settings
-    lanes: int
-    queries: int
-    keys: int
-    own_keys: int
-    seen: int
-    windows: int
-    backwards: bool
+    lanes: int  # B
+    queries: int  # Q
+    keys: int  # T of a window, and of the one before it
+    own_keys: int  # T of a window alone
+    seen: int  # keys that R queries see together
+    windows: int  # P, of a step
+    backwards: bool  # steps go from the last windows of a lane to the first
 
     @property
     def steps(self) -> int:
