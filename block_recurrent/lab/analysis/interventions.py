@@ -41,7 +41,11 @@ def with_states(state: ModelState, states: Array, where: Array | np.ndarray) -> 
 
 
 def entering(
-    streams: Streams, initial: ModelState, begins: Array, offset: Array, segment_length: int
+    streams: Streams,
+    initial: ModelState,
+    begins: Array | np.ndarray,
+    offset: Array,
+    segment_length: int,
 ) -> Streams:
     """What enters a block in each reading, from what has come out of the block before."""
     begun = {name: reset(state, initial, begins, batch_axis=1) for name, state in streams.items()}

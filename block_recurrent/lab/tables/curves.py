@@ -67,7 +67,7 @@ class Section(NamedTuple):
     groups: list[SeedGroup]
     reference: SeedGroup | None
 
-    def styled(self) -> list[tuple[SeedGroup, dict[str, str]]]:
+    def styled(self) -> list[tuple[SeedGroup, dict[str, Any]]]:
         """The groups with their colours, lines and markers."""
         return list(zip(self.groups, styles([group.name for group in self.groups]), strict=True))
 
@@ -78,9 +78,10 @@ class Section(NamedTuple):
         theirs = {run.seeds: (run, point) for run, point in self.reference.final}
         found = {}
         for run, point in group.final:
-            other, its_point = theirs.get(run.seeds, (None, None))
-            if other and ((run.finished and other.finished) or point.step == its_point.step):
-                found[run.seeds] = _bits(point) - _bits(its_point)
+            if run.seeds in theirs:
+                other, its_point = theirs[run.seeds]
+                if (run.finished and other.finished) or point.step == its_point.step:
+                    found[run.seeds] = _bits(point) - _bits(its_point)
         return found
 
 
@@ -188,7 +189,7 @@ def draw(sections: Mapping[str, Section], picture: "Figure") -> None:
     finish(panels.flat)
 
 
-def _draw_curves(panel: "Axes", runs: Sequence[Run], style: dict[str, str]) -> None:
+def _draw_curves(panel: "Axes", runs: Sequence[Run], style: dict[str, Any]) -> None:
     for run in runs:
         tokens = [point.tokens_seen for point in run.points]
         bits = list(map(_bits, run.points))
@@ -201,7 +202,7 @@ def _draw_curves(panel: "Axes", runs: Sequence[Run], style: dict[str, str]) -> N
 
 
 def _draw_differences(
-    panel: "Axes", runs: Sequence[Run], reference: SeedGroup, style: dict[str, str]
+    panel: "Axes", runs: Sequence[Run], reference: SeedGroup, style: dict[str, Any]
 ) -> None:
     """Draws paired differences at the steps at which all pairs were evaluated."""
     theirs = {run.seeds: run for run in reference.runs if run.points}

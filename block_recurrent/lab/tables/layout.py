@@ -38,7 +38,7 @@ def color_of(row: str) -> str:
     return FAMILIES.get(family(row), "tab:green")
 
 
-def styles(rows: Sequence[str]) -> list[dict[str, str]]:
+def styles(rows: Sequence[str]) -> list[dict[str, Any]]:
     """The colour, line and marker of each row, which follow from its number in its family."""
     families = list(map(family, rows))
     numbers = [families[:index].count(name) % len(LINES) for index, name in enumerate(families)]
