@@ -216,7 +216,7 @@ def observe_states(
     for standing, batch in read_documents(model, corpus, lanes, model.config.window, progress):
         carried, seen = observe_block(model, carried, batch, kept)
         seen = jax.device_get(seen)
-        whole = batch.mask.all(1)
+        whole = np.asarray(batch.mask.all(1))
         positions += [
             lane.offset for lane, full in zip(standing, whole, strict=True) if lane and full
         ]
@@ -238,6 +238,6 @@ def observe_states(
     return [LayerStates(np.array(positions, int), *figures) for figures in layers]
 
 
-def _same_documents(lanes: Lanes, others: Lanes) -> list[bool]:
+def _same_documents(lanes: Lanes, others: Lanes) -> np.ndarray:
     pairs = zip(lanes, others, strict=True)
-    return [bool(a and b and a.document == b.document) for a, b in pairs]
+    return np.array([bool(a and b and a.document == b.document) for a, b in pairs])
