@@ -2,7 +2,7 @@
 
 import sys
 
-from block_recurrent.lab.programs.curves import main
+from block_recurrent.lab.tables.curves import main
 
 if __name__ == "__main__":
     sys.exit(main())

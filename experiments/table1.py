@@ -2,7 +2,7 @@
 
 import sys
 
-from block_recurrent.lab.programs.table1 import main
+from block_recurrent.lab.tables.table1 import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,6 +10,7 @@ from block_recurrent.system.text import did_you_mean
 
 COMMAND = "block-recurrent"
 CORE, LAB = "block_recurrent.command_line", "block_recurrent.lab.programs"
+TABLES = "block_recurrent.lab.tables"
 # Subcommand -> its module, and what it does. The lab's modules are imported by name, when called.
 PROGRAMS = {
     "train": (f"{CORE}.train", "train a model, or continue a run"),
@@ -20,10 +21,10 @@ PROGRAMS = {
     "train-vocab": (f"{LAB}.train_vocab", "train a SentencePiece vocabulary on a corpus"),
     "compile": (f"{LAB}.compile", "compile a training step for accelerators that are not there"),
     "benchmark": (f"{LAB}.benchmark", "time training steps, evaluation, generation, checkpoints"),
-    "table1": (f"{LAB}.table1", "make the paper's Table 1 from work directories"),
-    "table2": (f"{LAB}.table2", "make the paper's Table 2 from work directories"),
-    "curves": (f"{LAB}.curves", "compare validation curves over seeds"),
-    "scaling": (f"{LAB}.scaling", "compare runs by their number of parameters"),
+    "table1": (f"{TABLES}.table1", "make the paper's Table 1 from work directories"),
+    "table2": (f"{TABLES}.table2", "make the paper's Table 2 from work directories"),
+    "curves": (f"{TABLES}.curves", "compare validation curves over seeds"),
+    "scaling": (f"{TABLES}.scaling", "compare runs by their number of parameters"),
     "analyze": (f"{LAB}.analyze", "find where the gain of the recurrence comes from"),
 }
 

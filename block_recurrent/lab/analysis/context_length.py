@@ -26,8 +26,8 @@ from block_recurrent.data import TokenizedCorpus
 from block_recurrent.lab.analysis.token_losses import Progress, nats_of
 from block_recurrent.model.state import clear_recurrent
 
-THRESHOLD = 0.01
-HARD = 0.1  # r
+THRESHOLD = 0.01  # of the relative gain
+HARD = 0.1  # r, the share of positions that count
 
 
 class Sample(NamedTuple):
@@ -51,11 +51,11 @@ def context_lengths(corpus: TokenizedCorpus, shortest: int, longest: int) -> lis
     return lengths if shortest <= limit else []
 
 
-def sample_positions(corpus: TokenizedCorpus, context: int, count: int, seed: int = 0) -> Sample:
+def sample_positions(corpus: TokenizedCorpus, context: int, count: int) -> Sample:
     """Random tokens that have `context` tokens before them, without repetition, at most `count`."""
     rooms = np.array([max(0, corpus.length(index) - context) for index in range(len(corpus))])
     total = int(rooms.sum())
-    chosen = np.random.default_rng(seed).choice(total, min(count, total), replace=False)
+    chosen = np.random.default_rng(0).choice(total, min(count, total), replace=False)
     ends = np.cumsum(rooms)
     document = np.searchsorted(ends, np.sort(chosen), side="right")
     return Sample(document, np.sort(chosen) - (ends - rooms)[document] + context)
@@ -124,43 +124,26 @@ def context_losses(
     return losses
 
 
-class ContextGains(NamedTuple):
-    """What longer contexts give the models of a group.
-
-    Attributes:
-      lengths: the c, C of them.
-      losses: mean loss of each model with c tokens over all positions, nats, [M, C].
-      gains: g_i(c, 2c) on the hard positions of c, [M, C - 1].
-      recl: of each model; None where the gain is still there at the longest context.
-    """
-
-    lengths: list[int]
-    losses: np.ndarray
-    gains: np.ndarray
-    recl: list[int | None]
-
-
 def context_gains(
-    losses: np.ndarray, lengths: Sequence[int], *, hard: float = HARD, threshold: float = THRESHOLD
-) -> ContextGains:
-    """The gains and the RECL of each model.
+    losses: np.ndarray, lengths: Sequence[int]
+) -> tuple[np.ndarray, list[int | None]]:
+    """What longer contexts give the models of a group.
 
     Args:
       losses: of M models with C context lengths at n positions, [M, C, n].
       lengths: the C lengths, each twice the one before.
-      hard: r, the share of positions that count.
-      threshold: of the relative gain.
+
+    Returns:
+      g_i(c, 2c) on the hard positions of c, [M, C - 1]; and the RECL of each model, None where the
+      gain is still there at the longest context.
     """
     baseline = losses.min(0)
-    count = max(1, round(hard * losses.shape[2]))
+    count = max(1, round(HARD * losses.shape[2]))
     gains = np.zeros((len(losses), len(lengths) - 1))
     for short in range(len(lengths) - 1):
         hardest = np.argsort(-baseline[short], kind="stable")[:count]
         before = baseline[short, hardest]
         with_more = np.minimum(before, losses[:, short + 1, hardest]).mean(-1)
         gains[:, short] = 1 - np.exp(with_more - before.mean())
-    recl: list[int | None] = []
-    for row in gains < threshold:
-        stops = np.flatnonzero(row)
-        recl.append(int(lengths[stops[0]]) if len(stops) else None)
-    return ContextGains(list(lengths), losses.mean(-1), gains, recl)
+    small = gains < THRESHOLD
+    return gains, [lengths[int(row.argmax())] if row.any() else None for row in small]

@@ -6,7 +6,7 @@ a model without recurrent layers has the same loss in all of them.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,12 @@ import numpy as np
 from jax import Array
 
 from block_recurrent.data import Batch, TokenizedCorpus
-from block_recurrent.data.lanes import LaneReader, evaluation_lanes
 from block_recurrent.lab.analysis.token_losses import (
-    Lanes,
     Progress,
     empty_losses,
     nats_of,
     put_losses,
+    read_documents,
 )
 from block_recurrent.model.state import ModelState, concatenate, reset
 
@@ -32,27 +31,7 @@ READINGS = {
     FROZEN: "frozen",
     SWAPPED: "of another document",
 }
-
-
 Streams = dict[str, ModelState]
-
-
-class Moment(NamedTuple):
-    """Where the lanes are as they enter a block, each [B].
-
-    Attributes:
-      offset: tokens of the document that have been read.
-      active: False for a lane that has run out of documents.
-    """
-
-    offset: np.ndarray
-    active: np.ndarray
-
-
-def moment_of(lanes: Lanes) -> Moment:
-    """The moment at which lanes are."""
-    offset = np.array([lane.offset if lane else 0 for lane in lanes], np.int32)
-    return Moment(offset, np.array([lane is not None for lane in lanes]))
 
 
 def with_states(state: ModelState, states: Array, where: Array | np.ndarray) -> ModelState:
@@ -61,11 +40,16 @@ def with_states(state: ModelState, states: Array, where: Array | np.ndarray) -> 
     return state._replace(recurrent=jnp.where(chosen, states, state.recurrent))
 
 
-def entering(streams: Streams, initial: ModelState, moment: Moment, segment_length: int) -> Streams:
+def entering(
+    streams: Streams,
+    initial: ModelState,
+    begins: Array | np.ndarray,
+    offset: Array,
+    segment_length: int,
+) -> Streams:
     """What enters a block in each reading, from what has come out of the block before."""
-    begins = moment.active & (moment.offset == 0)
     begun = {name: reset(state, initial, begins, batch_axis=1) for name, state in streams.items()}
-    at_segment = moment.offset % segment_length == 0
+    at_segment = offset % segment_length == 0
     others = jnp.roll(begun[NORMAL].recurrent, 1, axis=1)  # those of the lane before
     return begun | {
         CLEARED: with_states(begun[CLEARED], initial.recurrent, at_segment),
@@ -79,19 +63,28 @@ def read_block(
     model: Any,
     streams: Streams,
     batch: Batch,
-    moment: Moment,
+    offset: Array,
     freeze_at: Array,
     *,
     segment_length: int,
 ) -> tuple[Streams, dict[str, Array]]:
     """Reads one block [B, W] of every lane in all readings, as one batch.
 
+    Args:
+      model: a language model with a `ModelState`.
+      streams: what came out of the block before in each reading.
+      batch: the block.
+      offset: how many tokens of its document each lane has read, [B].
+      freeze_at: position, in tokens.
+      segment_length: tokens between two clearings.
+
     Returns:
       What comes out of the block in each reading, and the losses of its targets, [B, W].
     """
     lanes = len(batch.inputs)
     names = list(streams)
-    before = entering(streams, model.initial_state(lanes), moment, segment_length)
+    initial = model.initial_state(lanes)
+    before = entering(streams, initial, batch.start_of_document, offset, segment_length)
     features, after = model.features(
         jnp.tile(batch.inputs, (len(names), 1)),
         concatenate([before[name] for name in names], axis=1),
@@ -99,9 +92,9 @@ def read_block(
     nats = nats_of(model, features, jnp.tile(batch.targets, (len(names), 1)))
     own = {name: slice(n * lanes, (n + 1) * lanes) for n, name in enumerate(names)}
     out = {name: jax.tree.map(lambda x, s=own[name]: x[:, s], after) for name in names}
-    late, ended = moment.offset >= freeze_at, jnp.logical_not(moment.active)
-    out[FROZEN] = with_states(out[FROZEN], before[FROZEN].recurrent, late)
+    out[FROZEN] = with_states(out[FROZEN], before[FROZEN].recurrent, offset >= freeze_at)
     # A document that has ended keeps its states, for another to be read with.
+    ended = jnp.logical_not(batch.mask.any(1))
     out[NORMAL] = with_states(out[NORMAL], before[NORMAL].recurrent, ended)
     return out, {name: nats[own[name]] for name in names}
 
@@ -134,21 +127,13 @@ def intervened_losses(
     Returns:
       By name of the reading, for each document [n] float32.
     """
-    window = model.config.window
-    reader = LaneReader(corpus, lanes, window, model.config.vocab_size)
     streams = {name: model.initial_state(lanes) for name in READINGS}
     losses = {name: empty_losses(corpus) for name in READINGS}
-    done = 0
-    for standing in evaluation_lanes(reader):
+    for standing, batch in read_documents(model, corpus, lanes, model.config.window, progress):
+        offset = np.array([lane.offset if lane else 0 for lane in standing], np.int32)
         streams, nats = read_block(
-            model,
-            streams,
-            reader.batch(standing),
-            moment_of(standing),
-            np.int32(freeze_at),
-            segment_length=segment_length,
+            model, streams, batch, offset, np.int32(freeze_at), segment_length=segment_length
         )
         for name, values in jax.device_get(nats).items():
-            done += put_losses(losses[name], standing, values)
-        progress(done / len(READINGS) / len(corpus.tokens))
+            put_losses(losses[name], standing, values)
     return losses

@@ -1,26 +1,29 @@
-"""The pictures of the analyses; each draws some of `all_figures` on an empty `Figure`."""
+"""The pictures of the analyses; each draws some figures of `study` on an empty `Figure`."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from block_recurrent.lab.analysis.context_length import THRESHOLD
-from block_recurrent.lab.analysis.figures import middles
+from block_recurrent.lab.analysis.figures import Data, middles
+from block_recurrent.lab.analysis.interventions import NORMAL
+from block_recurrent.lab.analysis.states import LAGS
 from block_recurrent.lab.analysis.token_losses import Estimate
-from block_recurrent.lab.tables.layout import color_of, label_logarithmic
-from block_recurrent.lab.tables.naming import family
+from block_recurrent.lab.tables.layout import LINES, finish, label_logarithmic, styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LINES, MARKERS = ("-", "--", ":", "-."), "os^D"
 FEWEST = 10  # words of a distance that is drawn
-Data = dict[str, Any]
+POSITION = "position in the document, tokens"
+ZERO = {"color": "black", "linewidth": 0.8}
+Style = dict[str, Any]
 
 
-def pictures_of(data: Data) -> dict[str, Callable[[Data, "Figure"], None]]:
+def pictures_of(data: Data) -> dict[str, Callable[["Figure"], None]]:
     """The functions that draw what there are figures of, by the picture's name."""
     compared = any(run["difference"] for run in data["runs"])
     recurrent = any(run["states"] for run in data["runs"])
@@ -33,45 +36,46 @@ def pictures_of(data: Data) -> dict[str, Callable[[Data, "Figure"], None]]:
         "states": (draw_states, recurrent),
         "attention": (draw_attention, recurrent),
     }
-    return {name: draw for name, (draw, shown) in pictures.items() if shown}
+    return {name: partial(draw, data) for name, (draw, shown) in pictures.items() if shown}
 
 
-def _styled(data: Data, having: str = "bits") -> list[tuple[Data, dict[str, Any]]]:
-    """The runs that have some figures, each with its label, colour, line and marker.
-
-    The colour is the family's; line and marker are by the run's number in the family.
-    """
-    found, families = [], [family(run["name"]) for run in data["runs"]]
-    for index, run in enumerate(data["runs"]):
-        number = families[:index].count(families[index])
-        style = {
-            "label": run["name"],
-            "color": color_of(run["name"]),
-            "linestyle": LINES[number % len(LINES)],
-            "marker": MARKERS[number % len(MARKERS)],
-            "markersize": 4,
-        }
-        if run[having]:
-            found.append((run, style))
-    return found
+def _styled(data: Data, having: str = "bits") -> list[tuple[Data, Style]]:
+    """The runs that have some figures, each with its label, colour, line and marker."""
+    names = [run["name"] for run in data["runs"]]
+    return [
+        (run, style | {"label": run["name"], "markersize": 4})
+        for run, style in zip(data["runs"], styles(names), strict=True)
+        if run[having]
+    ]
 
 
-def _finish(panels: Any) -> None:
-    for panel in np.ravel(panels):
-        panel.grid(alpha=0.3)
-        panel.set_axisbelow(True)
-
-
-def _band(panel: "Axes", x: np.ndarray, found: Estimate, style: dict[str, Any]) -> None:
+def _band(panel: "Axes", x: np.ndarray, found: Estimate, style: Style) -> None:
     """A line with its interval."""
     panel.plot(x, found.mean, **style)
     panel.fill_between(x, found.low, found.high, color=style["color"], alpha=0.2, linewidth=0)
 
 
-def _by_position(panel: "Axes", label: str = "position in the document, tokens") -> None:
-    panel.set_xscale("log")
-    label_logarithmic(panel.xaxis)
-    panel.set_xlabel(label)
+def _logarithmic(panel: "Axes", label: str, lengths: Sequence[int] = ()) -> None:
+    """Labels a logarithmic horizontal axis, which has ticks at `lengths` if there are any."""
+    panel.set(xscale="log", xlabel=label)
+    if lengths:
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    else:
+        label_logarithmic(panel.xaxis)
+
+
+def _bars(panel: "Axes", names: Sequence[str], parts: Sequence[tuple[np.ndarray, Style]]) -> None:
+    """Horizontal bars: the values of all runs side by side for each name."""
+    rows, height = np.arange(len(names)), 0.8 / len(parts)
+    for number, (values, style) in enumerate(parts):
+        at = rows + (number - (len(parts) - 1) / 2) * height
+        alpha = 1 / (1 + LINES.index(style["linestyle"]))  # tells runs of a family apart
+        bar = {"color": style["color"], "alpha": alpha, "label": style["label"]}
+        panel.barh(at, np.nan_to_num(values), height, **bar)
+    panel.set_yticks(rows, names)
+    panel.invert_yaxis()
+    panel.axvline(0.0, **ZERO)
 
 
 def draw_position(data: Data, picture: "Figure") -> None:
@@ -83,30 +87,14 @@ def draw_position(data: Data, picture: "Figure") -> None:
     for run, style in _styled(data):
         panels[0].plot(x, run["bits_by_position"].mean, **style)
     panels[0].set_ylabel("bits per token")
-    panels[0].legend(frameon=False)
     for run, style in compared:
-        _band(panels[1], x, run["difference_by_position"], style)
+        _band(panels[1], x, run["difference_by_position"], style | {"label": None})
     for panel in panels[1:]:
-        panel.axhline(0.0, color="black", linewidth=0.8)
+        panel.axhline(0.0, **ZERO)
         panel.set_ylabel(f"bits per token, minus {data['reference']}")
     for panel in panels:
-        _by_position(panel)
-    _finish(panels)
-
-
-def _bars(
-    panel: "Axes", parts: Sequence[tuple[np.ndarray, dict[str, Any]]], names: Sequence[str]
-) -> None:
-    """Horizontal bars: the values of all runs side by side for each name."""
-    rows, height = np.arange(len(names)), 0.8 / len(parts)
-    for number, (values, style) in enumerate(parts):
-        at = rows + (number - (len(parts) - 1) / 2) * height
-        alpha = 1 / (1 + LINES.index(style["linestyle"]))  # tells runs of a family apart
-        bar = {"color": style["color"], "alpha": alpha, "label": style["label"]}
-        panel.barh(at, np.nan_to_num(values), height, **bar)
-    panel.set_yticks(rows, names)
-    panel.invert_yaxis()
-    panel.axvline(0.0, color="black", linewidth=0.8)
+        _logarithmic(panel, POSITION)
+    finish(panels)
 
 
 def draw_kinds(data: Data, picture: "Figure") -> None:
@@ -114,48 +102,44 @@ def draw_kinds(data: Data, picture: "Figure") -> None:
     picture.set_size_inches(7, 4.5)
     panel, counts = picture.subplots(), np.array(list(data["kinds"].values()))
     shares = counts / counts.sum()
-    parts = [
-        (run["difference_by_kind"].mean * counts / counts.sum(), style)
-        for run, style in _styled(data, "difference")
-    ]
     names = [f"{name}, {share:.0%}" for name, share in zip(data["kinds"], shares, strict=True)]
-    _bars(panel, parts, names)
+    compared = _styled(data, "difference")
+    _bars(
+        panel, names, [(run["difference_by_kind"].mean * shares, style) for run, style in compared]
+    )
     panel.set_xlabel(f"part of the bits per token, minus {data['reference']}")
-    panel.legend(frameon=False)
-    _finish(panel)
+    finish([panel])
 
 
 def draw_distance(data: Data, picture: "Figure") -> None:
     """The gain by distance to the previous occurrence, and each class's share of it."""
     picture.set_size_inches(12, 4.5)
     left, right = picture.subplots(1, 2, width_ratios=(2, 1))
-    compared = _styled(data, "words")
-    for run, style in compared:
+    parts, names, limits = [], [], {}
+    for run, style in _styled(data, "words"):
         words = run["words"]
         x = np.sqrt(words["distance_edges"][:-1] * words["distance_edges"][1:])
         gain, enough = words["gain_by_distance"], words["counts_by_distance"][:-1] >= FEWEST
         _band(left, x, Estimate(*(np.where(enough, part[:-1], np.nan) for part in gain)), style)
         _draw_first(left, x[-1] * 4, gain, style)
-    for limits in {(run["words"]["window"], run["words"]["reach"]) for run, _ in compared}:
-        for x, name in zip(limits, ("window", "reach"), strict=True):
-            left.axvline(x, color="gray", linestyle=":", linewidth=1)
-            where = {"va": "top", "ha": "right", "transform": left.get_xaxis_transform()}
-            left.text(x, 0.98, f" {name}", rotation=90, **where)
-    left.axhline(0.0, color="black", linewidth=0.8)
-    _by_position(left, "tokens to the previous occurrence of the word")
-    left.set_ylabel("gain, bits per word")
-    left.legend(frameon=False)
-    parts = []
-    for run, style in compared:
-        *rows, together = run["words"]["classes"]
+        limits |= {(name, words[name]): None for name in ("window", "reach")}
+        *rows, together = words["classes"]
+        names = [row["class"] for row in rows]
         values = [row["gain"] * row["words"] / together["words"] for row in rows]
-        parts.append((np.array(values), style))
-    _bars(right, parts, [row["class"] for row in rows])
+        parts.append((np.array(values), style | {"label": None}))
+    for name, limit in limits:
+        left.axvline(limit, color="gray", linestyle=":", linewidth=1)
+        where = {"va": "top", "ha": "right", "transform": left.get_xaxis_transform()}
+        left.text(limit, 0.98, f" {name}", rotation=90, **where)
+    left.axhline(0.0, **ZERO)
+    _logarithmic(left, "tokens to the previous occurrence of the word")
+    left.set_ylabel("gain, bits per word")
+    _bars(right, names, parts)
     right.set_xlabel("part of the gain, bits per word of the text")
-    _finish((left, right))
+    finish((left, right))
 
 
-def _draw_first(panel: "Axes", x: float, gain: Estimate, style: dict[str, Any]) -> None:
+def _draw_first(panel: "Axes", x: float, gain: Estimate, style: Style) -> None:
     """First occurrences, to the right of all distances."""
     mean, low, high = (float(part[-1]) for part in gain)
     errors = None if np.isnan(low) else [[mean - low], [high - mean]]
@@ -167,7 +151,8 @@ def _draw_first(panel: "Axes", x: float, gain: Estimate, style: dict[str, Any]) 
 def draw_interventions(data: Data, picture: "Figure") -> None:
     """What other recurrent states cost, a row for each run with recurrent layers."""
     runs = [run for run in data["runs"] if run["interventions"]]
-    names, labels = list(data["readings"])[1:], list(data["readings"].values())[1:]
+    names = [name for name in runs[0]["interventions"] if name != NORMAL]
+    labels = [data["readings"][name] for name in names]
     picture.set_size_inches(12, 0.5 + 3.8 * len(runs))
     panels = picture.subplots(len(runs), 2, squeeze=False, width_ratios=(1, 1.6))
     for (left, right), run in zip(panels, runs, strict=True):
@@ -175,20 +160,17 @@ def draw_interventions(data: Data, picture: "Figure") -> None:
             found, color = run["interventions"][name], f"C{row}"
             mean, low, high = map(float, found["difference"])
             left.barh(row, mean, color=color, alpha=0.8)
-            if not np.isnan(low):
-                left.plot([low, high], [row, row], color="black", linewidth=1.2)
+            left.plot([low, high], [row, row], color="black", linewidth=1.2)
             style = {"color": color, "marker": "o", "markersize": 4, "label": labels[row]}
             _band(right, middles(data["position_edges"]), found["difference_by_position"], style)
         left.set_yticks(range(len(names)), labels)
         left.invert_yaxis()
-        left.axvline(0.0, color="black", linewidth=0.8)
-        left.set_title(run["name"])
-        left.set_xlabel("bits per token lost")
-        right.axhline(0.0, color="black", linewidth=0.8)
-        _by_position(right)
+        left.axvline(0.0, **ZERO)
+        left.set(title=run["name"], xlabel="bits per token lost")
+        right.axhline(0.0, **ZERO)
+        _logarithmic(right, POSITION)
         right.set_ylabel("bits per token lost")
-        right.legend(frameon=False)
-    _finish(panels)
+    finish(panels.flat)
 
 
 def draw_context(data: Data, picture: "Figure") -> None:
@@ -202,16 +184,12 @@ def draw_context(data: Data, picture: "Figure") -> None:
         left.plot(lengths, context["bits"][index], **style)
         style["label"] += f": RECL {f'over {lengths[-2]:,}' if recl is None else f'{recl:,}'}"
         right.plot(lengths[:-1], 100 * context["relative_gains"][index], **style)
-    left.set_xlabel("tokens of context")
-    left.set_ylabel("bits per token")
     right.axhline(100 * THRESHOLD, color="black", linewidth=0.8, linestyle=":")
-    right.set_xlabel("tokens of context before they are doubled")
+    _logarithmic(left, "tokens of context", lengths)
+    _logarithmic(right, "tokens of context before they are doubled", lengths[:-1])
+    left.set_ylabel("bits per token")
     right.set_ylabel("relative gain on the hard tokens, %")
-    for panel, shown in ((left, lengths), (right, lengths[:-1])):
-        panel.set_xscale("log", base=2)
-        panel.set_xticks(shown, [f"{length:,}" for length in shown])
-        panel.legend(frameon=False)
-    _finish((left, right))
+    finish((left, right))
 
 
 def _layers(data: Data) -> list[tuple[str, str, Data]]:
@@ -241,34 +219,28 @@ def draw_states(data: Data, picture: "Figure") -> None:
         style = {"color": color, "marker": "o", "markersize": 4, "label": name}
         low, middle, high = states["change_quartiles"]
         _band(change, states["positions"], Estimate(middle, low, high), style)
-        later.plot(states["lags"], states["later"], **style)
+        later.plot(LAGS, states["later"], **style)
         if np.isfinite(states["similarity"]):
             alike = f"{name}: with other states"
             later.axhline(states["similarity"], color=color, linestyle=":", label=alike)
-        for gate, (kept, added) in enumerate(zip(states["kept"], states["added"], strict=True)):
-            label = f"{name}, gate {gate + 1}" if len(states["kept"]) > 1 else name
-            shares = {"kept": (kept, "-"), "added": (added, "--")}
-            if np.allclose(kept + added, 1):
-                del shares["added"]
-            for what, (share, line) in shares.items():
-                bins = {"bins": 40, "range": (0, 1), "histtype": "step"}
-                gates.hist(share, **bins, color=color, linestyle=line, label=f"{label}: {what}")
-    change.set_yscale("log")
+        _draw_gates(gates, name, color, states)
+    change.set(yscale="log", ylabel="change of the states by a block, |s' - s| / |s|")
     label_logarithmic(change.yaxis)
-    _by_position(change)
-    change.set_ylabel("change of the states by a block, |s' - s| / |s|")
-    lags = states["lags"]
-    later.set_xscale("log", base=2)
-    later.set_xticks(lags, list(map(str, lags)))
-    later.set_xlabel("blocks later")
-    later.set_ylabel("cosine of a state with itself")
-    later.set_ylim(None, 1.0)
-    gates.set_xlim(0, 1)
-    gates.set_xlabel("gate of a unit, mean")
-    gates.set_ylabel("units")
-    for panel in panels:
-        panel.legend(frameon=False, fontsize="small")
-    _finish(panels)
+    _logarithmic(change, POSITION)
+    _logarithmic(later, "blocks later", LAGS)
+    later.set(ylabel="cosine of a state with itself", ylim=(None, 1.0))
+    gates.set(xlim=(0, 1), xlabel="gate of a unit, mean", ylabel="units")
+    finish(panels, fontsize="small")
+
+
+def _draw_gates(panel: "Axes", name: str, color: str, states: Data) -> None:
+    """What each gate keeps and, unless that is the rest, adds, over units."""
+    bins = {"bins": 40, "range": (0, 1), "histtype": "step", "color": color}
+    for gate, (kept, added) in enumerate(zip(states["kept"], states["added"], strict=True), 1):
+        label = f"{name}, gate {gate}" if len(states["kept"]) > 1 else name
+        panel.hist(kept, **bins, linestyle="-", label=f"{label}: kept")
+        if not np.allclose(kept + added, 1):
+            panel.hist(added, **bins, linestyle="--", label=f"{label}: added")
 
 
 def draw_attention(data: Data, picture: "Figure") -> None:
@@ -278,15 +250,16 @@ def draw_attention(data: Data, picture: "Figure") -> None:
     panels = picture.subplots(1, len(layers), squeeze=False)[0]
     for panel, (name, _, states) in zip(panels, layers, strict=True):
         number = states["attention"].shape[1]
+        ranks, marker = np.arange(1, number + 1), "." if number < 65 else ""
         for head, shares in enumerate(states["attention"]):
             label = f"head {head}: {states['effective'][head]:.3g} by a token"
             label += f", {states['used'][head]:.3g} by all"
-            ranks, marker = np.arange(1, number + 1), "." if number < 65 else ""
             panel.plot(ranks, 100 * np.sort(shares)[::-1], label=label, marker=marker)
         panel.axhline(100 / number, color="black", linestyle=":", linewidth=1, label="equal shares")
-        panel.set_ylim(0, None)
-        panel.set_title(name)
-        panel.set_xlabel("states, most attended first")
-        panel.set_ylabel("share of the attention to states, %")
-        panel.legend(frameon=False, fontsize="small")
-    _finish(panels)
+        panel.set(
+            title=name,
+            xlabel="states, most attended first",
+            ylabel="share of the attention to states, %",
+            ylim=(0, None),
+        )
+    finish(panels, fontsize="small")

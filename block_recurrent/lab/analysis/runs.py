@@ -25,25 +25,23 @@ from block_recurrent.runs.reading import Run, SelectionError, read_runs
 from block_recurrent.runs.trained import load
 
 
-def with_reference(runs: Sequence[Run], against: Path | None) -> list[Run]:
-    """The runs, and that in the directory `against` if it is given and not among them.
+def with_reference(runs: Sequence[Run], against: Path | None) -> tuple[list[Run], int | None]:
+    """The runs, and the index of the one that the others are compared with.
+
+    That is the run in the directory `against`, which may be another, or, if it is None, the first
+    run without recurrent layers.
 
     Raises:
-      ConfigError: there is no run in it.
+      ConfigError: there is no run in `against`.
     """
-    if against is None or find_reference(runs, against) is not None:
-        return list(runs)
-    return [*runs, *read_runs([against])]
-
-
-def find_reference(runs: Sequence[Run], against: Path | None) -> int | None:
-    """The index of the run in the directory `against`, or of the first without recurrent layers."""
-    for index, run in enumerate(runs):
-        if against is None and not is_recurrent(run.config):
-            return index
-        if against is not None and run.workdir.resolve() == against.resolve():
-            return index
-    return None
+    runs = list(runs)
+    if against is None:
+        plain = (index for index, run in enumerate(runs) if not is_recurrent(run.config))
+        return runs, next(plain, None)
+    folders = [run.workdir.resolve() for run in runs]
+    if against.resolve() in folders:
+        return runs, folders.index(against.resolve())
+    return [*runs, *read_runs([against])], len(runs)
 
 
 def load_subjects(runs: Sequence[Run]) -> list[Subject]:
@@ -88,15 +86,13 @@ def load_corpus(
                 f"and {name}), so losses of their tokens cannot be compared: analyse them apart"
             )
     if text is not None:
-        return one_document(text.name, _read(text), tokenizer), tokenizer
-    loaded: dict[tuple, TokenizedCorpus] = {}
-    for run in runs:
-        data = run.config.data
-        key = data.source, data.path, data.validation_percent
-        if key not in loaded:
-            loaded[key] = load_split(data, split, say)
-        corpus = next(iter(loaded.values()))
-        if loaded[key].fingerprint != corpus.fingerprint:
+        return one_document(text, tokenizer), tokenizer
+    corpus = load_split(first.config.data, split, say)
+    fingerprints = {_source(first): corpus.fingerprint}
+    for run in others:
+        if _source(run) not in fingerprints:
+            fingerprints[_source(run)] = load_split(run.config.data, split, say).fingerprint
+        if fingerprints[_source(run)] != corpus.fingerprint:
             raise SelectionError(
                 f"{first.workdir} and {run.workdir} have different {split} documents, so their "
                 "losses cannot be compared: analyse them apart, or on a --text=FILE"
@@ -104,22 +100,24 @@ def load_corpus(
     return corpus, tokenizer
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8", "replace")
-    except OSError as error:
-        raise DataError(f"--text={path}: {error.strerror}") from error
+def _source(run: Run) -> tuple:
+    data = run.config.data
+    return data.source, data.path, data.validation_percent
 
 
-def one_document(name: str, text: str, tokenizer: Tokenizer) -> TokenizedCorpus:
+def one_document(path: Path, tokenizer: Tokenizer) -> TokenizedCorpus:
     """A corpus of a single text.
 
     Raises:
-      DataError: there is no text.
+      DataError: the file cannot be read, or it is empty.
     """
+    try:
+        text = path.read_bytes().decode("utf-8", "replace")
+    except OSError as error:
+        raise DataError(f"--text={path}: {error.strerror}") from error
     if not text:
-        raise DataError(f"{name} is empty: give a file with some text")
-    return tokenize(Corpus((Document(name, "", text),), name), tokenizer)
+        raise DataError(f"{path.name} is empty: give a file with some text")
+    return tokenize(Corpus((Document(path.name, "", text),), path.name), tokenizer)
 
 
 def take_documents(

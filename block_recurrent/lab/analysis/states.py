@@ -5,7 +5,6 @@ are carried, and a layer's keys and values of the block are its cache afterwards
 layers compute everything else.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +13,7 @@ import numpy as np
 from jax import Array
 
 from block_recurrent.data import Batch, TokenizedCorpus
-from block_recurrent.data.lanes import Lane, LaneReader, evaluation_lanes
-from block_recurrent.lab.analysis.token_losses import Progress
+from block_recurrent.lab.analysis.token_losses import Lanes, Progress, read_documents
 from block_recurrent.model.attention import reference
 from block_recurrent.model.cell import RecurrentCell
 from block_recurrent.model.stack import split_state
@@ -32,16 +30,16 @@ LAGS = (1, 2, 4, 8, 16, 32, 64)  # blocks; states are kept for comparison every 
 
 
 class Observed(NamedTuple):
-    """What one recurrent layer does while it reads a block.
+    """What R recurrent layers do while they read a block.
 
     Attributes:
-      change: |s' - s| / |s| over all states together, [B].
-      similarity: mean cosine between two different states as they enter the block, [B].
-      later: mean cosine of each state, after the block, with itself in the kept states, [B].
-      gates: means over states for each of G gates with E units, [G, 2, B, E]: what the old state is
-        multiplied by, g or f, and what the new value is multiplied by, 1 - g or i.
-      attention: probability that a token gives each state, summed over the tokens, [B, H, S].
-      entropy: of these probabilities in nats, summed over the tokens, [B, H].
+      change: |s' - s| / |s| over all states together, [R, B].
+      similarity: mean cosine between two different states as they enter the block, [R, B].
+      later: mean cosine of each state, after the block, with itself in the kept states, [R, B].
+      gates: means over states for each of G gates with E units, [R, G, 2, B, E]: what the old state
+        is multiplied by, g or f, and what the new value is multiplied by, 1 - g or i.
+      attention: probability that a token gives each state, summed over all tokens, [R, H, S].
+      entropy: of these probabilities in nats, summed over all tokens, [R, H].
     """
 
     change: Array
@@ -99,7 +97,7 @@ def observe_layer(
     after: LayerState,
     kept: Array,
 ) -> Observed:
-    """Observes one layer.
+    """Observes one layer; the figures of `Observed` without R.
 
     Args:
       cell: of the layer.
@@ -121,13 +119,13 @@ def observe_layer(
     keys = projections.context.keys
     logits = jnp.einsum("bqhd,bshd->bhqs", queries, keys, preferred_element_type=jnp.float32)
     p = jnp.where(mask[:, None, :, None], reference.probabilities(logits), 0.0)
-    entropy = -jnp.where(p > 0, p * jnp.log(p), 0.0).sum((-2, -1))
+    entropy = -jnp.where(p > 0, p * jnp.log(p), 0.0).sum((0, 2, 3))
     return Observed(
         relative_change(states, after.recurrent),
         mean_similarity(states),
         similarity_to(after.recurrent, kept),
         jnp.array(gates),
-        p.sum(-2),
+        p.sum((0, 2)),
         entropy,
     )
 
@@ -135,8 +133,8 @@ def observe_layer(
 @jax.jit
 def observe_block(
     model: Any, carried: ModelState, batch: Batch, kept: Array
-) -> tuple[ModelState, list[Observed]]:
-    """Reads one block of every lane: the next state, and what each recurrent layer did.
+) -> tuple[ModelState, Observed]:
+    """Reads one block of every lane: the next state, and what the recurrent layers did.
 
     Args:
       model: a language model with recurrent layers.
@@ -156,7 +154,7 @@ def observe_block(
         )
         cell = model.stack.cells[number]
         found.append(observe_layer(cell, inputs[number], mask, entered, left, kept[number]))
-    return after, found
+    return after, jax.tree.map(lambda *layers: jnp.stack(layers), *found)
 
 
 class LayerStates(NamedTuple):
@@ -166,8 +164,7 @@ class LayerStates(NamedTuple):
       position: of each block's first token in its document, [n].
       change: |s' - s| / |s| of each block, [n].
       similarity: mean cosine between different states as they enter each block, [n].
-      lags: numbers of blocks.
-      later: mean cosine of a state with itself so many blocks later, NaN without any, [lags].
+      later: mean cosine of a state with itself as many blocks later as LAGS says, NaN without any.
       kept: mean of what each unit keeps, of each gate, [G, E].
       added: mean of what each unit takes of the new value, [G, E].
       attention: mean probability that a token gives each state, [H, S].
@@ -178,7 +175,6 @@ class LayerStates(NamedTuple):
     position: np.ndarray
     change: np.ndarray
     similarity: np.ndarray
-    lags: tuple[int, ...]
     later: np.ndarray
     kept: np.ndarray
     added: np.ndarray
@@ -197,49 +193,6 @@ def effective_number(probabilities: np.ndarray) -> np.ndarray:
     return np.exp(-(probabilities * logarithms).sum(-1))
 
 
-class _Sums:
-    """Adds up what is observed of one layer."""
-
-    def __init__(self) -> None:
-        self.blocks: list[tuple[int, float, float]] = []
-        self.later = np.zeros((2, len(LAGS)))
-        self.gates = self.attention = self.entropy = np.zeros(())
-        self.tokens = 0
-
-    def add(self, seen: Observed, lanes: Sequence[Lane | None], mask: np.ndarray) -> None:
-        """Adds a block of every lane [B], of which the mask [B, W] says what is text."""
-        whole = mask.all(1)
-        for row in np.flatnonzero(whole).tolist():
-            lane = lanes[row]
-            assert lane is not None
-            self.blocks.append((lane.offset, float(seen.change[row]), float(seen.similarity[row])))
-        self.gates = self.gates + seen.gates[:, :, whole].sum(2)
-        self.attention = self.attention + seen.attention.sum(0)
-        self.entropy = self.entropy + seen.entropy.sum(0)
-        self.tokens += int(mask.sum())
-
-    def add_later(self, later: np.ndarray, lag: int, rows: np.ndarray) -> None:
-        """Adds similarities [B] with the states `lag` blocks ago, of some rows [B]."""
-        self.later[:, LAGS.index(lag)] += later[rows].sum(dtype=np.float64), rows.sum()
-
-    def means(self) -> LayerStates:
-        """The figures of all that was added."""
-        position, change, similarity = np.array(self.blocks).reshape(-1, 3).T
-        total, count = self.later
-        kept, added = np.moveaxis(self.gates / max(len(self.blocks), 1), 1, 0)
-        return LayerStates(
-            position.astype(int),
-            change,
-            similarity,
-            LAGS,
-            np.divide(total, count, out=np.full(len(LAGS), np.nan), where=count > 0),
-            kept,
-            added,
-            self.attention / self.tokens,
-            np.exp(self.entropy / self.tokens),
-        )
-
-
 def observe_states(
     model: Any,
     corpus: TokenizedCorpus,
@@ -255,24 +208,36 @@ def observe_states(
       lanes: how many are read at once.
       progress: called with the share of the tokens that have been read.
     """
-    reader = LaneReader(corpus, lanes, model.config.window, model.config.vocab_size)
     carried = model.initial_state(lanes)
-    sums = [_Sums() for _ in model.stack.cells]
-    kept, kept_lanes, age, done = carried.recurrent, [None] * lanes, 0, 0
-    for standing in evaluation_lanes(reader):
-        batch = reader.batch(standing)
+    positions, blocks = [], []  # of each whole block, and its change and similarity, [2, R]
+    gates = attention = entropy = np.zeros(())
+    later, pairs = np.zeros((len(carried.recurrent), len(LAGS))), np.zeros(len(LAGS))
+    kept, kept_lanes, age = carried.recurrent, [None] * lanes, 0
+    for standing, batch in read_documents(model, corpus, lanes, model.config.window, progress):
         carried, seen = observe_block(model, carried, batch, kept)
+        seen = jax.device_get(seen)
+        whole = np.asarray(batch.mask.all(1))
+        positions += [
+            lane.offset for lane, full in zip(standing, whole, strict=True) if lane and full
+        ]
+        blocks.append(np.array([seen.change, seen.similarity])[:, :, whole])
+        gates = gates + seen.gates[..., whole, :].sum(-2)
+        attention, entropy = attention + seen.attention, entropy + seen.entropy
         age += 1
-        # The lanes that still read the document of the kept states.
-        pairs = zip(kept_lanes, standing, strict=True)
-        same = [bool(a and b and a.document == b.document) for a, b in pairs]
-        rows = np.array(same) & batch.mask.all(1)
-        for layer, own in zip(sums, jax.device_get(seen), strict=True):
-            layer.add(own, standing, batch.mask)
-            if age in LAGS:
-                layer.add_later(own.later, age, rows)
+        if age in LAGS:
+            rows = whole & _same_documents(kept_lanes, standing)
+            later[:, LAGS.index(age)] += seen.later[:, rows].sum(1, dtype=np.float64)
+            pairs[LAGS.index(age)] += rows.sum()
         if age == LAGS[-1] or not any(kept_lanes):
             kept, kept_lanes, age = carried.recurrent, standing, 0
-        done += int(batch.mask.sum())
-        progress(done / len(corpus.tokens))
-    return [layer.means() for layer in sums]
+    change, similarity = np.concatenate(blocks, -1).astype(np.float64)
+    later = np.divide(later, pairs, out=np.full_like(later, np.nan), where=pairs > 0)
+    shares = np.moveaxis(gates / max(len(positions), 1), 2, 0)
+    attention, entropy = attention / len(corpus.tokens), entropy / len(corpus.tokens)
+    layers = zip(change, similarity, later, *shares, attention, np.exp(entropy), strict=True)
+    return [LayerStates(np.array(positions, int), *figures) for figures in layers]
+
+
+def _same_documents(lanes: Lanes, others: Lanes) -> np.ndarray:
+    pairs = zip(lanes, others, strict=True)
+    return np.array([bool(a and b and a.document == b.document) for a, b in pairs])

@@ -5,7 +5,7 @@ Needs no more of a model than the protocol: `initial_state`, `features`, `logits
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -95,15 +95,23 @@ def token_losses(
     Returns:
       For each of the D documents, [n] float32, n its number of tokens.
     """
-    reader = LaneReader(corpus, lanes, segment_length, model.config.vocab_size)
+    carried, losses = model.initial_state(lanes), empty_losses(corpus)
+    for standing, batch in read_documents(model, corpus, lanes, segment_length, progress):
+        carried, nats = read_segment(model, carried, batch, clear_states=clear_states)
+        put_losses(losses, standing, np.asarray(nats))
+    return losses
 
-    carried, losses, done = model.initial_state(lanes), empty_losses(corpus), 0
+
+def read_documents(
+    model: Any, corpus: TokenizedCorpus, lanes: int, segment_length: int, progress: Progress
+) -> Iterator[tuple[Lanes, Batch]]:
+    """Every segment of the documents, each read from its start: where lanes are, and the batch."""
+    reader, done = LaneReader(corpus, lanes, segment_length, model.config.vocab_size), 0
     for standing in evaluation_lanes(reader):
         batch = reader.batch(standing)
-        carried, nats = read_segment(model, carried, batch, clear_states=clear_states)
-        done += put_losses(losses, standing, np.asarray(nats))
+        yield standing, batch
+        done += int(batch.mask.sum())
         progress(done / len(corpus.tokens))
-    return losses
 
 
 def empty_losses(corpus: TokenizedCorpus) -> list[np.ndarray]:
@@ -111,15 +119,12 @@ def empty_losses(corpus: TokenizedCorpus) -> list[np.ndarray]:
     return [np.full(corpus.length(index), np.nan, np.float32) for index in range(len(corpus))]
 
 
-def put_losses(losses: list[np.ndarray], lanes: Lanes, nats: np.ndarray) -> int:
-    """Puts the losses [B, N] of what lanes have read where they belong; returns how many."""
-    count = 0
+def put_losses(losses: list[np.ndarray], lanes: Lanes, nats: np.ndarray) -> None:
+    """Puts the losses [B, N] of what lanes have read where they belong."""
     for lane, row in zip(lanes, nats, strict=True):
         if lane is not None:
             own = losses[lane.document][lane.offset : lane.offset + len(row)]
             own[:] = row[: len(own)]
-            count += len(own)
-    return count
 
 
 def position_edges(longest: int, first: int = 64) -> np.ndarray:
@@ -164,7 +169,7 @@ class Estimate(NamedTuple):
     high: np.ndarray
 
 
-def estimate(sums: np.ndarray, counts: np.ndarray, *, seed: int = 0) -> Estimate:
+def estimate(sums: np.ndarray, counts: np.ndarray) -> Estimate:
     """A ratio of sums over documents, with a percentile bootstrap that resamples whole documents.
 
     Tokens of a document are not independent of each other, documents are.
@@ -172,14 +177,13 @@ def estimate(sums: np.ndarray, counts: np.ndarray, *, seed: int = 0) -> Estimate
     Args:
       sums: of each document, [D, ...].
       counts: what the sums are over, [D, ...].
-      seed: of the samples.
     """
     sums, counts = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
     documents = len(sums)
     mean = _ratio(sums.sum(0), counts.sum(0))
     if documents < 2:
         return Estimate(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
-    drawn = np.random.default_rng(seed).multinomial(
+    drawn = np.random.default_rng(0).multinomial(
         documents, np.full(documents, 1 / documents), SAMPLES
     )
     ratios = _ratio(np.tensordot(drawn, sums, 1), np.tensordot(drawn, counts, 1))

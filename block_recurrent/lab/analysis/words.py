@@ -43,35 +43,25 @@ class Words(NamedTuple):
 
 def words_of(spellings: Sequence[bytes]) -> Words:
     """The words of a document, from the bytes of each token."""
-    lengths = np.array([len(spelling) for spelling in spellings], np.int64)
     # Bytes that are not UTF-8, such as a character cut in two, become a character each.
     text = b"".join(spellings).decode("utf-8", "surrogateescape")
     sizes = [len(character.encode("utf-8", "surrogateescape")) for character in text]
-    begin_of = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-    word_of_byte = np.full(int(lengths.sum()), -1)
-    found = []
-    for number, match in enumerate(re.finditer(r"\w+", text)):
-        word_of_byte[begin_of[match.start()] : begin_of[match.end()]] = number
-        found.append(match.group())
-    word_of_token = _first_word(word_of_byte, lengths)
+    byte_of = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    found = list(re.finditer(r"\w+", text))
+    begins, ends = byte_of[np.array([match.span() for match in found], int).reshape(-1, 2)].T
+    token_ends = np.cumsum([len(spelling) for spelling in spellings], dtype=np.int64)
+    token_begins = np.concatenate([[0], token_ends])[:-1]
+    # The first word that ends after the token begins; the token has a part of it, or of none.
+    word = np.searchsorted(ends, token_begins, side="right")
+    inside = np.append(begins, len(text) * 4)[word] < token_ends
+    word_of_token = np.where(inside & (token_begins < token_ends), word, -1)
     # Words whose every byte belongs to a token that counts to the word before are left out.
-    kept, position = np.unique(word_of_token, return_index=True)
-    if len(kept) and kept[0] < 0:
-        kept, position = kept[1:], position[1:]
+    kept, position = np.unique(word_of_token[word_of_token >= 0], return_index=True)
+    position = np.flatnonzero(word_of_token >= 0)[position]
     renumbered = np.full(len(found) + 1, -1)
     renumbered[kept] = np.arange(len(kept))
-    text_of = [found[number] for number in kept]
-    return Words(text_of, position, distances(text_of, position), renumbered[word_of_token])
-
-
-def _first_word(word_of_byte: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The first word that each token has a byte of, or -1; tokens have these lengths in bytes."""
-    token_of_byte = np.repeat(np.arange(len(lengths)), lengths)
-    inside = word_of_byte >= 0
-    tokens, first = np.unique(token_of_byte[inside], return_index=True)
-    words = np.full(len(lengths), -1)
-    words[tokens] = word_of_byte[inside][first]
-    return words
+    words = [found[number].group() for number in kept]
+    return Words(words, position, distances(words, position), renumbered[word_of_token])
 
 
 def distances(words: Sequence[str], position: np.ndarray) -> np.ndarray:
@@ -107,58 +97,22 @@ def distance_edges(longest: int) -> np.ndarray:
     return 2 ** np.arange(max(int(longest), 1).bit_length() + 1)
 
 
-class Grouped(NamedTuple):
-    """Sums over words of each document in groups, each [D, groups].
-
-    Attributes:
-      counts: words.
-      own: nats of the run.
-      reference: nats of the reference.
-    """
-
-    counts: np.ndarray
-    own: np.ndarray
-    reference: np.ndarray
-
-
-def group_words(
-    groups: Sequence[np.ndarray],
-    own: Sequence[np.ndarray],
-    reference: Sequence[np.ndarray],
-    number: int,
-) -> Grouped:
-    """Sums the words' losses by group.
-
-    Args:
-      groups: of each document's words, [n] integers below `number`; negative ones are left out.
-      own: nats of these words in the run.
-      reference: nats of these words in the reference.
-      number: of groups.
-    """
-    rows = []
-    for group, one, other in zip(groups, own, reference, strict=True):
-        inside = group >= 0
-        weights = (None, one[inside], other[inside])
-        rows.append([np.bincount(group[inside], weight, number) for weight in weights])
-    return Grouped(*np.moveaxis(np.array(rows, np.float64), 1, 0))
-
-
 class Gain(NamedTuple):
     """A word that the run predicts better than the reference.
 
     Attributes:
       word: the word.
-      document: its document's index.
       position: of its first token.
       distance: to its previous occurrence, or FIRST.
-      nats: the reference's loss less the run's.
+      bits: the reference's loss minus the run's.
+      document: its document's index.
     """
 
     word: str
-    document: int
     position: int
     distance: int
-    nats: float
+    bits: float
+    document: int
 
     @property
     def capital(self) -> bool:
@@ -171,21 +125,21 @@ class Gain(NamedTuple):
         return bool(re.search(r"[_\d]|[a-z][A-Z]", self.word))
 
 
-def largest_gains(
-    words: Sequence[Words],
-    own: Sequence[np.ndarray],
-    reference: Sequence[np.ndarray],
-    count: int | None = 20,
-) -> list[Gain]:
-    """The `count` words of all documents that gain most, or all, the largest gain first."""
-    gains = []
-    for document, (found, one, other) in enumerate(zip(words, own, reference, strict=True)):
-        difference = np.asarray(other, np.float64) - one
-        for index in np.argsort(-difference, kind="stable")[:count].tolist():
-            position, distance = int(found.position[index]), int(found.distance[index])
-            nats = float(difference[index])
-            gains.append(Gain(found.text[index], document, position, distance, nats))
-    return sorted(gains, key=lambda gain: -gain.nats)[:count]
+def largest_gains(words: Sequence[Words], gains: Sequence[np.ndarray]) -> list[Gain]:
+    """The words of all documents, the largest gain first.
+
+    Args:
+      words: of each document, n.
+      gains: bits of each document's words, [n].
+    """
+    found = [
+        Gain(*word, document=document)
+        for document, (own, bits) in enumerate(zip(words, gains, strict=True))
+        for word in zip(
+            own.text, own.position.tolist(), own.distance.tolist(), bits.tolist(), strict=True
+        )
+    ]
+    return sorted(found, key=lambda gain: -gain.bits)
 
 
 def kind_of(spelling: bytes) -> int:

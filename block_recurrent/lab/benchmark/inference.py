@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 import block_recurrent as br
 from block_recurrent.config import ExperimentConfig, ModelConfig
 from block_recurrent.data import Batch, TokenizedCorpus, evaluation_batches
-from block_recurrent.lab.benchmark.timing import ratio, time_in_turn, timed
+from block_recurrent.lab.benchmark.timing import ratio, time_in_turn
 from block_recurrent.model.protocol import Model
 from block_recurrent.training.build import make_model
 from block_recurrent.training.evaluation import evaluate, evaluation_step, scoring_lanes
@@ -62,8 +63,8 @@ def measure_evaluation(
         return scored
 
     runs = {
-        "evaluation": lambda: timed(lambda: evaluate(config, model, corpus, batch_size=lanes).nats),
-        "forward": lambda: timed(forward),
+        "evaluation": lambda: evaluate(config, model, corpus, batch_size=lanes).nats,
+        "forward": forward,
     }
     seconds = time_in_turn(runs, rounds)
     tokens = len(corpus.tokens)
@@ -96,15 +97,17 @@ def measure_carrying(config: ExperimentConfig, rounds: int = 9) -> dict[str, flo
     return figures | {f"times_less_at_{c}": ratio(seconds[str(c)], carried) for c in contexts}
 
 
-def _scoring(model: Model, lanes: int, length: int) -> Callable[[], float]:
-    """A function that scores `length` tokens of every lane and returns its seconds."""
+def _scoring(model: Model, lanes: int, length: int) -> Callable[[], Any]:
+    """A function that scores the next `length` tokens of every lane."""
     tokens = np.ones((lanes, length), np.int32)
     batch = Batch(tokens, tokens, np.ones_like(tokens, np.bool_), np.zeros(lanes, np.bool_))
     batch = jax.device_put(batch)
+    carried = model.initial_state(lanes)
 
-    def run() -> float:
-        carried = jax.block_until_ready(model.initial_state(lanes))
-        return timed(lambda: evaluation_step(model, carried, batch))
+    def run() -> Any:
+        nonlocal carried
+        carried, *scored = evaluation_step(model, carried, batch)
+        return carried, scored
 
     return run
 
@@ -130,9 +133,9 @@ def measure_generation(
     }
 
 
-def _generating(model: Model, rows: int, position: int, tokens: int) -> Callable[[], float]:
-    """A function that continues prompts of `position` tokens and returns its seconds."""
+def _generating(model: Model, rows: int, position: int, tokens: int) -> Callable[[], Any]:
+    """A function that continues prompts of `position` tokens."""
     prompt = jnp.ones((rows, position), jnp.int32)
     point = br.prefill(model, model.initial_state(rows), prompt)[1]
     last = jnp.ones((rows, 1), jnp.int32)
-    return lambda: timed(lambda: br.generate(model, point, last, max_new_tokens=tokens))
+    return lambda: br.generate(model, point, last, max_new_tokens=tokens)

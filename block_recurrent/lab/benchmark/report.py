@@ -17,6 +17,7 @@ from block_recurrent.lab.benchmark.inference import (
     measure_generation,
 )
 from block_recurrent.lab.benchmark.timing import TimedStep, matmul_rate, ratio, time_in_turn, timed
+from block_recurrent.lab.tables.layout import TextTable
 from block_recurrent.lab.tables.rows import TableRow, reference, row_at, table_rows
 from block_recurrent.runs.checkpoint_folder import arrays_of
 from block_recurrent.runs.checkpoints import Checkpoints
@@ -107,8 +108,8 @@ def measure_checkpoints(config: ExperimentConfig, rounds: int = 25) -> dict[str,
             for array in jax.tree.leaves(arrays_of(state))
         ]
         runs = {
-            "restore": lambda: timed(lambda: store.restore(state)[0]),
-            "check": lambda: timed(lambda: [digest(array) for array in arrays]),
+            "restore": lambda: store.restore(state)[0],
+            "check": lambda: [digest(array) for array in arrays],
         }
         seconds = time_in_turn(runs, rounds)
     return {
@@ -121,19 +122,21 @@ def measure_checkpoints(config: ExperimentConfig, rounds: int = 25) -> dict[str,
 
 def describe_steps(results: Sequence[dict[str, Any]], matmul_flops: float) -> str:
     """The table of `measure_steps`, and the rate of a matrix product in FLOP/s."""
-    columns = ("step ms", "tokens/s", "ratio", "lower s", "compile s", "temp MB")
-    lines = [
-        f"matrix product 2048 x 2048: {matmul_flops / 1e9:,.1f} GFLOP/s\n",
-        f"{'row':22}" + "".join(f"{column:>11}" for column in columns),
+    columns = ("row", "step ms", "tokens/s", "ratio", "lower s", "compile s", "temp MB")
+    rows = [
+        [
+            result["row"],
+            f"{result['milliseconds']:,.1f}",
+            f"{result['tokens_per_second']:,.0f}",
+            f"{result['ratio']:.3f}",
+            f"{result['lowering_seconds']:.2f}",
+            f"{result['compile_seconds']:.2f}",
+            f"{result['temporary_bytes'] / 1e6:,.0f}",
+        ]
+        for result in results
     ]
-    for result in results:
-        lines.append(
-            f"{result['row']:22}{result['milliseconds']:11,.1f}"
-            f"{result['tokens_per_second']:11,.0f}{result['ratio']:11.3f}"
-            f"{result['lowering_seconds']:11.2f}{result['compile_seconds']:11.2f}"
-            f"{result['temporary_bytes'] / 1e6:11,.0f}"
-        )
-    return "\n".join(lines)
+    table = TextTable(columns, rows, ("row",))
+    return f"matrix product 2048 x 2048: {matmul_flops / 1e9:,.1f} GFLOP/s\n\n{table.text()}"
 
 
 def benchmark(base: ExperimentConfig, rows: Sequence[TableRow], rounds: int) -> dict[str, Any]:

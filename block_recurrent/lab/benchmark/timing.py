@@ -49,43 +49,35 @@ def random_batch(config: ExperimentConfig) -> Batch:
 
 
 class TimedStep:
-    """A compiled training step on random tokens, and the state that it updates."""
+    """A compiled training step on random tokens, the state that it updates, and its costs."""
 
     def __init__(self, config: ExperimentConfig):
-        step = make_train_step(make_optimizer(config), jax.random.key(0))
+        step: Any = make_train_step(make_optimizer(config), jax.random.key(0))
         self._batch = random_batch(config)
         self._state: TrainState = make_train_state(config)
-        self._compiled, self.build = compile_timed(step, self._state, self._batch)
+        begin = time.perf_counter()
+        lowered = step.lower(self._state, self._batch)
+        middle = time.perf_counter()
+        self._compiled = lowered.compile()
+        end = time.perf_counter()
+        memory, cost = self._compiled.memory_analysis(), self._compiled.cost_analysis() or {}
+        temporary = memory.temp_size_in_bytes if memory is not None else 0
+        self.build = Build(middle - begin, end - middle, temporary, cost.get("flops", 0.0))
 
-    def run(self) -> float:
-        """Takes one step; returns its seconds."""
-        return timed(self._step)
-
-    def _step(self) -> tuple[TrainState, StepMetrics]:
+    def run(self) -> tuple[TrainState, StepMetrics]:
+        """Takes one step."""
         self._state, metrics = self._compiled(self._state, self._batch)
         return self._state, metrics
 
 
-def compile_timed(function, *arguments) -> tuple[Callable, Build]:
-    """Compiles a jitted function for `arguments`, and measures the costs."""
-    begin = time.perf_counter()
-    lowered = function.lower(*arguments)
-    middle = time.perf_counter()
-    compiled = lowered.compile()
-    end = time.perf_counter()
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    temporary = memory.temp_size_in_bytes if memory is not None else 0
-    return compiled, Build(middle - begin, end - middle, temporary, cost.get("flops", 0.0))
-
-
-def time_in_turn(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def time_in_turn(runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each run in each round, one run after the other; a warm-up round comes first."""
     for run in runs.values():
-        run()
+        timed(run)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            seconds[name].append(run())
+            seconds[name].append(timed(run))
     return seconds
 
 

@@ -18,10 +18,16 @@ from block_recurrent.command_line.failures import reported, training_knobs_named
 from block_recurrent.command_line.options import positive
 from block_recurrent.command_line.parser import Parser
 from block_recurrent.data.documents import SPLITS
-from block_recurrent.lab.analysis.report import report
-from block_recurrent.lab.analysis.runs import with_reference
-from block_recurrent.lab.analysis.study import Options
+from block_recurrent.lab.analysis.report import make_page
+from block_recurrent.lab.analysis.runs import (
+    load_corpus,
+    load_subjects,
+    take_documents,
+    with_reference,
+)
+from block_recurrent.lab.analysis.study import Options, study
 from block_recurrent.lab.programs.options import parse_runs
+from block_recurrent.lab.tables.layout import publish
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import stop_on_signal
@@ -52,24 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = f"{text}; {usual:,} unless given"
         parser.add_argument(f"--{name}", type=positive, default=usual, metavar="N", help=text)
     arguments, found = parse_runs(parser, argv, "runs/analysis")
-    found = with_reference(found, arguments.against)
+    runs, reference = with_reference(found, arguments.against)
+    options = Options(
+        lanes=arguments.batch_size,
+        positions=arguments.positions,
+        longest_context=arguments.context,
+        freeze_at=arguments.freeze_at,
+    )
     line = ProgressLine()
-    with stop_on_signal(nothing_to_save=True), training_knobs_named(found[0].config):
+    with stop_on_signal(nothing_to_save=True), training_knobs_named(runs[0].config):
         check_device()
-        report(
-            found,
-            arguments.output,
-            against=arguments.against,
-            split=arguments.split,
-            text=arguments.text,
-            documents=arguments.documents,
-            tokens=arguments.tokens,
-            options=Options(
-                lanes=arguments.batch_size,
-                positions=arguments.positions,
-                longest_context=arguments.context,
-                freeze_at=arguments.freeze_at,
-            ),
-            progress=line.show,
-        )
+        whole, tokenizer = load_corpus(runs, arguments.split, arguments.text, line.show)
+        corpus = take_documents(whole, tokenizer, arguments.documents, arguments.tokens)
+        subjects = load_subjects(runs)
+        figures = study(subjects, reference, corpus, tokenizer, options, line.show)
+        publish(make_page(figures), arguments.output)
     return 0

@@ -1,21 +1,33 @@
-"""Validation bits per byte against training tokens seen, over seeds, and paired differences."""
+"""Validation bits per byte against training tokens, over seeds, and paired differences.
+
+    block-recurrent curves runs/rec_seed_* runs/slide_seed_* --against=Slide
+
+    block-recurrent curves runs/window_* --against=Slide --by=model.window
+
+Runs that differ only in their seeds are one row. A difference is taken between runs with the same
+seed, the row's figure minus the reference's: below zero the row is better. With `--by`, runs are
+compared if that parameter is equal, and the picture shows the differences against it.
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import partial, reduce
-from itertools import cycle
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from block_recurrent.command_line.failures import reported
+from block_recurrent.command_line.parser import Parser
+from block_recurrent.gin_files import PARAMETERS
+from block_recurrent.lab.programs.options import parse_runs
 from block_recurrent.lab.tables.layout import (
     MISSING,
     Draw,
     Page,
     TextTable,
-    color_of,
+    finish,
     publish,
     short_count,
+    styles,
 )
 from block_recurrent.lab.tables.seed_groups import (
     SeedGroup,
@@ -31,7 +43,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIGURE = "bits_per_byte"  # the figure of `Evaluation` that the curves show
-STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
 DESCRIPTION = (
     "Validation bits per byte at the end of training. Deviation is the sample standard deviation "
     "over seeds (n - 1). A difference is a row's figure minus that of the reference with the same "
@@ -56,19 +67,17 @@ class Section(NamedTuple):
     groups: list[SeedGroup]
     reference: SeedGroup | None
 
-    def style(self, group: SeedGroup) -> dict[str, Any]:
-        """A family's colour, and line and marker by the row's number in the family."""
-        alike = [other for other in self.groups if other.family == group.family]
-        line, marker = STYLES[alike.index(group) % len(STYLES)]
-        return {"color": color_of(group.name), "linestyle": line, "marker": marker}
+    def styled(self) -> list[tuple[SeedGroup, dict[str, Any]]]:
+        """The groups with their colours, lines and markers."""
+        return list(zip(self.groups, styles([group.name for group in self.groups]), strict=True))
 
     def differences(self, group: SeedGroup) -> dict[tuple[int, int], float]:
         """Differences to the reference by seeds; none for the reference itself."""
         if self.reference is None or group is self.reference:
             return {}
-        theirs = {run.seeds: (run, point) for run, point in self.reference.final()}
+        theirs = {run.seeds: (run, point) for run, point in self.reference.final}
         found = {}
-        for run, point in group.final():
+        for run, point in group.final:
             if run.seeds in theirs:
                 other, its_point = theirs[run.seeds]
                 if (run.finished and other.finished) or point.step == its_point.step:
@@ -112,33 +121,22 @@ def _reference(name: str, groups: Sequence[SeedGroup], against: str) -> SeedGrou
 
 def make_page(sections: Mapping[str, Section], draw: Draw) -> Page:
     """A page with a table for each corpus."""
-    tables = {}
+    tables, corpora = {}, {}
+    columns = (*GROUP_COLUMNS, *SPREAD_COLUMNS, *DIFFERENCE_COLUMNS)
     for name, section in sections.items():
-        title = f": differences to {section.reference.name}" if section.reference else ""
-        rows = [
-            [
-                *cells(group, GROUP_COLUMNS),
-                *_spread_cells(group),
-                *_difference_cells(section, group),
-            ]
-            for group in section.groups
-        ]
-        columns = (*GROUP_COLUMNS, *SPREAD_COLUMNS, *DIFFERENCE_COLUMNS)
-        tables[name + title] = TextTable(columns, rows, ("row", "by seed"))
-    data = {
-        "figure": FIGURE,
-        "corpora": {
-            name: {
-                "reference": section.reference and section.reference.name,
-                "rows": [
-                    {**group.data(), "difference": _difference_data(section, group)}
-                    for group in section.groups
-                ],
-            }
-            for name, section in sections.items()
-        },
-        "description": DESCRIPTION,
-    }
+        reference = section.reference and section.reference.name
+        title = f"{name}: differences to {reference}" if reference else name
+        rows, data = [], []
+        for group in section.groups:
+            difference = _difference_data(section.differences(group))
+            data.append({**group.data(), "difference": difference})
+            last = ["reference", "", "", ""]
+            if group is not section.reference:
+                last = _difference_cells(difference)
+            rows.append([*cells(group, GROUP_COLUMNS), *_spread_cells(group), *last])
+        tables[title] = TextTable(columns, rows, ("row", "by seed"))
+        corpora[name] = {"reference": reference, "rows": data}
+    data = {"figure": FIGURE, "corpora": corpora}
     return Page("curves", tables, DESCRIPTION, data, {"curves": draw})
 
 
@@ -151,22 +149,13 @@ def _spread_cells(group: SeedGroup) -> list[str]:
     # Both seeds, of parameters and of data, or one number if they are equal.
     seeds = [
         f"{'/'.join(map(str, dict.fromkeys(run.seeds)))}: {_bits(point):.4f}"
-        for run, point in group.final()
+        for run, point in group.final
     ]
     mean = _cell(found.mean) + group.step_mark
     return [mean, _cell(found.deviation), str(found.n), ", ".join(seeds) or MISSING]
 
 
-def _difference_cells(section: Section, group: SeedGroup) -> list[str]:
-    if group is section.reference:
-        return ["reference", "", "", ""]
-    found = spread(list(section.differences(group).values()))
-    interval = MISSING if found.bounds is None else "[{:+.4f}, {:+.4f}]".format(*found.bounds)
-    return [_cell(found.mean, "+"), _cell(found.deviation), interval, str(found.n)]
-
-
-def _difference_data(section: Section, group: SeedGroup) -> dict[str, Any]:
-    differences = section.differences(group)
+def _difference_data(differences: Mapping[tuple[int, int], float]) -> dict[str, Any]:
     found = spread(list(differences.values()))
     pairs = [
         {"training_seed": training, "data_seed": data, "difference": difference}
@@ -175,50 +164,51 @@ def _difference_data(section: Section, group: SeedGroup) -> dict[str, Any]:
     return {**found._asdict(), "bounds": found.bounds, "pairs": pairs}
 
 
+def _difference_cells(found: Mapping[str, Any]) -> list[str]:
+    interval = "[{:+.4f}, {:+.4f}]".format(*found["bounds"]) if found["bounds"] else MISSING
+    return [_cell(found["mean"], "+"), _cell(found["deviation"]), interval, str(found["n"])]
+
+
 def draw(sections: Mapping[str, Section], picture: "Figure") -> None:
     """Draws a column for each corpus: the curves, and below them the paired differences."""
     picture.set_size_inches(1 + 5.5 * len(sections), 7.5)
     panels = picture.subplots(2, len(sections), squeeze=False, sharex="col", height_ratios=(2, 1))
     for above, below, (name, section) in zip(*panels, sections.items(), strict=True):
-        for group in section.groups:
-            _draw_curves(above, section, group)
-            _draw_differences(below, section, group)
-        above.set_title(name)
-        above.set_ylabel("validation bits per byte")
-        above.legend(frameon=False)
+        for group, style in section.styled():
+            evaluated = [run for run in group.runs if run.points]
+            label = f"{group.name}, {short_count(group.parameters)}, n = {len(evaluated)}"
+            _draw_curves(above, evaluated, style | {"label": label})
+            if section.reference and group is not section.reference:
+                _draw_differences(below, evaluated, section.reference, style)
+        above.set(title=name, ylabel="validation bits per byte")
         below.axhline(0.0, color="black", linewidth=0.8)
         if section.reference:
             below.set_ylabel(f"minus {section.reference.name}, same seed")
         below.set_xlabel("training tokens seen")
         below.xaxis.set_major_formatter(lambda value, _: short_count(value) if value else "0")
-        for panel in (above, below):
-            panel.grid(alpha=0.3)
+    finish(panels.flat)
 
 
-def _draw_curves(panel: "Axes", section: Section, group: SeedGroup) -> None:
-    style = section.style(group)
-    for run in group.runs:
+def _draw_curves(panel: "Axes", runs: Sequence[Run], style: dict[str, Any]) -> None:
+    for run in runs:
         tokens = [point.tokens_seen for point in run.points]
         bits = list(map(_bits, run.points))
         panel.plot(tokens, bits, color=style["color"], linewidth=0.6, alpha=0.6)
-    evaluated = [run for run in group.runs if run.points]
-    if steps := common_steps(evaluated):
-        tokens, bits = _at(steps, evaluated)
-        label = f"{group.name}, {short_count(group.parameters)}, n = {len(evaluated)}"
-        panel.plot(tokens, bits.mean(0), **style, markersize=4, label=label)
+    if steps := common_steps(runs):
+        tokens, bits = _at(steps, runs)
+        panel.plot(tokens, bits.mean(0), **style, markersize=4)
         band = {"color": style["color"], "alpha": 0.2, "linewidth": 0}
         panel.fill_between(tokens, bits.min(0), bits.max(0), **band)
 
 
-def _draw_differences(panel: "Axes", section: Section, group: SeedGroup) -> None:
+def _draw_differences(
+    panel: "Axes", runs: Sequence[Run], reference: SeedGroup, style: dict[str, Any]
+) -> None:
     """Draws paired differences at the steps at which all pairs were evaluated."""
-    if section.reference is None or group is section.reference:
-        return
-    theirs = {run.seeds: run for run in section.reference.runs if run.points}
-    own = [run for run in group.runs if run.points and run.seeds in theirs]
+    theirs = {run.seeds: run for run in reference.runs if run.points}
+    own = [run for run in runs if run.seeds in theirs]
     paired = [theirs[run.seeds] for run in own]
     if steps := common_steps([*own, *paired]):
-        style = section.style(group)
         tokens, bits = _at(steps, own)
         differences = bits - _at(steps, paired)[1]
         panel.plot(tokens, differences.T, color=style["color"], linewidth=0.6, alpha=0.6)
@@ -232,14 +222,14 @@ def _at(steps: Sequence[int], found: Sequence[Run]) -> tuple[np.ndarray, np.ndar
     return tokens.mean(0), np.array([list(map(_bits, line)) for line in points])
 
 
-def arrange_by(found: Sequence[Run], against: str, by: str) -> dict[Any, dict[str, Section]]:
+def arrange_by(runs: Sequence[Run], against: str, by: str) -> dict[Any, dict[str, Section]]:
     """The rows of every corpus for each value of a parameter, in order; runs are compared within.
 
     Raises:
       SelectionError: what `group_runs` and `arrange` raise.
     """
     parts: dict[Any, list[Run]] = {}
-    for run in found:
+    for run in runs:
         parts.setdefault(reduce(getattr, by.split("."), run.config), []).append(run)
     values = sorted(parts, key=lambda value: (str(type(value)), value))
     return {value: arrange(group_runs(parts[value]), against) for value in values}
@@ -263,45 +253,42 @@ def draw_by(arranged: Mapping[Any, Mapping[str, Section]], by: str, picture: "Fi
             for group in section.groups:
                 if differences := list(section.differences(group).values()):
                     lines.setdefault(group.name, {})[x] = differences
-        for (name, points), (line, marker) in zip(lines.items(), cycle(STYLES), strict=False):
+        for (name, points), style in zip(lines.items(), styles(list(lines)), strict=True):
             found = list(map(spread, points.values()))
             means, errors = [f.mean or 0.0 for f in found], [f.interval or 0.0 for f in found]
-            style = {"color": color_of(name), "linestyle": line, "marker": marker, "capsize": 3}
-            panel.errorbar(list(points), means, yerr=errors, label=name, **style)
+            panel.errorbar(list(points), means, yerr=errors, label=name, capsize=3, **style)
             for x, differences in points.items():
-                panel.plot(
-                    [x] * len(differences), differences, ".", color=color_of(name), alpha=0.5
-                )
+                dots = {"color": style["color"], "alpha": 0.5}
+                panel.plot([x] * len(differences), differences, ".", **dots)
         panel.axhline(0.0, color="black", linewidth=0.8)
-        panel.set_title(corpus)
         panel.set_xticks(range(len(arranged)), list(map(str, arranged)))
-        panel.set_xlabel(by)
-        panel.set_ylabel(f"bits per byte minus {', '.join(sorted(references))}, same seed")
-        panel.grid(alpha=0.3)
-        panel.legend(frameon=False)
+        label = f"bits per byte minus {', '.join(sorted(references))}, same seed"
+        panel.set(title=corpus, xlabel=by, ylabel=label)
+    finish(panels)
 
 
-def report(found: Sequence[Run], against: str, folder: Path, by: str | None = None) -> None:
-    """Prints the tables of runs and writes them, with the picture, into `folder`.
-
-    Args:
-      found: the runs.
-      against: the reference row, or how its name begins.
-      folder: where the files go.
-      by: a parameter such as "model.window"; only runs with the same value are compared.
-
-    Raises:
-      SelectionError: what `group_runs` and `arrange` raise.
-    """
+@reported
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        "--against", default="Slide", metavar="ROW", help="reference row, or how its name begins"
+    )
+    parser.add_argument(
+        "--by", choices=PARAMETERS, metavar="PARAMETER", help="such as model.window"
+    )
+    arguments, runs = parse_runs(parser, argv, "runs/curves")
+    by = arguments.by
     if by is None:
-        sections = arrange(group_runs(found), against)
+        sections = arrange(group_runs(runs), arguments.against)
         drawing = partial(draw, sections)
     else:
-        arranged = arrange_by(found, against, by)
+        arranged = arrange_by(runs, arguments.against, by)
         drawing = partial(draw_by, arranged, by)
         sections = {
             f"{name}, {by} = {value}": section
             for value, corpora in arranged.items()
             for name, section in corpora.items()
         }
-    publish(make_page(sections, drawing), folder)
+    publish(make_page(sections, drawing), arguments.output)
+    return 0

@@ -3,7 +3,7 @@
 import json
 import math
 import textwrap
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +27,7 @@ FAMILIES = {
     "Transformer": "tab:olive",
     "LSTM": "tab:green",
 }
+LINES, MARKERS = ("-", "--", ":", "-."), "os^D"  # tell rows of a family apart
 MISSING = "-"  # in a cell that no run fills
 
 Draw = Callable[["Figure"], None]
@@ -35,6 +36,16 @@ Draw = Callable[["Figure"], None]
 def color_of(row: str) -> str:
     """The colour of a row, from its name."""
     return FAMILIES.get(family(row), "tab:green")
+
+
+def styles(rows: Sequence[str]) -> list[dict[str, Any]]:
+    """The colour, line and marker of each row, which follow from its number in its family."""
+    families = list(map(family, rows))
+    numbers = [families[:index].count(name) % len(LINES) for index, name in enumerate(families)]
+    return [
+        {"color": color_of(row), "linestyle": LINES[number], "marker": MARKERS[number]}
+        for row, number in zip(rows, numbers, strict=True)
+    ]
 
 
 def count_cell(number: float | None) -> str:
@@ -60,7 +71,7 @@ class TextTable(NamedTuple):
     """
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: list[list[str]]
     left: Collection[str] = ()
 
     def text(self) -> str:
@@ -91,7 +102,7 @@ class Page(NamedTuple):
       name: what the files are called, without their endings.
       tables: the tables by title; an empty title has no heading.
       description: what the figures mean.
-      data: everything on the page as JSON values; arrays and NamedTuples are allowed.
+      data: all other things on the page as JSON values; arrays and NamedTuples are allowed.
       pictures: by name, functions that draw on an empty matplotlib `Figure`.
       details: tables that only the Markdown file has, by title.
     """
@@ -99,7 +110,7 @@ class Page(NamedTuple):
     name: str
     tables: Mapping[str, TextTable]
     description: str
-    data: Any
+    data: Mapping[str, Any]
     pictures: Mapping[str, Draw]
     details: Mapping[str, TextTable] = {}
 
@@ -138,7 +149,9 @@ def publish(page: Page, folder: Path) -> None:
         missing = error
     written = [folder / f"{page.name}.md", folder / f"{page.name}.json"]
     written[0].write_text(page.markdown(pictures=not missing), encoding="utf-8")
-    written[1].write_text(json_text(page.data), encoding="utf-8")
+    written[1].write_text(
+        json_text({**page.data, "description": page.description}), encoding="utf-8"
+    )
     for name, draw in () if missing else page.pictures.items():
         written.append(folder / f"{name}.png")
         _save_picture(draw, written[-1])
@@ -181,6 +194,21 @@ def label_logarithmic(axis: "Axis") -> None:
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(lambda value, _: short_count(value))
+
+
+def explain_markers(panel: "Axes", markers: Mapping[str, tuple[str, str]]) -> None:
+    """Adds markers to the legend: the shape and the face's colour by meaning."""
+    for meaning, (shape, face) in markers.items():
+        panel.plot([], [], shape, color="black", markerfacecolor=face, label=meaning)
+
+
+def finish(panels: Iterable["Axes"], **legend: Any) -> None:
+    """Adds a grid behind what is drawn, and a legend where something has a label."""
+    for panel in panels:
+        panel.grid(alpha=0.3)
+        panel.set_axisbelow(True)
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(frameon=False, **legend)
 
 
 def label_rows(panel: "Axes", names: Sequence[str], label: str) -> None:

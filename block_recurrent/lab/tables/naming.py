@@ -110,19 +110,16 @@ def distinct_names(configs: Sequence[ExperimentConfig]) -> list[str]:
         own = [
             f"{name.partition('.')[2]} = {value!r}"
             for name, value in _fields(config).items()
-            if value != _commonest([other[name] for other in alike])
+            if value not in _commonest([other[name] for other in alike])
         ]
         names.append(f"{key[0]} ({', '.join(own)})" if own else key[0])
     return names
 
 
-_NO_VALUE = object()
-
-
-def _commonest(values: Sequence[Hashable]) -> Hashable:
-    """The commonest value; `_NO_VALUE` if two are equally common."""
+def _commonest(values: Sequence[Hashable]) -> list[Hashable]:
+    """The commonest value, or none if two are equally common."""
     (value, count), *others = Counter(values).most_common(2)
-    return value if not others or others[0][1] < count else _NO_VALUE
+    return [value] if not others or others[0][1] < count else []
 
 
 def _fields(config: ExperimentConfig) -> dict[str, Any]:

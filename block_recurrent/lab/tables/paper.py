@@ -7,22 +7,6 @@ from typing import NamedTuple
 
 from block_recurrent.lab.corpora.pg19 import COUNTS
 
-
-class RowFigures(NamedTuple):
-    """Published figures of a row; None if the figure could not be verified.
-
-    Attributes:
-      step_time: relative to Slide:13L.
-      pg19_bytes, pg19_tokens, arxiv, github: bits per token.
-    """
-
-    step_time: float | None = None
-    pg19_bytes: float | None = None
-    pg19_tokens: float | None = None
-    arxiv: float | None = None
-    github: float | None = None
-
-
 # Section 4: the models of Table 1, and how long each was trained.
 SIZE = "12 layers of size 1024"
 LENGTH = "500,000 steps of 131,072 tokens"
@@ -36,19 +20,19 @@ TITLES = {
     "github": "GitHub",
 }
 
-# Table 1. The feedback rows' step time is a range,
-# 1.35 to 1.40, and so has no figure here.
+# Table 1, in the order of TITLES: the step time relative to Slide:13L, then bits per token. The
+# feedback rows' step time is a range, 1.35 to 1.40, and so has no figure here.
 TABLE_1 = {
-    "XL:512": RowFigures(0.88, None, 3.62, 1.45, 1.21),
-    "XL:2048": RowFigures(2.11, 0.990, 3.58, 1.31, 1.01),
-    "Slide:13L": RowFigures(1.00, None, 3.58, 1.42, 1.17),
-    "Rec:fixed:skip": RowFigures(0.99, 0.952, 3.53, 1.24, 0.976),
+    "XL:512": (0.88, None, 3.62, 1.45, 1.21),
+    "XL:2048": (2.11, 0.990, 3.58, 1.31, 1.01),
+    "Slide:13L": (1.00, None, 3.58, 1.42, 1.17),
+    "Rec:fixed:skip": (0.99, 0.952, 3.53, 1.24, 0.976),
 }
 
 
-def row_figures(paper_name: str) -> RowFigures:
-    """What Table 1 reports of a row, given the paper's name for it."""
-    return TABLE_1.get(paper_name, RowFigures())
+def row_figures(paper_name: str) -> dict[str, float | None]:
+    """Table 1's figures of a row, by the names in TITLES; None if one could not be verified."""
+    return dict(zip(TITLES, TABLE_1.get(paper_name, [None] * len(TITLES)), strict=True))
 
 
 def published_cell(name: str, value: float | None) -> str:

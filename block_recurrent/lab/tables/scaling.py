@@ -1,23 +1,30 @@
-"""Bits per token against parameters without embedding, for recurrent and plain models."""
+"""Bits per token against parameters without embedding, for recurrent and plain models.
+
+    block-recurrent scaling runs/*_rec runs/*_slide
+
+A table and a panel for each corpus and tokenizer. The figures of an unfinished run are marked with
+its step.
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from block_recurrent.command_line.failures import reported
+from block_recurrent.command_line.parser import Parser
+from block_recurrent.lab.programs.options import parse_runs
 from block_recurrent.lab.tables.layout import (
     FAMILIES,
     Page,
-    TextTable,
     color_of,
+    finish,
     label_logarithmic,
     publish,
     short_count,
 )
-from block_recurrent.lab.tables.naming import column, is_recurrent, row_name
+from block_recurrent.lab.tables.naming import column, family, is_recurrent, row_name
 from block_recurrent.lab.tables.paper import SCALING, SCALING_COLUMN
 from block_recurrent.lab.tables.seed_groups import SeedGroup, group_runs, group_table, marker
-from block_recurrent.runs.reading import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,15 +51,9 @@ def make_page(columns: Mapping[str, Sequence[SeedGroup]]) -> Page:
     data = {
         "columns": {title: [group.data() for group in found] for title, found in columns.items()},
         "paper": {SCALING_COLUMN: SCALING},
-        "description": DESCRIPTION,
     }
-    tables = {title: _table(title, found) for title, found in columns.items()}
-    return Page("scaling", tables, DESCRIPTION, data, {"scaling": partial(draw, columns)})
-
-
-def _table(title: str, groups: Sequence[SeedGroup]) -> TextTable:
-    table = group_table(groups, COLUMNS)
-    published = [
+    tables = {title: group_table(found, COLUMNS) for title, found in columns.items()}
+    tables[SCALING_COLUMN].rows.extend(
         [
             point.name,
             short_count(point.parameters),
@@ -62,16 +63,13 @@ def _table(title: str, groups: Sequence[SeedGroup]) -> TextTable:
             "",
         ]
         for point in SCALING
-        if title == SCALING_COLUMN
-    ]
-    return table._replace(rows=[*table.rows, *published])
+    )
+    return Page("scaling", tables, DESCRIPTION, data, {"scaling": partial(draw, columns)})
 
 
 def draw(columns: Mapping[str, Sequence[SeedGroup]], picture: "Figure") -> None:
     """Draws a panel for each column."""
-    drawn = {
-        title: [group for group in groups if group.final()] for title, groups in columns.items()
-    }
+    drawn = {title: [group for group in groups if group.final] for title, groups in columns.items()}
     drawn = {title: groups for title, groups in drawn.items() if groups or title == SCALING_COLUMN}
     picture.set_size_inches(1 + 5.5 * len(drawn), 4.8)
     panels = picture.subplots(1, len(drawn), squeeze=False)[0]
@@ -81,6 +79,7 @@ def draw(columns: Mapping[str, Sequence[SeedGroup]], picture: "Figure") -> None:
             color = FAMILIES["Rec" if point.recurrent else "XL"]
             style = {"color": color, "markerfacecolor": "none", "label": point.name}
             panel.plot(point.parameters, point.bits_per_token, "D", **style)
+        panel.set(title=title, xlabel="parameters without embedding", ylabel="bits per token")
         panel.set_xscale("log")
         panel.margins(0.12)
         least, greatest = panel.dataLim.intervalx
@@ -88,29 +87,26 @@ def draw(columns: Mapping[str, Sequence[SeedGroup]], picture: "Figure") -> None:
         room = 4 if greatest < 2 * least else 1.5
         panel.set_xlim(least / room, greatest * room)
         label_logarithmic(panel.xaxis)
-        panel.set_title(title)
-        panel.set_xlabel("parameters without embedding")
-        panel.set_ylabel("bits per token")
-        panel.grid(alpha=0.3)
-        panel.legend(frameon=False)
+    finish(panels)
 
 
 def _draw_runs(panel: "Axes", groups: Sequence[SeedGroup]) -> None:
     """Draws a thin line for each row, through its sizes."""
-    lines: dict[str, list[tuple[int, float | None]]] = {}
+    lines: dict[str, list[tuple[int, float]]] = {}
     for group in groups:
         bits = group.spread("bits_per_token")
-        panel.errorbar(group.parameters, bits.mean, yerr=bits.deviation or 0.0, **marker(group))
-        name = row_name(group.config) if is_recurrent(group.config) else group.family
-        lines.setdefault(name, []).append((group.parameters, bits.mean))
+        if bits.mean is not None:
+            panel.errorbar(group.parameters, bits.mean, yerr=bits.deviation or 0.0, **marker(group))
+            recurrent = is_recurrent(group.config)
+            name = row_name(group.config) if recurrent else family(group.name)
+            lines.setdefault(name, []).append((group.parameters, bits.mean))
     for name, points in lines.items():
         panel.plot(*zip(*points, strict=True), color=color_of(name), linewidth=0.8, label=name)
 
 
-def report(found: Sequence[Run], folder: Path) -> None:
-    """Prints the tables of runs and writes them, with the picture, into `folder`.
-
-    Raises:
-      SelectionError: what `group_runs` raises.
-    """
-    publish(make_page(by_column(group_runs(found))), folder)
+@reported
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    arguments, runs = parse_runs(Parser(description=__doc__), argv, "runs/scaling")
+    publish(make_page(by_column(group_runs(runs))), arguments.output)
+    return 0

@@ -11,7 +11,6 @@ from block_recurrent.config import ExperimentConfig
 from block_recurrent.lab.tables.layout import MISSING, TextTable, color_of, count_cell
 from block_recurrent.lab.tables.naming import (
     distinct_names,
-    family,
     is_recurrent,
     row_name,
     window_of,
@@ -77,11 +76,6 @@ class SeedGroup(NamedTuple):
         return self.runs[0].config
 
     @property
-    def family(self) -> str:
-        """The family of the row, one of `layout.FAMILIES`."""
-        return family(self.name)
-
-    @property
     def parameters(self) -> int:
         """How many parameters the model has without the embedding."""
         return parameters_without_embedding(self.config.model)
@@ -91,6 +85,7 @@ class SeedGroup(NamedTuple):
         """Whether any run is finished."""
         return any(run.finished for run in self.runs)
 
+    @property
     def final(self) -> list[tuple[Run, Point]]:
         """The runs that figures are taken from, each with its last validation figures.
 
@@ -110,12 +105,12 @@ class SeedGroup(NamedTuple):
 
     def spread(self, figure: str) -> Spread:
         """Mean and spread at the end of a figure of `Evaluation`, such as "bits_per_token"."""
-        return spread([getattr(point.evaluation, figure) for _, point in self.final()])
+        return spread([getattr(point.evaluation, figure) for _, point in self.final])
 
     @property
     def step_mark(self) -> str:
         """Follows the figures of a group without a finished run: the step they are from."""
-        final = self.final()
+        final = self.final
         return "" if self.finished or not final else f" @{final[0][1].step:,}"
 
     def cell(self, figure: str) -> str:
@@ -124,7 +119,7 @@ class SeedGroup(NamedTuple):
 
     def tokens_seen(self) -> int | None:
         """Training targets seen before the last figures, the mean over runs."""
-        seen = [point.tokens_seen for _, point in self.final()]
+        seen = [point.tokens_seen for _, point in self.final]
         return round(sum(seen) / len(seen)) if seen else None
 
     def tokens_per_second(self) -> float | None:
@@ -134,7 +129,7 @@ class SeedGroup(NamedTuple):
 
     def progress(self) -> str:
         """The step of the last figures and how many there will be, such as "2/4"."""
-        last = max((point.step for _, point in self.final()), default=None)
+        last = max((point.step for _, point in self.final), default=None)
         total = self.config.training.num_steps
         if last is None:
             return f"{max(run.step for run in self.runs):,}/{total:,}, not evaluated"

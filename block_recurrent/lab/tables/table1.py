@@ -1,16 +1,25 @@
-"""The paper's Table 1 from work directories, beside the paper's figures."""
+"""The paper's Table 1 from work directories, beside the paper's figures.
+
+    block-recurrent table1 runs/rec runs/slide_13l
+
+A row without a run stays empty. The figures of an unfinished run are marked with its step. Runs of
+other sizes or on other corpora are in tables of their own.
+"""
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from block_recurrent.command_line.failures import reported
+from block_recurrent.command_line.parser import Parser
+from block_recurrent.lab.programs.options import parse_runs
 from block_recurrent.lab.tables.layout import (
     MISSING,
     Page,
     TextTable,
     color_of,
+    explain_markers,
     label_rows,
     publish,
     short_count,
@@ -19,7 +28,6 @@ from block_recurrent.lab.tables.naming import COLUMNS, column, row_name
 from block_recurrent.lab.tables.paper import LENGTH, TITLES, published_cell, row_figures
 from block_recurrent.lab.tables.rows import TableRow, paper_row, paper_rows
 from block_recurrent.lab.tables.seed_groups import SeedGroup, group_runs, group_table, marker
-from block_recurrent.runs.reading import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,23 +69,18 @@ class Arranged(NamedTuple):
     cells: dict[tuple[str, str], SeedGroup]
     others: dict[str, list[SeedGroup]]
 
+    def of_row(self, row: str) -> list[SeedGroup | None]:
+        """The groups of a row, one for each of `CORPORA`."""
+        return [self.cells.get((row, title)) for title in CORPORA]
+
     def step_time(self, row: str) -> float | None:
         """A row's step time relative to the reference's, the median over columns that have both."""
-
-        def speed(row: str, title: str) -> float | None:
-            group = self.cells.get((row, title))
-            return group.tokens_per_second() if group else None
-
-        ratios = [
-            theirs / own
-            for title in CORPORA
-            if (own := speed(row, title)) and (theirs := speed(REFERENCE, title))
-        ]
+        own, theirs = (
+            [group and group.tokens_per_second() for group in self.of_row(name)]
+            for name in (row, REFERENCE)
+        )
+        ratios = [b / a for a, b in zip(own, theirs, strict=True) if a and b]
         return median(ratios) if ratios else None
-
-    def of_row(self, row: str) -> dict[str, SeedGroup | None]:
-        """The groups of a row by column."""
-        return {title: self.cells.get((row, title)) for title in CORPORA}
 
 
 def arrange(groups: Sequence[SeedGroup]) -> Arranged:
@@ -101,43 +104,38 @@ def make_page(arranged: Arranged) -> Page:
     """The paper's table, and below it a table for each column of other runs."""
     titles = [name for title in CORPORA for name in (title, "paper")]
     columns = ["row", "segment", "window", "step time", "paper", *titles, "steps"]
-    rows = [_row_cells(arranged, row) for row in paper_rows()]
-    tables = {"": TextTable(columns, rows, ("row",))}
+    rows = [_row_data(arranged, row) for row in paper_rows()]
+    cells = [_row_cells(row, arranged.of_row(row["row"])) for row in rows]
+    tables = {"": TextTable(columns, cells, ("row",))}
     tables |= {
         f"Other runs: {title}": group_table(found, OTHER_COLUMNS)
         for title, found in arranged.others.items()
     }
-    data = {
-        "rows": [_row_data(arranged, row) for row in paper_rows()],
-        "others": {title: [g.data() for g in found] for title, found in arranged.others.items()},
-        "description": DESCRIPTION,
-    }
+    others = {title: [g.data() for g in found] for title, found in arranged.others.items()}
+    data = {"rows": rows, "others": others}
     return Page("table1", tables, DESCRIPTION, data, {"table1": partial(draw, arranged)})
 
 
-def _row_cells(arranged: Arranged, row: TableRow) -> list[str]:
-    time, published = arranged.step_time(row.paper), row_figures(row.paper)._asdict()
-    paper = {name: published_cell(name, value) or SEE_PAPER for name, value in published.items()}
-    sizes = row.config.data.segment_length, row.config.model.window
-    cells = [row.paper, *(f"{size:,}" for size in sizes)]
-    cells += [MISSING if time is None else f"{time:.2f}", paper["step_time"]]
-    groups = arranged.of_row(row.paper)
-    for title, group in groups.items():
-        cells += [group.cell("bits_per_token") if group else MISSING, paper[CORPORA[title]]]
-    steps = dict.fromkeys(group.progress() for group in groups.values() if group)
-    return [*cells, "; ".join(steps) or MISSING]
-
-
 def _row_data(arranged: Arranged, row: TableRow) -> dict[str, Any]:
-    groups = arranged.of_row(row.paper)
+    groups = zip(CORPORA.values(), arranged.of_row(row.paper), strict=True)
     return {
         "row": row.paper,
         "segment": row.config.data.segment_length,
         "window": row.config.model.window,
         "step_time": arranged.step_time(row.paper),
         "paper": row_figures(row.paper),
-        "cells": {CORPORA[title]: group and group.data() for title, group in groups.items()},
+        "cells": {name: group and group.data() for name, group in groups},
     }
+
+
+def _row_cells(row: dict[str, Any], groups: Sequence[SeedGroup | None]) -> list[str]:
+    paper = {name: published_cell(name, x) or SEE_PAPER for name, x in row["paper"].items()}
+    time = MISSING if row["step_time"] is None else f"{row['step_time']:.2f}"
+    cells = [row["row"], f"{row['segment']:,}", f"{row['window']:,}", time, paper["step_time"]]
+    for name, group in zip(CORPORA.values(), groups, strict=True):
+        cells += [group.cell("bits_per_token") if group else MISSING, paper[name]]
+    steps = dict.fromkeys(group.progress() for group in groups if group)
+    return [*cells, "; ".join(steps) or MISSING]
 
 
 def draw(arranged: Arranged, picture: "Figure") -> None:
@@ -149,18 +147,14 @@ def draw(arranged: Arranged, picture: "Figure") -> None:
     panels = parts[0].subplots(1, len(CORPORA), sharey=True)
     for panel, (title, name) in zip(panels, CORPORA.items(), strict=True):
         for index, row in enumerate(rows):
-            published = getattr(row_figures(row), name)
+            published = row_figures(row)[name]
             if published is not None:
                 style = {"color": color_of(row), "markerfacecolor": "none"}
                 panel.plot(published, index, "D", **style)
         _draw_groups(panel, [arranged.cells.get((row, title)) for row in rows])
         label_rows(panel, rows, f"{title}, bits per token")
-    for shape, face, label in (
-        ("o", "black", "here"),
-        ("o", "none", "here, not finished"),
-        ("D", "none", "paper"),
-    ):
-        panels[-1].plot([], [], shape, color="black", markerfacecolor=face, label=label)
+    shapes = {"here": ("o", "black"), "here, not finished": ("o", "none"), "paper": ("D", "none")}
+    explain_markers(panels[-1], shapes)
     parts[0].legend(loc="outside upper right", ncols=3, frameon=False)
     for part, (title, groups) in zip(parts[1:], arranged.others.items(), strict=True):
         panel = part.subplots()
@@ -181,10 +175,9 @@ def _draw_groups(panel: "Axes", groups: Sequence[SeedGroup | None]) -> None:
     panel.margins(x=0.15)
 
 
-def report(found: Sequence[Run], folder: Path) -> None:
-    """Prints the tables of runs and writes them, with the picture, into `folder`.
-
-    Raises:
-      SelectionError: what `group_runs` raises.
-    """
-    publish(make_page(arrange(group_runs(found))), folder)
+@reported
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    arguments, runs = parse_runs(Parser(description=__doc__), argv, "runs/table1")
+    publish(make_page(arrange(group_runs(runs))), arguments.output)
+    return 0

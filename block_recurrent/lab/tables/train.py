@@ -113,7 +113,7 @@ def train_row(base: ExperimentConfig, name: str, folder: Path, stop: StopRequest
         "learning_rate": row.config.optimizer.learning_rate,
         "step_time": ratio(seconds["row"], seconds["reference"]),
         **evaluation.metrics(),
-        "paper": row_figures(row.paper)._asdict(),
+        "paper": row_figures(row.paper),
     }
     write_whole(own / "result.json", json.dumps(result, indent=2) + "\n")
 

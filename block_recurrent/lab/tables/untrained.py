@@ -24,44 +24,27 @@ class Order2Model:
     """
 
     def __init__(self, train: Sequence[Document]):
-        codes = np.concatenate([_codes(document) for document in train])
-        counts = np.bincount(codes, minlength=256**3)
-        self._orders = [_Order(counts.reshape(-1, 256**size).sum(0)) for size in (1, 2, 3)]
+        counts = np.bincount(_codes(train), minlength=256**3)
+        # By the context and the byte that follows it, for contexts of no byte, of one and of two.
+        self._counts = [counts.reshape(-1, 256**size).sum(0).reshape(-1, 256) for size in (1, 2, 3)]
 
     def bits_per_byte(self, documents: Sequence[Document]) -> float:
         """Bits per byte of all documents together."""
-        bits, total = 0.0, 0
-        for document in documents:
-            codes = _codes(document)
-            probability = np.full(len(codes), 1 / 256)
-            for order in self._orders:
-                probability = order.smooth(codes, probability)
-            bits -= float(np.log2(probability).sum())
-            total += len(codes)
-        return bits / total
+        codes = _codes(documents)
+        probability = np.full(len(codes), 1 / 256)
+        for counts in self._counts:
+            context, byte = np.divmod(codes % counts.size, 256)
+            totals, kinds = counts.sum(1)[context], np.count_nonzero(counts, 1)[context]
+            smoothed = counts[context, byte] + kinds * probability
+            smoothed /= np.maximum(totals + kinds, 1)
+            probability = np.where(totals > 0, smoothed, probability)
+        return -float(np.log2(probability).mean())
 
 
-def _codes(document: Document) -> np.ndarray:
-    """Every byte with the two before it, zeros before the first, as one number."""
-    text = np.frombuffer(b"\0\0" + document.text.encode(), np.uint8).astype(np.int64)
-    return (text[:-2] * 256 + text[1:-1]) * 256 + text[2:]
-
-
-class _Order:
-    """What was counted of contexts of one length.
-
-    Args:
-      counts: by the context and the byte that follows it, as one number.
-    """
-
-    def __init__(self, counts: np.ndarray):
-        self.counts = counts
-        self.totals = counts.reshape(-1, 256).sum(1)
-        self.kinds = np.count_nonzero(counts.reshape(-1, 256), 1)
-
-    def smooth(self, codes: np.ndarray, lower: np.ndarray) -> np.ndarray:
-        """The probabilities of bytes from those of the order below."""
-        codes = codes % len(self.counts)
-        totals, kinds = self.totals[codes // 256], self.kinds[codes // 256]
-        smoothed = (self.counts[codes] + kinds * lower) / np.maximum(totals + kinds, 1)
-        return np.where(totals > 0, smoothed, lower)
+def _codes(documents: Sequence[Document]) -> np.ndarray:
+    """Every byte with the two before it, zeros before a document, as one number."""
+    codes = []
+    for document in documents:
+        text = np.frombuffer(b"\0\0" + document.text.encode(), np.uint8).astype(np.int64)
+        codes.append((text[:-2] * 256 + text[1:-1]) * 256 + text[2:])
+    return np.concatenate(codes)

@@ -23,9 +23,12 @@ def test_some_are_spread_evenly_and_cut():
     assert bytes(taken.tokens.tolist()) == b"0 t4 t8 t" and taken.ends.tolist() == [3, 6, 9]
 
 
-def test_a_text_of_ones_own_must_have_some():
-    assert one_document("novel.txt", "Once", BYTES).ids == ("novel.txt",)
+def test_a_text_of_ones_own_must_have_some(tmp_path):
+    novel = tmp_path / "novel.txt"
+    novel.write_text("Once")
+    assert one_document(novel, BYTES).ids == ("novel.txt",)
+    novel.write_text("")
     with pytest.raises(DataError, match=r"novel\.txt is empty"):
-        one_document("novel.txt", "", BYTES)
+        one_document(novel, BYTES)
     with pytest.raises(DataError, match="no documents"):
         take_documents(corpus_of(), BYTES, 3, 3)

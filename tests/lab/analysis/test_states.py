@@ -86,7 +86,6 @@ def test_what_is_observed_is_within_its_limits(gate, wiring):
         np.testing.assert_allclose(found.kept[0], 1 / (1 + np.exp(-bias)), rtol=1e-5)
     if gate == "fixed":
         np.testing.assert_allclose(found.kept + found.added, 1, rtol=1e-5)
-    assert found.lags == LAGS
     with_pairs = np.array(LAGS) < CORPUS.length(2) // 4
     np.testing.assert_array_equal(np.isfinite(found.later), with_pairs)
 

@@ -99,7 +99,7 @@ def test_the_reference_is_one_row_or_an_error(tmp_path):
 def test_rows_of_a_family_look_different(tmp_path):
     folders = [write_run(tmp_path / row, small(row), [2.0] * 4) for row in ("slide_3l", "slide_4l")]
     section = sections_of(folders, "Slide:3L")["books"]
-    first, second = map(section.style, section.groups)
+    first, second = (style for _, style in section.styled())
     assert first["color"] == second["color"] and first["linestyle"] != second["linestyle"]
 
 

@@ -28,7 +28,7 @@ def test_tables_say_the_same_in_every_form(tmp_path, capsys):
     markdown = (tmp_path / "new/t.md").read_text()
     assert "## more" in markdown and "## details" in markdown and "(t.png)" in markdown
     found = json.loads((tmp_path / "new/t.json").read_text())
-    assert found == {"x": None, "y": [1, None], "z": [0, 1]}
+    assert found == {"x": None, "y": [1, None], "z": [0, 1], "description": "What it is."}
     assert (tmp_path / "new/t.png").read_bytes().startswith(b"\x89PNG")
     shown = capsys.readouterr().out
     assert shown.startswith(page.text()) and "details" not in shown

@@ -44,7 +44,7 @@ def test_figures_are_of_finished_runs_or_of_a_step_that_all_have(tmp_path):
             for n, values in enumerate(bits)
         ]
         (group,) = group_runs(reading.read_runs(folders))
-        return group, [(run.seeds[0], point.step) for run, point in group.final()]
+        return group, [(run.seeds[0], point.step) for run, point in group.final]
 
     group, found = final("finished", [4.0, 3.0, 2.0, 1.0], [4.0, 3.0], [])
     assert found == [(0, 4)] and group.finished and group.cell("bits_per_token") == "1.000"
