@@ -2,12 +2,14 @@
 
 from typing import Any, ClassVar
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from block_recurrent.model import checks
 from block_recurrent.model.array_types import Activations, Key, Logits, Starts, Tokens
 from block_recurrent.model.language_model import tied_logits
-from block_recurrent.model.state import reset_to_zeros
+from block_recurrent.model.state import reset
 
 LONGEST_CALL = 512
 
@@ -15,7 +17,7 @@ LONGEST_CALL = 512
 class BaselineModel(nnx.Module):
     """A language model with the protocol `Baseline`.
 
-    A subclass adds `empty_state` and `read_segment`.
+    A subclass adds `initial_state` and `read_segment`.
 
     Attributes:
       config: what it was built from, of the class `kind`.
@@ -30,8 +32,8 @@ class BaselineModel(nnx.Module):
         checks.check_config(config, self.kind, rngs)
         self.config = config
 
-    def empty_state(self, batch_size: int) -> Any:
-        """The state at a document's start."""
+    def initial_state(self, batch_size: int) -> Any:
+        """The state at a document's start: zeros."""
         raise NotImplementedError
 
     def read_segment(
@@ -39,11 +41,6 @@ class BaselineModel(nnx.Module):
     ) -> tuple[Activations, Any]:
         """The features of a segment and the next state, of arguments that have been checked."""
         raise NotImplementedError
-
-    def initial_state(self, batch_size: int) -> Any:
-        """The state at a document's start."""
-        checks.check_size("batch_size", batch_size)
-        return self.empty_state(batch_size)
 
     def check_state(self, state: Any, batch_size: int) -> None:
         """Raises TypeError or ValueError unless `state` is one of this model."""
@@ -74,7 +71,10 @@ class BaselineModel(nnx.Module):
         """Everything before the last product; arguments are those of a call."""
         checks.check_model_call(tokens, start_of_document, dropout_key)
         self.check_state(state, tokens.shape[0])
-        return self.read_segment(tokens, reset_to_zeros(state, start_of_document), dropout_key)
+        if start_of_document is not None:
+            zeros = jax.tree.map(jnp.zeros_like, state)
+            state = reset(state, zeros, start_of_document, batch_axis=1)
+        return self.read_segment(tokens, state, dropout_key)
 
     def logits(self, features: Activations) -> Logits:
         """The logits of the next token at each position."""

@@ -33,7 +33,7 @@ class Transformer(RelativeModel):
     kind = TransformerConfig
     config: TransformerConfig
 
-    def empty_state(self, batch_size: int) -> RelativeState:
+    def initial_state(self, batch_size: int) -> RelativeState:
         """The state between two segments: nothing. Calls of less than a segment make it larger."""
         return empty_state(self.config, batch_size, places=0)
 

@@ -10,10 +10,9 @@ from block_recurrent.config import ModelConfig
 from block_recurrent.model import checks
 from block_recurrent.model.array_types import Activations, Key, Logits, Starts, Tokens
 from block_recurrent.model.feedback import FeedbackStack
-from block_recurrent.model.layers import RMSNorm, dropout
+from block_recurrent.model.layers import RMSNorm, dropout, split_key
 from block_recurrent.model.stack import Stack
 from block_recurrent.model.state import ModelState, reset
-from block_recurrent.model.transformer_layer import split_key
 from block_recurrent.parallel.axes import replicate, shard_batch
 
 
