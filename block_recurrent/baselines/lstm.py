@@ -101,9 +101,8 @@ class LSTM(BaselineModel):
     def initial_state(self, batch_size: int) -> LSTMState:
         """The state at a document's start: zeros."""
         checks.check_size("batch_size", batch_size)
-        config = self.config
-        zeros = jnp.zeros((config.num_layers, batch_size, config.hidden_size), jnp.float32)
-        return LSTMState(zeros, jnp.copy(zeros))
+        shape = (self.config.num_layers, batch_size, self.config.hidden_size)
+        return LSTMState(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
     def read_segment(
         self, tokens: Tokens, state: LSTMState, dropout_key: Key | None
