@@ -80,11 +80,6 @@ def _cell(cell: RecurrentCell, prefix: str) -> Named:
     yield from _wiring(cell, f"{prefix}/recurrent_tbase")
 
 
-def _layers(model: LanguageModel) -> list[SlidingWindowLayer | RecurrentCell]:
-    """Every layer on its own, bottom up; copies, where the model holds them stacked."""
-    return [layer for part in model.stack.parts for layer in part.single_layers()]
-
-
 def _named(model: LanguageModel, layers: list[SlidingWindowLayer | RecurrentCell]) -> Named:
     yield "embed/embedding", model.embedding
     yield "final_layernorm/scale", model.norm.scale
@@ -97,7 +92,7 @@ def _named(model: LanguageModel, layers: list[SlidingWindowLayer | RecurrentCell
 
 def to_parameters(model: LanguageModel) -> dict[str, Array]:
     """The parameters of `model`, or gradients in its structure, by the authors' names."""
-    return {name: param[...] for name, param in _named(model, _layers(model))}
+    return {name: param[...] for name, param in _named(model, model.stack.single_layers())}
 
 
 def load_parameters(parameters: Mapping[str, ArrayLike], config: ModelConfig) -> LanguageModel:
@@ -114,7 +109,7 @@ def load_parameters(parameters: Mapping[str, ArrayLike], config: ModelConfig) ->
       ValueError: names that are missing or unknown, or arrays of the wrong shape, all listed.
     """
     model = LanguageModel(config, rngs=nnx.Rngs(0))
-    layers = _layers(model)
+    layers = model.stack.single_layers()
     named = dict(_named(model, layers))
     check_names(parameters, {name: param[...].shape for name, param in named.items()})
     for name, param in named.items():

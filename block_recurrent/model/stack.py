@@ -221,30 +221,17 @@ class LayerStack(nnx.Module):
         x, cache = jax.lax.scan(step, x, inputs, unroll=1 if self._scans else True)
         return x, state._replace(cache=cache)
 
-    def read_token(
-        self, x: TokenActivations, visible: Contexts, oldest: Index, state_contexts: Contexts
-    ) -> tuple[TokenActivations, list[KeysValues]]:
-        """As `Stack.read_token`, with the keys and values of these layers alone."""
-        state_context = state_contexts[-1] if self.layers.attends_to_states else None
-        contexts = []
-        for layer, before in zip(self.single_layers(), visible, strict=True):
-            x, context = layer.read_token(x, before, oldest, state_context)
-            contexts.append(context)
-        return x, contexts
-
 
 class SingleRecurrentLayer(nnx.Module):
     """A recurrent layer as a part of the stack; its methods are those of `LayerStack` with G = 1.
 
     Args:
       config: of the model.
-      index: of this layer among the recurrent ones, from 0.
       rngs: of the initial parameters.
     """
 
-    def __init__(self, config: ModelConfig, index: int, *, rngs: nnx.Rngs):
-        self.index = index
-        self.remat = config.remat
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
         self.layer = BlockRecurrentLayer(config, recompute_states=config.remat != "none", rngs=rngs)
 
     @property
@@ -278,17 +265,9 @@ class SingleRecurrentLayer(nnx.Module):
             return layer(x, state, dropout_key=key)
 
         key = None if dropout_keys is None else dropout_keys[0]
-        step = rematerialize(read, self.remat)
+        step = rematerialize(read, self.config.remat)
         x, layer_state = step(self.layer, x, LayerState(*take(state, 0)), key)
         return x, ModelState(*add_axis(layer_state))
-
-    def read_token(
-        self, x: TokenActivations, visible: Contexts, oldest: Index, state_contexts: Contexts
-    ) -> tuple[TokenActivations, list[KeysValues]]:
-        """As `Stack.read_token`, with the keys and values of this layer alone."""
-        layer, state_context = self.layer.cell.token_layer, state_contexts[self.index]
-        x, context = layer.read_token(x, visible[0], oldest, state_context)
-        return x, [context]
 
 
 Part = LayerStack | SingleRecurrentLayer
@@ -314,10 +293,9 @@ class Stack(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
-        recurrent = config.recurrent_indices
         parts = [
-            SingleRecurrentLayer(config, recurrent.index(layers.start), rngs=rngs)
-            if layers.start in recurrent
+            SingleRecurrentLayer(config, rngs=rngs)
+            if layers.start in config.recurrent_indices
             else LayerStack(config, len(layers), rngs=rngs)
             for layers in part_ranges(config)
         ]
@@ -327,6 +305,10 @@ class Stack(nnx.Module):
     def cells(self) -> list[RecurrentCell]:
         """The recurrent cells, lowest first."""
         return [cell for part in self.parts for cell in part.cells]
+
+    def single_layers(self) -> list[SlidingWindowLayer | RecurrentCell]:
+        """Every layer on its own, bottom up; copies of those that are stacked."""
+        return [layer for part in self.parts for layer in part.single_layers()]
 
     def initial_state(self, batch_size: int) -> ModelState:
         """The state at a document's start for `batch_size` rows."""
@@ -364,9 +346,12 @@ class Stack(nnx.Module):
         There are `visible` and own keys and values for each layer, and those of the states for each
         recurrent layer.
         """
-        contexts = []
-        for part, layers in zip(self.parts, part_ranges(self.config), strict=True):
-            before = visible[layers.start : layers.stop]
-            x, own = part.read_token(x, before, oldest, state_contexts)
-            contexts += own
+        recurrent, contexts = iter(state_contexts), []
+        for layer, before in zip(self.single_layers(), visible, strict=True):
+            if isinstance(layer, RecurrentCell):
+                x, own = layer.token_layer.read_token(x, before, oldest, next(recurrent))
+            else:
+                seen = state_contexts[-1] if layer.attends_to_states else None
+                x, own = layer.read_token(x, before, oldest, seen)
+            contexts.append(own)
         return x, contexts
