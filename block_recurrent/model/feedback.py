@@ -73,7 +73,7 @@ class FeedbackStack(Stack):
         recurrent_state = LayerState(*take(states[last], 0))
 
         blocks = split_blocks(scanned, window)
-        numbers = jnp.arange(jax.tree.leaves(blocks)[0].shape[1])
+        numbers = jnp.arange(x.shape[1] // window)
         carry = ([*states[begin:last]], recurrent_state)
         inputs = (swap_blocks_and_batch(blocks), numbers)
         (below, after), arrived = scan_blocks(step, carry, inputs, recompute=self._recompute)

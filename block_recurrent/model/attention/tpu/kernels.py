@@ -183,9 +183,7 @@ def _backward_kernel(plan: Plan, refs: Operands, before, gradient, *others) -> N
             probabilities = weights / total
             dropped = (probabilities * kept).astype(values.dtype)
             of_dropped = _product(incoming, values[tile.seen], 1, 1)
-            of_probabilities = of_dropped * kept
-            mean = (probabilities * of_probabilities).sum(axis=1, keepdims=True)
-            of_logits = probabilities * (of_probabilities - mean)
+            of_logits = _softmax_gradient(probabilities, of_dropped * kept)
             low = of_logits.astype(values.dtype)
             sums[0][tile.seen] += _product(low, queries, 0, 0)
             sums[1][tile.seen] += _product(dropped, incoming, 0, 0)
@@ -206,15 +204,20 @@ def _backward_kernel(plan: Plan, refs: Operands, before, gradient, *others) -> N
         def _() -> None:
             for ref, out in zip(sums, of_previous, strict=True):
                 ours = ref[pl.ds(0, plan.own_keys)]
-                out[...] = (jnp.zeros_like(ours) if plan.settings.detached else ours).astype(
-                    out.dtype
-                )
+                ours = jnp.zeros_like(ours) if plan.settings.detached else ours
+                out[...] = ours.astype(out.dtype)
+
+
+def _softmax_gradient(probabilities: Array, gradient: Array) -> Array:
+    mean = (probabilities * gradient).sum(axis=1, keepdims=True)
+    return probabilities * (gradient - mean)
 
 
 def _begin_sums(ref, plan: Plan, last: Array) -> None:
-    """Where the gradients of a window's keys, or values, and of those before it are summed.
+    """Begins the sums over a window's queries of the gradients of keys, or of values.
 
-    Begins with what the window after it gave to it; the `last` of a lane has none.
+    The second half is the window's own. It begins with the gradient from the window after it, which
+    the `last` window of a lane does not have. The first half is the window before.
     """
     length = plan.own_keys
     if plan.windowed:
@@ -251,7 +254,7 @@ class _Tile(NamedTuple):
 
 
 def _for_all_rows(plan: Plan, some_rows: Callable[[_Tile], None]) -> None:
-    """Takes R queries after the other; in a window, those further on see keys further on."""
+    """Takes R queries at a time; in a window, later queries see later keys."""
 
     def step(index: Array) -> None:
         first = _at(index, ROWS)
@@ -308,7 +311,6 @@ def _weights(tile: _Tile, refs: Operands, p: Array, keys) -> tuple[Array, Array]
 
 
 def _kept(tile: _Tile, refs: Operands, step: _Step, p: Array) -> Array | float:
-    """Factors of the probabilities of a tile."""
     if refs.seeds is None:
         return 1.0
     plan, settings = tile.plan, tile.plan.settings
