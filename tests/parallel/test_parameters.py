@@ -16,6 +16,7 @@ from block_recurrent.config import (
     ExperimentConfig,
 )
 from block_recurrent.model.parameters import named_parameters
+from block_recurrent.model.stack import stacked_layers
 from block_recurrent.parallel.axes import DATA, FSDP, TENSOR
 from block_recurrent.parallel.parameters import (
     TABLE,
@@ -40,7 +41,8 @@ def one_device() -> Mesh:
 @pytest.mark.parametrize("name", ALL)
 def test_every_parameter_is_in_the_table_with_all_its_axes(name):
     model = abstract_model(ALL[name])
-    stacked = tuple(f"{path}." for path in getattr(model, "stacked_layers", ()))
+    layers = stacked_layers(ALL[name]) if isinstance(ALL[name], br.ModelConfig) else ()
+    stacked = tuple(f"{path}." for path in layers)
     for path, array in named_parameters(model).items():
         assert len(table_axes(path)) + path.startswith(stacked) == array.ndim, path
 

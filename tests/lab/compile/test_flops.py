@@ -68,10 +68,10 @@ def test_they_are_the_products_that_a_forward_pass_takes(name):
 
 @pytest.mark.parametrize("changes", [{}, {"gate": "lstm", "wiring": "dual"}, {"feedback": True}])
 def test_xla_counts_as_many(changes):
-    """Unrolled, for it counts the body of a loop once; and with what is elementwise."""
+    """XLA counts the body of a loop once, so there is one block; it counts elementwise work too."""
     sizes = {"model_size": 128, "num_heads": 2, "head_size": 64, "mlp_size": 256, "window": 32}
     config = model_config(1, **sizes, num_states=16, scan_layers=False, **changes)
-    function, arguments, tokens = forward(config)
+    function, arguments, tokens = forward(config, blocks=1)
     counted = jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
     assert counted == pytest.approx(forward_flops(config, keys=64) * tokens, rel=0.05)
 
