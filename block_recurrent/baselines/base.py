@@ -5,80 +5,19 @@ from typing import Any, ClassVar
 from flax import nnx
 
 from block_recurrent.model import checks
-from block_recurrent.model.array_types import Activations, Key, Logits, Starts, Tokens
-from block_recurrent.model.language_model import tied_logits
-from block_recurrent.model.state import reset_to_zeros
+from block_recurrent.model.language_model import BaseLanguageModel
 
 LONGEST_CALL = 512
 
 
-class BaselineModel(nnx.Module):
-    """A language model with the protocol `Baseline`.
-
-    A subclass adds `empty_state` and `read_segment`.
-
-    Attributes:
-      config: what it was built from, of the class `kind`.
-      embedding: [V, E], of tokens coming in and going out.
-    """
+class BaselineModel(BaseLanguageModel):
+    """A language model with the protocol `Baseline`; `kind` is the class of its configuration."""
 
     kind: ClassVar[type]
-    config: Any
-    embedding: nnx.Param
 
     def __init__(self, config: Any, *, rngs: nnx.Rngs):
         checks.check_config(config, self.kind, rngs)
         self.config = config
-
-    def empty_state(self, batch_size: int) -> Any:
-        """The state at a document's start."""
-        raise NotImplementedError
-
-    def read_segment(
-        self, tokens: Tokens, state: Any, dropout_key: Key | None
-    ) -> tuple[Activations, Any]:
-        """The features of a segment and the next state, of arguments that have been checked."""
-        raise NotImplementedError
-
-    def initial_state(self, batch_size: int) -> Any:
-        """The state at a document's start."""
-        checks.check_size("batch_size", batch_size)
-        return self.empty_state(batch_size)
-
-    def check_state(self, state: Any, batch_size: int) -> None:
-        """Raises TypeError or ValueError unless `state` is one of this model."""
-        checks.check_state(self, state, batch_size)
-
-    def __call__(
-        self,
-        tokens: Tokens,
-        state: Any,
-        *,
-        start_of_document: Starts | None = None,
-        dropout_key: Key | None = None,
-    ) -> tuple[Logits, Any]:
-        """Reads a segment of every row's document; arguments and results are those of `Model`."""
-        features, state = self.features(
-            tokens, state, start_of_document=start_of_document, dropout_key=dropout_key
-        )
-        return self.logits(features), state
-
-    def features(
-        self,
-        tokens: Tokens,
-        state: Any,
-        *,
-        start_of_document: Starts | None = None,
-        dropout_key: Key | None = None,
-    ) -> tuple[Activations, Any]:
-        """Everything before the last product; arguments are those of a call."""
-        checks.check_model_call(tokens, start_of_document, dropout_key)
-        self.check_state(state, tokens.shape[0])
-        return self.read_segment(tokens, reset_to_zeros(state, start_of_document), dropout_key)
-
-    def logits(self, features: Activations) -> Logits:
-        """The logits of the next token at each position."""
-        return tied_logits(features, self.embedding[...].astype(self.config.dtype))
 
     def next_length(self, state: Any, available: int) -> int:
         """The largest power of two that is at most `available` and at most 512."""

@@ -1,5 +1,6 @@
 """A stack of LSTMs (Hochreiter and Schmidhuber 1997) with residual connections."""
 
+import dataclasses
 import itertools
 from typing import Any, NamedTuple
 
@@ -11,11 +12,11 @@ from jaxtyping import Float32
 
 from block_recurrent.baselines.base import BaselineModel
 from block_recurrent.config import LSTMConfig
+from block_recurrent.model import checks
 from block_recurrent.model.array_types import Activations, Key, Tokens
-from block_recurrent.model.layers import RMSNorm, apply_dense, dense, dropout
-from block_recurrent.model.stack import REMATERIALIZATIONS
+from block_recurrent.model.layers import RMSNorm, apply_dense, dense, dropout, split_key
+from block_recurrent.model.stack import rematerialize
 from block_recurrent.model.state import stack, take
-from block_recurrent.model.transformer_layer import split_key
 
 
 class LSTMState(NamedTuple):
@@ -96,13 +97,12 @@ class LSTM(BaselineModel):
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
         self.layers = nnx.List([LSTMLayer(config, rngs=rngs) for _ in range(config.num_layers)])
         self.norm = RMSNorm(config.model_size)
-        self._rematerialize = REMATERIALIZATIONS[config.remat]
 
-    def empty_state(self, batch_size: int) -> LSTMState:
-        """Zeros."""
-        config = self.config
-        zeros = jnp.zeros((config.num_layers, batch_size, config.hidden_size), jnp.float32)
-        return LSTMState(zeros, jnp.copy(zeros))
+    def initial_state(self, batch_size: int) -> LSTMState:
+        """The state at a document's start: zeros."""
+        checks.check_size("batch_size", batch_size)
+        shape = (self.config.num_layers, batch_size, self.config.hidden_size)
+        return LSTMState(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
     def read_segment(
         self, tokens: Tokens, state: LSTMState, dropout_key: Key | None
@@ -111,7 +111,7 @@ class LSTM(BaselineModel):
         config = self.config
         x = self.embedding[...][tokens].astype(config.dtype)
         *keys, output_key = split_key(dropout_key, config.num_layers + 1)
-        call, states = self._rematerialize(LSTMLayer.__call__, in_scan=False), []
+        call, states = rematerialize(LSTMLayer.__call__, config.remat), []
         for index, (layer, key) in enumerate(zip(self.layers, keys, strict=True)):
             x, own = call(layer, x, take(state, index), key)
             states.append(own)
@@ -119,37 +119,28 @@ class LSTM(BaselineModel):
         return x * config.model_size**-0.5, stack(states)
 
 
-def lstm_of_size(
-    parameters: int,
-    *,
-    vocab_size: int,
-    num_layers: int = LSTMConfig.num_layers,
-    model_size: int = LSTMConfig.model_size,
-    **others: Any,
-) -> LSTMConfig:
+def lstm_of_size(parameters: int, **fields: Any) -> LSTMConfig:
     """The configuration whose hidden size comes nearest to a number of parameters.
 
     Args:
       parameters: how many there should be, without the embedding.
-      vocab_size: V.
-      num_layers: L.
-      model_size: E.
-      others: fields of `LSTMConfig`.
+      fields: of `LSTMConfig`, without its `hidden_size`.
 
     Raises:
-      ValueError: not even the smallest hidden size has as few.
+      ValueError: even the smallest hidden size has more.
     """
+    config = LSTMConfig(**fields)
+    model_size = config.model_size
 
     def count(hidden: int) -> int:
         layer = 4 * hidden * (hidden + model_size + 1) + hidden * model_size + model_size
-        return num_layers * layer + model_size
+        return config.num_layers * layer + model_size
 
     if count(1) > parameters:
         raise ValueError(
-            f"{num_layers} layers of model_size {model_size} and hidden_size 1 have "
+            f"{config.num_layers} layers of model_size {model_size} and hidden_size 1 have "
             f"{count(1):,} parameters, more than {parameters:,}"
         )
     below = next(size for size in itertools.count(1) if count(size + 1) > parameters)
-    hidden = min((below, below + 1), key=lambda size: abs(count(size) - parameters))
-    sizes = {"num_layers": num_layers, "model_size": model_size, "hidden_size": hidden}
-    return LSTMConfig(vocab_size=vocab_size, **sizes, **others)
+    nearest = min((below, below + 1), key=lambda size: abs(count(size) - parameters))
+    return dataclasses.replace(config, hidden_size=nearest)

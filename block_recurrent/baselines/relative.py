@@ -4,6 +4,7 @@ Section 3.3 of arXiv 1901.02860, with the post-layer-norm of the authors' releas
 of the memory, and T = P + N is the number of keys.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,9 +18,8 @@ from block_recurrent.baselines.base import BaselineModel
 from block_recurrent.config import RelativeConfig
 from block_recurrent.model.array_types import Activations, Key, Logits, Tokens
 from block_recurrent.model.attention import reference
-from block_recurrent.model.layers import apply_dense, dropout, product, relu
-from block_recurrent.model.stack import REMATERIALIZATIONS
-from block_recurrent.model.transformer_layer import split_key
+from block_recurrent.model.layers import apply_dense, dropout, product, relu, split_key
+from block_recurrent.model.stack import rematerialize
 
 EPSILON = 1e-5
 STD = 0.02  # of the initial values, as in the authors' release
@@ -192,14 +192,10 @@ class RelativeLayer(nnx.Module):
         )
         to_keys = queries + around.content_bias.astype(x.dtype)
         to_distances = queries + around.position_bias.astype(x.dtype)
-        scores = jnp.einsum(
-            "bihd,bjhd->bhij", to_keys, keys, preferred_element_type=jnp.float32
-        ) + shift_rows(
-            jnp.einsum(
-                "bihd,jhd->bhij", to_distances, distances, preferred_element_type=jnp.float32
-            )
-        )
-        scores *= self.config.head_size**-0.5
+        einsum = partial(jnp.einsum, preferred_element_type=jnp.float32)
+        by_key = einsum("bihd,bjhd->bhij", to_keys, keys)
+        by_distance = einsum("bihd,jhd->bhij", to_distances, distances)
+        scores = (by_key + shift_rows(by_distance)) * self.config.head_size**-0.5
         probabilities = reference.probabilities(scores, around.visible[:, None]).astype(x.dtype)
         heads = jnp.einsum("bhij,bjhd->bihd", probabilities, values)
         return heads.reshape(*heads.shape[:2], -1)
@@ -225,7 +221,6 @@ class RelativeModel(BaselineModel):
         self.content_bias = normal(rngs, heads)
         self.position_bias = normal(rngs, heads)
         self.output_bias = nnx.Param(jnp.zeros((config.vocab_size,), jnp.float32))
-        self._rematerialize = REMATERIALIZATIONS[config.remat]
 
     def read(
         self,
@@ -267,7 +262,7 @@ class RelativeModel(BaselineModel):
         )
         x = self.embedding[...][tokens].astype(config.dtype) * config.model_size**0.5
         x = dropout(x, config.dropout, token_key)
-        call = self._rematerialize(RelativeLayer.__call__, in_scan=False)
+        call = rematerialize(RelativeLayer.__call__, config.remat)
         inputs, keys = [], split_key(layers_key, config.num_layers)
         for layer, own, key in zip(self.layers, memory, keys, strict=True):
             inputs.append(x)

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from block_recurrent.baselines.relative import RelativeModel, newest
@@ -33,7 +34,7 @@ class Transformer(RelativeModel):
     kind = TransformerConfig
     config: TransformerConfig
 
-    def empty_state(self, batch_size: int) -> RelativeState:
+    def initial_state(self, batch_size: int) -> RelativeState:
         """The state between two segments: nothing. Calls of less than a segment make it larger."""
         return empty_state(self.config, batch_size, places=0)
 
@@ -43,6 +44,10 @@ class Transformer(RelativeModel):
         places = self.config.segment if within else 0
         like = jax.eval_shape(partial(empty_state, self.config, batch_size, places))
         checks.check_like("state", state, like)
+
+    def start_like(self, state: RelativeState) -> RelativeState:
+        """Zeros, also where a segment has begun."""
+        return jax.tree.map(jnp.zeros_like, state)
 
     def read_segment(
         self, tokens: Tokens, state: RelativeState, dropout_key: Key | None

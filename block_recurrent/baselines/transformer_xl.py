@@ -8,6 +8,7 @@ from jaxtyping import Float, Int32
 
 from block_recurrent.baselines.relative import RelativeModel, newest
 from block_recurrent.config import RelativeConfig, TransformerXLConfig
+from block_recurrent.model import checks
 from block_recurrent.model.array_types import Activations, Key, Tokens
 
 
@@ -35,6 +36,7 @@ class RelativeState(NamedTuple):
 
 def empty_state(config: RelativeConfig, batch_size: int, places: int) -> RelativeState:
     """A memory with `places` entries, none of which holds anything."""
+    checks.check_size("batch_size", batch_size)
     shape = (config.num_layers, batch_size, places, config.model_size)
     return RelativeState(jnp.zeros(shape, config.dtype), jnp.zeros((1, batch_size), jnp.int32))
 
@@ -60,8 +62,8 @@ class TransformerXL(RelativeModel):
     kind = TransformerXLConfig
     config: TransformerXLConfig
 
-    def empty_state(self, batch_size: int) -> RelativeState:
-        """An empty memory."""
+    def initial_state(self, batch_size: int) -> RelativeState:
+        """The state at a document's start: an empty memory."""
         return empty_state(self.config, batch_size, self.config.memory)
 
     def read_segment(

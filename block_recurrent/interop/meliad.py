@@ -23,17 +23,20 @@ from block_recurrent.model.transformer_layer import SlidingWindowLayer
 Named = Iterator[tuple[str, nnx.Param]]
 
 
+def _projections(side: SlidingWindowLayer | RecurrentCell, prefix: str) -> Named:
+    yield f"{prefix}/pre_attn_layernorm/scale", side.norm.scale
+    yield f"{prefix}/keys_layer/kernel", side.keys.kernel
+    yield f"{prefix}/values_layer/kernel", side.values.kernel
+    yield f"{prefix}/queries_layer/kernel", side.queries.kernel
+    yield f"{prefix}/attention_scale", side.scale
+
+
 def _tokens(layer: SlidingWindowLayer, prefix: str) -> Named:
-    kvq = f"{prefix}/tbase/_kvq"
     if isinstance(layer.positions, T5Bias):
         yield f"{prefix}/relative_positions/rel_embedding", layer.positions.table
-    yield f"{kvq}/pre_attn_layernorm/scale", layer.norm.scale
-    yield f"{kvq}/keys_layer/kernel", layer.keys.kernel
-    yield f"{kvq}/values_layer/kernel", layer.values.kernel
-    yield f"{kvq}/queries_layer/kernel", layer.queries.kernel
-    yield f"{kvq}/attention_scale", layer.scale
+    yield from _projections(layer, f"{prefix}/tbase/_kvq")
     if layer.state_queries is not None and layer.state_scale is not None:
-        yield f"{kvq}/queries2_layer/kernel", layer.state_queries.kernel
+        yield f"{prefix}/tbase/_kvq/queries2_layer/kernel", layer.state_queries.kernel
         yield f"{prefix}/tbase/attention_scale2", layer.state_scale
     yield f"{prefix}/tbase/post_attn_mlp/output_layer/kernel", layer.output.kernel
     yield f"{prefix}/tbase/pre_ffn_layernorm/scale", layer.mlp_norm.scale
@@ -71,32 +74,25 @@ def _cell(cell: RecurrentCell, prefix: str) -> Named:
     yield from _tokens(cell.token_layer, prefix)
     yield f"{prefix}/recurrent_initial_state", cell.initial
     yield f"{kvq}/position_embeddings", cell.ids
-    yield f"{kvq}/pre_attn_layernorm/scale", cell.norm.scale
-    yield f"{kvq}/keys_layer/kernel", cell.keys.kernel
-    yield f"{kvq}/values_layer/kernel", cell.values.kernel
-    yield f"{kvq}/queries_layer/kernel", cell.queries.kernel
+    yield from _projections(cell, kvq)
     yield f"{kvq}/queries2_layer/kernel", cell.token_queries.kernel
-    yield f"{kvq}/attention_scale", cell.scale
     yield f"{prefix}/recurrent_tbase/attention_scale2", cell.token_scale
     yield from _wiring(cell, f"{prefix}/recurrent_tbase")
-
-
-def _layers(model: LanguageModel) -> list[SlidingWindowLayer | RecurrentCell]:
-    """Every layer on its own, bottom up; copies, where the model holds them stacked."""
-    return [layer for part in model.stack.parts for layer in part.single_layers()]
 
 
 def _named(model: LanguageModel, layers: list[SlidingWindowLayer | RecurrentCell]) -> Named:
     yield "embed/embedding", model.embedding
     yield "final_layernorm/scale", model.norm.scale
     for index, layer in enumerate(layers):
-        name = _tokens if isinstance(layer, SlidingWindowLayer) else _cell
-        yield from name(layer, f"transformer{index}")  # type: ignore[arg-type]
+        prefix = f"transformer{index}"
+        yield from (
+            _cell(layer, prefix) if isinstance(layer, RecurrentCell) else _tokens(layer, prefix)
+        )
 
 
 def to_parameters(model: LanguageModel) -> dict[str, Array]:
     """The parameters of `model`, or gradients in its structure, by the authors' names."""
-    return {name: param[...] for name, param in _named(model, _layers(model))}
+    return {name: param[...] for name, param in _named(model, model.stack.single_layers())}
 
 
 def load_parameters(parameters: Mapping[str, ArrayLike], config: ModelConfig) -> LanguageModel:
@@ -113,7 +109,7 @@ def load_parameters(parameters: Mapping[str, ArrayLike], config: ModelConfig) ->
       ValueError: names that are missing or unknown, or arrays of the wrong shape, all listed.
     """
     model = LanguageModel(config, rngs=nnx.Rngs(0))
-    layers = _layers(model)
+    layers = model.stack.single_layers()
     named = dict(_named(model, layers))
     check_names(parameters, {name: param[...].shape for name, param in named.items()})
     for name, param in named.items():

@@ -19,7 +19,11 @@ def check_names(parameters: Mapping[str, ArrayLike], shapes: Mapping[str, tuple[
         raise TypeError(f"parameters must be a mapping, not {type(parameters).__name__}")
     problems = [f"missing: {name} {shapes[name]}" for name in shapes if name not in parameters]
     for name, value in parameters.items():
-        dtype, shape = _kind(value)
+        try:
+            array = np.asarray(value)
+        except ValueError:  # rows of different lengths
+            array = np.empty((), object)
+        dtype, shape = array.dtype, array.shape
         if name not in shapes:
             problems.append(f"unknown: {name} {shape}")
         elif not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
@@ -29,11 +33,3 @@ def check_names(parameters: Mapping[str, ArrayLike], shapes: Mapping[str, tuple[
     if problems:
         listed = "\n  ".join(problems)
         raise ValueError(f"the parameters do not fit the configuration:\n  {listed}")
-
-
-def _kind(value: ArrayLike) -> tuple[np.dtype, tuple[int, ...]]:
-    try:
-        array = np.asarray(value)
-    except ValueError:  # rows of different lengths
-        return np.dtype(object), ()
-    return array.dtype, array.shape

@@ -47,25 +47,18 @@ def _named(model: TransformerXL) -> Named:
         yield from _layer(layer, f"layers.{index}")
 
 
-def _is_linear(name: str) -> bool:
-    return name.endswith(".weight") and "norm" not in name and "emb" not in name
-
-
-def _join(name: str, params: Sequence[nnx.Param]) -> Array:
-    """The array of the release."""
-    joined = jnp.concatenate([param[...] for param in params], axis=-1)
-    return joined.T if _is_linear(name) else joined
-
-
-def _split(name: str, array: ArrayLike, number: int) -> list[Array]:
-    """Inverse of `_join`."""
-    joined = jnp.asarray(array, jnp.float32)
-    return jnp.split(joined.T if _is_linear(name) else joined, number, axis=-1)
+def _turn(name: str, array: Array) -> Array:
+    """Transposes the weight of a linear map, from our layout to the release's and back again."""
+    is_linear = name.endswith(".weight") and "norm" not in name and "emb" not in name
+    return array.T if is_linear else array
 
 
 def to_parameters(model: TransformerXL) -> dict[str, Array]:
     """The parameters of `model`, or gradients in its structure, by the authors' names."""
-    return {name: _join(name, params) for name, params in _named(model)}
+    return {
+        name: _turn(name, jnp.concatenate([param[...] for param in params], axis=-1))
+        for name, params in _named(model)
+    }
 
 
 def load_parameters(
@@ -86,7 +79,8 @@ def load_parameters(
     model = TransformerXL(config, rngs=nnx.Rngs(0))
     check_names(parameters, {name: array.shape for name, array in to_parameters(model).items()})
     for name, params in _named(model):
-        pieces = _split(name, parameters[name], len(params))
+        joined = _turn(name, jnp.asarray(parameters[name], jnp.float32))
+        pieces = jnp.split(joined, len(params), axis=-1)
         for param, piece in zip(params, pieces, strict=True):
             param[...] = piece
     return model

@@ -14,34 +14,38 @@ from block_recurrent.model.array_types import Key, States
 from block_recurrent.model.gates import GATES, Gate
 from block_recurrent.model.layers import RMSNorm, apply_dense, apply_side_by_side, dense, relu
 from block_recurrent.model.state import KeysValues, LayerState, add_axis, concatenate_windows
-from block_recurrent.model.transformer_layer import (
-    SlidingWindowLayer,
-    make_scale,
-    query_length,
-)
+from block_recurrent.model.transformer_layer import SlidingWindowLayer, make_scale
 
 Attended = Float[Array, "B S 2HD"]  # the heads of a state's attention to states and tokens
-GateInputs = list[tuple[Gate, Float[Array, "B S R"]]]
+GateInputs = tuple[Gate, States, Float[Array, "B S R"]]
 
 
-class SkipWiring(nnx.Module):
+class Wiring(nnx.Module):
+    """From the states and what they attended to, through one gate or two, to the next states."""
+
+    def gates(self, states: States, attended: Attended) -> list[GateInputs]:
+        """Each gate with the states and the input that enter it, in the order of the gates."""
+        raise NotImplementedError
+
+    def __call__(self, states: States, attended: Attended) -> States:
+        """The next states, which the last gate returns."""
+        gate, states, inputs = self.gates(states, attended)[-1]
+        return gate(states, inputs)
+
+
+class SkipWiring(Wiring):
     """`s' = gate(s, W y)`: no MLP."""
 
     def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs):
         heads_size = 2 * config.num_heads * config.head_size
         self.gate = GATES[config.gate](heads_size, config.model_size, rngs=rngs)
 
-    def __call__(self, states: States, attended: Attended) -> States:
-        """The next states."""
-        return self.gate(states, attended)
-
-    def gate_inputs(self, states: States, attended: Attended) -> GateInputs:
-        """The gate and its input in a call with these arguments."""
-        del states
-        return [(self.gate, attended)]
+    def gates(self, states: States, attended: Attended) -> list[GateInputs]:
+        """The gate, which reads the heads themselves."""
+        return [(self.gate, states, attended)]
 
 
-class SingleWiring(nnx.Module):
+class SingleWiring(Wiring):
     """`s' = gate(s, tanh(W2 relu(W1 y)))`: the MLP reads the heads themselves, one gate."""
 
     def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs):
@@ -50,19 +54,13 @@ class SingleWiring(nnx.Module):
         self.hidden = dense(heads_size, config.mlp_size, rngs=rngs)
         self.gate = gate(config.mlp_size, config.model_size, activation=jnp.tanh, rngs=rngs)
 
-    def __call__(self, states: States, attended: Attended) -> States:
-        """The next states."""
-        ((gate, inputs),) = self.gate_inputs(states, attended)
-        return gate(states, inputs)
-
-    def gate_inputs(self, states: States, attended: Attended) -> GateInputs:
-        """The gate and its input in a call with these arguments."""
-        del states
+    def gates(self, states: States, attended: Attended) -> list[GateInputs]:
+        """The gate, which reads the MLP's hidden layer."""
         (hidden,) = apply_dense(attended, self.hidden)
-        return [(self.gate, relu(hidden))]
+        return [(self.gate, states, relu(hidden))]
 
 
-class DualWiring(nnx.Module):
+class DualWiring(Wiring):
     """`u = gate1(s, W y)`, `s' = gate2(u, W2 relu(W1 rms(u)))`: gates in place of residuals."""
 
     def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs):
@@ -73,20 +71,11 @@ class DualWiring(nnx.Module):
         self.hidden = dense(config.model_size, config.mlp_size, rngs=rngs)
         self.mlp_gate = gate(config.mlp_size, config.model_size, rngs=rngs)
 
-    def __call__(self, states: States, attended: Attended) -> States:
-        """The next states."""
-        states = self.attention_gate(states, attended)
-        return self.mlp_gate(states, self._mlp_inputs(states, attended.dtype))
-
-    def gate_inputs(self, states: States, attended: Attended) -> GateInputs:
-        """Both gates and their inputs in a call with these arguments."""
+    def gates(self, states: States, attended: Attended) -> list[GateInputs]:
+        """The gate after attention and the one after the MLP."""
         between = self.attention_gate(states, attended)
-        inputs = self._mlp_inputs(between, attended.dtype)
-        return [(self.attention_gate, attended), (self.mlp_gate, inputs)]
-
-    def _mlp_inputs(self, states: States, dtype: jnp.dtype) -> Float[Array, "B S M"]:
-        (hidden,) = apply_dense(self.norm(states).astype(dtype), self.hidden)
-        return relu(hidden)
+        (hidden,) = apply_dense(self.norm(between).astype(attended.dtype), self.hidden)
+        return [(self.attention_gate, states, attended), (self.mlp_gate, between, relu(hidden))]
 
 
 # By the values of `LayerConfig.wiring`.
@@ -147,12 +136,12 @@ class RecurrentCell(nnx.Module):
         """Norm, ids, and keys, values and queries of the states as one product."""
         config = self.config
         checks.check_array("states", states, f"B {config.num_states} {config.model_size}")
-        normed = (self.norm(states) + self.ids).astype(self.config.dtype)
+        normed = (self.norm(states) + self.ids).astype(config.dtype)
         layers = (self.keys, self.values, self.queries, self.token_queries)
-        lengths = [1.0, None, query_length(self.scale), query_length(self.token_scale)]
+        lengths = [1.0, None, jnp.abs(self.scale[...]), jnp.abs(self.token_scale[...])]
         projected = apply_side_by_side(normed, *layers)
         split_heads = self.token_layer.attention.split_heads
-        keys, values, *queries = split_heads(projected, lengths, self.config.num_heads)
+        keys, values, *queries = split_heads(projected, lengths, config.num_heads)
         return StateProjections(KeysValues(keys, values), *queries)
 
     def update(

@@ -383,8 +383,7 @@ def start_from_call(model: Baseline, state: Any, rest: None) -> Any:
 
 def decode_by_call(model: Baseline, token: Token, state: Any) -> tuple[TokenLogits, Any]:
     """Reads one token: logits for the next one, and the next state."""
-    features, state = model.features(token[:, None], state)
-    return model.logits(features)[:, 0], state
+    return _read_call(model, token[:, None], state)
 
 
 BY_CALLS = Decoder(read_calls, start_from_call, decode_by_call)

@@ -16,6 +16,7 @@ from jax import Array
 from block_recurrent.config import ModelConfig
 from block_recurrent.model.array_types import Activations, Key
 from block_recurrent.model.cell import RecurrentCell
+from block_recurrent.model.layers import split_key
 from block_recurrent.model.stack import LayerStack, Part, Stack
 from block_recurrent.model.state import (
     KeysValues,
@@ -30,7 +31,7 @@ from block_recurrent.model.state import (
     swap_blocks_and_batch,
     take,
 )
-from block_recurrent.model.transformer_layer import Projections, split_key
+from block_recurrent.model.transformer_layer import Projections
 
 DropoutKeys = Sequence[Key | None]
 
@@ -71,13 +72,13 @@ class FeedbackStack(Stack):
         step = make_step(self.parts[begin:last], cell, finish, inside[: last + 1])
         recurrent_state = LayerState(*take(states[last], 0))
 
-        blocks = jax.tree.map(lambda y: split_blocks(y, window), scanned)
-        numbers = jnp.arange(jax.tree.leaves(blocks)[0].shape[1])
+        blocks = split_blocks(scanned, window)
+        numbers = jnp.arange(x.shape[1] // window)
         carry = ([*states[begin:last]], recurrent_state)
         inputs = (swap_blocks_and_batch(blocks), numbers)
         (below, after), arrived = scan_blocks(step, carry, inputs, recompute=self._recompute)
         x, projections, state_context = swap_blocks_and_batch(arrived)
-        x, projections = jax.tree.map(join_blocks, (x, projections))
+        x, projections = join_blocks((x, projections))
 
         layer, (attend_key, finish_key) = cell.token_layer, split_key(outside[last], 2)
         attended = layer.self_attend(x, projections, recurrent_state.cache, attend_key)
@@ -101,11 +102,8 @@ def make_step(
 ) -> Callable:
     """The body of the scan: one block through the layers up to the recurrent one, and its states.
 
-    Args:
-      between: the parts below the recurrent layer that are in the scan as a whole.
-      cell: of the recurrent layer.
-      finish: the second half of the first layer.
-      dropout_keys: of all parts up to the recurrent layer.
+    `finish` is the second half of the first layer. The parts `between` it and the recurrent layer,
+    which `cell` belongs to, are in the scan as a whole.
     """
 
     def step(carry, inputs):

@@ -44,14 +44,28 @@ class BaseGate(nnx.Module):
         self.output = dense(input_size, model_size, rngs=rngs)
         self._add_parameters(input_size, model_size, rngs)
 
-    def _add_parameters(self, input_size: int, model_size: int, rngs: nnx.Rngs) -> None:
-        raise NotImplementedError
-
-    def _check(self, states: Array, inputs: Array) -> None:
+    def __call__(
+        self, states: Float32[Array, "... S E"], inputs: Float[Array, "... S R"]
+    ) -> Float32[Array, "... S E"]:
+        """The next states; the projections have the dtype of `inputs`."""
         input_size, model_size = self.output.kernel.shape
         checks.check_array("states", states, f"... {model_size}", np.floating)
         rows = " ".join(map(str, states.shape[:-1]))
         checks.check_array("inputs", inputs, f"{rows} {input_size}", np.floating)
+        update, kept, added = self._project(inputs)
+        return states * kept + self.activation(update) * added
+
+    def shares(self, inputs: Float[Array, "... S R"]) -> tuple[Array, Array]:
+        """The factors of the old states and of the new values: `g` and `1 - g`, or `f` and `i`."""
+        _, kept, added = self._project(inputs)
+        return kept, added
+
+    def _add_parameters(self, input_size: int, model_size: int, rngs: nnx.Rngs) -> None:
+        raise NotImplementedError
+
+    def _project(self, inputs: Array) -> tuple[Array, Array, Array]:
+        """The projected input before its activation, and both factors; float32."""
+        raise NotImplementedError
 
 
 def _gate_bias(size: int, rngs: nnx.Rngs) -> nnx.Param:
@@ -71,20 +85,10 @@ class FixedGate(BaseGate):
     def _add_parameters(self, input_size: int, model_size: int, rngs: nnx.Rngs) -> None:
         self.bias = _gate_bias(model_size, rngs)
 
-    def __call__(
-        self, states: Float32[Array, "... S E"], inputs: Float[Array, "... S R"]
-    ) -> Float32[Array, "... S E"]:
-        """The next states; the projection has the dtype of `inputs`."""
-        self._check(states, inputs)
+    def _project(self, inputs: Array) -> tuple[Array, Array, Array]:
         (update,) = apply_dense(inputs, self.output)
-        kept, added = self.shares(inputs)
-        return states * kept + self.activation(update.astype(jnp.float32)) * added
-
-    def shares(self, inputs: Array) -> tuple[Float32[Array, "E"], Float32[Array, "E"]]:
-        """The factors of the old states and of the new values: `g` and `1 - g`."""
-        del inputs
         gate = jax.nn.sigmoid(self.bias[...])
-        return gate, 1.0 - gate
+        return update.astype(jnp.float32), gate, 1.0 - gate
 
 
 class LSTMGate(BaseGate):
@@ -100,27 +104,11 @@ class LSTMGate(BaseGate):
         self.forget_bias = _gate_bias(model_size, rngs)
         self.input_bias = _gate_bias(model_size, rngs)
 
-    def __call__(
-        self, states: Float32[Array, "... S E"], inputs: Float[Array, "... S R"]
-    ) -> Float32[Array, "... S E"]:
-        """The next states; the projections have the dtype of `inputs`."""
-        self._check(states, inputs)
+    def _project(self, inputs: Array) -> tuple[Array, Array, Array]:
         projected = apply_dense(inputs, self.output, self.forget, self.input)
         update, forget, enter = (x.astype(jnp.float32) for x in projected)
-        kept, added = self._shares(forget, enter)
-        return states * kept + self.activation(update) * added
-
-    def shares(
-        self, inputs: Float[Array, "... S R"]
-    ) -> tuple[Float32[Array, "... S E"], Float32[Array, "... S E"]]:
-        """The factors of the old states and of the new values: `f` and `i`."""
-        projected = apply_dense(inputs, self.forget, self.input)
-        forget, enter = (x.astype(jnp.float32) for x in projected)
-        return self._shares(forget, enter)
-
-    def _shares(self, forget: Array, enter: Array) -> tuple[Array, Array]:
         kept = jax.nn.sigmoid(forget + self.forget_bias + 1.0)
-        return kept, jax.nn.sigmoid(enter + self.input_bias - 1.0)
+        return update, kept, jax.nn.sigmoid(enter + self.input_bias - 1.0)
 
 
 Gate = FixedGate | LSTMGate

@@ -153,6 +153,11 @@ def dropout(x: Array, rate: float, key: Key | None) -> Array:
     return drop_part(x, rate, make_seeds(key), x.shape, 0)
 
 
+def split_key(key: Key | None, parts: int) -> list[Key | None]:
+    """Independent keys, or as many Nones."""
+    return [None] * parts if key is None else list(jax.random.split(key, parts))
+
+
 def drop_part(
     x: Array, rate: float, seeds: Seeds, whole: tuple[int, ...], number: Array | int
 ) -> Array:

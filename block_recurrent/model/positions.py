@@ -33,11 +33,6 @@ def t5_bucket(distance: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
     return np.where(distance < exact, distance, np.minimum(logarithmic, NUM_BUCKETS - 1))
 
 
-def distances(window: int) -> Int[np.ndarray, "W"]:
-    """The distances a token sees, W to 1, in the order of the keys."""
-    return np.arange(window, 0, -1)
-
-
 class T5Bias(nnx.Module):
     """A learned bias per head and distance bucket (paper, section 3.1; T5).
 
@@ -54,7 +49,8 @@ class T5Bias(nnx.Module):
     def bias(self, window: int) -> DistanceBias:
         """The bias at distances W to 1."""
         checks.check_size("window", window)
-        one_hot = np.eye(NUM_BUCKETS, dtype=np.float32)[t5_bucket(distances(window))]
+        distances = np.arange(window, 0, -1)
+        one_hot = np.eye(NUM_BUCKETS, dtype=np.float32)[t5_bucket(distances)]
         # A product with constants: the gradient of a gather is a slow scatter.
         return jnp.einsum("hn,wn->hw", self.table[...], one_hot, precision="highest")
 

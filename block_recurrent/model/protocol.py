@@ -30,7 +30,7 @@ class CarriedState(Protocol):
 class Model(Protocol):
     """A language model: a pytree of parameters, and a configuration.
 
-    Memory goes in and comes out; dropout is on exactly when a key is given.
+    Memory goes in and comes out.
     """
 
     @property
@@ -50,17 +50,9 @@ class Model(Protocol):
         start_of_document: Starts | None = None,
         dropout_key: Key | None = None,
     ) -> tuple[Logits, Any]:
-        """Reads a segment of every row's document.
+        """Logits and the next state; arguments and results are those of `LanguageModel`.
 
-        Args:
-          tokens: integers in [0, V).
-          state: from `initial_state`, or from the call before.
-          start_of_document: the rows that begin a document with this segment; their state is
-            replaced by the initial one. None for no row.
-          dropout_key: dropout is on when given.
-
-        Returns:
-          Logits, those at position p for the token at p + 1; and the state for the next segment.
+        Dropout is on exactly when a key is given.
         """
         ...
 

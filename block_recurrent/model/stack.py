@@ -19,23 +19,24 @@ from block_recurrent.model import checks
 from block_recurrent.model.array_types import Activations, Index, Key, States, TokenActivations
 from block_recurrent.model.attention import target_platform
 from block_recurrent.model.cell import RecurrentCell
+from block_recurrent.model.layers import split_key
 from block_recurrent.model.state import (
     KeysValues,
     LayerState,
     ModelState,
     add_axis,
     concatenate,
-    empty_cache,
     flatten_heads,
     last_window,
-    preceding_blocks,
     scan_blocks,
+    split_blocks,
     stack,
     swap_blocks_and_batch,
     take,
     unflatten_heads,
+    with_preceding,
 )
-from block_recurrent.model.transformer_layer import SlidingWindowLayer, split_key
+from block_recurrent.model.transformer_layer import SlidingWindowLayer
 
 
 class BlockRecurrentLayer(nnx.Module):
@@ -82,33 +83,22 @@ class BlockRecurrentLayer(nnx.Module):
         layer = self.cell.token_layer
         project_key, attend_key, finish_key = split_key(dropout_key, 3)
         projections = layer.project(x, project_key)
-        blocks = layer.blocks(flatten_heads(projections.context))
-        tiles = concatenate([preceding_blocks(blocks, flatten_heads(state.cache)), blocks], axis=2)
-        states, state_context = self.scan_states(state.recurrent, tiles)
-        attended = layer.self_attend(x, projections, state.cache, attend_key)
-        cache = last_window(projections.context, self.config.window)
-        return layer.finish(attended, state_context, finish_key), LayerState(cache, states)
+        blocks = split_blocks(flatten_heads(projections.context), self.config.window)
+        token_contexts = with_preceding(blocks, flatten_heads(state.cache))
 
-    def scan_states(self, states: States, tiles: KeysValues) -> tuple[States, KeysValues]:
-        """Updates the states block by block.
-
-        Args:
-          states: as they enter the first block.
-          tiles: keys and values of each block and the one before, [B, K, 2W, H*D].
-
-        Returns:
-          The states after the last block, and the keys and values [B, K, S, H, D] of the states as
-          they entered each block.
-        """
-
-        def step(states: States, tile: KeysValues) -> tuple[States, KeysValues]:
-            token_context = unflatten_heads(tile, self.config.num_heads)
+        def update_states(states: States, token_context: KeysValues) -> tuple[States, KeysValues]:
+            token_context = unflatten_heads(token_context, self.config.num_heads)
             projections = self.cell.project(states)
             return self.cell.update(states, projections, token_context), projections.context
 
-        by_block = swap_blocks_and_batch(tiles)
-        states, context = scan_blocks(step, states, by_block, recompute=self.recompute_states)
-        return states, swap_blocks_and_batch(context)
+        by_block = swap_blocks_and_batch(token_contexts)
+        states, state_contexts = scan_blocks(
+            update_states, state.recurrent, by_block, recompute=self.recompute_states
+        )
+        state_contexts = swap_blocks_and_batch(state_contexts)
+        attended = layer.self_attend(x, projections, state.cache, attend_key)
+        cache = last_window(projections.context, self.config.window)
+        return layer.finish(attended, state_contexts, finish_key), LayerState(cache, states)
 
 
 MANY_LAYERS = 24
@@ -148,26 +138,17 @@ def scans_layers(config: ModelConfig) -> bool:
     return target_platform() != "cpu" or config.num_layers >= MANY_LAYERS
 
 
-def _rematerialize(policy: Callable) -> Callable[..., Callable]:
-    def wrap(function: Callable, *, in_scan: bool) -> Callable:
-        # Inside a compiled loop XLA does not merge the two computations of a layer. Elsewhere that
-        # has to be prevented.
-        return jax.checkpoint(function, policy=policy, prevent_cse=not in_scan)
+def rematerialize(function: Callable, remat: str, *, in_scan: bool = False) -> Callable:
+    """A layer's `function`, of which the backward pass computes again what `remat` says.
 
-    return wrap
-
-
-def _keep_all(function: Callable, *, in_scan: bool) -> Callable:
-    del in_scan
-    return function
-
-
-# What the backward pass of a layer computes again, by the values of `ModelConfig.remat`.
-REMATERIALIZATIONS = {
-    "none": _keep_all,
-    "layer": _rematerialize(jax.checkpoint_policies.nothing_saveable),
-    "dots": _rematerialize(jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
-}
+    `remat` is a value of `ModelConfig.remat`. Inside a compiled loop (`in_scan`) XLA does not merge
+    the two computations of a layer; elsewhere that has to be prevented.
+    """
+    if remat == "none":
+        return function
+    policies = jax.checkpoint_policies
+    keep = {"layer": policies.nothing_saveable, "dots": policies.dots_with_no_batch_dims_saveable}
+    return jax.checkpoint(function, policy=keep[remat], prevent_cse=not in_scan)
 
 
 class LayerStack(nnx.Module):
@@ -195,7 +176,6 @@ class LayerStack(nnx.Module):
         self.num_layers = num_layers
         self.layers = jax.vmap(make_layer)(jax.random.split(rngs.params(), num_layers))
         self._scans = scans_layers(config)
-        self._rematerialize = REMATERIALIZATIONS[config.remat]
 
     @property
     def cells(self) -> list[RecurrentCell]:
@@ -212,10 +192,11 @@ class LayerStack(nnx.Module):
 
     def initial_state(self, batch_size: int) -> ModelState:
         """The state at a document's start: empty caches [G, B, W, H, D] and no states."""
-        config = self.config
-        shape = (self.num_layers, batch_size, config.window, config.num_heads, config.head_size)
-        states = jnp.zeros((0, batch_size, config.num_states, config.model_size), jnp.float32)
-        return ModelState(empty_cache(shape, config.dtype), states)
+        shape = (0, batch_size, self.config.num_states, self.config.model_size)
+        states = jnp.zeros(shape, jnp.float32)
+        cache = self.layers.initial_state(batch_size)
+        cache = jax.tree.map(lambda x: jnp.zeros((self.num_layers, *x.shape), x.dtype), cache)
+        return ModelState(cache, states)
 
     def __call__(
         self,
@@ -225,41 +206,20 @@ class LayerStack(nnx.Module):
         *,
         dropout_keys: LayerKeys | None = None,
     ) -> tuple[Activations, ModelState]:
-        """Reads a segment.
+        """Reads a segment: the output of the last layer, and the state for the next segment.
 
-        Args:
-          x: the segment.
-          state: of these layers.
-          state_context: with feedback, keys and values of the states for each block,
-            [B, K, S, H, D].
-          dropout_keys: one a layer; None for no dropout.
-
-        Returns:
-          The output of the last layer, and the state for the next segment.
+        With feedback `state_context` has keys and values of the states for each block,
+        [B, K, S, H, D].
         """
 
         def read(x: Array, inputs: tuple) -> tuple[Array, KeysValues]:
             layer, cache, key = inputs
             return layer(x, cache, state_context, dropout_key=key)
 
-        step = self._rematerialize(read, in_scan=self._scans)
+        step = rematerialize(read, self.config.remat, in_scan=self._scans)
         inputs = (self.layers, state.cache, dropout_keys)
         x, cache = jax.lax.scan(step, x, inputs, unroll=1 if self._scans else True)
         return x, state._replace(cache=cache)
-
-    def read_token(
-        self, x: TokenActivations, visible: Contexts, oldest: Index, state_contexts: Contexts
-    ) -> tuple[TokenActivations, list[KeysValues]]:
-        """Reads one token; arguments and results are those of `Stack.read_token`.
-
-        `visible` and the keys and values that are returned are those of these layers.
-        """
-        state_context = state_contexts[-1] if self.layers.attends_to_states else None
-        contexts = []
-        for layer, before in zip(self.single_layers(), visible, strict=True):
-            x, context = layer.read_token(x, before, oldest, state_context)
-            contexts.append(context)
-        return x, contexts
 
 
 class SingleRecurrentLayer(nnx.Module):
@@ -267,14 +227,12 @@ class SingleRecurrentLayer(nnx.Module):
 
     Args:
       config: of the model.
-      index: of this layer among the recurrent ones, from 0.
       rngs: of the initial parameters.
     """
 
-    def __init__(self, config: ModelConfig, index: int, *, rngs: nnx.Rngs):
-        self.index = index
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
         self.layer = BlockRecurrentLayer(config, recompute_states=config.remat != "none", rngs=rngs)
-        self._rematerialize = REMATERIALIZATIONS[config.remat]
 
     @property
     def cells(self) -> list[RecurrentCell]:
@@ -307,17 +265,9 @@ class SingleRecurrentLayer(nnx.Module):
             return layer(x, state, dropout_key=key)
 
         key = None if dropout_keys is None else dropout_keys[0]
-        step = self._rematerialize(read, in_scan=False)
+        step = rematerialize(read, self.config.remat)
         x, layer_state = step(self.layer, x, LayerState(*take(state, 0)), key)
         return x, ModelState(*add_axis(layer_state))
-
-    def read_token(
-        self, x: TokenActivations, visible: Contexts, oldest: Index, state_contexts: Contexts
-    ) -> tuple[TokenActivations, list[KeysValues]]:
-        """Reads one token."""
-        layer, state_context = self.layer.cell.token_layer, state_contexts[self.index]
-        x, context = layer.read_token(x, visible[0], oldest, state_context)
-        return x, [context]
 
 
 Part = LayerStack | SingleRecurrentLayer
@@ -343,10 +293,9 @@ class Stack(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
-        recurrent = config.recurrent_indices
         parts = [
-            SingleRecurrentLayer(config, recurrent.index(layers.start), rngs=rngs)
-            if layers.start in recurrent
+            SingleRecurrentLayer(config, rngs=rngs)
+            if layers.start in config.recurrent_indices
             else LayerStack(config, len(layers), rngs=rngs)
             for layers in part_ranges(config)
         ]
@@ -356,6 +305,10 @@ class Stack(nnx.Module):
     def cells(self) -> list[RecurrentCell]:
         """The recurrent cells, lowest first."""
         return [cell for part in self.parts for cell in part.cells]
+
+    def single_layers(self) -> list[SlidingWindowLayer | RecurrentCell]:
+        """Every layer on its own, bottom up; copies of those that are stacked."""
+        return [layer for part in self.parts for layer in part.single_layers()]
 
     def initial_state(self, batch_size: int) -> ModelState:
         """The state at a document's start for `batch_size` rows."""
@@ -378,16 +331,7 @@ class Stack(nnx.Module):
         states: Sequence[ModelState],
         dropout_keys: Sequence[LayerKeys | None],
     ) -> tuple[Activations, list[ModelState]]:
-        """Reads a segment with one part after the other.
-
-        Args:
-          x: the segment.
-          states: of each part.
-          dropout_keys: of each part, or Nones.
-
-        Returns:
-          The output of the last layer, and the state of each part for the next segment.
-        """
+        """Reads a segment with one part after the other; states and keys are those of each part."""
         next_states = []
         for part, state, keys in zip(self.parts, states, dropout_keys, strict=True):
             x, state = part(x, state, dropout_keys=keys)
@@ -397,23 +341,17 @@ class Stack(nnx.Module):
     def read_token(
         self, x: TokenActivations, visible: Contexts, oldest: Index, state_contexts: Contexts
     ) -> tuple[TokenActivations, list[KeysValues]]:
-        """Reads one token.
+        """Reads one token; arguments and results are those of `SlidingWindowLayer.read_token`.
 
-        Args:
-          x: the token.
-          visible: of each layer, keys and values of the W tokens before it, [B, W, H, D], a ring
-            that begins at `oldest`.
-          oldest: index of the oldest of them, 0 to W - 1.
-          state_contexts: of each recurrent layer, keys and values of the states that entered the
-            token's block, [B, 1, S, H, D].
-
-        Returns:
-          The output of the last layer, and of each layer the token's own keys and values,
-          [B, 1, H, D].
+        There are `visible` and own keys and values for each layer, and those of the states for each
+        recurrent layer.
         """
-        contexts = []
-        for part, layers in zip(self.parts, part_ranges(self.config), strict=True):
-            before = visible[layers.start : layers.stop]
-            x, own = part.read_token(x, before, oldest, state_contexts)
-            contexts += own
+        recurrent, contexts = iter(state_contexts), []
+        for layer, before in zip(self.single_layers(), visible, strict=True):
+            if isinstance(layer, RecurrentCell):
+                x, own = layer.token_layer.read_token(x, before, oldest, next(recurrent))
+            else:
+                seen = state_contexts[-1] if layer.attends_to_states else None
+                x, own = layer.read_token(x, before, oldest, seen)
+            contexts.append(own)
         return x, contexts

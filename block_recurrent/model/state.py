@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
 from block_recurrent.model import checks
 from block_recurrent.model.array_types import Starts, States, Vectors
@@ -60,11 +60,6 @@ class ModelState(NamedTuple):
         return ModelState(KeysValues("LBWHD", "LBWHD"), "RBSE")  # type: ignore[arg-type]
 
 
-def empty_cache(shape: tuple[int, ...], dtype: str) -> KeysValues:
-    """The keys and values of a fresh document: zeros."""
-    return KeysValues(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-
-
 def reset(state: Tree, initial: Tree, start: Starts, *, batch_axis: int = 0) -> Tree:
     """Replaces the rows of `state` where `start` is true by those of `initial`.
 
@@ -88,13 +83,6 @@ def reset(state: Tree, initial: Tree, start: Starts, *, batch_axis: int = 0) -> 
         return jnp.where(start.reshape((1,) * batch_axis + (-1, *after)), new, old)
 
     return jax.tree.map(select, state, initial)
-
-
-def reset_to_zeros(state: Tree, start: Starts | None) -> Tree:
-    """Zeros in the rows of a model's state where `start` is true; None for no row."""
-    if start is None:
-        return state
-    return reset(state, jax.tree.map(jnp.zeros_like, state), start, batch_axis=1)
 
 
 def clear_recurrent(state: Any, initial: Any) -> ModelState:
@@ -128,16 +116,14 @@ def concatenate(trees: Sequence[Tree], axis: int = 0) -> Tree:
 # Blocks of one window.
 
 
-def split_blocks(x: Float[Array, "B N ..."], window: int) -> Float[Array, "B K W ..."]:
-    """Cuts a segment into blocks."""
-    batch, length, *rest = x.shape
-    return x.reshape(batch, length // window, window, *rest)
+def split_blocks(tree: Tree, window: int) -> Tree:
+    """Cuts the arrays of a segment into blocks, [B, N, ...] -> [B, K, W, ...]."""
+    return jax.tree.map(lambda x: x.reshape(len(x), -1, window, *x.shape[2:]), tree)
 
 
-def join_blocks(x: Float[Array, "B K W ..."]) -> Float[Array, "B N ..."]:
+def join_blocks(tree: Tree) -> Tree:
     """Inverse of `split_blocks`."""
-    batch, blocks, window, *rest = x.shape
-    return x.reshape(batch, blocks * window, *rest)
+    return jax.tree.map(lambda x: x.reshape(len(x), -1, *x.shape[3:]), tree)
 
 
 def swap_blocks_and_batch(tree: Tree) -> Tree:
@@ -150,12 +136,7 @@ def scan_blocks(
 ) -> tuple[Any, Any]:
     """A `jax.lax.scan` over blocks, arrays [K, B, ...].
 
-    Args:
-      step: takes the carry and one block of the inputs.
-      carry: before the first block.
-      inputs: of all blocks.
-      recompute: the backward pass computes each step again, so that the scan keeps only the
-        carries.
+    With `recompute` the backward pass computes each step again, so that only the carries are kept.
     """
     if recompute:
         # Inside a loop XLA does not merge the two computations of a step.
@@ -163,27 +144,28 @@ def scan_blocks(
     return jax.lax.scan(step, carry, inputs)
 
 
-def preceding_blocks(
+def with_preceding(
     blocks: KeysValues, previous: KeysValues, *, detached: bool = False
 ) -> KeysValues:
-    """The keys and values one window before each block.
+    """The keys and values of each block after those of the window before it.
 
     Args:
       blocks: of the segment, [B, K, W, ...].
       previous: of the window before the segment, [B, W, ...].
-      detached: no gradient reaches them.
+      detached: no gradient reaches the keys and values of the window before a block.
 
     Returns:
-      [B, K, W, ...]: the previous window, then all blocks but the last.
+      Arrays [B, K, 2W, ...].
     """
     preceding = jax.tree.map(
         lambda x, before: jnp.concatenate([before[:, None], x[:, :-1]], axis=1), blocks, previous
     )
-    return jax.lax.stop_gradient(preceding) if detached else preceding
+    preceding = jax.lax.stop_gradient(preceding) if detached else preceding
+    return concatenate([preceding, blocks], axis=2)
 
 
 def concatenate_windows(preceding: KeysValues, current: KeysValues) -> KeysValues:
-    """Two windows, or two of each block, [..., W, H, D] -> [..., 2W, H, D]."""
+    """Two windows as one, [..., W, H, D] -> [..., 2W, H, D]."""
     return concatenate([preceding, current], axis=-3)
 
 

@@ -6,12 +6,10 @@ states that the tokens attend to.
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jaxtyping import Float32
 
 from block_recurrent.config import LayerConfig
 from block_recurrent.model import checks
@@ -31,11 +29,11 @@ from block_recurrent.model.layers import (
     dense,
     dropout,
     relu,
+    split_key,
 )
 from block_recurrent.model.positions import POSITIONS
 from block_recurrent.model.state import (
     KeysValues,
-    empty_cache,
     join_blocks,
     last_window,
     split_blocks,
@@ -116,7 +114,7 @@ class SlidingWindowLayer(nnx.Module):
         checks.check_size("batch_size", batch_size)
         config = self.config
         shape = (batch_size, config.window, config.num_heads, config.head_size)
-        return empty_cache(shape, config.dtype)
+        return KeysValues(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
 
     def __call__(
         self,
@@ -166,16 +164,12 @@ class SlidingWindowLayer(nnx.Module):
         normed = dropout(normed, self.config.dropout, dropout_key)
         layers = [self.keys, self.values, self.queries]
         layers += [] if self.state_queries is None else [self.state_queries]
-        lengths = [1.0, None, query_length(self.scale)]
-        lengths += [] if self.state_scale is None else [query_length(self.state_scale)]
+        lengths = [1.0, None, jnp.abs(self.scale[...])]
+        lengths += [] if self.state_scale is None else [jnp.abs(self.state_scale[...])]
         projected = apply_side_by_side(normed, *layers)
         heads = self.attention.split_heads(projected, lengths, self.config.num_heads)
         keys, values, queries, *state_queries = heads
         return Projections(KeysValues(keys, values), queries, *state_queries)
-
-    def blocks(self, context: KeysValues) -> KeysValues:
-        """Keys and values of a segment, [B, N, ...] -> [B, K, W, ...]."""
-        return jax.tree.map(lambda x: split_blocks(x, self.config.window), context)
 
     def self_attend(
         self,
@@ -184,20 +178,13 @@ class SlidingWindowLayer(nnx.Module):
         cache: KeysValues,
         dropout_key: Key | None = None,
     ) -> SelfAttended:
-        """Self-attention of every token to the W tokens before it.
-
-        Args:
-          x: the layer's input.
-          projections: of `x`.
-          cache: keys and values of the window before the segment, [B, W, H, D].
-          dropout_key: dropout is on when given.
-        """
+        """Self-attention of every token to the W tokens before it; `cache` is that of a call."""
         window, rotate = self.config.window, self.positions.rotate
         keys, values = projections.context
         before, now = np.split(np.arange(window + x.shape[1]), [window])
         heads = self.attention.attend_window(
             split_blocks(rotate(projections.queries, now), window),
-            self.blocks(KeysValues(rotate(keys, now), values)),
+            split_blocks(KeysValues(rotate(keys, now), values), window),
             cache._replace(keys=rotate(cache.keys, before)),
             self._scaled_bias(),
             detached=self.detach_windows,
@@ -214,11 +201,8 @@ class SlidingWindowLayer(nnx.Module):
     ) -> Activations:
         """Attention to the states, if any, then output projection and MLP; the layer's output.
 
-        Args:
-          attended: the tokens after self-attention.
-          state_context: keys and values of the states for each block, [B, K, S, H, D], where the
-            layer attends to states. Every token of a block sees all of them, without mask or bias.
-          dropout_key: dropout is on when given.
+        Every token of a block sees all states of the block's `state_context`, which is that of a
+        call, without mask or bias.
         """
         x, heads, state_queries = attended
         state_key, mlp_key = split_key(dropout_key, 2)
@@ -271,13 +255,3 @@ class SlidingWindowLayer(nnx.Module):
 def make_scale(config: LayerConfig) -> nnx.Param:
     """The learned logit scale of each head [H], initially 1. It replaces 1/sqrt(D)."""
     return nnx.Param(jnp.ones((config.num_heads,), jnp.float32))
-
-
-def query_length(scale: nnx.Param) -> Float32[Array, "H"]:
-    """The length of each head's queries."""
-    return jnp.abs(scale[...])
-
-
-def split_key(key: Key | None, parts: int) -> list[Key | None]:
-    """Independent keys, or as many Nones."""
-    return [None] * parts if key is None else list(jax.random.split(key, parts))

@@ -5,11 +5,10 @@ import numpy as np
 
 from block_recurrent.model.state import (
     KeysValues,
-    concatenate_windows,
     join_blocks,
     last_window,
-    preceding_blocks,
     split_blocks,
+    with_preceding,
 )
 from tests.helpers import assert_equal, random_like
 
@@ -25,8 +24,7 @@ def test_blocks_are_cut_and_joined():
 def test_a_block_and_the_one_before_are_neighbours_in_the_document():
     current = KeysValues(*random_like([jnp.zeros((2, 12, 2, 3))] * 2))
     previous = KeysValues(*random_like([jnp.zeros((2, 4, 2, 3))] * 2, seed=1))
-    blocks = KeysValues(*(split_blocks(x, 4) for x in current))
-    tiles = concatenate_windows(preceding_blocks(blocks, previous), blocks)
+    tiles = with_preceding(split_blocks(current, 4), previous)
     for tile, now, before in zip(tiles, current, previous, strict=True):
         document = np.concatenate([before, now], axis=1)
         for block in range(3):

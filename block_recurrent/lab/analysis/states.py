@@ -112,7 +112,7 @@ def observe_layer(
     heads = cell.attend(projections, concatenate_windows(before.cache, after.cache))
     gates = [
         [jnp.broadcast_to(y, states.shape).mean(1) for y in gate.shares(inputs)]
-        for gate, inputs in cell.wiring.gate_inputs(states, heads)
+        for gate, _, inputs in cell.wiring.gates(states, heads)
     ]
     queries = cell.token_layer.project(x).state_queries
     assert queries is not None

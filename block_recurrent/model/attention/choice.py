@@ -62,27 +62,16 @@ def choose_attention(config: LayerConfig) -> Attention:
     Raises:
       AttentionImpossible: the platform or the sizes rule out the implementation that is named.
     """
-    platform = target_platform()
-    if config.attention != "auto":
-        return build(config.attention, config, platform)
-    if platform != "tpu":
-        return build("tiled", config, platform)
-    try:
-        return build("pallas", config, platform)
-    except AttentionImpossible:
-        return build("xla", config, platform)
-
-
-def build(name: str, config: LayerConfig, platform: str) -> Attention:
-    """The implementation called `name` for a layer on a platform.
-
-    Raises:
-      AttentionImpossible: the platform or the sizes rule it out.
-    """
-    module = importlib.import_module(f"{__package__}.{FILES.get(name, name)}")
-    try:
-        return module.build(config, platform)
-    except AttentionImpossible as reason:
-        raise AttentionImpossible(
-            f"model.attention {name!r} {reason}; set it to 'auto' or 'xla'"
-        ) from None
+    platform, names = target_platform(), [config.attention]
+    if config.attention == "auto":
+        names = ["pallas", "xla"] if platform == "tpu" else ["tiled"]
+    reason = None
+    for name in names:
+        module = importlib.import_module(f"{__package__}.{FILES.get(name, name)}")
+        try:
+            return module.build(config, platform)
+        except AttentionImpossible as error:
+            reason = error
+    raise AttentionImpossible(
+        f"model.attention {config.attention!r} {reason}; set it to 'auto' or 'xla'"
+    )

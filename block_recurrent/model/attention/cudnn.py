@@ -4,8 +4,6 @@ cuDNN takes bfloat16 only. The mask is part of the bias, which is bfloat16 too: 
 given gradients that are not numbers (jax#32242). It cannot be traced without a GPU or its plugin.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -16,7 +14,7 @@ from block_recurrent.model.array_types import Blocks, DistanceBias, Key
 from block_recurrent.model.attention import reference
 from block_recurrent.model.attention.choice import Attention, AttentionImpossible
 from block_recurrent.model.positions import window_bias
-from block_recurrent.model.state import KeysValues, concatenate_windows, preceding_blocks
+from block_recurrent.model.state import KeysValues, with_preceding
 
 LEAST_HEAD, MOST_HEAD = 8, 128  # head sizes are multiples of the first, up to the second
 HIDDEN = -1e9  # added to the logit of a key that a query does not see; infinity gives NaN
@@ -47,15 +45,6 @@ def build(config: LayerConfig, platform: str) -> Attention:
     raise AttentionImpossible(reason)
 
 
-class Folded(NamedTuple):
-    """The arguments of the kernels, for the G blocks of all batch rows."""
-
-    queries: Float[Array, "G Q H D"]
-    keys: Float[Array, "G T H D"]
-    values: Float[Array, "G T H D"]
-    bias: Float[Array, "1 H Q T"] | None
-
-
 def attend(
     queries: Float[Array, "... Q H D"],
     context: KeysValues,
@@ -67,7 +56,7 @@ def attend(
     del dropout_rate, dropout_key
     if queries.shape[-3] == 1:
         return reference.attend(queries, context)
-    return _attend(fold(queries, context)).reshape(queries.shape)
+    return _attend(queries, context, None)
 
 
 def attend_window(
@@ -82,23 +71,19 @@ def attend_window(
 ) -> Blocks:
     """As `reference.attend_window` without dropout."""
     del dropout_rate, dropout_key
-    preceding = preceding_blocks(current, previous, detached=detached)
-    tile = concatenate_windows(preceding, current)
-    return _attend(fold(queries, tile, bias)).reshape(queries.shape)
+    context = with_preceding(current, previous, detached=detached)
+    return _attend(queries, context, make_bias(bias, queries.dtype))
 
 
-def fold(
-    queries: Float[Array, "... Q H D"], context: KeysValues, bias: DistanceBias | None = None
-) -> Folded:
-    """Folds all leading axes into one and lays the bias onto the tile of a block."""
-    folded = (x.reshape(-1, *x.shape[-3:]) for x in (queries, context.keys, context.values))
-    queries, keys, values = folded
-    if bias is None:
-        return Folded(queries, keys, values, None)
-    tile = jnp.maximum(window_bias(bias), HIDDEN).astype(queries.dtype)
-    return Folded(queries, keys, values, tile[None])
+def make_bias(bias: DistanceBias, dtype: jnp.dtype) -> Float[Array, "1 H W 2W"]:
+    """The bias of a block, with the mask; all numbers are finite."""
+    return jnp.maximum(window_bias(bias), HIDDEN).astype(dtype)[None]
 
 
-def _attend(folded: Folded) -> Float[Array, "G Q H D"]:
-    # The queries are scaled already.
-    return jax.nn.dot_product_attention(*folded, scale=1.0, implementation="cudnn")
+def _attend(queries: Array, context: KeysValues, bias: Array | None) -> Array:
+    """Folds all leading axes into one. The queries are scaled already."""
+    folded, keys, values = (x.reshape(-1, *x.shape[-3:]) for x in (queries, *context))
+    attended = jax.nn.dot_product_attention(
+        folded, keys, values, bias, scale=1.0, implementation="cudnn"
+    )
+    return attended.reshape(queries.shape)

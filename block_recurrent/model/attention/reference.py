@@ -12,7 +12,7 @@ from block_recurrent.model.array_types import Blocks, DistanceBias, Key, TileBia
 from block_recurrent.model.attention.choice import Attention
 from block_recurrent.model.layers import dropout
 from block_recurrent.model.positions import window_bias
-from block_recurrent.model.state import KeysValues, concatenate_windows, preceding_blocks
+from block_recurrent.model.state import KeysValues, with_preceding
 
 
 def build(config: LayerConfig, platform: str) -> Attention:
@@ -80,10 +80,9 @@ def attend_window(
     Returns:
       The attended values, in their dtype.
     """
-    preceding = preceding_blocks(current, previous, detached=detached)
-    tile = concatenate_windows(preceding, current)
+    context = with_preceding(current, previous, detached=detached)
     return attend(
-        queries, tile, window_bias(bias), dropout_rate=dropout_rate, dropout_key=dropout_key
+        queries, context, window_bias(bias), dropout_rate=dropout_rate, dropout_key=dropout_key
     )
 
 

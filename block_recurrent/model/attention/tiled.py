@@ -23,7 +23,7 @@ from block_recurrent.model.array_types import Blocks, DistanceBias, Key, Seeds, 
 from block_recurrent.model.attention.choice import Attention
 from block_recurrent.model.attention.reference import sum_leading
 from block_recurrent.model.positions import window_bias
-from block_recurrent.model.state import KeysValues, concatenate_windows, preceding_blocks
+from block_recurrent.model.state import KeysValues, with_preceding
 
 SMALLEST_ROWS = 64
 # A loop over more parts needs less memory. Unrolled, few parts are faster on a CPU.
@@ -38,10 +38,10 @@ def attend(
     dropout_key: Key | None = None,
 ) -> Float[Array, "... Q H D"]:
     """As `reference.attend` without a bias."""
-    queries, keys, values = map(_heads_first, (queries, *context))
+    queries, keys, values = map(_swap_heads, (queries, *context))
     shape = (*queries.shape[:-1], keys.shape[-2])
     kept = _kept(shape, dropout_rate, _make_seeds(dropout_rate, dropout_key), shape, 0)
-    return _heads_second(_attend(queries, keys, values, None, kept))
+    return _swap_heads(_attend(queries, keys, values, None, kept))
 
 
 def attend_window(
@@ -58,9 +58,8 @@ def attend_window(
     """As `reference.attend_window`; with `in_turn` a loop goes over the rows of sub-blocks."""
     window = queries.shape[-3]
     rows = rows_at_once(window, MOST_PARTS_IN_TURN if in_turn else MOST_PARTS)
-    queries = _heads_first(queries)
-    preceding = preceding_blocks(current, previous, detached=detached)
-    keys, values = map(_heads_first, concatenate_windows(preceding, current))
+    queries = _swap_heads(queries)
+    keys, values = map(_swap_heads, with_preceding(current, previous, detached=detached))
     shape = (*queries.shape[:-1], 2 * window)
     seeds = _make_seeds(dropout_rate, dropout_key)
 
@@ -80,7 +79,7 @@ def attend_window(
         # All rows have the same tile, but on a CPU slices of the whole one are faster.
         tile = window_bias(bias)
         parts = [attend_rows(i, tile[:, i : i + rows, i : i + window + rows]) for i in starts]
-    return _heads_second(jnp.concatenate(parts, axis=-2))
+    return _swap_heads(jnp.concatenate(parts, axis=-2))
 
 
 def rows_at_once(window: int, most_parts: int) -> int:
@@ -96,15 +95,12 @@ def _tokens(x: Float[Array, "... T D"], first: Array | int, count: int) -> Float
     return jax.lax.dynamic_slice_in_dim(x, first, count, axis=-2)
 
 
-def _heads_first(x: Float[Array, "... T H D"]) -> Float[Array, "... H T D"]:
+def _swap_heads(x: Float[Array, "... T H D"]) -> Float[Array, "... H T D"]:
+    """To heads first, or back again."""
     return jnp.swapaxes(x, -3, -2)
 
 
-_heads_second = _heads_first  # its own inverse
-
-
 def _make_seeds(rate: float, key: Key | None) -> Seeds | None:
-    """The seeds of one mask for all probabilities; None for no dropout."""
     return None if key is None or rate == 0.0 else layers.make_seeds(key)
 
 

@@ -13,7 +13,7 @@ from block_recurrent.model.attention import reference
 from block_recurrent.model.attention.tpu import kernels
 from block_recurrent.model.layers import keep_factors, make_seeds
 from block_recurrent.model.positions import window_bias
-from block_recurrent.model.state import KeysValues, concatenate_windows, preceding_blocks
+from block_recurrent.model.state import KeysValues, with_preceding
 from block_recurrent.model.transformer_layer import SlidingWindowLayer
 from tests.helpers import (
     assert_close,
@@ -121,7 +121,7 @@ def test_dropout_falls_on_the_probabilities():
     key, dropout = jax.random.key(3), {"dropout_rate": RATE, "dropout_key": jax.random.key(3)}
 
     def expected_window(queries, current, previous, bias):
-        tile = concatenate_windows(preceding_blocks(current, previous), current)
+        tile = with_preceding(current, previous)
         return with_mask(queries, tile, window_bias(bias), key)[0]
 
     arguments = window_arguments(128, lanes=(2, 12))  # in several steps

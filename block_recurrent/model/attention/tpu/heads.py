@@ -64,9 +64,8 @@ def _split(
         *leading, width = projected.shape
         out = [jax.ShapeDtypeStruct((*leading, width // parts), projected.dtype)] * parts
         out_specs = [_some_rows(projected, x) for x in out]
-        kernel = functools.partial(_forward_kernel, settings)
         arguments = (projected, scales)
-        return list(_run(kernel, "heads_forward", settings, arguments, out, out_specs))
+        return list(_run(_forward_kernel, "heads_forward", settings, arguments, out, out_specs))
 
     return on_every_device(forward, (projected, scales), (False, True), [False] * parts)
 
@@ -85,9 +84,8 @@ def _split_backward(
         out = (jax.ShapeDtypeStruct(projected.shape, projected.dtype), of_scales)
         sums = pl.BlockSpec(of_scales.shape, lambda b, t: (0, 0))
         out_specs = (_some_rows(projected, projected), sums)
-        kernel = functools.partial(_backward_kernel, settings)
         arguments = (projected, scales, gradients)
-        return _run(kernel, "heads_backward", settings, arguments, out, out_specs)
+        return _run(_backward_kernel, "heads_backward", settings, arguments, out, out_specs)
 
     arguments = (*saved, gradients)
     of_projected, summed = on_every_device(backward, arguments, (False, True, False), (False, True))
@@ -158,7 +156,7 @@ def _run(
     scales = pl.BlockSpec(memory_space=pltpu.SMEM)
     moved = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((arguments, out)))
     return pl.pallas_call(
-        kernel,
+        functools.partial(kernel, settings),
         name=name,
         grid=(lanes, tokens // rows),
         in_specs=(some_rows(projected), scales, *jax.tree.map(some_rows, gradients)),

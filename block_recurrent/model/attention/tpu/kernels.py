@@ -46,38 +46,24 @@ def attend(
     dropout = {"dropout_rate": dropout_rate, "dropout_key": dropout_key}
     if queries.shape[-3] % LANES or context.keys.shape[-3] % LANES:
         return reference.attend(queries, context, **dropout)
-    return _attend(queries, context, None, None, **dropout, interpret=interpret)
+    return attend_window(queries, context, None, None, **dropout, interpret=interpret)
 
 
 def attend_window(
     queries: Blocks,
     current: KeysValues,
-    previous: KeysValues,
-    bias: DistanceBias,
+    previous: KeysValues | None,
+    bias: DistanceBias | None,
     *,
     detached: bool = False,
     dropout_rate: float = 0.0,
     dropout_key: Key | None = None,
     interpret: bool = False,
 ) -> Blocks:
-    """As `reference.attend_window`, of windows that are multiples of 128."""
-    dropout = {"dropout_rate": dropout_rate, "dropout_key": dropout_key}
-    return _attend(
-        queries, current, previous, bias, detached=detached, **dropout, interpret=interpret
-    )
+    """As `reference.attend_window`, of windows that are multiples of 128.
 
-
-def _attend(
-    queries: Array,
-    context: KeysValues,
-    previous: KeysValues | None,
-    bias: Array | None,
-    *,
-    detached: bool = False,
-    dropout_rate: float,
-    dropout_key: Key | None,
-    interpret: bool,
-) -> Array:
+    Without a window before the first, and without a bias, queries attend to all keys of their own.
+    """
     lanes, *blocks, _, heads, size = queries.shape
     windows = math.prod(blocks)
     settings = Settings(windows, heads, size, detached, dropout_rate, interpret)
@@ -90,7 +76,7 @@ def _attend(
             return jnp.swapaxes(x.reshape(lanes, -1, heads, size), 1, 2)
         return x.reshape(lanes, -1, heads * size)
 
-    arrays: tuple[Any, Any, Any] = jax.tree.map(fold, (queries, context, previous))
+    arrays: tuple[Any, Any, Any] = jax.tree.map(fold, (queries, current, previous))
     folded = Operands(*arrays, bias, seeds)
     attended: Any = _fused(settings, folded)
     if settings.heads_first:
@@ -107,8 +93,8 @@ def _fused(settings: Settings, operands: Operands) -> Array:
         plan = make_plan(operands, settings)
         out = jax.ShapeDtypeStruct(operands.queries.shape, operands.context.values.dtype)
         tiled = operands._replace(bias=_tile(operands.bias))
-        kernel = functools.partial(_forward_kernel, plan)
-        return plan.run(kernel, "attention_forward", tiled, (), (out, plan.own(out)), [], 2)
+        results = (out, plan.own(out))
+        return plan.run(_forward_kernel, "attention_forward", tiled, (), results, [], 2)
 
     return on_every_device(forward, tuple(operands), tuple(WHOLE), False)
 
@@ -139,10 +125,9 @@ def _fused_backward(settings: Settings, operands: Operands, gradient: Array) -> 
         tiled = operands._replace(bias=tile)
         out = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tuple(tiled)[:4])
         results = (out, tuple(plan.specs(tiled))[:4])
-        kernel = functools.partial(_backward_kernel, plan)
         room = plan.room_for_keys(jnp.float32)
         *gradients, of_tile = plan.run(
-            kernel, "attention_backward", tiled, (gradient,), results, room, 5
+            _backward_kernel, "attention_backward", tiled, (gradient,), results, room, 5
         )
         return *gradients, *pull(of_tile)
 
@@ -173,7 +158,6 @@ def _forward_kernel(plan: Plan, refs: Operands, before, out, *scratch) -> None:
 
 
 def _backward_kernel(plan: Plan, refs: Operands, before, gradient, *others) -> None:
-    detached = plan.settings.detached
     (of_queries, of_context, of_previous, of_bias), scratch = others[:4], others[4:]
     sums, room = scratch[:2], scratch[2:]
     number = plan.steps - 1 - pl.program_id(2)
@@ -189,7 +173,7 @@ def _backward_kernel(plan: Plan, refs: Operands, before, gradient, *others) -> N
         p = plan.windows - 1 - index
         keys, values = _in_a_row(refs, before, room, plan, step.number, p)
         for ref in sums:
-            _begin_sums(ref, plan, end & (index == 0), detached)
+            _begin_sums(ref, plan, end & (index == 0))
 
         def some_rows(tile: "_Tile") -> None:
             rows = tile.rows_of(p)
@@ -199,7 +183,7 @@ def _backward_kernel(plan: Plan, refs: Operands, before, gradient, *others) -> N
             probabilities = weights / total
             dropped = (probabilities * kept).astype(values.dtype)
             of_dropped = _product(incoming, values[tile.seen], 1, 1)
-            of_logits = _through_softmax(probabilities, of_dropped * kept)
+            of_logits = _softmax_gradient(probabilities, of_dropped * kept)
             low = of_logits.astype(values.dtype)
             sums[0][tile.seen] += _product(low, queries, 0, 0)
             sums[1][tile.seen] += _product(dropped, incoming, 0, 0)
@@ -220,27 +204,28 @@ def _backward_kernel(plan: Plan, refs: Operands, before, gradient, *others) -> N
         def _() -> None:
             for ref, out in zip(sums, of_previous, strict=True):
                 ours = ref[pl.ds(0, plan.own_keys)]
-                out[...] = (jnp.zeros_like(ours) if detached else ours).astype(out.dtype)
+                ours = jnp.zeros_like(ours) if plan.settings.detached else ours
+                out[...] = ours.astype(out.dtype)
 
 
-def _begin_sums(ref, plan: Plan, last: Array, detached: bool) -> None:
-    """Where the gradients of a window's keys, or values, and of those before it are summed.
+def _softmax_gradient(probabilities: Array, gradient: Array) -> Array:
+    mean = (probabilities * gradient).sum(axis=1, keepdims=True)
+    return probabilities * (gradient - mean)
 
-    Begins with what the window after it gave to it; the `last` of a lane has none.
+
+def _begin_sums(ref, plan: Plan, last: Array) -> None:
+    """Begins the sums over a window's queries of the gradients of keys, or of values.
+
+    The second half is the window's own. It begins with the gradient from the window after it, which
+    the `last` window of a lane does not have. The first half is the window before.
     """
     length = plan.own_keys
     if plan.windowed:
         given = jnp.zeros((length, plan.settings.size), ref.dtype)
-        if not detached:
+        if not plan.settings.detached:
             given = jnp.where(last, given, ref[pl.ds(0, length)])
         ref[pl.ds(length, length)] = given
     ref[pl.ds(0, length)] = jnp.zeros((length, plan.settings.size), ref.dtype)
-
-
-def _through_softmax(probabilities: Array, gradient: Array) -> Array:
-    """The gradient of the logits."""
-    mean = (probabilities * gradient).sum(axis=1, keepdims=True)
-    return probabilities * (gradient - mean)
 
 
 class _Step(NamedTuple):
@@ -269,7 +254,7 @@ class _Tile(NamedTuple):
 
 
 def _for_all_rows(plan: Plan, some_rows: Callable[[_Tile], None]) -> None:
-    """Takes R queries after the other; in a window, those further on see keys further on."""
+    """Takes R queries at a time; in a window, later queries see later keys."""
 
     def step(index: Array) -> None:
         first = _at(index, ROWS)
@@ -326,7 +311,6 @@ def _weights(tile: _Tile, refs: Operands, p: Array, keys) -> tuple[Array, Array]
 
 
 def _kept(tile: _Tile, refs: Operands, step: _Step, p: Array) -> Array | float:
-    """Factors of the probabilities of a tile."""
     if refs.seeds is None:
         return 1.0
     plan, settings = tile.plan, tile.plan.settings

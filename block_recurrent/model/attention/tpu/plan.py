@@ -6,6 +6,7 @@ concatenated, `[B, K*T, H*D]`, which is the layout of projections; where D is no
 heads come first, `[B, H, K*T, D]`.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -132,9 +133,9 @@ class Plan(NamedTuple):
         """Runs a kernel over heads and windows.
 
         Args:
-          kernel: its body.
+          kernel: its body, which takes this plan first.
           name: for profiles.
-          operands: its first arguments; the context is passed once more for the window before those
+          operands: its next arguments; the context is passed once more for the window before those
             of a step, if there is one.
           others: arguments that lie as the queries do.
           results: shapes of what comes out, and what a step has of each.
@@ -155,7 +156,7 @@ class Plan(NamedTuple):
         leaves, specs = jax.tree.leaves((arrays, out)), jax.tree.leaves((in_specs, out_specs))
         blocks = list(zip(leaves, specs, strict=True))
         return pl.pallas_call(
-            kernel,
+            functools.partial(kernel, self),
             name=name,
             grid=self.grid,
             in_specs=in_specs,
