@@ -9,10 +9,25 @@ import math
 import re
 import types
 import typing
+from collections.abc import Callable, Collection
 from pathlib import PurePath
 from typing import Any, Literal
 
 from block_recurrent.system.text import did_you_mean
+
+# What a value must be, by the field's name in any configuration. None has no limits.
+_LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    (
+        "positive",
+        lambda value: value > 0,
+        "model_size num_heads head_size mlp_size window num_states vocab_size num_layers segment "
+        "hidden_size batch_size segment_length learning_rate warmup_steps clip_norm decay_rate "
+        "clipping_threshold eps1 eps num_steps log_every evaluate_every checkpoint_every "
+        "keep_checkpoints",
+    ),
+    ("at least 0", lambda value: value >= 0, "memory seed weight_decay"),
+    ("in [0, 1)", lambda value: 0 <= value < 1, "dropout momentum b1 b2"),
+)
 
 
 class ConfigError(ValueError):
@@ -35,10 +50,7 @@ def _has_type(value: Any, hint: Any) -> bool:
 
 def _type_error(owner: str, name: str, value: Any, hint: Any) -> Exception:
     if typing.get_origin(hint) is Literal:
-        choices = typing.get_args(hint)
-        allowed = ", ".join(map(repr, choices))
-        hint_text = did_you_mean(value, choices) if isinstance(value, str) else ""
-        return ValueError(f"{owner}.{name} must be one of {allowed}, not {value!r}{hint_text}")
+        return ValueError(f"{owner}.{name} {must_be_one_of(typing.get_args(hint), value)}")
     if isinstance(value, float) and not math.isfinite(value):
         return ValueError(f"{owner}.{name} must be finite, not {value}")
     expected = hint.__name__ if isinstance(hint, type) else re.sub(r"\w+\.(?=\w)", "", str(hint))
@@ -48,15 +60,25 @@ def _type_error(owner: str, name: str, value: Any, hint: Any) -> Exception:
     return TypeError(sentence)
 
 
+def must_be_one_of(choices: Collection[str], value: Any) -> str:
+    """The end of a message about a wrong value, with all choices and the nearest one."""
+    nearest = did_you_mean(value, choices) if isinstance(value, str) else ""
+    return f"must be one of {', '.join(map(repr, choices))}, not {value!r}{nearest}"
+
+
 class _Checked:
-    """Base of the configurations: checks the type of every field."""
+    """Base of the configurations: checks the type and the limits of every field."""
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if not _has_type(value, hints[field.name]):
-                raise _type_error(type(self).__name__, field.name, value, hints[field.name])
+        for name, value in vars(self).items():
+            if not _has_type(value, hints[name]):
+                raise _type_error(type(self).__name__, name, value, hints[name])
+        for limit, holds, names in _LIMITS:
+            for name in names.split():
+                value = getattr(self, name, None)
+                if value is not None:
+                    self._require(holds(value), f"{name} must be {limit}, not {value}")
         self._validate()
 
     def _validate(self) -> None:
@@ -65,16 +87,6 @@ class _Checked:
     def _require(self, holds: bool, sentence: str) -> None:
         if not holds:
             raise ValueError(f"{type(self).__name__}: {sentence}")
-
-    def _require_positive(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            self._require(value is None or value > 0, f"{name} must be positive, not {value}")
-
-    def _require_fraction(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            self._require(value is None or 0 <= value < 1, f"{name} must be in [0, 1), not {value}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,11 +105,11 @@ class LayerConfig(_Checked):
       positions: "t5" relative bias or "rotary" embedding, on token self-attention only.
       dropout: rate, applied only when a call is given a key.
       dtype: dtype of activations; parameters, norms, softmax, gates and states are float32.
-      attention: what computes attention: "xla" (plain array arithmetic, the reference), "tiled"
-        (for CPUs and GPUs), "pallas" (kernels for TPUs, in windows and head sizes that suit them; a
-        CPU interprets them, slowly, which is for tests), "cudnn" (NVIDIA's library, bfloat16
-        without dropout), or "auto", the best that is possible where the model is built, "cudnn"
-        left out. All compute the same, but "pallas" drops other probabilities.
+      attention: the implementation: "xla" (plain array arithmetic, the reference), "tiled" (for
+        CPUs and GPUs), "pallas" (kernels for TPUs, in windows and head sizes that suit them; on a
+        CPU only for tests), "cudnn" (NVIDIA's library, bfloat16 without dropout), or "auto" (the
+        best one that is possible, except "cudnn"). All compute the same, except that dropout in
+        "pallas" drops other probabilities.
     """
 
     model_size: int = 1024
@@ -114,9 +126,6 @@ class LayerConfig(_Checked):
     attention: Literal["auto", "xla", "tiled", "pallas", "cudnn"] = "auto"
 
     def _validate(self) -> None:
-        self._require_positive("model_size", "num_heads", "head_size", "mlp_size", "window")
-        self._require_positive("num_states")
-        self._require_fraction("dropout")
         self._require(
             self.positions != "rotary" or self.head_size % 2 == 0,
             f"rotary positions need an even head_size, not {self.head_size}",
@@ -135,14 +144,14 @@ class ModelConfig(LayerConfig):
         any the model is Transformer-XL (segments of one window) or Slide (of several).
       feedback: every other layer also attends to the state of the last recurrent layer.
       detach_windows: no gradient reaches the keys and values of the window before. A segment of
-        several windows is then several segments of Transformer-XL, one window each, side by side.
+        several windows then equals several segments of Transformer-XL, of one window each.
       scan_layers: run stacked plain layers as one compiled loop, which compiles faster, or unroll
-        the loop, which runs faster on a CPU; unless given, they are unrolled on a CPU in models of
+        the loop, which runs faster on a CPU. Unless given, it is unrolled on a CPU in models of
         fewer than 24 layers.
       remat: what the backward pass computes again: "none", "layer" (everything inside a layer) or
-        "dots" (everything but the results of projections); with both, every state update too.
-      logits_by_window: compute logits, loss and its gradients of one window of a segment after the
-        other, which saves memory and time where the vocabulary is large.
+        "dots" (everything except projections); both also compute every state update again.
+      logits_by_window: compute logits, loss and gradients of one window after the other, which
+        saves memory and time if the vocabulary is large.
     """
 
     architecture: Literal["block_recurrent"] = "block_recurrent"
@@ -157,7 +166,6 @@ class ModelConfig(LayerConfig):
 
     def _validate(self) -> None:
         super()._validate()
-        self._require_positive("vocab_size", "num_layers")
         for index in self.recurrent_layers:
             self._require(
                 -self.num_layers <= index < self.num_layers,
@@ -184,8 +192,17 @@ class ModelConfig(LayerConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _BaselineConfig(_Checked):
-    """What the configurations of all baselines have."""
+class BaselineConfig(_Checked):
+    """Base of the configurations of all baselines.
+
+    Attributes:
+      vocab_size: V, token ids are in [0, V).
+      num_layers: L, number of layers.
+      model_size: E, size of the residual stream.
+      dropout: rate, applied only when a call is given a key.
+      dtype: dtype of activations; parameters, norms, softmax and an LSTM's state are float32.
+      remat: what the backward pass computes again, as `ModelConfig.remat`.
+    """
 
     vocab_size: int
     num_layers: int = 12
@@ -194,26 +211,16 @@ class _BaselineConfig(_Checked):
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "layer", "dots"] = "none"
 
-    def _validate(self) -> None:
-        self._require_positive("vocab_size", "num_layers", "model_size")
-        self._require_fraction("dropout")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RelativeConfig(_BaselineConfig):
-    """What Transformer-XL and the vanilla Transformer share: layers with sinusoidal relative
-    positions (Dai et al. 2019, section 3.3).
+class RelativeConfig(BaselineConfig):
+    """Base for Transformer-XL and the vanilla Transformer: layers with sinusoidal relative
+    positions (Dai et al. 2019, section 3.3), which need an even `model_size`.
 
     Attributes:
-      vocab_size: V, token ids are in [0, V).
-      num_layers: L, number of layers.
-      model_size: E, size of the residual stream; even, for sines and cosines.
       num_heads: H, attention heads.
       head_size: D, size of a head's queries, keys and values.
       mlp_size: M, hidden size of the MLP.
-      dropout: rate, applied only when a call is given a key.
-      dtype: dtype of activations; parameters, norms and softmax are float32.
-      remat: what the backward pass computes again, as `ModelConfig.remat`.
     """
 
     num_heads: int = 8
@@ -221,8 +228,6 @@ class RelativeConfig(_BaselineConfig):
     mlp_size: int = 4096
 
     def _validate(self) -> None:
-        super()._validate()
-        self._require_positive("num_heads", "head_size", "mlp_size")
         self._require(
             self.model_size % 2 == 0,
             f"sinusoidal positions need an even model_size, not {self.model_size}",
@@ -238,12 +243,12 @@ class TransformerXLConfig(RelativeConfig):
 
     Attributes:
       architecture: tells this configuration from the others.
-      memory: how many inputs of each layer are carried from one segment to the next; may be 0.
-      segment: a longer call is read as segments of so many tokens; None for calls that are one.
-      same_length: each token sees exactly the `memory` newest keys, its own among them, and not
-        all that the memory and its segment have.
-      clamp_length: larger distances count as this one; None or, as the authors write it, -1
-        for no limit.
+      memory: number of inputs of each layer carried from one segment to the next; may be 0.
+      segment: tokens of a segment, into which a longer call is split; None for no split.
+      same_length: each token sees exactly the `memory` newest keys, its own among them, instead of
+        all keys of the memory and its segment.
+      clamp_length: larger distances count as this one; None, or -1 as in the authors' code, for no
+        limit.
     """
 
     architecture: Literal["transformer_xl"] = "transformer_xl"
@@ -254,8 +259,6 @@ class TransformerXLConfig(RelativeConfig):
 
     def _validate(self) -> None:
         super()._validate()
-        self._require_positive("segment")
-        self._require(self.memory >= 0, f"memory must be at least 0, not {self.memory}")
         self._require(
             self.memory > 0 or not self.same_length,
             "same_length needs a memory of at least 1, not 0: no token would see anything",
@@ -273,47 +276,33 @@ class TransformerXLConfig(RelativeConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig(RelativeConfig):
-    """The vanilla Transformer: Transformer-XL's layers on segments that know nothing of another.
+    """The vanilla Transformer: Transformer-XL's layers on independent segments.
 
     Attributes:
       architecture: tells this configuration from the others.
-      segment: how many tokens make a segment; a token sees those of its segment up to itself.
+      segment: tokens of a segment; a token sees those of its segment up to itself.
     """
 
     architecture: Literal["transformer"] = "transformer"
     segment: int = 512
 
-    def _validate(self) -> None:
-        super()._validate()
-        self._require_positive("segment")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LSTMConfig(_BaselineConfig):
+class LSTMConfig(BaselineConfig):
     """A stack of LSTMs with residual connections.
 
     Attributes:
       architecture: tells this configuration from the others.
-      vocab_size: V, token ids are in [0, V).
-      num_layers: L, number of layers.
-      model_size: E, size of the residual stream.
       hidden_size: units of a layer's cell and hidden state.
-      dropout: rate, applied only when a call is given a key.
-      dtype: dtype of activations; parameters, norms and the carried state are float32.
-      remat: what the backward pass computes again, as `ModelConfig.remat`.
     """
 
     architecture: Literal["lstm"] = "lstm"
     hidden_size: int = 1248
 
-    def _validate(self) -> None:
-        super()._validate()
-        self._require_positive("hidden_size")
-
 
 AnyModelConfig = ModelConfig | TransformerXLConfig | TransformerConfig | LSTMConfig
 if typing.TYPE_CHECKING:
-    _OneOfThem = Any  # who reads an experiment's model mostly knows which kind it is
+    _OneOfThem = Any  # code that reads an experiment's model mostly knows its kind
 else:
     _OneOfThem = AnyModelConfig
 
@@ -325,18 +314,18 @@ class DataConfig(_Checked):
     Attributes:
       source: "stdlib" or "site_packages" (the running interpreter's Python source code), "jsonl"
         (a file, or a directory with train and validation files), "text" (a directory of *.txt) or
-        "tfds" (a directory that `experiments/prepare_data.py` or tensorflow-datasets wrote).
+        "tfds" (a directory that `block-recurrent prepare-data` or tensorflow-datasets wrote).
       path: file or directory of "jsonl", "text" and "tfds".
-      name: name of the corpus, by which tables find their column; unless given, it is the last
-        part of `path`, or the source.
+      name: name of the corpus, by which tables find its column; the last part of `path`, or the
+        source, unless given.
       tokenizer: "bytes", or "sentencepiece" with the vocabulary in `vocab_path`.
       vocab_path: SentencePiece model file.
-      vocab_sha256: hexadecimal SHA-256 of that file, so that a run says which one it means.
-      cache_path: folder for the tokens of a "tfds" corpus; unless given, `token_cache` in `path`.
+      vocab_sha256: hexadecimal SHA-256 of that file, which identifies it.
+      cache_path: folder for the tokens of a "tfds" corpus; `token_cache` in `path` unless given.
       batch_size: B, number of batch rows.
       segment_length: N, tokens of a row per step, a multiple of the model's window, or of its
         `segment`.
-      validation_percent: share of documents held out, where the source has no split of its own.
+      validation_percent: share of documents held out, if the source has no validation split.
       seed: order of the training documents.
     """
 
@@ -353,27 +342,28 @@ class DataConfig(_Checked):
     seed: int = 0
 
     def _validate(self) -> None:
-        self._require_positive("batch_size", "segment_length")
-        self._require(self.seed >= 0, f"seed must be at least 0, not {self.seed}")
         self._require(
             0 < self.validation_percent < 100,
             f"validation_percent must be between 1 and 99, not {self.validation_percent}",
         )
         needs_path = self.source in ("jsonl", "text", "tfds")
-        self._require(
-            needs_path == (self.path is not None),
-            f"source {self.source!r} {_needed_or_not('path', needs_path)}",
-        )
+        sentencepiece = self.tokenizer == "sentencepiece"
+        for name, owner, needed in (
+            ("path", "source", needs_path),
+            ("vocab_path", "tokenizer", sentencepiece),
+            ("vocab_sha256", "tokenizer", sentencepiece),
+        ):
+            what = f"needs a {name}; set data.{name}"
+            if not needed:
+                what = f"takes no {name}; leave data.{name} out"
+            self._require(
+                needed == (getattr(self, name) is not None),
+                f"{owner} {getattr(self, owner)!r} {what}",
+            )
         self._require(
             self.source == "tfds" or self.cache_path is None,
             f"cache_path belongs to source 'tfds', not to {self.source!r}",
         )
-        for name in ("vocab_path", "vocab_sha256"):
-            needed, given = self.tokenizer == "sentencepiece", getattr(self, name) is not None
-            self._require(
-                needed == given,
-                f"tokenizer {self.tokenizer!r} {_needed_or_not(name, needed)}",
-            )
         self._require(
             bool(re.fullmatch("[0-9a-f]{64}", self.vocab_sha256 or "0" * 64)),
             f"vocab_sha256 must be 64 hexadecimal digits, not {self.vocab_sha256!r}",
@@ -381,19 +371,13 @@ class DataConfig(_Checked):
 
     @property
     def corpus_name(self) -> str:
-        """What tables call the corpus."""
+        """The name of the corpus in tables."""
         return self.name or PurePath(self.path or "").name or self.source
-
-
-def _needed_or_not(name: str, needed: bool) -> str:
-    if needed:
-        return f"needs a {name}; set data.{name}"
-    return f"takes no {name}; leave data.{name} out"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(_Checked):
-    """What the configurations of all optimizers have: the schedule of the learning rate, clipping.
+    """Base of the configurations of all optimizers: a learning rate schedule and clipping.
 
     Attributes:
       schedule: "rsqrt", `learning_rate / sqrt(max(step, warmup_steps))`, or "cosine", from
@@ -411,7 +395,6 @@ class OptimizerConfig(_Checked):
     clip_norm: float | None = None
 
     def _validate(self) -> None:
-        self._require_positive("learning_rate", "warmup_steps", "clip_norm")
         self._require(
             self.schedule == "cosine" or self.final_learning_rate == 0.0,
             "final_learning_rate belongs to the cosine schedule",
@@ -439,11 +422,6 @@ class AdafactorConfig(OptimizerConfig):
     multiply_by_parameter_scale: bool = True
     eps1: float = 1e-30
 
-    def _validate(self) -> None:
-        super()._validate()
-        self._require_positive("decay_rate", "clipping_threshold", "eps1")
-        self._require_fraction("momentum")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamWConfig(OptimizerConfig):
@@ -463,14 +441,6 @@ class AdamWConfig(OptimizerConfig):
     eps: float = 1e-8
     weight_decay: float = 0.0
 
-    def _validate(self) -> None:
-        super()._validate()
-        self._require_positive("eps")
-        self._require_fraction("b1", "b2")
-        self._require(
-            self.weight_decay >= 0, f"weight_decay must be at least 0, not {self.weight_decay}"
-        )
-
 
 AnyOptimizerConfig = AdafactorConfig | AdamWConfig
 
@@ -485,12 +455,12 @@ class TrainingConfig(_Checked):
       log_every: steps between lines of metrics.
       evaluate_every: steps between evaluations; the last step is always evaluated.
       checkpoint_every: steps between checkpoints; the last step is always saved.
-      keep_checkpoints: how many of the newest checkpoints stay.
-      bucket: where copies of the checkpoints go, gs://BUCKET/PATH or s3://BUCKET/PATH.
-      non_finite: what to do where loss or gradient are not finite: "stop" the run, or "skip" the
+      keep_checkpoints: number of newest checkpoints that are kept.
+      bucket: where to copy the checkpoints, gs://BUCKET/PATH or s3://BUCKET/PATH.
+      non_finite: what to do if loss or gradient are not finite: "stop" the run, or "skip" the
         step, which leaves the parameters as they were (the run stops after ten in a row).
       clear_states: begin every segment with the initial recurrent states, in training and in
-        evaluation; keys and values are carried as ever (an ablation of the paper).
+        evaluation; keys and values are still carried (an ablation of the paper).
     """
 
     num_steps: int = 500_000
@@ -503,15 +473,10 @@ class TrainingConfig(_Checked):
     non_finite: Literal["stop", "skip"] = "stop"
     clear_states: bool = False
 
-    def _validate(self) -> None:
-        self._require_positive("num_steps", "log_every", "evaluate_every", "checkpoint_every")
-        self._require_positive("keep_checkpoints")
-        self._require(self.seed >= 0, f"seed must be at least 0, not {self.seed}")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig(_Checked):
-    """How many devices there are along each mesh axis; one of them may be -1, the rest of them.
+    """The number of devices along each mesh axis; one may be -1, for all that are left.
 
     Attributes:
       data: shards batch rows.
@@ -528,7 +493,7 @@ class MeshConfig(_Checked):
         for name, size in sizes.items():
             self._require(size > 0 or size == -1, f"{name} must be positive or -1, not {size}")
         self._require(
-            list(sizes.values()).count(-1) <= 1, f"only one axis can be -1, what is left: {sizes}"
+            list(sizes.values()).count(-1) <= 1, f"only one axis can be -1 (all left): {sizes}"
         )
 
 
@@ -544,16 +509,12 @@ class ExperimentConfig(_Checked):
 
     def _validate(self) -> None:
         segment, model = self.data.segment_length, self.model
-        if isinstance(model, ModelConfig):
-            self._require(
-                segment % model.window == 0,
-                f"data.segment_length {segment} is no multiple of model.window {model.window}",
-            )
-        if isinstance(model, (TransformerConfig, TransformerXLConfig)) and model.segment:
-            self._require(
-                segment % model.segment == 0,
-                f"data.segment_length {segment} is no multiple of model.segment {model.segment}",
-            )
+        unit = "window" if isinstance(model, ModelConfig) else "segment"
+        size = getattr(model, unit, None) or 1
+        self._require(
+            segment % size == 0,
+            f"data.segment_length {segment} is no multiple of model.{unit} {size}",
+        )
         self._require(
             isinstance(model, ModelConfig) or not self.training.clear_states,
             f"training.clear_states: the architecture {model.architecture!r} has no recurrent "

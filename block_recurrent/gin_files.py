@@ -11,13 +11,14 @@ gin/, and `--gin.NAME=VALUE`, NAME a parameter or a macro; both may be repeated.
 what it includes, a later file over an earlier one, and `--gin.NAME=VALUE` over every file.
 
 `model.architecture` chooses the class that the section `model` configures, `optimizer.name` that of
-`optimizer`. A parameter that the chosen class does not have is left out if another file binds it.
-It is an error in the file that chooses, and on the command line.
+`optimizer`. A parameter that the chosen class does not have is ignored if another file binds it, so
+that files of sizes serve all architectures. It is an error in the file that chooses, and on the
+command line.
 
 VALUE is read as in a gin file. A VALUE that gin cannot read and that starts with none of
-`" ' ( [ { % @` is a string as it stands: `--gin.data.path=/my/books`.
+`" ' ( [ { % @` is a string: `--gin.data.path=/my/books`.
 
-Only gin's parser is used, never its global registry, so a call leaves no trace for the next.
+Only gin's parser is used, never its global registry, so a call does not affect the next.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ from typing import Any, NamedTuple
 
 from gin import config_parser
 
-from block_recurrent.config import ConfigError, ExperimentConfig
+from block_recurrent.config import ConfigError, ExperimentConfig, must_be_one_of
 from block_recurrent.system.text import did_you_mean
 
 TO_BE_GIVEN = "(to be given)"
@@ -93,13 +94,6 @@ def _read(text: str, where: Callable[[int], str]) -> list[Any]:
         raise ConfigError(f"{where(error.lineno or 1)}: {message}") from error
 
 
-def _read_file(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{_shown(path)}: cannot be read as UTF-8 text: {error}") from error
-
-
 def _read_flag(name: str, text: str) -> config_parser.BindingStatement:
     try:
         statements = _read(f"{name} = {text}", lambda line: f"--gin.{name}")
@@ -125,11 +119,6 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
-def _file_of(where: str) -> str:
-    """The file of FILE:LINE; of a flag nothing."""
-    return where.rpartition(":")[0]
-
-
 def _macros_in(value: Any) -> Iterator[str]:
     if isinstance(value, _Macro):
         yield value.name
@@ -139,7 +128,7 @@ def _macros_in(value: Any) -> Iterator[str]:
 
 
 def _parameters_called(name: str) -> list[str]:
-    """The parameters of this name, in any section."""
+    """The parameters of a name, in any section."""
     return [known for known in PARAMETERS if known.partition(".")[2] == name]
 
 
@@ -157,33 +146,34 @@ class _Bindings:
         self.macro_uses: dict[str, str] = {}
 
     def add_file(self, path: Path, parents: tuple[Path, ...] = ()) -> None:
-        """Binds what a file says, and what the files that it includes say."""
+        """Adds the bindings of a file and of the files that it includes."""
 
         def where(line: int) -> str:
             return f"{_shown(path)}:{line}"
 
         parents, seen = (*parents, path.resolve()), {}
-        for statement in _read(_read_file(path), where):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{_shown(path)}: cannot be read as UTF-8 text: {error}") from error
+        for statement in _read(text, where):
             place = where(statement.location.line_num)
             if isinstance(statement, config_parser.IncludeStatement):
-                self._include(statement.filename, place, parents, bool(seen))
+                if seen:
+                    raise ConfigError(
+                        f"{place}: includes come before bindings, or they would override them"
+                    )
+                included = _find(statement.filename, [GIN_FOLDER], place)
+                if included.resolve() in parents:
+                    raise ConfigError(f"{place}: {statement.filename!r} includes itself")
+                self.add_file(included, parents)
             elif isinstance(statement, config_parser.ImportStatement):
                 raise ConfigError(f"{place}: imports have no meaning here")
             elif isinstance(statement, config_parser.BindingStatement):
                 self._add(statement, place, seen)
 
-    def _include(self, name: str, where: str, parents: tuple[Path, ...], late: bool) -> None:
-        if late:
-            raise ConfigError(
-                f"{where}: includes come before bindings, or they would override them"
-            )
-        path = _find(name, [GIN_FOLDER], where)
-        if path.resolve() in parents:
-            raise ConfigError(f"{where}: {name!r} includes itself")
-        self.add_file(path, parents)
-
     def add_flags(self, flags: Sequence[str]) -> None:
-        """Binds what the command line says, NAME=VALUE each."""
+        """Adds the bindings of the command line, NAME=VALUE each."""
         seen: dict[str, str] = {}
         for flag in flags:
             match = re.fullmatch(r"([A-Za-z_][\w.]*)=(.+)", flag, re.DOTALL)
@@ -237,15 +227,11 @@ class _Bindings:
         value, where = self.parameters[parameter]
         name = self._replace_macros(value)
         if not isinstance(name, str) or name not in kinds:
-            allowed = ", ".join(map(repr, kinds))
-            nearest = did_you_mean(name, kinds) if isinstance(name, str) else ""
-            raise ConfigError(
-                f"{where}: {parameter} must be one of {allowed}, not {name!r}{nearest}"
-            )
+            raise ConfigError(f"{where}: {parameter} {must_be_one_of(kinds, name)}")
         return kinds[name]
 
     def _unused(self, macro: str) -> str:
-        """A sentence: why a name without a point has no effect, and the nearest that would have."""
+        """Why a name without a section has no effect, and the nearest name that has one."""
         if same := _parameters_called(macro):
             meant = " or ".join(map(repr, same))
             return f"there is no parameter or macro {macro!r} in use (did you mean {meant}?)"
@@ -269,7 +255,7 @@ class _Bindings:
         return values
 
     def _check_left_out(self, section: str, name: str, where: str) -> None:
-        """Files of sizes serve all architectures: what they bind may be left out."""
+        """Raises ConfigError unless another file than the one that chose the class binds `name`."""
         parameter, kinds = CHOICES[section]
         if parameter not in self.parameters:
             needed = [value for value, kind in kinds.items() if hasattr(kind, name.split(".")[1])]
@@ -277,7 +263,8 @@ class _Bindings:
                 f"{where}: {name} needs {parameter} = {' or '.join(map(repr, needed))}"
             )
         value, chosen = self.parameters[parameter]
-        if where.startswith(FLAG) or _file_of(where) == _file_of(chosen):
+        same_file = where.rpartition(":")[0] == chosen.rpartition(":")[0]
+        if where.startswith(FLAG) or same_file:
             value = self._replace_macros(value)
             raise ConfigError(
                 f"{where}: with {parameter} = {value!r}, set at {chosen}, there is no {name}"
@@ -293,7 +280,7 @@ class _Bindings:
         return self._replace_macros(self.macros[value.name].value, (*within, value.name))
 
     def build(self, kind: Any, values: dict[str, Any], section: str = "") -> Any:
-        """A configuration of these values; raises ConfigError saying where they were bound."""
+        """A configuration; raises ConfigError that says where wrong values were bound."""
         try:
             return kind(**values)
         except (TypeError, ValueError) as error:
@@ -303,7 +290,7 @@ class _Bindings:
             raise ConfigError(f"{places}: {sentence}" if places else sentence) from error
 
     def _places(self, sentence: str, prefix: str) -> dict[str, None]:
-        """Where the parameters that a sentence mentions, also as `recurrent layer`, were bound."""
+        """Where the parameters that a message mentions, also as `recurrent layer`, were bound."""
         places = {}
         for name, (value, where) in self.parameters.items():
             words = name.removeprefix(prefix).removesuffix("s").replace("_", "[_ ]")
@@ -335,16 +322,12 @@ def load(
     bound.check()
     values = {name: bound.values(name) for name in SECTIONS}
     if not needs_data:
-        values["data"] = _missing_paths(values["data"]) | values["data"]
+        data = values["data"]
+        missing = ["path"] if data.get("source") in ("jsonl", "text", "tfds") else []
+        missing += ["vocab_path"] if data.get("tokenizer") == "sentencepiece" else []
+        values["data"] = dict.fromkeys(missing, TO_BE_GIVEN) | data
     sections = {name: bound.build(bound.kind(name), values[name], name) for name in SECTIONS}
     return bound.build(ExperimentConfig, sections)
-
-
-def _missing_paths(data: dict[str, Any]) -> dict[str, str]:
-    """The paths that the data of these values are read from, to be given."""
-    names = ["path"] if data.get("source") in ("jsonl", "text", "tfds") else []
-    names += ["vocab_path"] if data.get("tokenizer") == "sentencepiece" else []
-    return dict.fromkeys(names, TO_BE_GIVEN)
 
 
 def to_gin(experiment: ExperimentConfig) -> str:

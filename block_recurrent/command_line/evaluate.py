@@ -11,8 +11,12 @@ by side. With other settings, another corpus or another checkpoint than the newe
 not the run's own: they are printed, and written only to the file that `--output` names.
 """
 
+import argparse
+import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from block_recurrent.command_line.failures import reported, training_knobs_named
 from block_recurrent.command_line.options import (
@@ -23,11 +27,19 @@ from block_recurrent.command_line.options import (
     positive,
 )
 from block_recurrent.command_line.parser import make_parser, parse
-from block_recurrent.command_line.scoring import score
+from block_recurrent.config import ExperimentConfig
 from block_recurrent.data.documents import SPLITS
+from block_recurrent.data.loading import load_split, makes_token_cache
+from block_recurrent.parallel import processes
+from block_recurrent.parallel.mesh import batch_shards, make_mesh, reading_mesh
+from block_recurrent.runs.identity import other_settings
+from block_recurrent.runs.trained import NEWEST, load
 from block_recurrent.runs.workdir import config_file
 from block_recurrent.system.devices import check_device
+from block_recurrent.system.files import write_whole
+from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import stop_on_signal
+from block_recurrent.training.evaluation import evaluate, scoring_lanes
 
 
 @reported
@@ -51,12 +63,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     join_cluster(parser, arguments)
     with stop_on_signal(nothing_to_save=True), training_knobs_named(config):
         check_device()
-        score(
-            arguments.workdir,
-            config,
-            arguments.split,
-            checkpoint=arguments.checkpoint,
-            output=arguments.output,
-            batch_size=arguments.batch_size,
-        )
+        others = other_settings(arguments.workdir, config)
+        result = _score(arguments, dataclasses.replace(config, mesh=reading_mesh(config.mesh)))
+        if processes.is_primary():
+            _write(arguments, result, others)
     return 0
+
+
+def _score(arguments: argparse.Namespace, config: ExperimentConfig) -> dict[str, Any]:
+    """Scores a run's model, and prints which documents were read and the metrics."""
+    line = ProgressLine(quiet=not processes.is_primary())
+    mesh = make_mesh(config.mesh, config.data.batch_size, exact=processes.several())
+    trained = load(arguments.workdir, arguments.checkpoint, config=config, mesh=mesh)
+    corpus = processes.together(
+        lambda: load_split(config.data, arguments.split, line.show),
+        primary_first=makes_token_cache(config.data),
+    )
+    if processes.is_primary():
+        print(corpus.summary(), flush=True)
+    lanes = arguments.batch_size or scoring_lanes(config.data, corpus, batch_shards(mesh))
+    metrics = evaluate(
+        config,
+        trained.model,
+        corpus,
+        lambda share: line.show(f"evaluating {corpus.origin}: {share:.0%}"),
+        batch_size=lanes,
+    ).metrics()
+    line.end()
+    if processes.is_primary():
+        for name, value in metrics.items():
+            number = f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
+            print(f"{name:>16} {number}")
+    return {
+        "step": trained.step,
+        "split": arguments.split,
+        "corpus": config.data.corpus_name,
+        "origin": corpus.origin,
+        "documents": len(corpus),
+        **metrics,
+    }
+
+
+def _write(arguments: argparse.Namespace, result: dict[str, Any], others: list[str]) -> None:
+    """Writes the result; if other settings make it not the run's own, only to `--output`."""
+    if arguments.checkpoint != NEWEST:
+        others = [*others, f"checkpoint: {arguments.checkpoint}"]
+    if others and not arguments.output:
+        listed = "; ".join(others)
+        print(f"not written, for it differs from the run in: {listed}; --output=FILE writes it")
+        return
+    path = arguments.output or arguments.workdir / f"evaluation_{arguments.split}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(result, indent=2) + "\n")
+    print(f"written to {path}")

@@ -1,14 +1,14 @@
-"""One place where known failures become a message and an exit status, and logs reach the screen.
+"""How known failures become a message and an exit status, and how logs reach the screen.
 
     0   done                             5   loss, gradient or parameters are not finite
     1   anything else                    6   out of memory
     2   command line or configuration    7   the device asked for is not there
-    3   data                             129, 130, 143   stopped by SIGHUP, SIGINT, SIGTERM
-    4   checkpoints or work directory      8   other processes were not found
-                                         9   another process has ended
+    3   data                             8   other processes were not found
+    4   checkpoints or work directory    9   another process has ended
+                         129, 130, 143   stopped by SIGHUP, SIGINT, SIGTERM
 
-`--debug`, anywhere on the command line, shows the traceback instead of the message. The traceback
-of an unknown failure is always shown.
+`--debug`, anywhere on the command line, shows the traceback instead of the message. An unknown
+failure always shows its traceback.
 """
 
 import contextlib
@@ -30,9 +30,8 @@ from block_recurrent.parallel import processes
 from block_recurrent.parallel.processes import ClusterUnreachable, ProcessLost
 from block_recurrent.runs.errors import CheckpointError, SaveFailed, WorkdirInUse
 from block_recurrent.runs.reading import RunError
-from block_recurrent.system.devices import DeviceMissing
+from block_recurrent.system.devices import DeviceMissing, keep_freed_memory
 from block_recurrent.system.extras import MissingPackage
-from block_recurrent.system.memory import keep_freed_memory
 from block_recurrent.system.signals import Stopped
 
 STATUSES: dict[type[BaseException], int] = {
@@ -50,14 +49,13 @@ STATUSES: dict[type[BaseException], int] = {
     ClusterUnreachable: processes.UNREACHABLE,
     ProcessLost: processes.LOST,
 }
-Program = Callable[..., int]
 
 
-def reported(program: Program) -> Program:
+def reported(program: Callable[..., int]) -> Callable[..., int]:
     """Decorates a program: known failures become messages, unknown ones keep their traceback.
 
-    What the library logs goes to standard error. The process keeps freed memory, which has to be
-    set before JAX starts.
+    The library's logs go to standard error. The process keeps freed memory, which has to be set
+    before JAX starts.
     """
 
     @functools.wraps(program)
@@ -77,7 +75,7 @@ def reported(program: Program) -> Program:
                 raise
             status, sentence = described or (1, traceback.format_exc())
             print(f"{Path(sys.argv[0]).name}: error: {sentence}", file=sys.stderr)
-            if processes.several():  # an ordinary exit would wait for the others
+            if processes.several():  # a normal exit would wait for the others
                 processes.leave(status)
             return status
 
@@ -112,27 +110,27 @@ def describe(error: BaseException) -> tuple[int, str] | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine or the accelerator had not enough memory."""
+    """Whether the machine or the accelerator has too little memory."""
     code = getattr(error, "error_code_string", "")
     return isinstance(error, MemoryError) or code == "RESOURCE_EXHAUSTED"
 
 
 def out_of_memory(error: BaseException) -> str:
-    """One line for an error that `is_out_of_memory`."""
+    """The message, in one line, of an error that `is_out_of_memory`."""
     text = (str(error).splitlines() or [""])[0]
     return text if text.startswith("out of memory") else f"out of memory: {text}".rstrip(": ")
 
 
 @contextlib.contextmanager
 def knobs_named(knobs: Mapping[str, object], hint: str = "") -> Iterator[None]:
-    """Within the context, MemoryError says which settings would need less memory.
+    """Within the context, a MemoryError names settings that need less memory.
 
     Args:
-      knobs: a setting that would need less memory if lowered, or as written -> its present value.
+      knobs: setting that needs less memory if lowered, or set as written -> its present value.
       hint: the end of the message.
 
     Raises:
-      MemoryError: the machine or the accelerator has not enough memory.
+      MemoryError: the machine or the accelerator has too little memory.
     """
     try:
         yield

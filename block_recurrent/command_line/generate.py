@@ -3,14 +3,23 @@
 echo "import os" | block-recurrent generate --workdir=runs/rec --top_p=0.95
 """
 
+import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
 
 from block_recurrent.command_line.failures import knobs_named, reported
-from block_recurrent.command_line.generated_text import continue_text
+from block_recurrent.command_line.generated_text import Stream, read_prompt, text_after
 from block_recurrent.command_line.options import add_checkpoint_option, file_to_read, positive
 from block_recurrent.command_line.parser import make_parser, parse
-from block_recurrent.model.decoding import check_sampling
+from block_recurrent.config import ExperimentConfig
+from block_recurrent.model.decoding import check_sampling, generate
+from block_recurrent.parallel.mesh import make_mesh, reading_mesh
+from block_recurrent.runs.trained import load
 from block_recurrent.runs.workdir import config_file
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.signals import stop_on_signal
@@ -42,12 +51,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     knobs = {"--samples": arguments.samples, "model.dtype = 'bfloat16'": config.model.dtype}
     with stop_on_signal(nothing_to_save=True), knobs_named(knobs):
         check_device()
-        continue_text(
-            arguments.workdir,
-            config,
-            arguments.prompt,
-            samples=arguments.samples,
-            checkpoint=arguments.checkpoint,
-            **sampling,
-        )
+        _continue_text(arguments, config, sampling)
     return 0
+
+
+def _continue_text(
+    arguments: argparse.Namespace, config: ExperimentConfig, sampling: dict[str, Any]
+) -> None:
+    """Prints continuations of the prompt; a single one as it is drawn."""
+    mesh = make_mesh(dataclasses.replace(reading_mesh(config.mesh), data=1))
+    trained = load(arguments.workdir, arguments.checkpoint, config=config, mesh=mesh)
+    prompt, samples = read_prompt(arguments.prompt, trained.tokenizer), arguments.samples
+    stream = Stream(trained.tokenizer, prompt)
+    new_tokens = generate(
+        trained.model,
+        trained.model.initial_state(samples),
+        jnp.tile(prompt, (samples, 1)),
+        callback=stream if samples == 1 else None,
+        **sampling,
+    )
+    if samples == 1:
+        stream.flush()
+        print()
+        return
+    for number, row in enumerate(np.asarray(new_tokens), 1):
+        print(f"--- {number} ---\n{text_after(trained.tokenizer, prompt, row)}")

@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     name = next((word for word in words if word != DEBUG), "--help")
     if name in ("-h", "--help"):
-        print(usage(), end="")
+        listed = "".join(f"  {name:14}{line}\n" for name, (_, line) in PROGRAMS.items())
+        print(f"usage: {COMMAND} PROGRAM [OPTIONS]\n\n{listed}")
+        print(f"{COMMAND} PROGRAM --help shows its options; --gin_file finds the installed files.")
         return 0
     if name == "--version":
         print(f"{COMMAND} {block_recurrent.__version__}")
@@ -46,15 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     words.remove(name)
     sys.argv = [f"{COMMAND} {name}", *words]  # what help and errors call the program
     return importlib.import_module(PROGRAMS[name][0]).main(words)
-
-
-def usage() -> str:
-    """The programs, with a line each."""
-    listed = "".join(f"  {name:14}{line}\n" for name, (_, line) in PROGRAMS.items())
-    return (
-        f"usage: {COMMAND} PROGRAM [OPTIONS]\n\n{listed}\n{COMMAND} PROGRAM --help shows its "
-        "options; --gin_file finds the experiment files that are installed.\n"
-    )
 
 
 if __name__ == "__main__":

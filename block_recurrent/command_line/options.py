@@ -1,17 +1,11 @@
-"""Options that several programs have: checked values, work directories, several processes."""
+"""Options of several programs: checked values, checkpoints, several processes."""
 
 import argparse
-import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from block_recurrent.command_line.parser import Parser
 from block_recurrent.parallel.processes import Cluster, join
-from block_recurrent.runs import workdir
-from block_recurrent.runs.reading import Run, SelectionError, read_runs
 from block_recurrent.runs.trained import BEST, NEWEST
-
-_log = logging.getLogger(__name__)
 
 
 def positive(text: str) -> int:
@@ -22,14 +16,14 @@ def positive(text: str) -> int:
 
 
 def file_to_write(text: str) -> Path:
-    """The path of a file, which may exist; an error if it is a directory."""
+    """The path of a file, which may exist; a directory is an error."""
     if Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a directory; name a file in it")
     return Path(text)
 
 
 def file_to_read(text: str) -> str:
-    """The path of a file that can be read, or `-` for standard input."""
+    """The path of a readable file, or `-` for standard input."""
     try:
         if text != "-":
             Path(text).open("rb").close()
@@ -39,7 +33,7 @@ def file_to_read(text: str) -> str:
 
 
 def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
-    """Adds the option `--checkpoint`: the newest, the best, or the step of one."""
+    """Adds the option `--checkpoint`: the newest, the best, or a step."""
     parser.add_argument(
         "--checkpoint",
         type=_checkpoint,
@@ -57,43 +51,8 @@ def _checkpoint(text: str) -> str | int:
     return int(text)
 
 
-def parse_runs(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None, output: str
-) -> tuple[argparse.Namespace, list[Run]]:
-    """The arguments of a program that reads work directories, and the runs in them.
-
-    Exits with status 2 if the arguments are wrong. A directory without a run, such as one with
-    earlier results, is skipped with a note.
-
-    Args:
-      parser: the program's parser, with its own options.
-      argv: the command line; `sys.argv[1:]` if None.
-      output: where the results go unless `--output` is given.
-
-    Raises:
-      ConfigError: no run is left, or a directory is given twice.
-      RunError: a file of a run is damaged.
-    """
-    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="of a run")
-    parser.add_argument(
-        "--output", type=Path, default=Path(output), metavar="DIR", help=f"{output} unless given"
-    )
-    arguments = parser.parse_args(argv)
-    kept = []
-    for path in arguments.workdirs:
-        if path.is_dir() and not workdir.holds_run(path):
-            _log.info("left out: %s holds no run", path)
-        else:
-            kept.append(path)
-    if not kept:
-        raise SelectionError(
-            f"no run is left: give a work directory of train.py, which has a {workdir.CONFIG}"
-        )
-    return arguments, read_runs(kept)
-
-
 def add_cluster_options(parser: Parser) -> None:
-    """Adds `--multiprocess`, and options that say where the other processes are."""
+    """Adds `--multiprocess`, and the options that locate the other processes."""
     group = parser.add_argument_group(
         "several processes", "each of which is started with the same command"
     )
@@ -108,7 +67,7 @@ def add_cluster_options(parser: Parser) -> None:
 
 
 def join_cluster(parser: Parser, arguments: argparse.Namespace) -> None:
-    """Joins the other processes if the options ask for it, before JAX looks for devices.
+    """Joins the other processes if the options ask for it. Call it before JAX uses devices.
 
     Exits with status 2 if the options do not fit together.
 

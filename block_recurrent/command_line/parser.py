@@ -15,13 +15,12 @@ DEBUG = "--debug"
 
 
 class Parser(argparse.ArgumentParser):
-    """Shows its description unchanged, takes no abbreviations, and has the option `--debug`.
+    """Shows its description unchanged, accepts no abbreviations, and has the option `--debug`.
 
-    An unknown option is an error that names the nearest known one, also if other options are
-    missing.
+    The error for an unknown option names the nearest known one, also if other options are missing.
 
     Attributes:
-      others: options that are read elsewhere; that error may name them too.
+      others: options that are parsed elsewhere, which the error may name too.
     """
 
     def __init__(self, **options: Any):

@@ -87,27 +87,21 @@ def load_corpus(
         raise DataError(f"path {os.fspath(path)!r} does not exist: correct it or create it first.")
     reader = SplitReader(split, validation_percent)
     read = SOURCES[source](None if path is None else Path(path), reader)
-    kept = tuple(sorted(document for document in read if _keep(document, reader)))
+    kept = []
+    for document in read:
+        if document.text and not document.text.isspace():
+            kept.append(document)
+        else:
+            reader.dropped["empty"] += 1
     origin = f"{source} {split}" if path is None else f"{source} {split} ({os.fspath(path)})"
-    if not kept:
-        raise DataError(_why_empty(origin, reader))
-    return Corpus(kept, origin, dict(reader.dropped), reader.repaired)
-
-
-def _keep(document: Document, reader: SplitReader) -> bool:
-    """Says whether a document stays, and counts it as dropped if not."""
-    if not document.text or document.text.isspace():
-        reader.dropped["empty"] += 1
-        return False
-    return True
-
-
-def _why_empty(origin: str, reader: SplitReader) -> str:
+    dropped = count_reasons(reader.dropped)
     if not reader.found:
-        dropped = count_reasons(reader.dropped)
-        return f"{origin} holds no documents (dropped: {dropped}): point path at a corpus."
-    return (
-        f"{origin} holds none of the {reader.found:,} documents found (dropped: "
-        f"{count_reasons(reader.dropped)}): change validation_percent = "
-        f"{reader.validation_percent} or add documents."
-    )
+        raise DataError(
+            f"{origin} holds no documents (dropped: {dropped}): point path at a corpus."
+        )
+    if not kept:
+        raise DataError(
+            f"{origin} holds none of the {reader.found:,} documents found (dropped: {dropped}): "
+            f"change validation_percent = {validation_percent} or add documents."
+        )
+    return Corpus(tuple(sorted(kept)), origin, dict(reader.dropped), reader.repaired)

@@ -3,12 +3,11 @@
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any
 
-from block_recurrent.data.documents import DataError, Document
+from block_recurrent.data.documents import DataError, Document, decode
 from block_recurrent.system.extras import require
 
 
@@ -21,44 +20,37 @@ def json_lines(file: Path) -> Iterator[tuple[int, bytes]]:
       DataError: the file cannot be read, is damaged or cut short. The message names it.
       MissingPackage: `.zst` needs zstandard.
     """
-    open_file = {".gz": gzip.open, ".zst": _open_zstd}.get(file.suffix, open)
     try:
-        with open_file(file, "rb") as lines:
-            yield from ((n, line) for n, line in enumerate(lines, start=1) if line.strip())
+        lines = _zstd_lines(file) if file.suffix == ".zst" else _plain_lines(file)
+        yield from ((n, line) for n, line in enumerate(lines, start=1) if line.strip())
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{file} cannot be read: {error}; fetch or write it again.") from error
 
 
-@contextmanager
-def _open_zstd(file: Path, mode: Literal["rb"]) -> Iterator[Iterator[bytes]]:
-    with file.open(mode) as data:
-        yield _split_lines(_decompress(data, require("zstandard", "data")))
+def _plain_lines(file: Path) -> Iterator[bytes]:
+    with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as lines:
+        yield from lines
 
 
-def _decompress(data: BinaryIO, zstandard: Any) -> Iterator[bytes]:
-    """Yields the content of Zstandard frames; the library's own reader takes a cut for the end."""
+def _zstd_lines(file: Path) -> Iterator[bytes]:
+    """Yields the lines of Zstandard frames; the library's own reader takes a cut for the end."""
+    zstandard = require("zstandard", "data")
     decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
-    frame, whole = decompressor.decompressobj(), True
+    frame, whole, rest = decompressor.decompressobj(), True, b""
     try:
-        while chunk := data.read(2**17):
-            while chunk:
-                yield frame.decompress(chunk)
-                chunk, whole = frame.unused_data, frame.eof
-                if whole:
-                    frame = decompressor.decompressobj()
+        with file.open("rb") as data:
+            while chunk := data.read(2**17):
+                while chunk:
+                    *lines, rest = (rest + frame.decompress(chunk)).split(b"\n")
+                    yield from lines
+                    chunk, whole = frame.unused_data, frame.eof
+                    if whole:
+                        frame = decompressor.decompressobj()
     except zstandard.ZstdError as error:
         raise OSError(str(error)) from error
     if not whole:
         raise EOFError("the compressed data is cut short")
-
-
-def _split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    rest = b""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
+    yield rest
 
 
 def parse_json(line: str | bytes, where: str) -> dict[str, Any]:
@@ -74,6 +66,17 @@ def parse_json(line: str | bytes, where: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise DataError(f"{where}: a {type(record).__name__}; write an object with id and text.")
     return record
+
+
+def json_records(file: Path) -> Iterator[tuple[dict[str, Any], str, bool]]:
+    """Yields the objects in a file, where each one is, and whether it was not valid UTF-8.
+
+    Raises the errors of `json_lines` and `parse_json`.
+    """
+    for number, line in json_lines(file):
+        text, invalid = decode(line)
+        where = f"{file}, line {number}"
+        yield parse_json(text, where), where, invalid
 
 
 def to_document(record: Mapping[str, Any], where: str) -> Document:

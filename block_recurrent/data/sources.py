@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 from block_recurrent.data.documents import (
     DataError,
@@ -19,7 +18,7 @@ from block_recurrent.data.documents import (
     replace_lone_surrogates,
     split_of,
 )
-from block_recurrent.data.json_lines import json_lines, parse_json, to_document
+from block_recurrent.data.json_lines import json_records, to_document
 
 _NOT_READ = frozenset({"test", "tests", "idle_test", "__pycache__"})
 
@@ -43,7 +42,7 @@ class SplitReader:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def wants(self, document_id: str) -> bool:
-        """Counts a document as found and says whether it belongs to the split."""
+        """Counts a document as found, and returns whether it belongs to the split."""
         self.found += 1
         return split_of(document_id, self.validation_percent) == self.split
 
@@ -96,7 +95,9 @@ def _is_module(name: str) -> bool:
 
 def text_files(path: Path | None, reader: SplitReader) -> Iterator[Document]:
     """Yields every `*.txt` file below a directory; the id is its relative POSIX path."""
-    root = _directory(path or _needs_path("text", "a directory of *.txt files"))
+    if path is None:
+        raise DataError("source 'text' needs a path: give a directory of *.txt files.")
+    root = _directory(path)
     for file in _files_below(root, ".txt", lambda folder: True, reader):
         document_id = file.relative_to(root).as_posix()
         if reader.wants(document_id) and (text := reader.text([file])) is not None:
@@ -117,42 +118,36 @@ def _files_below(
 
 def jsonl(path: Path | None, reader: SplitReader) -> Iterator[Document]:
     """Yields the records of a JSON-lines file, or of the split's file in a directory."""
-    path = path or _needs_path("jsonl", "a .jsonl or .jsonl.gz file, or a directory of splits")
-    given = path.is_dir()
-    file = _split_file(path, reader.split) if given else path
+    if path is None:
+        raise DataError(
+            "source 'jsonl' needs a path: give a .jsonl or .jsonl.gz file, or a folder of splits."
+        )
+    given, file = path.is_dir(), path
+    if given:
+        names = [f"{reader.split}.jsonl", f"{reader.split}.jsonl.gz"]
+        present = [path / name for name in names if (path / name).exists()]
+        if len(present) != 1:
+            raise DataError(
+                f"{path} must hold exactly one of {' and '.join(names)}, it holds {len(present)}."
+            )
+        file = present[0]
     if not file.name.endswith((".jsonl", ".jsonl.gz")):
         raise DataError(f"{file} must end in .jsonl or .jsonl.gz: rename it, or use source 'text'.")
-    line_of: dict[str, int] = {}
-    for number, line in json_lines(file):
-        content, invalid = decode(line)
-        where = f"{file}, line {number}"
-        document = to_document(parse_json(content, where), where)
-        if (first := line_of.setdefault(document.id, number)) != number:
-            raise DataError(f"{file}: lines {first} and {number} share the id {document.id!r}.")
+    found: dict[str, str] = {}
+    for record, where, invalid in json_records(file):
+        document = to_document(record, where)
+        if (first := found.setdefault(document.id, where)) != where:
+            raise DataError(f"{first} and {where} share the id {document.id!r}.")
         if reader.wants(document.id) or given:
             text, lone_surrogates = replace_lone_surrogates(document.text)
             reader.repaired += invalid or lone_surrogates
             yield document._replace(text=text)
 
 
-def _split_file(directory: Path, split: str) -> Path:
-    names = [f"{split}.jsonl", f"{split}.jsonl.gz"]
-    present = [directory / name for name in names if (directory / name).exists()]
-    if len(present) != 1:
-        raise DataError(
-            f"{directory} must hold exactly one of {' and '.join(names)}, it holds {len(present)}."
-        )
-    return present[0]
-
-
 def _directory(path: Path) -> Path:
     if not path.is_dir():
         raise DataError(f"{path} is not a directory: give the directory that holds the files.")
     return path
-
-
-def _needs_path(source: str, what: str) -> NoReturn:
-    raise DataError(f"source {source!r} needs a path: give {what}.")
 
 
 SOURCES = {

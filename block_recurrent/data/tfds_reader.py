@@ -89,7 +89,12 @@ class TfdsDirectory:
             where = f"{shard}, record {number}"
             document = self._parse(data, where)
             if expected is not None:
-                _compare(document, expected[number], where)
+                found = document.id, hashlib.sha256(document.text.encode()).hexdigest()
+                if found != expected[number]:
+                    raise DataError(
+                        f"{where}: {document.id!r} or its text is not what {MANIFEST} lists as "
+                        f"{expected[number][0]!r}; {_AGAIN}."
+                    )
             yield document
 
     def _parse(self, data: bytes, where: str) -> Document:
@@ -109,36 +114,28 @@ class TfdsDirectory:
 
 def _read_info(path: Path) -> Any:
     """Returns the `tfds.core.DatasetInfo` of a directory."""
+    if not path.is_dir():
+        raise DataError(f"{path} is not a directory: give the one that holds {INFO}.")
     for name in (INFO, FEATURES):
         if not (path / name).is_file():
-            raise DataError(_why_not(path, name))
-    _check_format(path / INFO)
+            below = sorted(path.glob(f"*/{INFO}")) + sorted(path.glob(f"*/*/{INFO}"))
+            made = "one that `block-recurrent prepare-data` or tensorflow-datasets wrote"
+            raise DataError(f"{path} holds no {name}: give {below[-1].parent if below else made}.")
+    try:
+        form = json.loads((path / INFO).read_bytes()).get("fileFormat", "tfrecord")
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{path / INFO} is damaged ({error}); {_AGAIN}.") from error
+    if form != "array_record":
+        raise DataError(
+            f"{path} holds {form} files: only array_record can be read without TensorFlow; prepare "
+            "it with file_format='array_record'."
+        )
     import tensorflow_datasets as tfds
 
     try:
         return tfds.builder_from_directory(os.fspath(path)).info
     except Exception as error:  # no common kind: ParseError, ValueError, KeyError and others
         raise DataError(f"{path}: {INFO} or {FEATURES} is damaged ({error}); {_AGAIN}.") from error
-
-
-def _why_not(path: Path, name: str) -> str:
-    if not path.is_dir():
-        return f"{path} is not a directory: give the one that holds {INFO}."
-    below = sorted(path.glob(f"*/{INFO}")) + sorted(path.glob(f"*/*/{INFO}"))
-    way_out = below[-1].parent if below else "one that prepare_data.py or tensorflow-datasets wrote"
-    return f"{path} holds no {name}: give {way_out}."
-
-
-def _check_format(file: Path) -> None:
-    try:
-        found = json.loads(file.read_bytes()).get("fileFormat", "tfrecord")
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{file} is damaged ({error}); {_AGAIN}.") from error
-    if found != "array_record":
-        raise DataError(
-            f"{file.parent} holds {found} files: only array_record can be read without TensorFlow; "
-            "prepare it with file_format='array_record'."
-        )
 
 
 def _text_feature(path: Path, features: Any) -> str:
@@ -182,7 +179,6 @@ def _records(shard: Path, length: int) -> Iterator[bytes]:
     index, so the number of records is compared with the expected one.
     """
     array_record = require("array_record.python.array_record_module", "data")
-    _size(shard)
     reader = array_record.ArrayRecordReader(os.fspath(shard), READ_OPTIONS)
     found = reader.num_records()
     if not reader.ok() or found != length:
@@ -196,16 +192,6 @@ def _records(shard: Path, length: int) -> Iterator[bytes]:
         except RuntimeError as error:
             raise DataError(f"{shard}, record {number} is damaged ({error}); {_AGAIN}.") from error
         yield record
-
-
-def _compare(document: Document, expected: tuple[str, str], where: str) -> None:
-    identity, sha256 = expected
-    if document.id != identity:
-        raise DataError(f"{where} is {document.id!r}, not {identity!r} as in {MANIFEST}; {_AGAIN}.")
-    if hashlib.sha256(document.text.encode()).hexdigest() != sha256:
-        raise DataError(
-            f"{where}: the text of {document.id!r} is not the one of {MANIFEST}; {_AGAIN}."
-        )
 
 
 def _as_text(value: object) -> str:

@@ -103,6 +103,7 @@ def _build(
     identity: dict[str, Any],
     progress: Callable[[int], None],
 ) -> None:
+    """Makes the cache, unless another process is faster."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder.parent)
     name = f"{_BUILDING}{os.getpid()}@{platform.node()}-{secrets.token_hex(4)}"
@@ -110,7 +111,7 @@ def _build(
         with whole_folder(folder, folder.with_name(name)) as building:
             _write(building, documents, tokenizer, identity, progress)
     except OSError:
-        if not folder.exists():  # otherwise another process was faster
+        if not folder.exists():
             raise
 
 
@@ -167,7 +168,19 @@ def _index_digest(folder: Path) -> str:
 def _open(
     folder: Path, origin: str, identity: dict[str, Any], tokenizer: Tokenizer
 ) -> TokenizedCorpus:
-    facts = _checked_facts(folder, identity)
+    try:
+        facts = json.loads((folder / "cache.json").read_text())
+        index_digest = _index_digest(folder)
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, str(error)) from error
+    for name, value in identity.items():
+        if facts.get(name) != value:
+            raise DataError(
+                f"the token cache {folder} is of {name} {facts.get(name)!r}, not {value!r}: it was "
+                "moved or changed. Delete it; the next run makes a new one."
+            )
+    if index_digest != facts["index_sha256"]:
+        raise _damaged(folder, "index.npy or ids.json has changed")
     dtype = token_type(tokenizer.vocab_size)
     file, expected = folder / "tokens.bin", facts["tokens"] * dtype.itemsize
     size = file.stat().st_size if file.exists() else 0
@@ -188,24 +201,6 @@ def _open(
         facts["fingerprint"],
         checksums=checksums,
     )
-
-
-def _checked_facts(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """Returns the content of cache.json; checks it and the index."""
-    try:
-        facts = json.loads((folder / "cache.json").read_text())
-        found = _index_digest(folder)
-    except (OSError, ValueError) as error:
-        raise _damaged(folder, str(error)) from error
-    for name, value in identity.items():
-        if facts.get(name) != value:
-            raise DataError(
-                f"the token cache {folder} is of {name} {facts.get(name)!r}, not {value!r}: it was "
-                "moved or changed. Delete it; the next run makes a new one."
-            )
-    if found != facts["index_sha256"]:
-        raise _damaged(folder, "index.npy or ids.json has changed")
-    return facts
 
 
 def _damaged(folder: Path, what: str) -> DataError:

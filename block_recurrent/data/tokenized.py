@@ -81,18 +81,14 @@ class TokenizedCorpus:
         """Returns lines for people: counts, what was dropped, and a warning about lost text."""
         unit = "" if self.tokenizer == "bytes" else f", {len(self.tokens):,} tokens"
         what = f"{len(self):,} documents, {int(self.byte_counts.sum()):,} bytes{unit}"
-        lines = [f"{self.origin}: {what}", self.notes, self.warning()]
-        return "\n".join(filter(None, lines))
-
-    def warning(self) -> str:
-        """Returns a sentence if the vocabulary loses much of the text, else an empty string."""
+        lines = [f"{self.origin}: {what}", self.notes]
         share = self.unknown / max(len(self.tokens), 1)
-        if share <= _UNKNOWN_SHARE:
-            return ""
-        return (
-            f"WARNING: {share:.2%} of the tokens are unknown to the vocabulary, so bits per token "
-            "say little: use bytes, or a vocabulary of experiments/train_vocab.py."
-        )
+        if share > _UNKNOWN_SHARE:
+            lines.append(
+                f"WARNING: {share:.2%} of the tokens are unknown to the vocabulary, so bits per "
+                "token say little: use bytes, or a vocabulary of `block-recurrent train-vocab`."
+            )
+        return "\n".join(filter(None, lines))
 
 
 def token_type(vocab_size: int) -> np.dtype:

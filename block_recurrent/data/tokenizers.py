@@ -92,7 +92,7 @@ class ByteTokenizer:
 class SentencePieceTokenizer:
     """Pieces of a SentencePiece vocabulary (Kudo and Richardson 2018, arXiv 1808.06226).
 
-    A vocabulary of `experiments/train_vocab.py` keeps white space and falls back to bytes, so
+    A vocabulary of `block-recurrent train-vocab` keeps white space and falls back to bytes, so
     `decode(encode(text)) == text`. Other vocabularies may lose text: T5's has no braces, backslash
     or newline. A document begins with the vocabulary's <s>, or with <pad> if it has no <s>.
 

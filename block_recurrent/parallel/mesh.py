@@ -28,14 +28,14 @@ def make_mesh(
     """The devices of a run, in JAX's own order, which keeps those of a process together.
 
     Args:
-      config: how many devices along each axis.
+      config: number of devices along each axis.
       batch_size: B, batch rows to shard; 0 if there are none.
-      devices: what the mesh is made of; all devices unless given.
-      exact: all devices have to be used. Otherwise, if `config.data` is -1, there may be fewer: as
+      devices: all devices unless given.
+      exact: all devices have to be used. Otherwise, if `config.data` is -1, the mesh has only as
         many as divide the batch.
 
     Raises:
-      ConfigError: there are not as many devices, or the mesh does not divide the batch.
+      ConfigError: there are too few devices, or the mesh does not divide the batch.
     """
     devices = jax.devices() if devices is None else devices
     sizes = _sizes(config, batch_size, len(devices), exact)
@@ -43,7 +43,7 @@ def make_mesh(
     if used > len(devices) or (exact and used < len(devices)):
         raise ConfigError(
             f"{_shown(sizes)} are {used} devices, but there are {len(devices)}: set one of them "
-            "to -1, what is left, or start on as many (--gin.mesh.fsdp=1 and the like)"
+            "to -1 (all that are left), or use a machine with as many devices"
         )
     return Mesh(np.asarray(devices[:used]).reshape(sizes), (DATA, FSDP, TENSOR))
 
@@ -69,36 +69,29 @@ def check_batch_size(batch_size: int, sizes: Sequence[int]) -> None:
         )
 
 
+def _shown(sizes: Sequence[int]) -> str:
+    return "mesh.data = {}, mesh.fsdp = {}, mesh.tensor = {}".format(*sizes)
+
+
 def batch_shards(mesh: AnyMesh) -> int:
-    """How many shards a batch has on a mesh."""
+    """The number of shards of a batch on a mesh."""
     return math.prod(mesh.shape[axis] for axis in BATCH)
 
 
 def reading_mesh(config: MeshConfig) -> MeshConfig:
-    """The mesh to read a run's model on: the run's, or the default if there are too few devices."""
+    """The mesh for reading a run's model: the run's, or the default if devices are too few."""
     sizes = (config.data, config.fsdp, config.tensor)
     needed = math.prod(size for size in sizes if size > 0)
     return config if processes.several() or needed <= len(jax.devices()) else MeshConfig()
 
 
-def _shown(sizes: Sequence[int]) -> str:
-    return ", ".join(
-        f"mesh.{name} = {size}" for name, size in zip((DATA, FSDP, TENSOR), sizes, strict=True)
-    )
-
-
-def replicated(mesh: AnyMesh) -> NamedSharding:
-    """The sharding of arrays that every device has whole."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of arrays [B, ...] by batch rows."""
+    """The sharding of arrays [B, ...]: by batch rows."""
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
 def carried_sharding(mesh: AnyMesh, carried: Any) -> Any:
-    """Of a model's carried state: batch rows along `data` and `fsdp`, heads along `tensor`."""
+    """The sharding of a carried state: batch rows along `data` and `fsdp`, heads along `tensor`."""
     along = {"B": BATCH, "H": TENSOR}
 
     def sharding(letters: str) -> NamedSharding:
@@ -111,44 +104,34 @@ def carried_sharding(mesh: AnyMesh, carried: Any) -> Any:
 
 
 def vote_array(mesh: Mesh, vote: bool) -> jax.Array:
-    """[devices] float32: 1 or 0, what this process votes, on each of its devices."""
+    """Votes [devices] float32, where this process sets those of its devices to 1 or 0."""
     sharding = NamedSharding(mesh, PartitionSpec((DATA, FSDP, TENSOR)))
     own = np.full(1, vote, np.float32)
     return jax.make_array_from_callback((mesh.size,), sharding, lambda index: own)
 
 
 def rows_of_process(mesh: Mesh, batch_size: int) -> list[int]:
-    """The batch rows of this process's devices, in order; they need not be neighbours."""
+    """The batch rows of this process's devices, in order; they may have gaps."""
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     slices = [index[0] for index in indices if index is not None]
     return sorted({row for rows in slices for row in range(*rows.indices(batch_size))})
 
 
-def put_batch(batch: Any, mesh: Mesh, rows: Sequence[int], batch_size: int) -> Any:
-    """A batch [B, ...] on the devices, of which each process gives its own rows.
-
-    Args:
-      batch: arrays [rows, ...].
-      mesh: the devices.
-      rows: what `rows_of_process` returns.
-      batch_size: B, rows of all processes.
-    """
+def put_batch(batch: Any, mesh: Mesh, batch_size: int) -> Any:
+    """A batch [B, ...] on the devices, from the rows [rows, ...] of `rows_of_process`."""
     sharding = batch_sharding(mesh)
     if sharding.is_fully_addressable:
         return jax.device_put(batch, sharding)
-
-    def shard(array: np.ndarray) -> jax.Array:
-        def part(index: Any) -> np.ndarray:
-            wanted = np.arange(*index[0].indices(batch_size))
-            return array[np.searchsorted(rows, wanted)]
-
-        return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, part)
-
-    return jax.tree.map(shard, batch)
+    return jax.tree.map(
+        lambda array: jax.make_array_from_process_local_data(
+            sharding, array, (batch_size, *array.shape[1:])
+        ),
+        batch,
+    )
 
 
 def with_shardings(shapes: Any, shardings: Any) -> Any:
-    """Shapes and dtypes of arrays, with these shardings."""
+    """Shapes and dtypes of arrays (`jax.ShapeDtypeStruct`), with these shardings."""
     return jax.tree.map(
         lambda array, sharding: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
         shapes,
@@ -157,7 +140,7 @@ def with_shardings(shapes: Any, shardings: Any) -> Any:
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Arrays with these shardings, from arrays that have them or that every process holds."""
+    """Arrays with these shardings, from arrays that have them or that every process has whole."""
 
     def put_one(array: Any, sharding: NamedSharding) -> jax.Array:
         if getattr(array, "sharding", None) == sharding:

@@ -2,10 +2,7 @@
 
 Kernels are [in, out]. Kernels into heads or hidden units have `fsdp` along their input and `tensor`
 along their output. Kernels back to the model's size have them the other way round. Small parameters
-are replicated.
-
-Parameters come as a dictionary from their path, such as "stack.parts.0.layers.keys.kernel", to an
-array or its shape.
+are replicated. Paths are those of `named_parameters`, such as "stack.parts.0.layers.keys.kernel".
 """
 
 import re
@@ -22,7 +19,7 @@ from block_recurrent.parallel.axes import FSDP, TENSOR, AnyMesh
 Axes = tuple[str | None, ...]
 Shape = tuple[int, ...]
 
-# How a path ends -> the mesh axes along the parameter's last axes. If several fit, the last counts.
+# End of a path -> the mesh axes along the parameter's last axes. The last match counts.
 TABLE: Mapping[str, Axes] = {
     r"embedding": (TENSOR, FSDP),
     # into heads and hidden units
@@ -43,7 +40,6 @@ TABLE: Mapping[str, Axes] = {
     r"(bias|forget_bias|input_bias|output_bias)": (None,),
     r"mlp_hidden\.bias": (TENSOR,),
 }
-REPLICATED = "replicated"
 _RULES = [(re.compile(rf"(.*\.)?{ending}"), axes) for ending, axes in TABLE.items()]
 
 
@@ -62,7 +58,7 @@ def table_axes(name: str) -> Axes:
 def parameter_axes(name: str, shape: Shape) -> Axes:
     """The mesh axes along all axes of the parameter at a path; None where it is not sharded.
 
-    Axes in front of the table's, such as that of stacked layers, are not sharded.
+    Leading axes that the table does not have, such as that of stacked layers, are not sharded.
 
     Raises:
       KeyError: the table has no such parameter.
@@ -72,26 +68,24 @@ def parameter_axes(name: str, shape: Shape) -> Axes:
 
 
 def describe_sharding(mesh: Mapping[str, int], named: Mapping[str, Any]) -> dict[str, str]:
-    """Which parameters are sharded along which axes, for people.
+    """Which parameters are sharded along which axes, as text.
 
     Args:
-      mesh: how many devices there are along each mesh axis.
-      named: the parameters.
+      mesh: the number of devices along each mesh axis.
+      named: the parameters, by path.
 
     Returns:
-      The ends of their paths, by the mesh axis along each of their axes ("-": none); empty if all
-      are replicated.
+      Mesh axes, such as "fsdp, -" -> the ends of the paths of the parameters that are sharded so;
+      the replicated ones last. Empty if all are replicated.
     """
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {}
+    replicated: dict[str, None] = {}
     for name in named:
-        sharded = [axis if axis and mesh[axis] > 1 else "-" for axis in table_axes(name)]
-        where = REPLICATED if set(sharded) == {"-"} else ", ".join(sharded)
-        ending = ".".join(name.split(".")[-2:])
-        if ending not in found.setdefault(where, []):
-            found[where].append(ending)
-    replicated = found.pop(REPLICATED, [])
-    rows = found | {REPLICATED: replicated} if found else {}
-    return {where: ", ".join(names) for where, names in rows.items()}
+        axes = [axis if axis and mesh[axis] > 1 else "-" for axis in table_axes(name)]
+        row = replicated if set(axes) == {"-"} else found.setdefault(", ".join(axes), {})
+        row[".".join(name.split(".")[-2:])] = None
+    rows = found | {"replicated": replicated} if found else {}
+    return {axes: ", ".join(names) for axes, names in rows.items()}
 
 
 def parameter_shardings(mesh: AnyMesh, named: Mapping[str, Any]) -> dict[str, NamedSharding]:
@@ -114,10 +108,9 @@ def parameter_shardings(mesh: AnyMesh, named: Mapping[str, Any]) -> dict[str, Na
 
 
 def optimizer_sharding(mesh: AnyMesh, optimizer: Any, named: Mapping[str, Any]) -> Any:
-    """The sharding of an optimizer's state: that of the parameters that its arrays belong to.
+    """The sharding of an optimizer's state: each moment is sharded as its parameter.
 
-    Adafactor's factored moments have one axis less than their parameter and the mesh axes of the
-    others.
+    Adafactor's factored moments lack one axis of their parameter.
     """
 
     def sharding(path: tuple[Any, ...], array: Any) -> NamedSharding:
@@ -132,7 +125,7 @@ def optimizer_sharding(mesh: AnyMesh, optimizer: Any, named: Mapping[str, Any]) 
 
 
 def _moment_axes(moment: str, shape: Shape, of: Shape, name: str) -> Axes:
-    """The mesh axes of a moment of this shape, whose parameter has the shape `of`."""
+    """The mesh axes of a moment of a shape, whose parameter has the shape `of`."""
     axes = parameter_axes(name, of)
     if shape == of:
         return axes

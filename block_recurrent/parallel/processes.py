@@ -1,8 +1,8 @@
 """Processes that train one model together, on one machine or many: how they meet and agree.
 
-Every process runs the same program in the same order. Process 0 decides; `decided` tells the others
-what, and `together` is for what all of them have to succeed in. What threads do beside the program
-is told by `report`. In a program that has joined no others these are plain calls.
+Every process runs the same program in the same order. `decided` gives all of them what process 0
+has decided. `together` runs work that has to succeed in all of them. Threads beside the program use
+`report` and `reports`. In a program that has joined no other processes these are plain calls.
 """
 
 import contextlib
@@ -18,16 +18,17 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
+from jax.experimental.multihost_utils import process_allgather
 
 from block_recurrent.parallel.watch import Watch
 from block_recurrent.system.files import reason
 
 T = TypeVar("T")
-JOIN_SECONDS = 300  # until a process gives up looking for the others
+JOIN_SECONDS = 300  # until the search for the other processes times out
 _RETRY_SECONDS = 0.5
+_REPORTS = "block_recurrent/"
 UNREACHABLE, LOST = 8, 9  # exit statuses
-# In messages that say that an exchange has failed; their exceptions are of several kinds.
+# Parts of messages of errors that mean that another process has ended. Their types differ.
 _OF_OTHERS = re.compile(
     "Gloo|NCCL|coordination service|heartbeat|Connection (reset|refused|closed)|Socket closed"
 )
@@ -44,12 +45,12 @@ class ProcessLost(RuntimeError):
 
 
 class Cluster(NamedTuple):
-    """Which processes belong together; what is None is asked of the environment.
+    """Which processes belong together. The environment provides the values that are None.
 
     Attributes:
       coordinator_address: HOST:PORT of process 0.
-      process_count: how many there are.
-      process_index: which of them this is, from 0.
+      process_count: how many processes there are.
+      process_index: index of this process, from 0.
     """
 
     coordinator_address: str | None = None
@@ -58,17 +59,17 @@ class Cluster(NamedTuple):
 
 
 def join(cluster: Cluster, seconds: float = JOIN_SECONDS) -> None:
-    """Finds the other processes, before JAX looks for devices, and watches them from then on.
+    """Finds the other processes, and watches them from then on. Call it before JAX uses devices.
 
-    SLURM, Open MPI, Cloud TPU and GKE say by themselves what `cluster` leaves open. Signals stay
-    this program's own: JAX's notice of preemption would take SIGTERM for itself.
+    SLURM, Open MPI, Cloud TPU and GKE provide the values that `cluster` leaves open. JAX's
+    preemption service is turned off, because it would take SIGTERM from this program.
 
     Args:
-      cluster: as far as it is known.
-      seconds: how long to look for them.
+      cluster: the values that are known.
+      seconds: until the search times out.
 
     Raises:
-      ClusterUnreachable: they were not found in time, or nobody says where they are.
+      ClusterUnreachable: it timed out, or the addresses are unknown.
     """
     global _watch
     jax.config.update("jax_enable_preemption_service", False)
@@ -76,13 +77,14 @@ def join(cluster: Cluster, seconds: float = JOIN_SECONDS) -> None:
     if cluster.coordinator_address and cluster.process_index:
         _wait_for_coordinator(cluster.coordinator_address, seconds)
     left = max(seconds - (time.monotonic() - begin), 1.0)
-    missing = threading.Timer(left, _leave_unreached, [seconds])
-    missing.daemon = True
-    missing.start()
+    missing = f"error: not all processes were there within {seconds:.0f} s: were all started?"
+    timer = threading.Timer(left, leave, [UNREACHABLE, missing])
+    timer.daemon = True
+    timer.start()
     try:
         jax.distributed.initialize(
             *cluster,
-            initialization_timeout=int(seconds) + 60,  # at its end JAX would end the process
+            initialization_timeout=int(seconds) + 60,  # then JAX would abort the process
         )
     except (RuntimeError, ValueError) as error:
         raise ClusterUnreachable(
@@ -90,20 +92,19 @@ def join(cluster: Cluster, seconds: float = JOIN_SECONDS) -> None:
             "are with --coordinator_address=HOST:PORT, --process_count and --process_index"
         ) from error
     finally:
-        missing.cancel()
+        timer.cancel()
     state = _coordination()
-    _watch = Watch(state.process_id, state.num_processes, _messages, _leave_lost)
+    _watch = Watch(
+        state.process_id,
+        state.num_processes,
+        _messages,
+        lambda why: leave(LOST, f"\nerror: {_lost(why)}"),
+    )
     _watch.start()
 
 
-def _leave_unreached(seconds: float) -> None:
-    sentence = f"error: not all processes were there within {seconds:.0f} s: were all started?"
-    print(sentence, file=sys.stderr)
-    leave(UNREACHABLE)
-
-
 def _wait_for_coordinator(address: str, seconds: float) -> None:
-    """Returns when something listens at an address; JAX itself would end the process."""
+    """Returns when an address accepts connections. Without this, JAX would abort the process."""
     host, _, port = address.rpartition(":")
     end = time.monotonic() + seconds
     while True:
@@ -119,17 +120,15 @@ def _wait_for_coordinator(address: str, seconds: float) -> None:
         time.sleep(_RETRY_SECONDS)
 
 
-def _leave_lost(why: str) -> None:
-    print(f"\nerror: {_lost(why)}", file=sys.stderr)
-    leave(LOST)
+def leave(status: int, message: str = "") -> None:
+    """Ends the process at once, after a last message, without waiting for the others."""
+    print(message, end="\n" if message else "", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def turn(number: int) -> contextlib.AbstractContextManager[None]:
-    """For work that takes all processes about as long: one that stays in it alone times out.
-
-    Args:
-      number: grows from turn to turn; the same turn has the same number in all processes.
-    """
+    """A context for work that takes equally long everywhere, as described at `Watch.turn`."""
     return _watch.turn(number) if _watch else contextlib.nullcontext()
 
 
@@ -139,24 +138,24 @@ def several() -> bool:
 
 
 def count() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return _place()[1]
 
 
 def index() -> int:
-    """Which of them this is, from 0."""
+    """The index of this process, from 0."""
     return _place()[0]
 
 
 def is_primary() -> bool:
-    """Whether this is the process that speaks and decides."""
+    """Whether this is process 0, which decides and writes to the screen."""
     return index() == 0
 
 
 def _place() -> tuple[int, int]:
-    """This process's index, and how many there are.
+    """The index of this process, and the number of processes.
 
-    Where there is no device each speaks for itself, as one of several.
+    If JAX finds no device, each process counts as the first of several, so that it reports that.
     """
     if not jax.distributed.is_initialized():
         return 0, 1
@@ -167,32 +166,31 @@ def _place() -> tuple[int, int]:
 
 
 def decided(decide: Callable[[], T]) -> T:
-    """What `decide` returns in process 0, which alone calls it, in all processes.
+    """Calls `decide` in process 0 alone, and returns its result in all processes.
 
     Raises:
       Exception: what `decide` raises, in all processes.
     """
     if not several():
         return decide()
-    outcome = _outcome(decide) if is_primary() else None
-    return _result(_broadcast(outcome))
+    return _result(_gather(_outcome(decide) if is_primary() else None)[0])
 
 
 def together(work: Callable[[], T], *, primary_first: bool = False) -> T:
-    """What `work` returns, which every process calls.
+    """Calls `work` in every process, and returns each process's own result.
 
     Args:
-      work: to be done by each.
-      primary_first: process 0 does it before the others begin, for it makes what all will use.
+      work: has to succeed in all processes.
+      primary_first: process 0 does it first, because the others use what it makes.
 
     Raises:
-      Exception: what it raises in the first process where it fails, in all processes.
+      Exception: that of the first process in which `work` fails, in all processes.
     """
     if not several():
         return work()
     if primary_first:
 
-        def begin() -> None:  # what the work returns stays here
+        def begin() -> None:  # does not send the result to the others
             work()
 
         decided(begin)
@@ -203,31 +201,37 @@ def together(work: Callable[[], T], *, primary_first: bool = False) -> T:
     return _result(outcome)
 
 
+def any_of(condition: bool) -> bool:
+    """Whether a condition holds in any process."""
+    return any(_gather(condition)) if several() else condition
+
+
 def report(subject: str, work: Callable[[], Any]) -> None:
-    """Does work, in any thread, and tells `reports` what came of it; once for each subject."""
-    content = _packed(_outcome_unless_lost(work)).tobytes()
-    with contextlib.suppress(RuntimeError):  # process 0 is gone, as the next exchange will say
-        _messages().key_value_set_bytes(_key(subject, index()), content)
+    """Does work in any thread, and sends its outcome to `reports`; once for each subject."""
+    content = _packed(_outcome_unless_lost(work))
+    with contextlib.suppress(RuntimeError):  # process 0 has ended; the next exchange will fail
+        _messages().key_value_set_bytes(f"{_REPORTS}{subject}/{index()}", content)
 
 
 def reports(subject: str, work: Callable[[], T], seconds: float) -> list[T]:
-    """What work returned in this process, and in the others, which call `report`; in any thread.
+    """The results of work in process 0, which calls this, and in the others, which call `report`.
 
     Args:
       subject: of the reports.
       work: this process's own.
-      seconds: how long to wait for the others.
+      seconds: until waiting for the others times out.
 
     Raises:
       Exception: what the work raised here, when all others are done.
       RuntimeError: the work failed in another process, which the message names.
-      ProcessLost: another process is gone, or not done in time.
+      ProcessLost: another process has ended or timed out.
     """
     own, end = _outcome_unless_lost(work), time.monotonic() + seconds
-    outcomes = [own, *(_heard(_key(subject, other), end) for other in range(1, count()))]
-    # A process that waited in vain for another says less than the other itself.
+    keys = [f"{_REPORTS}{subject}/{other}" for other in range(1, count())]
+    outcomes = [own, *(_receive(key, end) for key in keys)]
+    # If a process failed and others timed out waiting for it, its own error says more.
     for process, (succeeded, value) in sorted(
-        enumerate(outcomes), key=lambda heard: isinstance(heard[1][1], TimeoutError)
+        enumerate(outcomes), key=lambda received: isinstance(received[1][1], TimeoutError)
     ):
         if not succeeded and process > 0:
             raise RuntimeError(f"process {process}: {reason(value)}") from value
@@ -235,24 +239,24 @@ def reports(subject: str, work: Callable[[], T], seconds: float) -> list[T]:
     return [value for _, value in outcomes]
 
 
-def _heard(key: str, end: float) -> tuple[bool, Any]:
-    """What a process has told, when it has."""
+def _receive(key: str, end: float) -> tuple[bool, Any]:
+    """Waits for the outcome that another process reports."""
     while not _loss_noticed.is_set() and time.monotonic() < end:
         try:
             content = _messages().blocking_key_value_get_bytes(key, int(1000 * _RETRY_SECONDS))
         except RuntimeError as error:
             if "DEADLINE_EXCEEDED" in str(error):
                 continue
-            raise ProcessLost(f"nothing is heard of {key} ({reason(error)})") from error
+            raise ProcessLost(f"no report {key} arrived ({reason(error)})") from error
         with contextlib.suppress(RuntimeError):
             _messages().key_value_delete(key)
         return pickle.loads(content)
-    raise ProcessLost(f"nothing is heard of {key}")
+    raise ProcessLost(f"no report {key} arrived")
 
 
 @contextlib.contextmanager
 def noticing_loss() -> Iterator[None]:
-    """Within it, an error that says that another process is gone ends the waiting for reports."""
+    """Within the context, an error that means that a process has ended stops `reports` waiting."""
     try:
         yield
     except Exception as error:
@@ -261,25 +265,29 @@ def noticing_loss() -> Iterator[None]:
         raise
 
 
-def _key(subject: str, process: int) -> str:
-    return f"block_recurrent/{subject}/{process}"
+def lost(error: BaseException) -> ProcessLost | None:
+    """The error as a ProcessLost, if its message means that another process has ended."""
+    if not several() or not _OF_OTHERS.search(str(error)):
+        return None
+    return _lost(str(error).splitlines()[0])
+
+
+def _lost(why: str) -> ProcessLost:
+    return ProcessLost(
+        f"another process has ended or does not answer ({why}); the same command continues from "
+        "the newest checkpoint"
+    )
 
 
 def _messages() -> Any:
-    """The store of the coordination service; None for a process that has joined no others."""
+    """The key-value store of the coordination service; None in a process without others."""
     return _coordination().client
 
 
 def _coordination() -> Any:
-    """The coordination service, for which JAX has no public name."""
-    from jax._src import distributed
+    from jax._src import distributed  # it has no public name
 
     return distributed.global_state
-
-
-def any_of(condition: bool) -> bool:
-    """Whether it holds in any process."""
-    return any(_gather(condition)) if several() else condition
 
 
 def _outcome(work: Callable[[], Any]) -> tuple[bool, Any]:
@@ -291,7 +299,7 @@ def _outcome(work: Callable[[], Any]) -> tuple[bool, Any]:
 
 
 def _outcome_unless_lost(work: Callable[[], Any]) -> tuple[bool, Any]:
-    """`_outcome`, or a failure as soon as the loss of another process is noticed."""
+    """`_outcome`, or a failure as soon as another process is known to have ended."""
     if not several():
         return _outcome(work)
     outcomes: list[tuple[bool, Any]] = []
@@ -309,56 +317,24 @@ def _result(outcome: tuple[bool, Any]) -> Any:
     return value
 
 
-def _broadcast(value: Any) -> Any:
-    """A value of process 0, in all processes."""
-    content = _packed(value) if is_primary() else np.zeros(0, np.uint8)
-    size = int(broadcast_one_to_all(np.int32(len(content))))
-    return _unpacked(broadcast_one_to_all(content if is_primary() else np.zeros(size, np.uint8)))
-
-
 def _gather(value: Any) -> list[Any]:
     """The values of all processes, by their index, in all processes."""
-    content = _packed(value)
+    content = np.frombuffer(_packed(value), np.uint8)
     sizes = np.asarray(process_allgather(np.int32(len(content)))).reshape(-1)
     padded = np.zeros(sizes.max(), np.uint8)
     padded[: len(content)] = content
     rows = np.asarray(process_allgather(padded)).reshape(len(sizes), -1)
-    return [_unpacked(row[:size]) for row, size in zip(rows, sizes, strict=True)]
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
-def _packed(value: Any) -> np.ndarray:
-    """A value as bytes; a failure that cannot be copied becomes another with its message."""
+def _packed(value: Any) -> bytes:
+    """A value as bytes. An exception that cannot be pickled becomes one with the same message."""
     try:
         content = pickle.dumps(value)
         pickle.loads(content)
+        return content
     except Exception:
         if not (isinstance(value, tuple) and value[0] is False):
             raise
         error = value[1]
-        content = pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
-    return np.frombuffer(content, np.uint8)
-
-
-def _unpacked(content: Any) -> Any:
-    return pickle.loads(np.asarray(content).tobytes())
-
-
-def lost(error: BaseException) -> ProcessLost | None:
-    """The error as that of another process, if it says that one is gone."""
-    if not several() or not _OF_OTHERS.search(str(error)):
-        return None
-    return _lost(str(error).splitlines()[0])
-
-
-def _lost(why: str) -> ProcessLost:
-    return ProcessLost(
-        f"another process has ended or does not answer ({why}); the same command goes on from the "
-        "newest checkpoint"
-    )
-
-
-def leave(status: int) -> None:
-    """Ends the process at once, without waiting for the others."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+        return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))

@@ -1,7 +1,8 @@
-"""Notices a process that is frozen or gone, or that stays in a turn that the others have ended.
+"""Notices processes that are frozen or have ended, or that wait much longer for data than others.
 
-Every few seconds each process tells the coordination service that it is alive and how far it is,
-and reads what the others have told. Process 0 runs that service: without it no process is heard.
+Every few seconds each process sends a message to the coordination service: a count, and how far it
+is. It reads the messages of the others there. Process 0 runs the service. If process 0 ends, no
+messages arrive.
 """
 
 import contextlib
@@ -19,30 +20,25 @@ _PULSES = "block_recurrent/pulses/"
 
 @dataclasses.dataclass
 class _Other:
-    """The last message of another process, and for how many seconds there was nothing new."""
+    """The last message of another process, and for how many seconds it has not changed."""
 
     pulse: int = -1
     progress: int = 0
     silent: int = 0
     stayed: int = 0
 
-    def hear(self, pulse: int, progress: int, passed: bool) -> None:
-        """Notes the last message after one more second; `passed`: this process is ahead."""
-        self.silent = self.silent + 1 if pulse == self.pulse else 0
-        self.stayed = self.stayed + 1 if passed and progress == self.progress else 0
-        self.pulse, self.progress = pulse, progress
-
 
 class Watch:
-    """What one process knows of the others.
+    """The view that one process has of the others.
 
     This process counts the seconds itself. While it is frozen, no other process seems silent.
 
     Args:
       index: of this process.
       count: how many processes there are.
-      messages: the store of the coordination service, or None when the processes have parted.
-      give_up: called in a thread, with the reason, when another process times out.
+      messages: returns the key-value store of the coordination service, or None when the processes
+        have parted.
+      on_timeout: called in a thread, with the reason, when another process times out.
     """
 
     def __init__(
@@ -50,63 +46,65 @@ class Watch:
         index: int,
         count: int,
         messages: Callable[[], Any],
-        give_up: Callable[[str], None],
+        on_timeout: Callable[[str], None],
     ):
-        self._index, self._messages, self._give_up = index, messages, give_up
+        self._index, self._messages, self._on_timeout = index, messages, on_timeout
         self._pulses = itertools.count()
         self._progress = 0  # odd within a turn
-        self._told: dict[str, str] = {}
+        self._received: dict[str, str] = {}
         self._others = {other: _Other() for other in range(count) if other != index}
 
     def start(self) -> None:
-        """Watches in the background, until the processes part."""
-        for work in (self._keep_telling, self._keep_looking):
+        """Watches in background threads, until the processes part."""
+        for work in (self._keep_sending, self._keep_checking):
             threading.Thread(target=work, daemon=True).start()
 
     @contextlib.contextmanager
     def turn(self, number: int) -> Iterator[None]:
-        """Within it, a process times out that stays while others have ended the same turn.
+        """A context for work that takes equally long in all processes.
 
-        It is for work that takes all processes about as long.
+        A process times out if it stays in a turn long after another process has ended that turn.
 
         Args:
-          number: grows from turn to turn; the same turn has the same number in all processes.
+          number: grows from turn to turn, and is the same in all processes.
         """
         self._progress = 2 * number + 1
         yield
         self._progress = 2 * number + 2
 
-    def tell(self) -> None:
-        """Tells the others that this process is alive; waits until process 0 answers.
+    def send(self) -> None:
+        """Sends this process's message, reads those of the others, and waits for process 0.
 
         Raises:
           RuntimeError: process 0 cannot be reached.
         """
         pulse = f"{next(self._pulses)} {self._progress}"
         self._messages().key_value_set(f"{_PULSES}{self._index}", pulse, allow_overwrite=True)
-        self._told = dict(self._messages().key_value_dir_get(_PULSES))
+        self._received = dict(self._messages().key_value_dir_get(_PULSES))
 
-    def look(self) -> str | None:
-        """Checks the last messages, once a second. Returns why a process times out, or None."""
+    def check(self) -> str | None:
+        """Checks the last messages; call it once a second. Returns why a process times out."""
         for index, other in self._others.items():
-            told = self._told.get(f"{_PULSES}{index}", "-1 0")
-            pulse, progress = map(int, told.split())
-            other.hear(pulse, progress, passed=progress % 2 == 1 and self._progress > progress)
+            message = self._received.get(f"{_PULSES}{index}", "-1 0")
+            pulse, progress = map(int, message.split())
+            behind = progress % 2 == 1 and progress < self._progress
+            other.silent = other.silent + 1 if pulse == other.pulse else 0
+            other.stayed = other.stayed + 1 if behind and progress == other.progress else 0
+            other.pulse, other.progress = pulse, progress
             if other.silent >= PATIENCE_SECONDS:
-                return f"process {index} has not been heard of for {other.silent} s"
+                return f"process {index} has been silent for {other.silent} s"
             if other.stayed >= PATIENCE_SECONDS:
-                return f"process {index} has waited for its data for {other.stayed} s longer"
+                return f"process {index} has waited {other.stayed} s longer for its data"
         return None
 
-    def _keep_telling(self) -> None:
+    def _keep_sending(self) -> None:
         while self._messages():
-            with contextlib.suppress(RuntimeError, AttributeError):  # as the other thread will see
-                self.tell()
+            with contextlib.suppress(RuntimeError, AttributeError):  # the other thread notices
+                self.send()
             time.sleep(PULSE_SECONDS)
 
-    def _keep_looking(self) -> None:
+    def _keep_checking(self) -> None:
         while self._messages():
-            why = self.look()
-            if why:
-                self._give_up(why)
+            if why := self.check():
+                self._on_timeout(why)
             time.sleep(1)

@@ -6,22 +6,22 @@ exists when its seal does, which is written last and removed first. There is no 
 names the run that began last to write there, and any other run stops copying.
 """
 
-import contextlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from block_recurrent.config import ConfigError, ExperimentConfig
+from block_recurrent.gin_files import to_gin
 from block_recurrent.runs.errors import CheckpointError
 from block_recurrent.runs.seal import SEAL
+from block_recurrent.runs.workdir import CONFIG
 from block_recurrent.system.files import reason, whole_folder
 
 OWNER, FETCHING = "owner.json", ".fetching-"
-CONFIG = "config.gin"
 SCHEMES = ("gs", "s3", "file")
 RETRIES = {"max_retries": 8, "initial_delay": "200ms", "max_delay": "5s"}  # half a minute
 
@@ -30,25 +30,12 @@ class BucketError(OSError, CheckpointError):
     """A bucket cannot be reached, or does not do what it is asked."""
 
 
-@contextlib.contextmanager
-def _reaching(url: str) -> Iterator[None]:
-    """Turns errors of the store into one that names the URL."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise BucketError(f"{url} cannot be used ({reason(error)})") from error
-
-
 class Bucket:
     """A path in a bucket.
 
     Args:
       url: gs://BUCKET/PATH, s3://BUCKET/PATH or file:///PATH. AWS_ENDPOINT_URL is the address of
         another object store with the interface of S3.
-
-    Attributes:
       config: the text of `config.gin` of the run that writes there.
 
     Raises:
@@ -56,10 +43,10 @@ class Bucket:
       BucketError: the bucket cannot be reached; all methods raise it.
     """
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, config: str = ""):
         self.url = url.rstrip("/") + "/"
         self._store = _open(self.url)
-        self.config = b""
+        self._config = config
         self._token = secrets.token_hex(8)
         self._owned = False
 
@@ -70,19 +57,16 @@ class Bucket:
 
     def names(self) -> list[str]:
         """The names of all objects."""
-        with _reaching(self.url):
-            return [key.decode() for key in self._store.list().result()]
+        return [key.decode() for key in _result(self.url, self._store.list)]
 
     def read(self, name: str) -> bytes | None:
         """An object's content, None if there is none."""
-        with _reaching(self.url):
-            found = self._store.read(name).result()
+        found = _result(self.url, lambda: self._store.read(name))
         return None if found.state == "missing" else found.value
 
-    def write(self, name: str, content: bytes) -> None:
-        """Writes an object."""
-        with _reaching(self.url):
-            self._store.write(name, content).result()
+    def write(self, name: str, content: bytes | None) -> None:
+        """Writes an object; None removes it."""
+        _result(self.url, lambda: self._store.write(name, content))
 
     def own(self) -> None:
         """Takes the path over at the first call: a run that wrote there before will notice.
@@ -92,7 +76,7 @@ class Bucket:
         """
         if not self._owned:
             self.write(OWNER, self._token.encode())
-            self.write(CONFIG, self.config)
+            self.write(CONFIG, self._config.encode())
             self._owned = True
         elif self.read(OWNER) != self._token.encode():
             raise BucketError(f"another run has begun to write to {self.url}; no more is copied")
@@ -113,37 +97,40 @@ class Bucket:
             raise BucketError(f"checkpoint {step:,} is no longer in {self.url}")
         with whole_folder(folder, building):
             for name in names:
-                content = self.read(name)
+                path, content = building / name.removeprefix(f"{step}/"), self.read(name)
                 if content is None:
                     raise BucketError(f"{name} is no longer in {self.url}")
-                path = building / name.removeprefix(f"{step}/")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
 
     def remove(self, step: int) -> None:
         """Removes a checkpoint. Its seal is removed first, so that the rest is no checkpoint."""
-        self._delete(f"{step}/{SEAL}")
+        self.write(f"{step}/{SEAL}", None)
         for name in self.names():
             if name.startswith(f"{step}/"):
-                self._delete(name)
-
-    def _delete(self, name: str) -> None:
-        with _reaching(self.url):
-            self._store.write(name, None).result()
+                self.write(name, None)
 
 
 def bucket_of(config: ExperimentConfig) -> Bucket | None:
     """The bucket of a run, None if it has none. Raises: what `Bucket` raises."""
-    return Bucket(config.training.bucket) if config.training.bucket else None
+    url = config.training.bucket
+    return Bucket(url, to_gin(config)) if url else None
 
 
 def _open(url: str) -> Any:
     import tensorstore
 
-    names = ("s3_request_retries", "gcs_request_retries")
+    names, specification = ("s3_request_retries", "gcs_request_retries"), _specification(url)
     context = tensorstore.Context(dict.fromkeys(names, RETRIES))
-    with _reaching(url):
-        return tensorstore.KvStore.open(_specification(url), context=context).result()
+    return _result(url, lambda: tensorstore.KvStore.open(specification, context=context))
+
+
+def _result(url: str, begin: Callable[[], Any]) -> Any:
+    """The result of what the store begins to do; its errors become one that names the URL."""
+    try:
+        return begin().result()
+    except ValueError as error:
+        raise BucketError(f"{url} cannot be used ({reason(error)})") from error
 
 
 def _specification(url: str) -> str | dict[str, Any]:
@@ -156,7 +143,10 @@ def _specification(url: str) -> str | dict[str, Any]:
     endpoint = os.environ.get("AWS_ENDPOINT_URL")
     if parts.scheme != "s3" or not endpoint:
         return url
-    path = parts.path.lstrip("/")
-    region = os.environ.get("AWS_REGION", "us-east-1")
-    address = {"bucket": parts.netloc, "path": path, "endpoint": endpoint, "aws_region": region}
-    return {"driver": "s3", **address}
+    return {
+        "driver": "s3",
+        "bucket": parts.netloc,
+        "path": parts.path.lstrip("/"),
+        "endpoint": endpoint,
+        "aws_region": os.environ.get("AWS_REGION", "us-east-1"),
+    }

@@ -25,15 +25,13 @@ from orbax.checkpoint import v1 as ocp
 
 from block_recurrent.model.parameters import named_parameters, replace_parameters
 from block_recurrent.model.protocol import Model
-from block_recurrent.runs.errors import CheckpointError, Damaged
-from block_recurrent.runs.seal import LOSS
-from block_recurrent.system.digests import seal, unseal
-from block_recurrent.system.files import reason, write_whole
+from block_recurrent.runs.errors import CheckpointError
+from block_recurrent.system.files import reason
 from block_recurrent.training.step import TrainState
 
 PARAMETERS, TRAINING, PROGRESS = "parameters", "training", "progress"
 OS_ERROR = re.compile(r"os_error_code='(\d+)'")
-DATA_FILE_BYTES = 256 << 20  # more files, each of which fits into memory when it is copied
+DATA_FILE_BYTES = 32 << 20  # many files, which are hashed side by side and copied one by one
 
 
 def make_context() -> ocp.Context:
@@ -72,25 +70,14 @@ def late_writes_ignored() -> Iterator[None]:
 
 
 def begin_save(
-    directory: Path,
-    step: int,
-    items: Mapping[str, Any],
-    *,
-    complete: Callable[[], None],
-    policy: Any,
-    seconds: int,
+    folder: Path, items: Mapping[str, Any], complete: Callable[[], None], seconds: int
 ) -> Callable[[], None]:
     """Copies arrays from the devices and begins to write a checkpoint.
 
-    Orbax looks at the directory anew for each save: it would not notice that a checkpoint was set
-    aside or that a save has failed, and would then never remove any.
-
     Args:
-      directory: the folder of all checkpoints.
-      step: the checkpoint's step.
+      folder: the checkpoint; its name is its step, and its parent exists.
       items: what to save.
       complete: called when all files are written, before the folder gets its name.
-      policy: says which checkpoints stay, as Orbax asks it.
       seconds: time limit.
 
     Returns:
@@ -99,8 +86,9 @@ def begin_save(
     context = make_context()
     context.async_options.timeout_secs = seconds
     context.async_options.post_finalization_callback = complete
-    orbax = ocp.training.Checkpointer(str(directory), context=context, preservation_policy=policy)
-    response = orbax.save_checkpointables_async(step, dict(items), force=True)
+    # A new one for each save: it would not notice that a checkpoint was set aside or removed.
+    orbax = ocp.training.Checkpointer(str(folder.parent), context=context)
+    response = orbax.save_checkpointables_async(int(folder.name), dict(items), force=True)
     assert response is not None  # because of `force`
 
     def finish() -> None:
@@ -123,16 +111,15 @@ def arrays_of(state: TrainState) -> dict[str, dict[str, Any]]:
 
     Arrays without elements, which Orbax refuses, are left out.
     """
-    return {PARAMETERS: _filled(named_parameters(state.model)), TRAINING: _filled(_training(state))}
+    training, _ = _training(state)
+    return {PARAMETERS: _filled(named_parameters(state.model)), TRAINING: _filled(training)}
 
 
-def _training(state: TrainState) -> dict[str, Any]:
-    leaves, _ = jax.tree.flatten_with_path(_rest_of(state))
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-
-
-def _rest_of(state: TrainState) -> dict[str, Any]:
-    return {"optimizer": state.optimizer, "carried": state.carried, "step": state.step}
+def _training(state: TrainState) -> tuple[dict[str, Any], Any]:
+    """All arrays of a state besides the parameters, by name, and their structure."""
+    rest = {"optimizer": state.optimizer, "carried": state.carried, "step": state.step}
+    leaves, structure = jax.tree.flatten_with_path(rest)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}, structure
 
 
 def _filled(arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,67 +139,44 @@ def read_state(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, An
     Raises:
       CheckpointError: the checkpoint belongs to another model, or cannot be read at present.
     """
-    parameters, training = named_parameters(like.model), _training(like)
-    found = _read(folder, {PARAMETERS: parameters, TRAINING: training}, progress=True)
-    structure = jax.tree.structure(_rest_of(like))
+    training, structure = _training(like)
+    found = _read(folder, {PARAMETERS: named_parameters(like.model), TRAINING: training})
     rest = jax.tree.unflatten(structure, [found[TRAINING][name] for name in training])
-    model = replace_parameters(like.model, found[PARAMETERS])
-    return TrainState(model, rest["optimizer"], rest["carried"], rest["step"]), found[PROGRESS]
+    return TrainState(replace_parameters(like.model, found[PARAMETERS]), **rest), found[PROGRESS]
 
 
 def read_model(folder: Path, like: Model) -> Model:
     """`like` with the parameters in a checkpoint; arguments and errors are those of `read_state`.
 
-    Nothing else of the checkpoint is read.
+    The other arrays of the checkpoint are not read.
     """
     found = _read(folder, {PARAMETERS: named_parameters(like)})
     return replace_parameters(like, found[PARAMETERS])
 
 
-def read_parameters_of(folder: Path) -> dict[str, np.ndarray]:
-    """The parameters in a checkpoint by path, as NumPy arrays; errors are those of `read_state`."""
-    return read_arrays(folder, PARAMETERS)
+def read_arrays(folder: Path, name: str = PARAMETERS) -> dict[str, np.ndarray]:
+    """The arrays of `PARAMETERS`, by path, or of `TRAINING`; errors are those of `read_state`."""
+    with _reading(folder):
+        written = ocp.checkpointables_metadata(str(folder)).metadata[name]
+        targets = {path: np.empty(array.shape, array.dtype) for path, array in written.items()}
+        return ocp.load_checkpointables(str(folder), {name: targets})[name]
 
 
-def read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
-    """The arrays of `PARAMETERS` or `TRAINING`; errors are those of `read_state`."""
-    metadata = _metadata(folder)[name]
-    targets = {path: np.empty(array.shape, array.dtype) for path, array in metadata.items()}
-    return _load(folder, {name: targets})[name]
-
-
-def write_loss(folder: Path, loss: float) -> None:
-    """Notes the validation loss of a checkpoint."""
-    write_whole(folder / LOSS, seal(loss))
-
-
-def read_loss(content: bytes | None) -> float | None:
-    """The validation loss in a file that `write_loss` wrote, None without a file.
-
-    Raises:
-      Damaged: the file is damaged.
-    """
-    try:
-        return None if content is None else float(unseal(content))
-    except (ValueError, TypeError) as error:
-        raise Damaged(f"{LOSS} is damaged ({reason(error)})") from error
-
-
-def _read(
-    folder: Path, wanted: Mapping[str, Mapping[str, Any]], *, progress: bool = False
-) -> dict[str, Any]:
-    """Checkpointables with the arrays `wanted`, once they are known to fit."""
-    metadata = _metadata(folder)
-    for name, arrays in wanted.items():
-        _check_fit(folder / name, metadata[name], _filled(arrays))
-    targets: dict[str, Any] = {
-        name: {path: _target(array) for path, array in _filled(arrays).items()}
+def _read(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Checkpointables with the arrays `wanted`, once they are known to fit, and the progress."""
+    targets = {
+        name: {path: _target(array) for path, array in arrays.items()}
         for name, arrays in wanted.items()
     }
-    found = _load(folder, targets | ({PROGRESS: None} if progress else {}))
-    for name, arrays in wanted.items():
-        for path in arrays.keys() - found[name].keys():
-            target = _target(arrays[path])
+    filled = {name: _filled(arrays) for name, arrays in targets.items()}
+    with _reading(folder):
+        metadata = ocp.checkpointables_metadata(str(folder)).metadata
+        for name, arrays in filled.items():
+            _check_fit(folder / name, metadata[name], arrays)
+        found = ocp.load_checkpointables(str(folder), {**filled, PROGRESS: None})
+    for name, arrays in targets.items():
+        for path in arrays.keys() - filled[name].keys():
+            target = arrays[path]
             found[name][path] = jnp.zeros(target.shape, target.dtype, device=target.sharding)
     return found
 
@@ -223,31 +187,24 @@ def _target(array: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 
-def _metadata(folder: Path) -> Mapping[str, Any]:
-    """The shape and dtype of every array by checkpointable and name."""
-    with _reading(folder):
-        return ocp.checkpointables_metadata(str(folder)).metadata
-
-
-def _load(folder: Path, targets: Mapping[str, Any]) -> dict[str, Any]:
-    with _reading(folder):
-        return ocp.load_checkpointables(str(folder), dict(targets))
-
-
 @contextlib.contextmanager
 def _reading(folder: Path) -> Iterator[None]:
     """Orbax with our settings; its errors become one that names the checkpoint."""
     try:
         with make_context():
             yield
+    except CheckpointError:
+        raise
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder} cannot be read ({reason(error)})") from error
 
 
 def _check_fit(path: Path, written: Mapping[str, Any], like: Mapping[str, Any]) -> None:
     """Compares shapes and dtypes. Orbax would convert another dtype without a word."""
-    wanted = {name: f"{array.dtype}{list(array.shape)}" for name, array in like.items()}
-    saved = {name: f"{array.dtype}{list(array.shape)}" for name, array in written.items()}
+    saved, wanted = (
+        {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
+        for arrays in (written, like)
+    )
     problems = [
         f"{name}: {saved.get(name, 'nothing')} in the checkpoint, "
         f"{wanted.get(name, 'nothing')} in the model"

@@ -1,10 +1,10 @@
 """The checkpoints of a run: parameters, optimizer, carried state and data position.
 
 Orbax writes them in the background, each into a folder that is named after its step when it is
-complete, and removes old ones. What Orbax lacks is here: a sealed checkpoint is checked before it
-is restored, a damaged one is set aside and the next older one is used, a failed save is reported,
-and several processes agree on all of this. Process 0 decides; every process writes and reads its
-own shards of the arrays.
+complete. What Orbax lacks is here: a sealed checkpoint is checked before it is restored, a damaged
+one is set aside and the next older one is used, a failed save is reported, old checkpoints are
+removed here and in the bucket, and several processes agree on all of this. Process 0 decides; every
+process writes and reads its own shards of the arrays.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -31,15 +31,14 @@ from block_recurrent.runs.checkpoint_folder import (
     arrays_of,
     begin_save,
     late_writes_ignored,
-    read_loss,
+    read_arrays,
     read_model,
-    read_parameters_of,
     read_state,
-    write_loss,
 )
 from block_recurrent.runs.errors import CheckpointError, Damaged, SaveFailed
 from block_recurrent.runs.seal import LOSS, check_seal, write_seal
-from block_recurrent.system.files import flush_to_disk, reason, remove
+from block_recurrent.system.digests import seal, unseal
+from block_recurrent.system.files import flush_to_disk, reason, remove, write_whole
 from block_recurrent.training.step import TrainState
 
 T = TypeVar("T")
@@ -80,12 +79,14 @@ class Checkpoints:
         self._damaged: list[int] = []
 
     def steps(self) -> list[int]:
-        """The steps of all complete checkpoints, here or in the bucket, oldest first."""
+        """The steps of all complete checkpoints, here or in the bucket, oldest first.
+
+        Raises:
+          BucketError: the bucket cannot be reached, and there is no checkpoint here.
+        """
         here = self._steps_here()
-        if self._bucket is None:
-            return here
         try:
-            return sorted({*here, *self._bucket.steps()})
+            return sorted({*here, *self._bucket.steps()}) if self._bucket else here
         except BucketError as error:
             if not here:
                 raise
@@ -99,49 +100,37 @@ class Checkpoints:
         return sorted(int(name) for name in folders if re.fullmatch("0|[1-9][0-9]*", name))
 
     def latest_step(self) -> int | None:
-        """The newest checkpoint's step, or None."""
+        """The step of the newest checkpoint here, or None."""
         return max(self._steps_here(), default=None)
 
-    def describe_newest(self, name: str) -> str:
-        """A phrase that names the newest checkpoint's step and calls the checkpoint `name`."""
+    def describe_newest(self, name: str = "newest") -> str:
+        """A phrase that names the step of the newest checkpoint, which it calls `name`."""
         step = self.latest_step()
-        return f"there is no {name}" if step is None else f"the {name} is that of step {step:,}"
+        return (
+            "there is no checkpoint yet" if step is None else f"the {name} is that of step {step:,}"
+        )
 
-    def best_step(self) -> int | None:
-        """The step of the checkpoint with the lowest validation loss, or None."""
-        return self._best_of(self.steps())
+    def best_step(self, steps: Sequence[int] | None = None) -> int | None:
+        """The step with the lowest validation loss, of the given or all steps; None if unknown."""
+        steps = self.steps() if steps is None else steps
+        known = [(loss, step) for step in steps if math.isfinite(loss := self._loss(step))]
+        return min(known)[1] if known else None
 
-    def _best_of(self, steps: Sequence[int]) -> int | None:
-        losses = {step: self._loss(step) for step in steps}
-        known = {step: loss for step, loss in losses.items() if loss is not None}
-        return min(known, key=lambda step: known[step], default=None)
-
-    def _loss(self, step: int) -> float | None:
-        """The validation loss of a checkpoint, None if it is not known or not a number."""
+    def _loss(self, step: int) -> float:
+        """The validation loss of a checkpoint, NaN if it is not known."""
+        content = None
         try:
-            if self._path(step).is_dir():
-                path = self._path(step, LOSS)
-                content = path.read_bytes() if path.exists() else None
-            else:
-                content = self._bucket.read(f"{step}/{LOSS}") if self._bucket else None
-            loss = read_loss(content)
-        except (OSError, Damaged) as error:
+            if self._bucket and not self._path(step).is_dir():
+                content = self._bucket.read(f"{step}/{LOSS}")
+            elif self._path(step, LOSS).exists():
+                content = self._path(step, LOSS).read_bytes()
+            return math.nan if content is None else float(unseal(content))
+        except (OSError, ValueError, TypeError) as error:
             self._warn(f"the loss of checkpoint {step:,} is not known: {reason(error)}")
-            return None
-        return loss if loss is not None and math.isfinite(loss) else None
+            return math.nan
 
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Orbax's preservation policy: the newest checkpoints stay, and the best.
-
-        Orbax's own policy could not take a loss that becomes known after the checkpoint.
-        """
-        steps = [found.step for found in checkpoints]  # among them the one that is being saved
-        best = processes.decided(lambda: self._best_of(self._steps_here()))
-        return [step == best or step in steps[-self._keep :] for step in steps]
-
-    def _kept(self, steps: Sequence[int]) -> set[int]:
-        best = self._best_of(steps)
-        return {*steps[-self._keep :]} | (set() if best is None else {best})
+    def _path(self, *names: str | int) -> Path:
+        return self.directory.joinpath(*map(str, names))
 
     def save(
         self,
@@ -165,17 +154,13 @@ class Checkpoints:
           SaveFailed: more saves have failed, including the last. This call writes nothing.
         """
         step = int(state.step)
-        self._all_done()
+        self.wait(strict=False)
         if not processes.decided(lambda: self._is_wanted(step, loss, patience)):
             return
+        items = {**arrays_of(state), PROGRESS: copy.deepcopy(progress)}
         try:
             finish = begin_save(
-                self.directory,
-                step,
-                {**arrays_of(state), PROGRESS: copy.deepcopy(progress)},
-                complete=lambda: self._complete(step, loss),
-                policy=self,
-                seconds=LONGEST_SAVE,
+                self._path(step), items, lambda: self._complete(step, loss), LONGEST_SAVE
             )
         except Exception as error:
             if processes.lost(error):
@@ -188,50 +173,36 @@ class Checkpoints:
 
     def _is_wanted(self, step: int, loss: float | None, patience: float) -> bool:
         """Whether there is no checkpoint of the step yet. If there is one, its loss is noted."""
-        self.settle()
         if len(self._failures) > patience:
             failures, self._failures = self._failures, []
             raise failures[-1]
-        self._set_damaged_aside()
-        if self._newest is not None and self._newest not in self._steps_here():
-            self._warn(f"checkpoint {self._newest:,} is no longer in {self.directory}")
-            self._newest = None
-        if step in self._steps_here():
-            if loss is not None:
-                self._saving = self._worker.submit(self._note_loss, step, loss)
-            return False
         try:
+            self.tidy()
+            here = self._steps_here()
+            if self._newest is not None and self._newest not in here:
+                self._warn(f"checkpoint {self._newest:,} is no longer in {self.directory}")
+                self._newest = None
+            if step in here:
+                if loss is not None:
+                    self._saving = self._worker.submit(self._note_loss, step, loss)
+                return False
             self.directory.mkdir(exist_ok=True)
             if self._path(step).exists():
                 raise FileExistsError(errno.EEXIST, "File exists", str(step))
-            self._remove_leftovers()
         except OSError as error:
             self._saving = self._worker.submit(self._fail, step, error)
             return False
         return True
 
-    def _note_loss(self, step: int, loss: float) -> None:
-        try:
-            write_loss(self._path(step), loss)
-            for old in set(self._steps_here()) - self._kept(self._steps_here()):
-                remove(self._path(old))  # it was the best one
-        except OSError as error:
-            self._fail(step, error, "was written, but not its loss, to")
-        self._failures = []
-        self._update_bucket()
-
-    def _path(self, *names: str | int) -> Path:
-        return self.directory.joinpath(*map(str, names))
-
     def _complete(self, step: int, loss: float | None) -> None:
         """Adds to a checkpoint what Orbax lacks, just before it gets its name."""
         folder = self._path(f"{step}{SAVING}")
         if loss is not None:
-            write_loss(folder, loss)
+            write_whole(folder / LOSS, seal(loss))
         write_seal(folder, step)
 
     def _finish(self, step: int, finish: Callable[[], None], subject: str) -> None:
-        """Waits in a thread until all processes have saved, and copies to the bucket."""
+        """Waits in a thread until all processes have saved, and removes old checkpoints."""
         with late_writes_ignored():
             if not processes.is_primary():
                 processes.report(subject, finish)
@@ -243,7 +214,15 @@ class Checkpoints:
                 self._remove_temporary(self._path(f"{step}{SAVING}"))
                 self._fail(step, error)
         self._failures, self._newest = [], step
-        self._update_bucket(step)
+        self._retain(step)
+
+    def _note_loss(self, step: int, loss: float) -> None:
+        try:
+            write_whole(self._path(step, LOSS), seal(loss))
+        except OSError as error:
+            self._fail(step, error, "was written, but not its loss, to")
+        self._failures = []
+        self._retain()
 
     def _remove_temporary(self, folder: Path) -> None:
         """Removes what a failed save has left, until it stays away.
@@ -257,79 +236,66 @@ class Checkpoints:
                 return
 
     def _fail(self, step: int, error: Exception, what: str = "could not be written to") -> NoReturn:
-        kept = self.latest_step()
-        newest = "there is none yet" if kept is None else f"the newest is that of step {kept:,}"
         sentence = f"the checkpoint of step {step:,} {what} {self.directory} ({reason(error)})"
-        self._failures.append(SaveFailed(f"{sentence}; {newest}"))
-        raise SaveFailed(f"{sentence}; {newest}") from error  # its frames hold arrays for a while
+        sentence += f"; {self.describe_newest()}"
+        self._failures.append(SaveFailed(sentence))
+        raise SaveFailed(sentence) from error  # its frames hold arrays for a while
 
-    def wait(self) -> None:
-        """Waits until the save in progress, if there is one, is on the disk.
+    def _retain(self, new: int | None = None) -> None:
+        """Removes old checkpoints here and in the bucket, which gets a copy of every other one.
+
+        Args:
+          new: a checkpoint that replaces its copy.
+        """
+        for step in self._old(self._steps_here()):
+            remove(self._path(step))
+        if self._bucket is None:
+            return
+        try:
+            self._bucket.own()
+            here, there = self._steps_here(), self._bucket.steps()
+            for step in here:
+                if step == new or step not in there:
+                    self._bucket.upload(step, self._path(step))
+                elif self._path(step, LOSS).exists():
+                    self._bucket.write(f"{step}/{LOSS}", self._path(step, LOSS).read_bytes())
+            for step in self._old(sorted({*here, *there})):
+                self._bucket.remove(step)
+        except OSError as error:
+            self._warn(f"the copies in the bucket are not up to date: {error}")
+
+    def _old(self, steps: Sequence[int]) -> set[int]:
+        """All steps but those of the newest checkpoints and of the best."""
+        return {*steps} - {*steps[-self._keep :], self.best_step(steps)}
+
+    def wait(self, *, strict: bool = True) -> None:
+        """Waits in all processes until the save in progress, if there is one, is on the disk.
 
         Raises:
-          SaveFailed: it failed.
+          SaveFailed: it failed. Unless `strict`, this counts, but is only a warning.
         """
-        self._all_done()
-        processes.decided(self._wait)
+        while processes.several() and processes.any_of(
+            self._saving is not None and not self._saving.done()
+        ):
+            time.sleep(POLL_SECONDS)  # a lost process breaks the exchange
+        processes.decided(lambda: self.settle(strict=strict))
 
-    def _all_done(self) -> None:
-        """Returns when no process is saving. A lost process breaks the exchange."""
-        while processes.several() and processes.any_of(self._is_saving()):
-            time.sleep(POLL_SECONDS)
-
-    def _is_saving(self) -> bool:
-        return self._saving is not None and not self._saving.done()
-
-    def _end_save(self) -> None:
+    def settle(self, *, strict: bool = False) -> None:
+        """Waits in this process alone. A failure is only a warning, unless `strict`, but counts."""
         saving, self._saving = self._saving, None
-        if saving is not None:
-            saving.result()
-
-    def _wait(self) -> None:
         try:
-            self._end_save()
-        except SaveFailed:
-            self._failures = []
-            raise
-
-    def settle(self) -> None:
-        """Waits for the save in progress. A failure counts, but is only a warning."""
-        try:
-            self._end_save()
+            if saving is not None:
+                saving.result()
         except SaveFailed as error:
+            if strict:
+                self._failures = []
+                raise
             self._warn(str(error))
 
-    def settle_all(self) -> None:
-        """`settle` in process 0, when all processes are done."""
-        self._all_done()
-        processes.decided(self.settle)
-
     def close(self) -> None:
-        """Waits for the save in progress and ends all threads. Raises: what `wait` raises."""
-        try:
-            self._wait()
-        finally:
-            self._worker.shutdown()
-
-    def _update_bucket(self, new: int | None = None) -> None:
-        if self._bucket:
-            try:
-                self._copy_to_bucket(self._bucket, new)
-            except BucketError as error:
-                self._warn(f"the copies in the bucket are not up to date: {error}")
-
-    def _copy_to_bucket(self, bucket: Bucket, new: int | None) -> None:
-        """Copies what the bucket lacks and a new checkpoint, and removes what is old."""
-        bucket.own()
-        here, there = self._steps_here(), bucket.steps()
-        for step in here:
-            if step not in there or step == new:
-                bucket.upload(step, self._path(step))
-            elif self._path(step, LOSS).exists():
-                bucket.write(f"{step}/{LOSS}", self._path(step, LOSS).read_bytes())
-        steps = sorted({*here, *there})
-        for step in set(steps) - self._kept(steps):
-            bucket.remove(step)
+        """`settle`, and ends all threads."""
+        self.settle()
+        self._worker.shutdown()
 
     def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The newest intact checkpoint, in the structure of `state`: a state and the progress.
@@ -341,7 +307,7 @@ class Checkpoints:
         Raises:
           CheckpointError: there is none, or it belongs to another model.
         """
-        self._newest, restored = self._newest_intact(lambda folder: read_state(folder, state))
+        self._newest, restored = self.read(lambda folder: read_state(folder, state))
         return restored
 
     def restore_parameters(self, model: Model, step: int | None = None) -> tuple[int, Model]:
@@ -366,89 +332,49 @@ class Checkpoints:
         Raises:
           CheckpointError: there is none, it is damaged, or `read` raises it.
         """
-        if step is None:
-            return self._newest_intact(read)
         steps = processes.decided(self.steps)
+        if step is None:
+            return self._read_newest(read, steps)
         if step not in steps:
             found = ", ".join(map(str, steps)) or "none"
             raise CheckpointError(
                 f"there is no checkpoint {step} in {self.directory}: found {found}"
             )
-        folder = self._fetched(step)
-        return step, self._checked(folder, read)
+        return step, self._read_one(step, read)
 
-    def _checked(self, folder: Path, read: Callable[[Path], T]) -> T:
-        """The result of `read` for a checkpoint. First, each process checks a part of its files."""
-        part, parts = processes.index(), processes.count()
+    def _read_one(self, step: int, read: Callable[[Path], T]) -> T:
+        """The result of `read`. First each process checks a part of the checkpoint's files."""
+        folder, part, parts = self._path(step), processes.index(), processes.count()
+        processes.decided(lambda: self._fetch(step))
         processes.together(lambda: check_seal(folder, part, parts))
         return processes.together(lambda: read(folder))
 
-    def tidy(self) -> None:
-        """Renames the damaged checkpoints that `restore` found, and removes temporary folders.
+    def _fetch(self, step: int) -> None:
+        """Copies a checkpoint from the bucket if it is only there."""
+        if self._bucket and not self._path(step).is_dir():
+            self._bucket.download(step, self._path(step))
 
-        Only one process at a time may save or tidy in a directory.
-        """
-        self._set_damaged_aside()
-        self._remove_leftovers()
-
-    def _set_damaged_aside(self) -> None:
-        for step in self._damaged:
-            aside = self.directory / f"{DAMAGED}{step}"
-            remove(aside)
-            self._path(step).rename(aside)
-            if self._bucket:
-                with contextlib.suppress(BucketError):
-                    self._bucket.own()
-                    self._bucket.remove(step)
-        self._damaged = []
-
-    def _remove_leftovers(self) -> None:
-        for leftover in self.leftovers():
-            remove(leftover)
-
-    def leftovers(self) -> list[Path]:
-        """The temporary folders of killed processes."""
-        found = list(self.directory.glob(f"*{SAVING}"))
-        old = time.time() - FETCHING_SECONDS
-        fetched = [
-            path for path in self.directory.glob(f"{FETCHING}*") if path.stat().st_mtime < old
-        ]
-        return sorted(found + fetched)
-
-    def _newest_intact(self, read: Callable[[Path], T]) -> tuple[int, T]:
-        """The newest intact checkpoint's step, and the result of `read` for it."""
+    def _read_newest(self, read: Callable[[Path], T], steps: Sequence[int]) -> tuple[int, T]:
         damaged: dict[int, CheckpointError] = {}
-        while left := self._left(damaged):
-            folder = self._fetched(left[-1])
+        while steps:
+            step = steps[-1]
             try:
-                result = self._checked(folder, read)
+                result = self._read_one(step, read)
+            except BucketError:
+                raise
             except CheckpointError as error:
-                if not isinstance(error, Damaged) and processes.decided(folder.is_dir):
+                if not isinstance(error, Damaged) and processes.decided(self._path(step).is_dir):
                     raise
-                damaged[left[-1]] = error
+                damaged[step] = error
+                steps = [step for step in processes.decided(self.steps) if step not in damaged]
                 continue
             here = processes.decided(self._steps_here)
-            self._damaged = [step for step in damaged if step in here]  # not removed meanwhile
-            for step in self._damaged:
-                sentence = f"checkpoint {step:,} is damaged, {damaged[step]}"
-                self._warn(f"{sentence}; using {left[-1]:,} instead")
-            return left[-1], result
+            self._damaged = [other for other in damaged if other in here]  # not removed meanwhile
+            for other in self._damaged:
+                sentence = f"checkpoint {other:,} is damaged, {damaged[other]}"
+                self._warn(f"{sentence}; using {step:,} instead")
+            return step, result
         raise CheckpointError(self._why_none(damaged))
-
-    def _fetched(self, step: int) -> Path:
-        """The folder of a checkpoint, copied from the bucket if it is only there."""
-        folder = self.directory / str(step)
-
-        def fetch() -> None:
-            if self._bucket and not folder.is_dir():
-                self._bucket.download(step, folder)
-
-        processes.decided(fetch)
-        return folder
-
-    def _left(self, damaged: Collection[int]) -> list[int]:
-        """The steps of the checkpoints that are not known to be damaged, oldest first."""
-        return processes.decided(lambda: [step for step in self.steps() if step not in damaged])
 
     def _why_none(self, damaged: Mapping[int, Exception]) -> str:
         if damaged:
@@ -460,6 +386,30 @@ class Checkpoints:
         found = sorted(path.name for path in self.directory.glob("*"))
         others = f", only {', '.join(found[:5])}" if found else ""
         return f"there is no checkpoint in {self.directory}{others}"
+
+    def tidy(self) -> None:
+        """Renames the damaged checkpoints that `restore` found, and removes temporary folders.
+
+        Only one process at a time may save or tidy in a directory.
+        """
+        for step in self._damaged:
+            aside = self.directory / f"{DAMAGED}{step}"
+            remove(aside)
+            self._path(step).rename(aside)
+            with contextlib.suppress(BucketError):
+                if self._bucket:
+                    self._bucket.own()
+                    self._bucket.remove(step)
+        self._damaged = []
+        for leftover in self.leftovers():
+            remove(leftover)
+
+    def leftovers(self) -> list[Path]:
+        """The temporary folders of killed processes."""
+        old = time.time() - FETCHING_SECONDS
+        fetched = self.directory.glob(f"{FETCHING}*")
+        abandoned = [path for path in fetched if path.stat().st_mtime < old]
+        return [*self.directory.glob(f"*{SAVING}"), *abandoned]
 
 
 def read_parameters(
@@ -476,4 +426,4 @@ def read_parameters(
       CheckpointError: there is no such checkpoint, or it is damaged.
     """
     store = Checkpoints(directory, warn=lambda sentence: warnings.warn(sentence, stacklevel=2))
-    return store.read(read_parameters_of, step)[1]
+    return store.read(read_arrays, step)[1]

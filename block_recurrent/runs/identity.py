@@ -46,21 +46,18 @@ def check_claim(workdir: Path, config: ExperimentConfig) -> None:
     Raises:
       ConfigError: it holds a run with another configuration, or something else.
     """
-    path = workdir / CONFIG
+    path, found = workdir / CONFIG, []
     if path.exists():
         _check_same(path, config, str(workdir), "--workdir")
-    elif found := _foreign(workdir):
+    elif workdir.is_dir():
+        found = sorted({path.name for path in workdir.iterdir()} - {LOCK, CONFIG + PARTIAL})
+    elif workdir.exists():
+        found = ["it is a file"]
+    if found:
         raise ConfigError(
             f"{workdir} holds no run, for there is no {CONFIG} in it, but {', '.join(found[:4])}; "
             "choose another --workdir"
         )
-
-
-def _foreign(workdir: Path) -> list[str]:
-    if not workdir.is_dir():
-        return ["it is a file"] if workdir.exists() else []
-    ours = {LOCK, CONFIG + PARTIAL}
-    return sorted(path.name for path in workdir.iterdir() if path.name not in ours)
 
 
 def check_bucket(bucket: Bucket, config: ExperimentConfig) -> None:
@@ -107,15 +104,12 @@ def other_settings(workdir: Path, config: ExperimentConfig) -> list[str]:
     Raises:
       ConfigError: the run's configuration cannot be read.
     """
-    run = _with_corpus_name(_read(config_file(workdir)))
+    run, other = (
+        dataclasses.replace(each, data=dataclasses.replace(each.data, name=each.data.corpus_name))
+        for each in (_read(config_file(workdir)), config)
+    )
     cut = config.training.clear_states or isinstance(config.model, TransformerXLConfig)
-    matter = ("data.segment_length",) if cut else ()
-    return _differences(run, _with_corpus_name(config), NOT_IN_FIGURES, matter)
-
-
-def _with_corpus_name(config: ExperimentConfig) -> ExperimentConfig:
-    data = dataclasses.replace(config.data, name=config.data.corpus_name)
-    return dataclasses.replace(config, data=data)
+    return _differences(run, other, NOT_IN_FIGURES, ("data.segment_length",) if cut else ())
 
 
 def _differences(
@@ -128,19 +122,16 @@ def _differences(
 
     If only one of them has a parameter, `model.architecture` differs as well.
     """
-    before, after = _lines(old), _lines(new)
+    before, after = (
+        dict(line.split(" = ", 1) for line in to_gin(config).splitlines() if line)
+        for config in (old, new)
+    )
     return [
         f"{name} = {value}, now {after[name]}"
         for name, value in before.items()
         if after.get(name, value) != value
         and (name.startswith(may_not_change) or not name.startswith(may_change))
     ]
-
-
-def _lines(config: ExperimentConfig) -> dict[str, str]:
-    """Values as text, by name."""
-    lines = (line.partition(" = ") for line in to_gin(config).splitlines() if line)
-    return {name: value for name, _, value in lines}
 
 
 def check_unused(workdir: Path, bucket: Bucket | None = None) -> None:
@@ -151,13 +142,13 @@ def check_unused(workdir: Path, bucket: Bucket | None = None) -> None:
     Raises:
       CheckpointError: there are signs of an earlier run; they are named.
     """
-    folder = workdir / CHECKPOINTS
+    folder, metrics = workdir / CHECKPOINTS, workdir / METRICS
     if Checkpoints(folder, bucket=bucket).steps():
         return
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     signs = [str(folder / name) for name in sorted(found - {FIRST})]
-    signs += [f"{folder}, a file"] if folder.exists() and not folder.is_dir() else []
-    metrics = workdir / METRICS
+    if folder.is_file():
+        signs.append(f"{folder}, a file")
     if FIRST not in found and metrics.exists() and metrics.stat().st_size:
         signs.append(str(metrics))
     if signs:

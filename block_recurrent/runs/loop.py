@@ -8,7 +8,6 @@ from typing import Any
 
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data.loading import Corpora, load_corpora, makes_token_cache
-from block_recurrent.gin_files import to_gin
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
@@ -20,9 +19,8 @@ from block_recurrent.runs.metrics import METRICS, read_metrics
 from block_recurrent.runs.records import Records, record_launch
 from block_recurrent.runs.workdir import CHECKPOINTS, locked, write_config
 from block_recurrent.system.devices import check_device
-from block_recurrent.system.progress import ProgressLine
+from block_recurrent.system.progress import ProgressLine, Stopwatch
 from block_recurrent.system.signals import Stopped, StopRequest, stop_on_signal
-from block_recurrent.system.stopwatch import Stopwatch
 from block_recurrent.training.build import abstract_model
 from block_recurrent.training.evaluation import Evaluation, evaluate
 from block_recurrent.training.trainer import Trainer
@@ -68,7 +66,8 @@ def train(
     """
     workdir = Path(workdir)
     line = line or ProgressLine(quiet=not processes.is_primary())
-    with _stop_request(stop) as stop, contextlib.ExitStack() as held:
+    stopping = contextlib.nullcontext(stop) if stop else stop_on_signal(nothing_to_save=True)
+    with stopping as stop, contextlib.ExitStack() as held:
         bucket = bucket_of(config)
         processes.decided(lambda: _claim(workdir, config, bucket, line, held))
         check_device()
@@ -99,10 +98,6 @@ def _claim(
             raise
         line.end(f"WARNING: {error}")
     check_unused(workdir, bucket)
-
-
-def _stop_request(stop: StopRequest | None) -> contextlib.AbstractContextManager[StopRequest]:
-    return contextlib.nullcontext(stop) if stop else stop_on_signal(nothing_to_save=True)
 
 
 def _read_corpora(config: ExperimentConfig, line: ProgressLine) -> Corpora:
@@ -147,15 +142,15 @@ class TrainingLoop:
         )
         self.trainer = Trainer(config, corpora.train, self.clock, self._last_finite)
         try:
-            if bucket:
-                bucket.config = to_gin(config).encode()
             if self._begin_or_continue(workdir):
                 line.end(f"continuing from step {self.trainer.step:,}")
             self.first_step = self.trainer.step
             processes.decided(lambda: self._open_records(workdir))
-            self._note_evaluation()
+            loss = self._validation_loss()
+            if loss is not None:  # the run may have been killed before this loss was noted
+                self.checkpoints.save(self.trainer.state, self.progress(), loss=loss)
         except BaseException:
-            self._close_checkpoints()
+            self.checkpoints.close()
             raise
 
     def _begin_or_continue(self, workdir: Path) -> bool:
@@ -201,7 +196,7 @@ class TrainingLoop:
             evaluation = self._take_steps()
             self._wait_for_save()
         except (FloatingPointError, SaveFailed):  # in all processes
-            self.checkpoints.settle_all()
+            self.checkpoints.wait(strict=False)
             raise
         except Stopped as stopped:
             self.save(patience=math.inf)
@@ -215,10 +210,12 @@ class TrainingLoop:
     def _take_steps(self) -> Evaluation:
         training = self.config.training
         while self.trainer.step < training.num_steps:
-            if self._is_due(training.evaluate_every) and not self._is_evaluated():
+            if self._is_due(training.evaluate_every) and self._validation_loss() is None:
                 self.evaluate()
             self.take_step()
-            self._check_stop()
+            stopped = self.trainer.stop_agreed if processes.several() else self.stop.signal
+            if stopped:  # in all processes after the same step
+                raise self._stopped()
             if self._is_due(training.checkpoint_every):
                 self.save()
         self.save()
@@ -227,23 +224,9 @@ class TrainingLoop:
     def _is_due(self, every: int) -> bool:
         return self.trainer.step > 0 and self.trainer.step % every == 0
 
-    def _is_evaluated(self) -> bool:
-        return self._validation_loss() is not None
-
     def _validation_loss(self) -> float | None:
         """The loss of the present step, None if it has not been evaluated."""
         return processes.decided(lambda: self.records.metric(self.trainer.step, VALIDATION_LOSS))
-
-    def _record(self, metrics: dict[str, float]) -> None:
-        step = self.trainer.step
-        processes.decided(lambda: self.records.write(step, metrics))
-
-    def _check_stop(self) -> None:
-        """Raises Stopped, after the same step in all processes, if any was asked to stop."""
-        if not processes.several():
-            self.stop.check()
-        elif self.trainer.stop_agreed:
-            raise self._stopped()
 
     def _stopped(self) -> Stopped:
         """The reason is a signal to this process or to another, whose name is not known."""
@@ -261,7 +244,7 @@ class TrainingLoop:
         step, training = self.trainer.step, self.config.training
         if self._is_due(training.log_every) or step == training.num_steps:
             metrics = self.trainer.metrics()
-            self._record(metrics)
+            processes.decided(lambda: self.records.write(step, metrics))
             self.line.show(self.trainer.meter.describe(step, metrics))
 
     def evaluate(self) -> Evaluation:
@@ -278,7 +261,7 @@ class TrainingLoop:
         with self.clock.part("evaluation"):
             found = evaluate(self.config, trainer.state.model, documents, self._while_evaluating)
         metrics = {f"validation/{name}": value for name, value in found.metrics().items()}
-        self._record(metrics)
+        processes.decided(lambda: self.records.write(trainer.step, metrics))
         self.line.end(f"step {trainer.step:,}: validation {found.describe()}")
         self.save(loss=found.bits_per_token)
         trainer.meter.restart_clock()
@@ -312,12 +295,6 @@ class TrainingLoop:
         """What a checkpoint holds besides arrays, as JSON values."""
         return self.trainer.position() | {"validation": self.corpora.validation.fingerprint}
 
-    def _note_evaluation(self) -> None:
-        """Notes a loss if the run was killed after logging it and before noting it."""
-        loss = self._validation_loss()
-        if loss is not None:
-            self.checkpoints.save(self.trainer.state, self.progress(), loss=loss)
-
     def _wait_for_save(self) -> None:
         with self.clock.part("save"):
             self.checkpoints.wait()
@@ -344,11 +321,7 @@ class TrainingLoop:
 
         A failure is only a warning here, so that it does not hide why the run failed.
         """
-        self._close_checkpoints()
+        self.checkpoints.close()
         if processes.is_primary():
             self.records.close()
         self.stop.nothing_to_save = True
-
-    def _close_checkpoints(self) -> None:
-        self.checkpoints.settle()
-        self.checkpoints.close()

@@ -43,15 +43,13 @@ class MetricsFile:
         self._last = line
 
     def _append(self, text: str) -> None:
-        size = None
+        size = self._path.stat().st_size if self._path.exists() else 0
         try:
             with self._path.open("a") as file:
-                size = file.tell()
                 file.write(text)
         except OSError:
-            if size is not None:
-                with contextlib.suppress(OSError):
-                    os.truncate(self._path, size)
+            with contextlib.suppress(OSError):
+                os.truncate(self._path, size)
             raise
 
     def flush(self) -> None:
@@ -72,11 +70,13 @@ def read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """
     if not path.exists():
         return []
+    found = []
     lines = path.read_bytes().split(b"\n")[:-1]  # the last one is still being written, or empty
-    places = [f"{path}:{number}" for number in range(1, len(lines) + 1)]
-    found = [(place, read_object(line, place)) for place, line in zip(places, lines, strict=True)]
-    for place, line in found:
+    for number, text in enumerate(lines, 1):
+        place = f"{path}:{number}"
+        line = read_object(text, place)
         number_in(line, "step", place)
+        found.append((place, line))
     return found
 
 
@@ -104,7 +104,7 @@ def number_in(line: Mapping[str, Any], name: str, where: str) -> float:
 class TensorBoard:
     """TensorBoard event files through tensorboardX; does nothing where that is not installed.
 
-    After a failure it does nothing either, because the metrics file has all metrics as well.
+    It does nothing after a failure either, because the metrics file has all metrics.
 
     Args:
       directory: the folder for the event files.
@@ -122,18 +122,17 @@ class TensorBoard:
         self._directory, self._warn = Path(directory), warn
         self._writer, self._flushed = None, time.monotonic()
         # The SummaryWriter of tensorboardX works in a thread, and hangs when that has failed.
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError), self._disabled_by_failure():
             from tensorboardX import record_writer, summary
             from tensorboardX.proto import event_pb2
 
             self._protocol: Any = event_pb2
             self._scalar = summary.scalar
             name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}"
-            with self._disabled_by_failure():
-                self._directory.mkdir(parents=True, exist_ok=True)
-                self._writer = record_writer.RecordWriter(os.fspath(self._directory / name))
-                self._add(file_version="brain.Event:2")
-                self._add(step=step + 1, session_log={"status": self._protocol.SessionLog.START})
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._writer = record_writer.RecordWriter(os.fspath(self._directory / name))
+            self._add(file_version="brain.Event:2")
+            self._add(step=step + 1, session_log={"status": self._protocol.SessionLog.START})
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes each number under its name."""

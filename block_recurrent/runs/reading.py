@@ -90,15 +90,15 @@ def read_runs(directories: Iterable[str | Path]) -> list[Run]:
     """The runs in these directories.
 
     Raises:
-      ConfigError: a directory given twice, or one that holds no run.
-      RunError: a damaged file; the message names it, and its line.
+      ConfigError: a directory is given twice, or holds no run.
+      RunError: a file is damaged; the message names it, and its line.
     """
     found: dict[Path, Run] = {}
     for directory in map(Path, directories):
-        place = directory.resolve()
-        if place in found:
+        path = directory.resolve()
+        if path in found:
             raise SelectionError(f"{directory} is given twice; a run counts once, so leave one out")
-        found[place] = read_run(directory)
+        found[path] = read_run(directory)
     return list(found.values())
 
 
@@ -137,11 +137,8 @@ def _scored(directory: Path, config: ExperimentConfig) -> dict[str, Scored]:
     for split in ("validation", "test"):
         path = directory / f"evaluation_{split}.json"
         if path.exists():
-            line = read_object(path.read_bytes(), str(path))
-            step, documents = (
-                int(number_in(line, name, str(path))) for name in ("step", "documents")
-            )
+            where, line = str(path), read_object(path.read_bytes(), str(path))
+            step, documents = (int(number_in(line, name, where)) for name in ("step", "documents"))
             if line.get("corpus") == config.data.corpus_name:
-                evaluation = _evaluation(line, str(path))
-                found[split] = Scored(step, line["corpus"], documents, evaluation)
+                found[split] = Scored(step, line["corpus"], documents, _evaluation(line, where))
     return found

@@ -24,11 +24,11 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "bloc
 
 
 class Records:
-    """The metrics of a run that continues after a step.
+    """The metrics of a run, and the summary of how it ended.
 
     Args:
       workdir: the run's directory.
-      step: metrics of later steps are removed.
+      step: the run continues after this step; metrics of later steps are removed.
       checkpoints: the run's checkpoints.
       warn: called with a warning about a failure that does not end the run.
 
@@ -40,10 +40,8 @@ class Records:
     def __init__(
         self, workdir: Path, step: int, checkpoints: Checkpoints, warn: Callable[[str], None]
     ):
-        self._workdir = workdir
-        self._first_step = step
-        self._checkpoints = checkpoints
-        self._warn = warn
+        self._workdir, self._first_step = workdir, step
+        self._checkpoints, self._warn = checkpoints, warn
         with self._writing(step):
             self._metrics = MetricsFile(workdir / METRICS, step=step)
         self._board = TensorBoard(workdir / "tensorboard", step=step, warn=warn)
@@ -71,10 +69,9 @@ class Records:
         try:
             yield
         except OSError as error:
-            newest = self._checkpoints.describe_newest("newest checkpoint")
             raise SaveFailed(
                 f"the figures of step {step:,} could not be written to {self._workdir} "
-                f"({reason(error)}); {newest}"
+                f"({reason(error)}); {self._checkpoints.describe_newest('newest checkpoint')}"
             ) from error
 
     def flush(self) -> None:
@@ -134,8 +131,8 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """The commit of the program's own repository, marked where files differ from it."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    command += ["--abbrev=40", "--exclude=*"]
+    describe = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    command = ["git", "-C", str(Path(__file__).parent), *describe]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -6,6 +6,8 @@ name, and is checked before anything is restored.
 
 import errno
 import mmap
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ LOSS = "loss.json"  # has a digest of its own, for it may be added later
 UNSEALED = {SEAL, "_CHECKPOINT_METADATA", "commit_success.txt", LOSS, LOSS + PARTIAL}
 # The file is not unreadable at present; it is gone, or its disk has lost it.
 GONE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO}
+THREADS = 8
 
 
 def write_seal(folder: Path, step: int) -> None:
@@ -29,7 +32,7 @@ def write_seal(folder: Path, step: int) -> None:
       OSError: a file cannot be read, or the seal cannot be written.
     """
     flush_folder(folder)
-    files = {name: digest_of(folder / name) for name in _files_in(folder)}
+    files = _digests(folder, _files_in(folder))
     (folder / SEAL).write_text(seal({"format": FORMAT, "step": step, "files": files}))
     flush_to_disk(folder / SEAL)
 
@@ -46,31 +49,28 @@ def check_seal(folder: Path, part: int = 0, parts: int = 1) -> None:
       Damaged: a file is damaged, missing, or was added; the message names it.
       CheckpointError: a file cannot be read at present, or the format is another.
     """
-    files = read_seal(folder)
     try:
+        files = _read_seal(folder)
         found = set(_files_in(folder))
+        for name in sorted(found ^ files.keys()):
+            problem = "does not belong there" if name in found else "is missing"
+            raise Damaged(f"{folder / name} {problem}")
+        digests = _digests(folder, sorted(files)[part::parts])
     except OSError as error:
-        raise _unreadable(error, folder) from error
-    for name in sorted(found ^ files.keys()):
-        problem = "does not belong there" if name in found else "is missing"
-        raise Damaged(f"{folder / name} {problem}")
-    for name in sorted(files)[part::parts]:
-        try:
-            digested = digest_of(folder / name)
-        except OSError as error:
-            raise _unreadable(error, folder / name) from error
-        if digested != files[name]:
+        kind = Damaged if error.errno in GONE else CheckpointError
+        path = error.filename or folder
+        raise kind(f"{path} cannot be read ({reason(error)})") from error
+    for name, found_digest in digests.items():
+        if found_digest != files[name]:
             raise Damaged(f"{folder / name} is damaged")
 
 
-def read_seal(folder: Path) -> dict[str, str]:
-    """The digest of every file of a checkpoint, by path. Raises: what `check_seal` raises."""
+def _read_seal(folder: Path) -> dict[str, str]:
+    """The digest of every file of a checkpoint, by path."""
     path = folder / SEAL
     try:
         contents: dict[str, Any] = unseal(path.read_bytes())
-        written, step = contents["format"], contents["step"]
-    except OSError as error:
-        raise _unreadable(error, path) from error
+        written, step, files = contents["format"], contents["step"], contents["files"]
     except (ValueError, TypeError, KeyError) as error:
         raise Damaged(f"{path} cannot be read ({reason(error)})") from error
     if written != FORMAT:
@@ -80,11 +80,18 @@ def read_seal(folder: Path) -> dict[str, str]:
         )
     if str(step) != folder.name:
         raise Damaged(f"{path} belongs to checkpoint {step}")
-    return contents["files"]
+    return files
 
 
-def digest_of(path: Path) -> str:
-    """The XXH3 of a file, which is mapped into memory rather than copied."""
+def _digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The SHA-256 of files in a folder, by path."""
+    with ThreadPoolExecutor(THREADS) as pool:  # hashing releases the interpreter's lock
+        digests = pool.map(lambda name: _digest_of(folder / name), names)
+        return dict(zip(names, digests, strict=True))
+
+
+def _digest_of(path: Path) -> str:
+    """The SHA-256 of a file, which is mapped into memory rather than copied."""
     with path.open("rb") as file:
         if not path.stat().st_size:
             return digest(b"")
@@ -94,12 +101,5 @@ def digest_of(path: Path) -> str:
 
 def _files_in(folder: Path) -> list[str]:
     """Paths of all sealed files relative to the folder."""
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(
-        name for path in paths if (name := path.relative_to(folder).as_posix()) not in UNSEALED
-    )
-
-
-def _unreadable(error: OSError, path: Path) -> CheckpointError:
-    kind = Damaged if error.errno in GONE else CheckpointError
-    return kind(f"{path} cannot be read ({reason(error)})")
+    paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in paths if path not in UNSEALED)

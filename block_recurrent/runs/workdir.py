@@ -2,15 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from block_recurrent.config import ConfigError, ExperimentConfig
 from block_recurrent.gin_files import to_gin
 from block_recurrent.runs.errors import WorkdirInUse
-from block_recurrent.system.files import reason, write_whole
-from block_recurrent.system.lock import hold
+from block_recurrent.system.files import hold, reason, write_whole
 
 LOCK, CONFIG, CHECKPOINTS = "lock", "config.gin", "checkpoints"
 
@@ -35,7 +34,10 @@ def locked(workdir: Path) -> Iterator[None]:
             file.flush()
             yield
         finally:
-            _let_go(file, made)
+            with contextlib.suppress(OSError):  # up to the first folder that is not empty
+                file.truncate(0)
+                for path in made:
+                    path.unlink() if path.name == LOCK else path.rmdir()
 
 
 def _hold_lock(workdir: Path) -> BinaryIO:
@@ -55,14 +57,6 @@ def _hold_lock(workdir: Path) -> BinaryIO:
         raise ConfigError(
             f"{workdir} cannot be a work directory, for {problem}; choose another --workdir"
         ) from error
-
-
-def _let_go(file: BinaryIO, made: Sequence[Path]) -> None:
-    """Removes what was made, inner folders first, up to the first one that is not empty."""
-    with contextlib.suppress(OSError):
-        file.truncate(0)
-        for path in made:
-            path.unlink() if path.name == LOCK else path.rmdir()
 
 
 def write_config(workdir: Path, config: ExperimentConfig) -> None:

@@ -1,1 +1,1 @@
-"""What the operating system is asked for: whole files, locks, signals, and a line on a terminal."""
+"""Files, signals, devices, progress and other services of the operating system."""

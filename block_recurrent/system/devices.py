@@ -1,27 +1,28 @@
-"""The devices that are there: the accelerator that was asked for, and cores of a CPU."""
+"""The machine: a check that its devices exist, and a setting that keeps freed memory.
 
+XLA:CPU allocates the temporaries of a step anew each time. By default glibc maps large blocks from
+the system and unmaps them when they are freed. Every page of every step is then a page fault, which
+costs up to a third of a step's time. A program of your own avoids this with `keep_freed_memory`.
+"""
+
+import ctypes
 import os
-import subprocess
 import sys
 
 import jax
+
+SWITCH = "BLOCK_RECURRENT_KEEP_MEMORY"
+# Parameters of glibc's mallopt(3).
+TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
+UNLIMITED = -1
 
 
 class DeviceMissing(RuntimeError):
     """JAX has no device of the kind that was asked for."""
 
 
-def use_one_core() -> None:
-    """Makes XLA compute on one core of a CPU, before JAX begins: small models run best so.
-
-    Other devices are used as ever.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-
-
 def check_device() -> None:
-    """Looks for the devices, before anything is changed or takes long.
+    """Looks for the devices, before anything changes or takes long.
 
     Raises:
       DeviceMissing: JAX cannot find those asked for.
@@ -29,26 +30,25 @@ def check_device() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
-        # Where the package for an accelerator is not installed, JAX fails an assertion of its own.
+        # Without the package for an accelerator, an assertion inside JAX fails.
         asked = os.environ.get("JAX_PLATFORMS", "")
         reason = str(error).splitlines() or ["JAX is installed without what it needs"]
         raise DeviceMissing(
             f"the device asked for (JAX_PLATFORMS={asked!r}) is not there ({reason[0]}); unset "
-            "JAX_PLATFORMS to take what there is"
+            "JAX_PLATFORMS to use the devices that are there"
         ) from error
 
 
-def count_cores() -> int:
-    """CPU cores that this process may use."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
+def keep_freed_memory() -> None:
+    """Keeps freed memory in the process (Linux with glibc only).
 
-
-def default_backend() -> str:
-    """The kind of device that JAX takes, such as "cpu", asked in a process of its own.
-
-    An accelerator that this process took would not be there for others.
+    BLOCK_RECURRENT_KEEP_MEMORY=off in the environment turns this off. Call it before JAX computes
+    anything, because it does not reach the heaps of threads that already run.
     """
-    code = "import jax; print(jax.default_backend())"
-    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    return asked.stdout.strip()
+    if os.environ.get(SWITCH) == "off" or not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # another C library may have none
+    if mallopt is not None:
+        mallopt(MMAP_MAX, 0)
+        mallopt(TRIM_THRESHOLD, UNLIMITED)
+        mallopt(ARENA_MAX, 1)

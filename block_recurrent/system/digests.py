@@ -1,32 +1,30 @@
-"""Digests that detect damaged data: SHA-256, which needs no package and runs in hardware."""
+"""SHA-256 digests that detect damaged data; SHA-256 needs no package and runs in hardware."""
 
 import hashlib
 import json
 from typing import Any
 
-new_digest = hashlib.sha256
-
 
 def digest(data: Any) -> str:
-    """Returns the SHA-256 of contiguous bytes, 64 hexadecimal digits."""
-    return new_digest(data).hexdigest()
+    """The SHA-256 of contiguous bytes, as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def digest_number(data: Any) -> int:
-    """Returns the first 64 bits of the SHA-256 of contiguous bytes, as a signed number."""
-    return int.from_bytes(new_digest(data).digest()[:8], "big", signed=True)
+    """The first 64 bits of the SHA-256 of contiguous bytes, as a signed number."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big", signed=True)
 
 
 def seal(value: Any) -> str:
-    """JSON text of a value and of its digest."""
+    """A value and its digest, as JSON text."""
     return json.dumps({"value": value, "sha256": digest(json.dumps(value).encode())})
 
 
 def unseal(text: bytes) -> Any:
-    """The value that was sealed.
+    """The value in a text that `seal` made.
 
     Raises:
-      ValueError: the text is not what `seal` made.
+      ValueError: `seal` did not make this text.
     """
     sealed = json.loads(text)
     value = sealed.get("value") if isinstance(sealed, dict) else None

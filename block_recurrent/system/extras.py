@@ -1,15 +1,15 @@
-"""Packages that only some programs need, which an extra of the installation brings."""
+"""Packages that only some programs need; an extra of the installation brings them."""
 
 import importlib
 from typing import Any
 
 
 class MissingPackage(ImportError):
-    """A package that is needed is not installed; the message says how to install it."""
+    """A package is not installed; the message says how to install it."""
 
 
 def require(module: str, extra: str) -> Any:
-    """Imports and returns a module, where its package may be missing.
+    """Imports a module whose package may be missing, and returns it.
 
     Args:
       module: its name, for instance "pyarrow.parquet".

@@ -1,19 +1,21 @@
-"""Files and folders that are there as a whole or not at all, and on the disk."""
+"""Files and folders that appear whole on the disk or not at all, and a lock for one process."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 PARTIAL = ".partial"
 LONGEST = 300  # characters of an error that are worth showing
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file; whoever reads it, also after a crash, finds the old content or the new.
+    """Writes a file so that a reader finds the old content or the new one, also after a crash.
 
-    Until it is whole it has another name, which ends in `PARTIAL`. Text is written as UTF-8.
+    Until it is whole, the file has another name, which ends in `PARTIAL`. Text is encoded as UTF-8.
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
@@ -27,16 +29,16 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def whole_folder(folder: Path, building: Path) -> Iterator[Path]:
-    """A new folder, to be filled within the context, that is at its place as a whole or not at all.
+    """A new folder, filled within the context, that gets its final name only when it is whole.
 
-    What an error within the context leaves of it is removed.
+    An error within the context removes it.
 
     Args:
-      folder: the name that it has in the end.
-      building: the name that it has until then, in the same folder; nothing has it yet.
+      folder: its final name.
+      building: its name until then, in the same parent folder; it must not exist yet.
 
     Raises:
-      OSError: it cannot be made, or `folder` is there and is not empty.
+      OSError: it cannot be made, or `folder` exists and is not empty.
     """
     building.mkdir()
     try:
@@ -48,10 +50,10 @@ def whole_folder(folder: Path, building: Path) -> Iterator[Path]:
 
 
 def put_in_place(building: Path, folder: Path) -> None:
-    """Renames a folder when all that is in it is on the disk; returns when its name is as well.
+    """Flushes a folder and all files in it to the disk, renames it, and flushes the new name.
 
     Raises:
-      OSError: it cannot be, or `folder` is there and is not empty.
+      OSError: it cannot be renamed, or `folder` exists and is not empty.
     """
     flush_folder(building)
     building.rename(folder)
@@ -59,13 +61,13 @@ def put_in_place(building: Path, folder: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Returns when a folder and all that is in it are on the disk."""
+    """Flushes a folder, and everything in it, to the disk."""
     for path in [*folder.rglob("*"), folder]:
         flush_to_disk(path)
 
 
 def flush_to_disk(path: Path) -> None:
-    """Returns when a file, or the list of names in a folder, is on the disk."""
+    """Flushes a file, or the list of names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -74,7 +76,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a folder, as far as it can be."""
+    """Removes a file or a folder; what cannot be removed stays."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -82,8 +84,33 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
+def hold(path: Path) -> BinaryIO:
+    """Opens a file for reading and appending, and locks it until it is closed.
+
+    The system closes it when the process ends, for whatever reason.
+
+    Args:
+      path: of the file, which is created if it does not exist. The process that holds it may
+        remove it.
+
+    Raises:
+      BlockingIOError: another process holds it.
+      OSError: it cannot be opened.
+    """
+    while True:
+        file = path.open("a+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_nlink:
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # the process that held it has removed it since it was opened
+
+
 def reason(error: BaseException) -> str:
-    """What an error says, on one line; of an error of the system, what is wrong."""
+    """The message of an error in one line, without the file name of an OSError."""
     text = str(getattr(error, "strerror", None) or error) or type(error).__name__
     first = text.splitlines()[0]
     return first if len(first) <= LONGEST else f"{first[:LONGEST]}..."

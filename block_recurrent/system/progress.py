@@ -1,9 +1,10 @@
-"""One line for people: how far, how good, how fast, how long still."""
+"""One line of progress on the screen, and how the time of a run divides into parts."""
 
 import contextlib
 import io
 import sys
 import time
+from collections.abc import Iterator
 from typing import TextIO
 
 
@@ -14,6 +15,33 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours}h {minutes:02d}m"
     return f"{minutes}m {whole % 60:02d}s" if minutes else f"{whole}s"
+
+
+class Stopwatch:
+    """Seconds by part of the work."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Adds the time within the context to a part."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begin
+
+    def shares(self) -> dict[str, float]:
+        """Each part's share of all seconds, largest first."""
+        total = max(sum(self.seconds.values()), 1e-9)
+        ordered = sorted(self.seconds.items(), key=lambda item: -item[1])
+        return {name: seconds / total for name, seconds in ordered}
+
+    def describe(self) -> str:
+        """The total time and the shares, as text."""
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in self.shares().items())
+        return f"{duration(sum(self.seconds.values()))} in all: {shares}"
 
 
 class ProgressLine:
@@ -34,7 +62,7 @@ class ProgressLine:
         self._width = 0
 
     def show(self, text: str, *, always: bool = False) -> None:
-        """Shows `text` in place of the line before; `always` also where lines are spaced out."""
+        """Replaces the line by `text`; off a terminal only every ten seconds, unless `always`."""
         now = time.monotonic()
         if self._quiet or not (self._terminal or always or now - self._last >= 10):
             return
@@ -47,7 +75,7 @@ class ProgressLine:
             self._write(text + "\n")
 
     def end(self, text: str = "") -> None:
-        """Leaves `text`, or the last line, standing and starts a new one."""
+        """Ends the line, after replacing it by `text` if that is given."""
         if text:
             self.show(text, always=True)
         if self._terminal and not self._quiet:
@@ -55,13 +83,13 @@ class ProgressLine:
         self._width = 0
 
     def clear(self) -> None:
-        """Takes the line off the terminal, for something else to be printed in its place."""
+        """Erases the line on a terminal, so that other text can be printed there."""
         if self._terminal and not self._quiet:
             self._write("\r" + " " * self._width + "\r")
         self._width = 0
 
     def _write(self, text: str) -> None:
-        # Work does not end because the terminal, or the program that read this, has.
+        # The work continues when the terminal, or the program that reads this, has ended.
         with contextlib.suppress(OSError):
             self._stream.write(text)
             self._stream.flush()

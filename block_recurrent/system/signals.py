@@ -1,7 +1,7 @@
-"""Stopping politely: the first SIGINT, SIGTERM or SIGHUP asks, the second ends the process at once.
+"""Stop requests: the first SIGINT, SIGTERM or SIGHUP asks, the second ends the process at once.
 
-Signals are taken by a thread of their own, so that they are noticed at once even while the main
-thread compiles for minutes.
+A thread of its own receives the signals, so that it reacts at once even while the main thread
+compiles for minutes.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ class Stopped(Exception):
 
     Attributes:
       signal: its name.
-      exit_status: what the process should end with, 128 and the signal's number.
+      exit_status: with which the process should end: 128 plus the signal's number.
     """
 
     def __init__(self, name: str, what: str = ""):
@@ -36,7 +36,7 @@ class StopRequest:
 
     Attributes:
       signal: the signal's name, or None.
-      nothing_to_save: the first signal may end the process at once, wherever it is.
+      nothing_to_save: the first signal may end the process at once.
     """
 
     def __init__(self, *, nothing_to_save: bool = False):
@@ -44,23 +44,23 @@ class StopRequest:
         self.nothing_to_save = nothing_to_save
 
     def check(self, what: str = "") -> None:
-        """Raises Stopped, its message ending in `what`, if a signal has come."""
+        """Raises Stopped, whose message ends in `what`, if a signal has arrived."""
         if self.signal is not None:
             raise Stopped(self.signal, what)
 
     def note(self, number: int) -> None:
-        """Takes a first signal."""
+        """Records a signal, if it is the first."""
         self.signal = self.signal or signal.Signals(number).name
 
 
 @contextmanager
 def stop_on_signal(*, nothing_to_save: bool = False) -> Iterator[StopRequest]:
-    """Within the context, signals make requests.
+    """Within the context, a signal becomes a stop request.
 
-    A SIGHUP that the process ignores, as below nohup, stays ignored.
+    A SIGHUP that the process already ignores, for instance under nohup, stays ignored.
 
     Args:
-      nothing_to_save: the request's attribute, which may be changed at any time.
+      nothing_to_save: initial value of the request's attribute, which may change at any time.
 
     Raises:
       ValueError: this is not the main thread.
@@ -97,18 +97,17 @@ def _watch(reader: int, request: StopRequest) -> None:
 
 
 def _leave(number: int, why: str) -> None:
-    """Ends the process, whatever the main thread is doing and whoever reads its output."""
+    """Ends the process, even if the main thread is busy or nobody reads the output."""
     text = f"\nstopped at once by {signal.Signals(number).name}: {why}\n"
-    saying = threading.Thread(target=_say, args=(text,), daemon=True)
-    saying.start()
-    saying.join(LAST_WORDS_SECONDS)
+
+    def write() -> None:  # blocks if nobody reads the output
+        with contextlib.suppress(OSError):
+            if sys.stderr is not None:  # otherwise descriptor 2 may belong to another file
+                os.write(2, text.encode())
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+
+    writing = threading.Thread(target=write, daemon=True)
+    writing.start()
+    writing.join(LAST_WORDS_SECONDS)
     os._exit(128 + number)
-
-
-def _say(text: str) -> None:
-    """Writes `text` after what has been printed; blocks where nobody reads that."""
-    with contextlib.suppress(OSError):
-        if sys.stderr is not None:  # else that descriptor may be of something else
-            os.write(2, text.encode())
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Pieces of sentences for people."""
+"""Parts of messages: the nearest known name, and numbers by reason."""
 
 import difflib
 from collections.abc import Collection, Mapping

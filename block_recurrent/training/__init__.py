@@ -1,7 +1,4 @@
-"""What training computes: loss, optimizer, step, evaluation, and how they are configured.
-
-Nothing here touches a file.
-"""
+"""Training without files: loss, optimizer, step and evaluation."""
 
 from block_recurrent.training.evaluation import Evaluation as Evaluation
 from block_recurrent.training.evaluation import evaluate as evaluate

@@ -1,4 +1,4 @@
-"""What a configuration means: its model, batches, and state before the first step."""
+"""The model, the batches and the first state of a configuration."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -63,7 +63,7 @@ def abstract_train_state(config: ExperimentConfig) -> TrainState:
 def make_lanes(
     config: ExperimentConfig, corpus: TokenizedCorpus, rows: Sequence[int] | None = None
 ) -> TrainingLanes:
-    """The endless training batches of the run; of some of its lanes, if `rows` are given."""
+    """The endless training batches of a run, or only those rows of them that are given."""
     data, vocab_size = config.data, config.model.vocab_size
     return TrainingLanes(
         corpus, data.batch_size, data.segment_length, vocab_size, seed=data.seed, rows=rows

@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from block_recurrent.config import DataConfig, ExperimentConfig
 from block_recurrent.data import Batch, TokenizedCorpus, evaluation_batches
 from block_recurrent.model.protocol import CarriedState, Model
-from block_recurrent.model.state import clear_recurrent
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.mesh import (
     batch_shards,
@@ -23,8 +22,7 @@ from block_recurrent.parallel.mesh import (
     put_batch,
     rows_of_process,
 )
-from block_recurrent.training.loss import model_cross_entropy
-from block_recurrent.training.step import model_sharding
+from block_recurrent.training.step import model_sharding, segment_loss
 
 
 def _exp(exponent: float) -> float:
@@ -70,12 +68,12 @@ class Evaluation(NamedTuple):
         return _exp(self.nats / max(self.words, 1))
 
     def metrics(self) -> dict[str, float]:
-        """All of the above by name."""
+        """All sums and metrics, by name."""
         derived = ("bits_per_token", "perplexity", "bits_per_byte", "word_perplexity")
         return self._asdict() | {name: getattr(self, name) for name in derived}
 
     def describe(self) -> str:
-        """The most important metrics, for people."""
+        """The most important metrics, as text."""
         return (
             f"{self.bits_per_token:.4f} bits/token, {self.bits_per_byte:.4f} bits/byte, "
             f"perplexity {self.perplexity:.3f} ({self.tokens:,} tokens)"
@@ -87,11 +85,8 @@ def evaluation_step(
     model: Model, carried: CarriedState, batch: Batch, *, clear_states: bool = False
 ) -> tuple[CarriedState, Array, Array]:
     """Reads one segment of every row: the next state, summed nats and number of targets."""
-    if clear_states:
-        carried = clear_recurrent(carried, model.initial_state(carried.batch_size))
-    start = batch.start_of_document
-    features, carried = model.features(batch.inputs, carried, start_of_document=start)
-    return carried, *model_cross_entropy(model, features, batch.targets, batch.mask)
+    _, (nats, targets, carried) = segment_loss(model, carried, batch, clear_states=clear_states)
+    return carried, nats, targets
 
 
 def evaluate(
@@ -105,14 +100,13 @@ def evaluate(
     """Scores a corpus on the mesh of a run.
 
     Args:
-      config: of the run, for the segment length and the most lanes. The metrics depend on them only
-        with `training.clear_states` and of Transformer-XL as its own paper has it, where they
-        depend on the segment length.
+      config: of the run. The metrics depend on its segment length only with
+        `training.clear_states` and for Transformer-XL as in its own paper, and never on the lanes.
       model: the language model.
       corpus: the documents.
-      progress: called after each batch with the share of the tokens that has been scored; what it
-        raises ends the evaluation.
-      batch_size: lanes; those of training, or fewer as `busy_lanes` has it, unless given.
+      progress: called after each batch with the share of the tokens that has been scored; an error
+        that it raises ends the evaluation.
+      batch_size: the number of lanes; unless given, that of training or fewer (`busy_lanes`).
 
     Returns:
       Sums over all targets, added up in float64 between batches.
@@ -129,7 +123,7 @@ def evaluate(
     def score() -> Iterator[tuple[Array, Array]]:
         carried = initial_carried(model, lanes, mesh)
         for batch in batches:
-            batch = put_batch(batch, mesh, rows, lanes)
+            batch = put_batch(batch, mesh, lanes)
             carried, nats, tokens = evaluation_step(
                 model, carried, batch, clear_states=config.training.clear_states
             )
@@ -139,7 +133,7 @@ def evaluate(
     started, scored = tee(score())
     next(started, None)
     for more_nats, more_tokens in scored:
-        next(started, None)  # before a batch's figures are waited for, the next is on its way
+        next(started, None)  # starts the next batch before it waits for this one
         nats += float(more_nats)
         tokens += int(more_tokens)
         progress(tokens / len(corpus.tokens))
@@ -160,9 +154,9 @@ def initial_carried(model: Model, batch_size: int, mesh: Mesh) -> CarriedState:
 
 
 def busy_lanes(data: DataConfig, corpus: TokenizedCorpus, most: int, fewest: int = 1) -> int:
-    """So many lanes, or half as many, as often as that makes a corpus no longer to read.
+    """`most` lanes, halved as long as that does not make a corpus slower to read.
 
-    Its longest document takes its time however many lanes are idle beside it.
+    The longest document takes the same time however many lanes are idle beside it.
     """
     segments = -(-np.diff(corpus.ends, prepend=0) // data.segment_length)
     busy = -(-int(segments.sum()) // int(segments.max(initial=1)))
@@ -173,9 +167,8 @@ def busy_lanes(data: DataConfig, corpus: TokenizedCorpus, most: int, fewest: int
 
 
 def scoring_lanes(data: DataConfig, corpus: TokenizedCorpus, fewest: int = 1) -> int:
-    """How many lanes read a corpus fast where nothing is trained.
+    """The number of lanes for reading a corpus without training: twice that of training, or fewer.
 
-    Twice those of training, whose forward pass holds less than a backward pass does, or fewer as
-    `busy_lanes` has it.
+    A forward pass alone needs less memory than one with a backward pass.
     """
     return busy_lanes(data, corpus, 2 * data.batch_size, fewest)

@@ -16,7 +16,7 @@ Targets = Array | np.ndarray
 
 def target_nats(logits: Array, targets: Targets) -> Array:
     """Negative log-likelihood of every target: logits [B, N, V], [B, N] integers -> [B, N] nats."""
-    # A comparison in place of a gather, whose gradient would be a scatter.
+    # A comparison instead of a gather, because the gradient of a gather is a scatter.
     chosen = targets[..., None] == jnp.arange(logits.shape[-1], dtype=targets.dtype)
     of_target = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1)
     return jax.nn.logsumexp(logits, axis=-1) - of_target
@@ -40,10 +40,9 @@ def cross_entropy(logits: Array, targets: Targets, mask: Targets) -> tuple[Array
 def model_cross_entropy(
     model: Model, features: Array, targets: Targets, mask: Targets
 ) -> tuple[Array, Array]:
-    """`cross_entropy` of a model's logits, from the features that they are computed from.
+    """`cross_entropy` of a model's logits, from its features.
 
-    With `logits_by_window` the logits exist for one window of the segment at a time, in the forward
-    and in the backward pass.
+    With `logits_by_window` the logits exist only for one window of the segment at a time.
 
     Args:
       model: the language model.
@@ -69,9 +68,9 @@ def _windows(x: Targets, window: int) -> Array:
 def nats_by_window(embedding: Array, features: Array, targets: Array, mask: Array) -> Array:
     """Summed loss, computed one window after the other.
 
-    Its gradients are computed in the forward pass, while the logits of a window are there, and
-    only scaled in the backward pass: three products of the size of the logits in all, and no logits
-    that wait or are computed again.
+    The forward pass also computes the gradients, while it has the logits of a window. The backward
+    pass only scales them. So there are three products of the size of the logits, and no logits are
+    kept or computed again.
 
     Args:
       embedding: [V, E] float32.

@@ -1,4 +1,4 @@
-"""What is measured of training: metrics between two logs, and the speed."""
+"""Measurements of training: the metrics between two logs, and the speed."""
 
 import math
 import time
@@ -11,7 +11,7 @@ from block_recurrent.training.step import StepMetrics
 
 
 class Meter:
-    """Metrics between two logs, and the speed, in which the compiling first step is left out."""
+    """Metrics between two logs, and the speed without the first step, which compiles."""
 
     def __init__(self, num_steps: int):
         self.num_steps = num_steps
@@ -22,12 +22,12 @@ class Meter:
         self._seconds_per_step: float | None = None
 
     def restore(self, unlogged: Sequence[Sequence[float]]) -> None:
-        """Takes the metrics of steps that an earlier run left unlogged."""
+        """Adds the metrics of steps that the run before a restart has not logged."""
         self._pending = [StepMetrics(*metrics) for metrics in unlogged]
         self._settled = len(self._pending)
 
     def add(self, metrics: StepMetrics) -> None:
-        """Takes a step's metrics, which may still be being computed."""
+        """Adds a step's metrics, which the device may still be computing."""
         self._pending.append(metrics)
         if self._clock is None:
             jax.block_until_ready(metrics)
@@ -35,7 +35,7 @@ class Meter:
             self._clock = time.monotonic()
 
     def settle(self, *, but: int = 0) -> list[StepMetrics]:
-        """Waits for the steps since the last log, but not for the newest `but` of them.
+        """Waits for the steps since the last log, except the newest `but` of them.
 
         Returns:
           The metrics of those steps that no earlier call has returned, as numbers.
@@ -55,15 +55,15 @@ class Meter:
         return [list(metrics) for metrics in self._pending[: self._settled]]
 
     def restart_clock(self) -> None:
-        """Leaves out of the speed all steps until now, and what came between them."""
-        if self._clock is not None:  # else the first step is still to be compiled
+        """Excludes all steps until now, and the time between them, from the speed."""
+        if self._clock is not None:  # otherwise the first step has not been compiled yet
             self._clock, self._untimed = time.monotonic(), len(self._pending)
 
     def collect(self) -> dict[str, float]:
         """Metrics since the last log, all of them settled.
 
-        Steps that were skipped do not count; if all were, there is neither loss nor gradient.
-        There is no speed where no step was timed.
+        Skipped steps do not count; if all were skipped, there is neither loss nor gradient. If no
+        step was timed, there is no speed.
         """
         assert self._clock is not None and self._settled == len(self._pending)
         seconds = time.monotonic() - self._clock

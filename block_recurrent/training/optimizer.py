@@ -23,8 +23,7 @@ from block_recurrent.config import (
 )
 from block_recurrent.model.stack import stacked_layers
 
-# The rule of parameters that are not stacked.
-ALONE = "alone"
+ALONE = "alone"  # label of the parameters that are not stacked
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -69,7 +68,7 @@ def _adamw(config: AdamWConfig, schedule: optax.Schedule) -> optax.GradientTrans
     )
 
 
-# How to make the optimizer of each kind of configuration, without clipping, from its schedule.
+# Kind of configuration -> the function that makes its optimizer, without clipping.
 OPTIMIZERS: Mapping[type[AnyOptimizerConfig], Callable[..., optax.GradientTransformation]] = {
     AdafactorConfig: _adafactor,
     AdamWConfig: _adamw,
@@ -79,26 +78,21 @@ OPTIMIZERS: Mapping[type[AnyOptimizerConfig], Callable[..., optax.GradientTransf
 def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
     """The optimizer of a run.
 
-    Stacked layers are updated as if each were on its own: Adafactor's scales and clipping are per
-    layer, whatever it is stacked with.
+    Stacked layers are updated one by one, so that Adafactor's scales and clipping are per layer.
     """
     optimizer = config.optimizer
     schedule = make_schedule(optimizer, config.training.num_steps)
     rule = OPTIMIZERS[type(optimizer)](optimizer, schedule)
     stacked = stacked_layers(config.model) if isinstance(config.model, ModelConfig) else ()
-    rules = {ALONE: rule} | {path: _each_layer(rule) for path in stacked}
-    labels = cast(Any, lambda named: {name: _label(name, stacked) for name in named})
-    by_label = optax.partition(cast(Any, rules), labels)
+    each_layer = optax.GradientTransformation(jax.vmap(rule.init), jax.vmap(rule.update))
+
+    def label(name: str) -> str:
+        return next((path for path in stacked if name.startswith(f"{path}.")), ALONE)
+
+    by_label = optax.partition(
+        cast(Any, {ALONE: rule} | dict.fromkeys(stacked, each_layer)),
+        cast(Any, lambda named: {name: label(name) for name in named}),
+    )
     if optimizer.clip_norm is None:
         return by_label
     return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), by_label)
-
-
-def _label(name: str, stacked: tuple[str, ...]) -> str:
-    """The rule of the parameter at path `name`."""
-    return next((path for path in stacked if name.startswith(f"{path}.")), ALONE)
-
-
-def _each_layer(rule: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`rule` applied to every index of the parameters' leading axis on its own."""
-    return optax.GradientTransformation(jax.vmap(rule.init), jax.vmap(rule.update))

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
 from block_recurrent.data import Batch
 from block_recurrent.model.parameters import named_parameters, replace_parameters
 from block_recurrent.model.protocol import CarriedState, Model
 from block_recurrent.model.state import clear_recurrent, reset
 from block_recurrent.parallel.axes import AnyMesh
-from block_recurrent.parallel.mesh import carried_sharding, replicated
+from block_recurrent.parallel.mesh import carried_sharding
 from block_recurrent.parallel.parameters import optimizer_sharding, parameter_shardings
 from block_recurrent.training.loss import model_cross_entropy
 
@@ -41,9 +42,9 @@ class StepMetrics(NamedTuple):
 
     Attributes:
       nats: summed loss of the step's targets.
-      targets: how many there were.
+      targets: the number of targets.
       gradient_norm: global norm of the gradient of the mean loss, before clipping.
-      votes: how many devices' processes had been asked to stop when the step began.
+      votes: the number of devices whose process had been asked to stop when the step began.
     """
 
     nats: Any
@@ -80,7 +81,7 @@ def train_state_sharding(mesh: AnyMesh, state: TrainState) -> TrainState:
         model_sharding(mesh, state.model),
         optimizer_sharding(mesh, state.optimizer, named_parameters(state.model)),
         carried_sharding(mesh, state.carried),
-        cast(Array, replicated(mesh)),
+        cast(Array, NamedSharding(mesh, PartitionSpec())),
     )
 
 
@@ -92,7 +93,7 @@ def segment_loss(
     dropout_key: Array | None = None,
     clear_states: bool = False,
 ) -> tuple[Array, tuple[Array, Array, CarriedState]]:
-    """The mean loss over a batch's targets, and what it is made of.
+    """The mean loss over a batch's targets, and its parts.
 
     Args:
       model: the language model.
@@ -102,7 +103,7 @@ def segment_loss(
       clear_states: begin the segment with the model's initial recurrent states.
 
     Returns:
-      The mean; and summed nats, number of targets (float32), and the next state.
+      The mean; and summed nats, the number of targets (both float32), and the next state.
     """
     if clear_states:
         carried = clear_recurrent(carried, model.initial_state(carried.batch_size))
@@ -125,15 +126,20 @@ def make_train_step(
     skip_non_finite: bool = False,
     shardings: TrainState | None = None,
 ) -> TrainStep:
-    """The compiled step of a state and a batch; it takes over (donates) the state's memory.
+    """The compiled step: (state, batch, votes) -> (next state, metrics). It donates the state.
 
-    Several processes give it their votes too, [devices] float32, whose sum is a metric.
+    It minimises the mean loss over the batch's targets. No gradient flows into the carried state.
 
-    The mean loss over the batch's targets is minimised. No gradient flows into the carried state.
-    Dropout of step t depends on `dropout_key` and t alone. `clear_states` is that of
-    `TrainingConfig`. `skip_non_finite` leaves everything but the step's number as it was where loss
-    or gradient are not finite; rows that begin a document with that step begin it with the next.
-    `shardings` are those of the next state, as `train_state_sharding` returns them.
+    Args:
+      optimizer: on parameters by path.
+      dropout_key: the dropout of a step depends on this and on the step's number only.
+      clear_states: as in `TrainingConfig`.
+      skip_non_finite: if loss or gradient are not finite, only the step's number changes; rows that
+        begin a document in that step begin it in the next.
+      shardings: of the next state, from `train_state_sharding`.
+
+    Returns:
+      A function whose `votes`, [devices] float32, are given only by several processes.
     """
 
     def step(
@@ -170,6 +176,6 @@ def _finite_leaves(leaves: list[Array]) -> Array:
 
 
 def all_finite(state: TrainState) -> bool:
-    """Whether parameters, optimizer and carried state are all numbers."""
+    """Whether all numbers of parameters, optimizer and carried state are finite."""
     leaves = jax.tree.leaves((state.model, state.optimizer, state.carried))
     return bool(_finite_leaves([leaf for leaf in leaves if leaf.size]))

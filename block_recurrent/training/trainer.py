@@ -1,4 +1,4 @@
-"""A model in training: what computes, and touches no file."""
+"""A model in training: its steps and the checks that they are finite. It uses no files."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,12 +20,11 @@ from block_recurrent.parallel.mesh import (
     vote_array,
     with_shardings,
 )
-from block_recurrent.system.stopwatch import Stopwatch
+from block_recurrent.system.progress import Stopwatch
 from block_recurrent.training.build import abstract_train_state, make_lanes, make_train_state
 from block_recurrent.training.meter import Meter
 from block_recurrent.training.optimizer import make_optimizer, make_schedule
 from block_recurrent.training.step import (
-    StepMetrics,
     TrainState,
     TrainStep,
     all_finite,
@@ -37,10 +36,7 @@ MOST_SKIPPED = 10
 
 
 def make_run_step(config: ExperimentConfig, state: TrainState) -> TrainStep:
-    """The step that a run takes, with its optimizer and its dropout.
-
-    Its states have the shardings of `state`, or of the shapes of `abstract_run_state`.
-    """
+    """The step of a run. Its result is sharded as `state`, arrays or shapes."""
     training = config.training
     return make_train_step(
         make_optimizer(config),
@@ -61,33 +57,18 @@ def abstract_run_state(config: ExperimentConfig, mesh: Mesh) -> TrainState:
     return with_shardings(state, train_state_sharding(mesh, state))
 
 
-def make_sharded_state(config: ExperimentConfig, mesh: Mesh) -> TrainState:
-    """The state before the first step, sharded over a mesh.
-
-    If parameters are sharded, no device ever has all of them.
-
-    Raises:
-      ConfigError: the mesh axes do not divide the sizes of some parameters.
-    """
-    if mesh.shape[FSDP] * mesh.shape[TENSOR] == 1:
-        state = make_train_state(config)
-        return put(state, train_state_sharding(mesh, state))
-    shardings = train_state_sharding(mesh, abstract_train_state(config))
-    return jax.jit(partial(make_train_state, config), out_shardings=shardings)()
-
-
 class Trainer:
-    """Takes steps, and looks whether they are finite.
+    """Takes steps, and checks that they are finite.
 
     Args:
       config: of the run.
       corpus: the documents to train on.
-      clock: takes the time of steps, of their compilation and of reading data.
-      advice: what a FloatingPointError says besides what it was.
+      clock: measures the time of steps, of their compilation and of reading data.
+      advice: returns the end of the message of a FloatingPointError.
 
     Attributes:
       state: all that changes with a step; set by `begin` or `restore`.
-      step: how many have been taken.
+      step: the number of steps taken.
       lanes: the batches to come, of this process's rows.
       meter: the metrics since the last log.
       stop_agreed: a process was asked to stop, and all have taken the same steps since.
@@ -105,8 +86,8 @@ class Trainer:
     ):
         self._config, self._clock, self._advice = config, clock, advice
         self._mesh = make_mesh(config.mesh, config.data.batch_size, exact=processes.several())
-        self._rows = rows_of_process(self._mesh, config.data.batch_size)
-        self.lanes = make_lanes(config, corpus, self._rows)
+        rows = rows_of_process(self._mesh, config.data.batch_size)
+        self.lanes = make_lanes(config, corpus, rows)
         self.meter = Meter(config.training.num_steps)
         self.stop_agreed = False
         self._schedule = make_schedule(config.optimizer, config.training.num_steps)
@@ -114,12 +95,20 @@ class Trainer:
         self._compiled = False
 
     def begin(self) -> None:
-        """Takes the state before the first step.
+        """Makes the state before the first step.
+
+        If parameters are sharded, no device ever has all of them.
 
         Raises:
           ConfigError: the mesh axes do not divide the sizes of some parameters.
         """
-        self._take(make_sharded_state(self._config, self._mesh))
+        if self._mesh.shape[FSDP] * self._mesh.shape[TENSOR] == 1:
+            state = make_train_state(self._config)
+            self._take(put(state, train_state_sharding(self._mesh, state)))
+        else:
+            make = partial(make_train_state, self._config)
+            shardings = train_state_sharding(self._mesh, jax.eval_shape(make))
+            self._take(jax.jit(make, out_shardings=shardings)())
 
     def _take(self, state: TrainState) -> None:
         self.state, self.step = state, int(state.step)
@@ -130,7 +119,7 @@ class Trainer:
         return abstract_run_state(self._config, self._mesh)
 
     def position(self) -> dict[str, Any]:
-        """What a run needs besides the state to go on from here, as JSON values."""
+        """The JSON values that, with the state, let a run continue from here."""
         return {
             "lanes": self.lanes.position,
             "unlogged": self.meter.unlogged,
@@ -138,10 +127,10 @@ class Trainer:
         }
 
     def restore(self, state: TrainState, position: Mapping[str, Any]) -> None:
-        """Goes on from a state and a position.
+        """Continues from a state and a position.
 
         Raises:
-          DataError: the lanes cannot go there.
+          DataError: the corpus has no such position.
         """
         self.lanes.restore(position["lanes"])
         self.meter.restore(position["unlogged"])
@@ -149,7 +138,7 @@ class Trainer:
         self._take(state)
 
     def take_step(self, *, vote: bool = False) -> None:
-        """Takes one step, and looks whether the one before it was finite.
+        """Takes one step, and checks that the one before it was finite.
 
         Args:
           vote: whether this process, one of several, has been asked to stop.
@@ -159,7 +148,7 @@ class Trainer:
         """
         size = self._config.data.batch_size
         with self._clock.part("data"), processes.turn(self.step):
-            batch = put_batch(next(self.lanes), self._mesh, self._rows, size)
+            batch = put_batch(next(self.lanes), self._mesh, size)
             votes = (vote_array(self._mesh, vote),) if processes.several() else ()
         with self._clock.part("step" if self._compiled else "compilation"):
             self.state, metrics = self._train_step(self.state, batch, *votes)
@@ -180,7 +169,7 @@ class Trainer:
         return self.meter.collect() | {"learning_rate": rate}
 
     def check_finite(self, *, but: int = 0) -> None:
-        """Looks at the steps taken, but not at the newest `but` of them, which may be running.
+        """Checks the steps taken, except the newest `but` of them, which may still be running.
 
         Raises:
           FloatingPointError: the loss or gradient of one is not finite and may not be skipped.
@@ -189,11 +178,17 @@ class Trainer:
         for metrics in self.meter.settle(but=but):
             self.stop_agreed |= metrics.votes > 0
             self._skipped_in_a_row = 0 if metrics.finite else self._skipped_in_a_row + 1
-            if self._skipped_in_a_row > allowed:
-                raise FloatingPointError(self._why_not_finite(metrics))
+            count = self._skipped_in_a_row
+            if count > allowed:
+                times = f" for {count} steps in a row" if count > 1 else ""
+                raise FloatingPointError(
+                    f"loss ({metrics.nats} nats) or gradient (norm {metrics.gradient_norm}) is not "
+                    f"finite{times} by step {self.step:,}: lower optimizer.learning_rate or set "
+                    f"optimizer.clip_norm; {self._advice()}"
+                )
 
     def check_state(self) -> None:
-        """Looks at all steps taken, and at what they led to.
+        """Checks all steps taken, and the state after them.
 
         Raises:
           FloatingPointError: a step or the state is not finite.
@@ -204,12 +199,3 @@ class Trainer:
                 "parameters, optimizer or carried state are not finite at step "
                 f"{self.step:,}: lower optimizer.learning_rate; {self._advice()}"
             )
-
-    def _why_not_finite(self, metrics: StepMetrics) -> str:
-        count = self._skipped_in_a_row
-        times = f" for {count} steps in a row" if count > 1 else ""
-        return (
-            f"loss ({metrics.nats} nats) or gradient (norm {metrics.gradient_norm}) is not "
-            f"finite{times} by step {self.step:,}: lower optimizer.learning_rate or set "
-            f"optimizer.clip_norm; {self._advice()}"
-        )

@@ -8,7 +8,7 @@ from child import Size, serve
 from block_recurrent.config import DataConfig, ExperimentConfig, ModelConfig
 from block_recurrent.lab.benchmark.timing import matmul_rate, random_batch
 from block_recurrent.lab.compile.flops import step_flops
-from block_recurrent.system.memory import keep_freed_memory
+from block_recurrent.system.devices import keep_freed_memory
 from block_recurrent.training.build import make_model
 from block_recurrent.training.step import segment_loss
 

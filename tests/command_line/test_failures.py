@@ -15,7 +15,8 @@ import pytest
 from flax import nnx
 
 from block_recurrent import LanguageModel, gin_files
-from block_recurrent.command_line import failures, generated_text
+from block_recurrent.command_line import failures
+from block_recurrent.command_line import generate as generate_program
 from block_recurrent.command_line import main as command
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.main import PROGRAMS
@@ -194,7 +195,7 @@ def test_generation_that_needs_too_much_names_the_samples(tmp_path, capsys, monk
     (tmp_path / "config.gin").write_text(gin_files.to_gin(config))
     model = LanguageModel(config.model, rngs=nnx.Rngs(0))
     trained = TrainedModel(model, config, make_tokenizer(config.data), step=1)
-    monkeypatch.setattr(generated_text, "load", lambda *_, **__: trained)
+    monkeypatch.setattr(generate_program, "load", lambda *_, **__: trained)
     (tmp_path / "prompt").write_text("x")
     words = [f"--workdir={tmp_path}", f"--prompt={tmp_path / 'prompt'}", f"--samples={10**13}"]
     assert generate.main(words) == 6

@@ -118,7 +118,9 @@ def test_bad_record_is_an_error_with_file_and_line(tmp_path, bad):
 
 def test_repeated_id_is_an_error_with_both_lines(tmp_path):
     file = write(tmp_path, {"c.jsonl": record() + record(id="b") + record()}) / "c.jsonl"
-    with pytest.raises(DataError, match=r"c\.jsonl: lines 1 and 3 share the id 'a'"):
+    with pytest.raises(
+        DataError, match=r"c\.jsonl, line 1 and .*c\.jsonl, line 3 share the id 'a'"
+    ):
         texts("jsonl", file)
 
 

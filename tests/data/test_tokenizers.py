@@ -112,8 +112,6 @@ def test_text_that_does_not_suffice_is_an_error():
         train_vocabulary([Document("a", "", LETTERS)], 32_000)
     with pytest.raises(DataError, match="no vocabulary of 440 pieces"):
         train_vocabulary([], 440)
-    with pytest.raises(DataError, match="share = 0"):
-        train_vocabulary([Document("a", "", LETTERS)], 440, share=0)
 
 
 def test_tokenizer_is_made_by_its_name(vocabulary):

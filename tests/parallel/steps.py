@@ -20,7 +20,7 @@ from block_recurrent.config import (
 from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
 from block_recurrent.model.parameters import named_parameters
 from block_recurrent.parallel.parameters import parameter_axes
-from block_recurrent.system.stopwatch import Stopwatch
+from block_recurrent.system.progress import Stopwatch
 from block_recurrent.training.trainer import Trainer
 
 STEPS = 20

@@ -1,4 +1,4 @@
-"""Laws of data parallelism: as many devices as there are, and the same figures."""
+"""Laws of data parallelism: all devices that fit are used, and the numbers stay the same."""
 
 import json
 
@@ -56,7 +56,7 @@ def one(tmp_path_factory):
     return run(tmp_path_factory.mktemp("one"), devices=1)
 
 
-def test_devices_share_the_lanes_and_change_no_figure(one, tmp_path):
+def test_rows_are_sharded_over_devices_and_no_number_changes(one, tmp_path):
     four = run(tmp_path, devices=4)
     assert (one["devices"], one["copies"], set(one["lanes"])) == (1, [1], {8})
     assert (four["devices"], four["copies"], set(four["lanes"])) == (4, [4], {2})
@@ -64,7 +64,7 @@ def test_devices_share_the_lanes_and_change_no_figure(one, tmp_path):
     assert four["parameters"] == pytest.approx(one["parameters"], rel=1e-5)
 
 
-def test_a_run_goes_on_with_another_number_of_devices(one, tmp_path):
+def test_a_run_continues_on_another_number_of_devices(one, tmp_path):
     assert run(tmp_path, devices=4, steps=2)["begun"] == 0
     rest = run(tmp_path, devices=2)
     assert rest["begun"] == 2 and set(rest["lanes"]) == {4}
@@ -86,7 +86,7 @@ EIGHT = list(range(8))  # stand for devices
         ({"data": 2, "fsdp": 1, "tensor": -1}, 2, (2, 1, 4)),
     ],
 )
-def test_what_is_left_of_the_devices_is_the_axis_that_is_not_given(config, lanes, sizes):
+def test_the_open_axis_gets_all_devices_that_are_left(config, lanes, sizes):
     mesh = make_mesh(MeshConfig(**config), lanes, EIGHT)
     assert tuple(mesh.shape.values()) == sizes
     assert mesh.devices.reshape(-1).tolist() == EIGHT[: mesh.size]  # in their own order
@@ -104,7 +104,7 @@ def test_sizes_that_do_not_fit_are_a_config_error(config, lanes, sentence):
         make_mesh(MeshConfig(**config), lanes, EIGHT)
 
 
-def test_no_device_is_left_over_where_all_are_wanted():
+def test_an_exact_mesh_uses_all_devices():
     with pytest.raises(ConfigError, match="are 4 devices, but there are 8"):
         make_mesh(MeshConfig(data=4), 8, EIGHT, exact=True)
     with pytest.raises(ConfigError, match="a batch of 6 rows cannot be sharded evenly over 8"):

@@ -1,4 +1,4 @@
-"""Laws of the table of parameters: it has all of them, and what follows them lies beside them."""
+"""Laws of the table of parameters: it is complete, and moments are sharded as parameters."""
 
 import re
 
@@ -40,15 +40,15 @@ def one_device() -> Mesh:
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_parameter_is_in_the_table_with_all_its_axes(name):
-    model = abstract_model(ALL[name])
-    layers = stacked_layers(ALL[name]) if isinstance(ALL[name], br.ModelConfig) else ()
-    stacked = tuple(f"{path}." for path in layers)
-    for path, array in named_parameters(model).items():
+    config = ALL[name]
+    paths = stacked_layers(config) if isinstance(config, br.ModelConfig) else ()
+    stacked = tuple(f"{path}." for path in paths)
+    for path, array in named_parameters(abstract_model(config)).items():
         assert len(table_axes(path)) + path.startswith(stacked) == array.ndim, path
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_people_are_told_where_every_parameter_lies(name):
+def test_the_description_has_every_parameter_once(name):
     named = named_parameters(abstract_model(ALL[name]))
     told = describe_sharding({DATA: 2, FSDP: 4, TENSOR: 1}, named)
     for path in named:
@@ -59,13 +59,13 @@ def test_people_are_told_where_every_parameter_lies(name):
     assert describe_sharding({DATA: 8, FSDP: 1, TENSOR: 1}, named) == {}
 
 
-def test_every_line_of_the_table_is_of_a_parameter():
+def test_every_line_of_the_table_matches_a_parameter():
     names = [path for config in ALL.values() for path in named_parameters(abstract_model(config))]
     for ending in TABLE:
         assert any(re.fullmatch(rf"(.*\.)?{ending}", name) for name in names), ending
 
 
-def test_large_parameters_are_shared_out_along_both_axes():
+def test_large_parameters_are_sharded_along_both_axes():
     for gate, wiring in (("fixed", "skip"), ("lstm", "single"), ("lstm", "dual")):
         model = abstract_model(br.ModelConfig(**PAPER, gate=gate, wiring=wiring, feedback=True))
         for path, array in named_parameters(model).items():
@@ -75,19 +75,20 @@ def test_large_parameters_are_shared_out_along_both_axes():
 
 @pytest.mark.parametrize("optimizer", ["adafactor", "adamw"])
 @pytest.mark.parametrize("feedback", [False, True])
-def test_moments_lie_beside_their_parameters(optimizer, feedback):
+def test_moments_are_sharded_as_their_parameters(optimizer, feedback):
     config = ExperimentConfig(
         model=br.ModelConfig(**PAPER, feedback=feedback),
         data=DataConfig(batch_size=2),
         optimizer={"adafactor": AdafactorConfig(), "adamw": AdamWConfig()}[optimizer],
     )
     state = abstract_train_state(config)
-    places = train_state_sharding(one_device(), state)
+    shardings = train_state_sharding(one_device(), state)
     shapes = {path: x.shape for path, x in named_parameters(state.model).items()}
     moments = jax.tree_util.tree_leaves_with_path(state.optimizer)
     along: dict[str, set] = {}
-    for (path, array), place in zip(moments, jax.tree.leaves(places.optimizer), strict=True):
-        name, axes = getattr(path[-1], "key", None), tuple(place.spec)
+    leaves = jax.tree.leaves(shardings.optimizer)
+    for (path, array), sharding in zip(moments, leaves, strict=True):
+        name, axes = getattr(path[-1], "key", None), tuple(sharding.spec)
         if name in shapes and axes:
             assert len(axes) == array.ndim
             if array.shape == shapes[name]:

@@ -1,4 +1,4 @@
-"""Laws of several processes: what one process does, they do together, and they end together."""
+"""Laws of several processes: together they do what one process does, and they end together."""
 
 import json
 import resource
@@ -83,7 +83,7 @@ def test_a_signal_to_one_of_four_stops_all_after_the_same_step(gin, tmp_path):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_frozen_process_is_given_up(gin, tmp_path, victim):
+def test_a_frozen_process_times_out(gin, tmp_path, victim):
     workdir = tmp_path / "run"
     started = start(IMPATIENT, words(gin, workdir, **ENDLESS), 2)
     wait_for_steps(workdir, 3)
@@ -93,13 +93,13 @@ def test_a_frozen_process_is_given_up(gin, tmp_path, victim):
     started[victim].kill()
     finish(started[victim : victim + 1])
     assert other.returncode == 9
-    assert f"(process {victim} has not been heard of for 12 s)" in errors
+    assert f"(process {victim} has been silent for 12 s)" in errors
 
 
-def test_a_process_that_waits_for_its_data_for_ever_is_given_up(gin, tmp_path):
+def test_a_process_that_waits_for_its_data_for_ever_times_out(gin, tmp_path):
     ended = run(IMPATIENT, [*words(gin, tmp_path / "run"), "--hang"], 2)
     assert ended[0].status == 9
-    assert "(process 1 has waited for its data for 12 s longer)" in ended[0].errors
+    assert "(process 1 has waited 12 s longer for its data)" in ended[0].errors
     assert ended[1].status in (9, -signal.SIGABRT)
 
 
@@ -131,13 +131,13 @@ def wait_for_steps(workdir: Path, number: int = 2) -> None:
     raise TimeoutError(f"{metrics} has not {number} lines")
 
 
-def test_one_refusal_is_that_of_all(gin, alone):
+def test_an_error_in_process_0_ends_all(gin, alone):
     ended = run("train.py", words(gin, alone, **{"model.num_states": 5}), 2)
     assert [each.status for each in ended] == [2, 2]
     assert "model.num_states = 3, now 5" in ended[0].errors
 
 
-def test_they_score_every_token_once(gin, alone):
+def test_processes_score_every_token_once(gin, alone):
     ended = run("evaluate.py", [f"--workdir={alone}"], 2)
     assert [each.status for each in ended] == [0, 0], ended
     found = json.loads((alone / "evaluation_validation.json").read_text())
@@ -146,7 +146,7 @@ def test_they_score_every_token_once(gin, alone):
     assert found["bits_per_token"] == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_damaged_checkpoint_is_left_aside_by_all_with_one_warning(gin, tmp_path):
+def test_all_processes_skip_a_damaged_checkpoint_with_one_warning(gin, tmp_path):
     ended = run("train.py", words(gin, tmp_path, **{"training.num_steps": 4}), 2)
     assert [each.status for each in ended] == [0, 0], ended
     damaged = max((tmp_path / "checkpoints/4/training/ocdbt.process_1/d").iterdir())
@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_is_left_aside_by_all_with_one_warning(gin, tmp_pat
     assert (tmp_path / "checkpoints" / "damaged-4").is_dir()
 
 
-def test_what_one_cannot_write_none_has_saved(gin, tmp_path):
+def test_a_checkpoint_that_one_process_cannot_write_is_saved_by_none(gin, tmp_path):
     held = words(gin, tmp_path, **(ENDLESS | {"training.checkpoint_every": 1}))
     started = start(IMPATIENT, held, 2)
     wait_for_steps(tmp_path)

@@ -1,4 +1,4 @@
-"""Laws of reports: process 0 hears of all before it goes on, and of none for ever."""
+"""Laws of reports: process 0 receives all of them before it continues, or times out."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from block_recurrent.parallel import processes
 
 
 class Messages:
-    """What the coordination service is to processes, within one."""
+    """The coordination service for three processes that are threads of one."""
 
     def __init__(self):
         self.told, self.changed = {}, threading.Condition()
@@ -71,7 +71,7 @@ def test_one_process_alone_reports_to_itself():
         processes.reports("saving", lambda: fail(KeyError("x")), 0)
 
 
-def test_all_are_heard_before_the_first_failure_is_raised(messages):
+def test_all_reports_arrive_before_the_first_failure_is_raised(messages):
     done = []
     other(messages, 1, lambda: fail(OSError(28, "No space left on device")))
     other(messages, 2, lambda: done.append(2), after=0.2)
@@ -85,14 +85,14 @@ def test_all_are_heard_before_the_first_failure_is_raised(messages):
     assert done == [2, 3]
 
 
-def test_who_waited_in_vain_says_less_than_who_failed(messages):
+def test_the_error_is_that_of_the_process_that_failed_not_of_one_that_timed_out(messages):
     other(messages, 1, lambda: None)
     other(messages, 2, lambda: fail(OSError(28, "No space left on device")))
     with pytest.raises(RuntimeError, match="^process 2: No space left on device$"):
         processes.reports("saving", lambda: fail(TimeoutError("timed out")), 10)
 
 
-def test_nobody_is_waited_for_longer_than_said(messages):
+def test_waiting_for_a_report_times_out(messages):
     other(messages, 1, lambda: None).join()
     with pytest.raises(processes.ProcessLost, match="saving/2"):
         processes.reports("saving", lambda: None, 0.1)

@@ -1,4 +1,4 @@
-"""Laws of the watch: who is silent or stays alone is given up, nobody else ever is."""
+"""Laws of the watch: a process that is silent or stays behind times out, and no other does."""
 
 import pytest
 
@@ -39,10 +39,10 @@ class Processes:
         for second in range(seconds):
             for index, watch in enumerate(self.watches):
                 if second % PULSE_SECONDS == 0 and index not in (*frozen, *unheard):
-                    watch.tell()
+                    watch.send()
             for index, watch in enumerate(self.watches):
                 if index not in frozen:
-                    said[index] = said[index] or watch.look()
+                    said[index] = said[index] or watch.check()
         return said
 
     def enter(self, number, *indices):
@@ -60,46 +60,46 @@ def processes():
     return Processes()
 
 
-def test_those_who_live_are_left_alone_for_ever(processes):
+def test_processes_that_send_messages_never_time_out(processes):
     assert processes.pass_seconds(10 * PATIENCE_SECONDS) == [None] * 3
 
 
-def test_one_that_is_frozen_is_given_up_by_the_others_and_named(processes):
+def test_a_frozen_process_times_out_and_is_named(processes):
     processes.pass_seconds(20)
-    sentence = f"process 1 has not been heard of for {PATIENCE_SECONDS} s"
+    sentence = f"process 1 has been silent for {PATIENCE_SECONDS} s"
     said = processes.pass_seconds(PATIENCE_SECONDS + PULSE_SECONDS, frozen=[1])
     assert said == [sentence, None, sentence]
 
 
-def test_one_that_was_never_heard_of_is_given_up(processes):
+def test_a_process_that_never_sent_anything_times_out(processes):
     said = processes.pass_seconds(PATIENCE_SECONDS + 1, frozen=[2])
-    assert said[0] == f"process 2 has not been heard of for {PATIENCE_SECONDS} s"
+    assert said[0] == f"process 2 has been silent for {PATIENCE_SECONDS} s"
 
 
 def test_without_the_store_it_is_process_0_that_is_gone(processes):
     processes.pass_seconds(20)
     said = processes.pass_seconds(PATIENCE_SECONDS + 1, frozen=[0], unheard=[1, 2])
-    assert said[1] == said[2] == f"process 0 has not been heard of for {PATIENCE_SECONDS} s"
+    assert said[1] == said[2] == f"process 0 has been silent for {PATIENCE_SECONDS} s"
 
 
-def test_standing_still_together_is_nobodys_silence(processes):
+def test_no_process_times_out_if_all_are_frozen_together(processes):
     processes.pass_seconds(20)
     processes.pass_seconds(PATIENCE_SECONDS * 2, frozen=[0, 1, 2])
     assert processes.pass_seconds(20) == [None] * 3
 
 
-def test_one_that_stays_in_a_turn_is_given_up_by_those_who_have_ended_it(processes):
+def test_a_process_that_stays_in_a_turn_times_out_in_those_that_have_ended_it(processes):
     processes.enter(7, 0, 1, 2)
     processes.leave(0)
     said = processes.pass_seconds(PATIENCE_SECONDS - 5)
     assert said == [None] * 3
     processes.leave(2)
-    sentence = f"process 1 has waited for its data for {PATIENCE_SECONDS} s longer"
+    sentence = f"process 1 has waited {PATIENCE_SECONDS} s longer for its data"
     assert processes.pass_seconds(15) == [sentence, None, None]
     assert processes.pass_seconds(PATIENCE_SECONDS)[2] == sentence
 
 
-def test_staying_where_all_stay_or_after_the_turn_is_no_failing(processes):
+def test_no_process_times_out_if_all_stay_in_a_turn_or_after_it(processes):
     processes.enter(7, 0, 1, 2)
     assert processes.pass_seconds(2 * PATIENCE_SECONDS) == [None] * 3
     processes.leave(0, 1, 2)
@@ -109,7 +109,7 @@ def test_staying_where_all_stay_or_after_the_turn_is_no_failing(processes):
     assert processes.pass_seconds(2 * PATIENCE_SECONDS) == [None] * 3
 
 
-def test_one_that_is_slow_in_every_turn_is_waited_for(processes):
+def test_a_process_that_is_slow_in_every_turn_does_not_time_out(processes):
     for number in range(4):
         processes.enter(number, 0, 1, 2)
         processes.leave(0, 2)

@@ -95,12 +95,12 @@ def test_papers_without_latex_are_left_out_and_a_folder_of_nothing_else_is_refus
 
 
 def test_source_code_becomes_a_corpus(tmp_path):
-    for name, content in {"a/x.py": "x", "a/y.go": "y", "b/z.py": "z" * 100}.items():
-        (tmp_path / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "raw" / name).write_text(content, encoding="utf-8")
-    options = ("--extensions=.py,.c", "--each_child", "--max_file_bytes=50")
-    assert run("git", tmp_path / "raw", f"--output={tmp_path / 'out'}", *options) == 0
-    assert texts(tmp_path / "out") == {"a": "x"}
+    for name, content in {"a/x.py": "x", "a/y.go": "y"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    output = tmp_path / "out"
+    assert run("git", tmp_path / "a", f"--output={output}", "--extensions=.py,.c") == 0
+    assert texts(output) == {"a": "x"}
 
 
 def test_a_part_of_pg19_must_be_called_one(tmp_path, capsys):

@@ -195,9 +195,9 @@ def test_parameters_alone_are_checked_in_the_same_way(saved, tmp_path):
 @pytest.mark.parametrize("known", [False, True])
 def test_what_cannot_be_read_at_present_is_not_damaged(known, saved, monkeypatch):
     """As where a process has too many files open: nothing is set aside, and the start ends."""
-    files = seal_module.read_seal(saved / str(NEW))
+    files = seal_module._read_seal(saved / str(NEW))
     if known:
-        monkeypatch.setattr(seal_module, "read_seal", lambda folder: files)
+        monkeypatch.setattr(seal_module, "_read_seal", lambda folder: files)
         monkeypatch.setattr(seal_module, "_files_in", lambda folder: list(files))
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))

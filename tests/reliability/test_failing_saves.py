@@ -104,7 +104,11 @@ def test_a_save_that_fails_leaves_what_was_there(obstacle, store):
             store.save(trained(3), {"step": 3})
             with pytest.raises(SaveFailed, match=f"step 3 could .*{OBSTACLES[obstacle]}") as caught:
                 store.wait()
-    seen = "there is none yet" if obstacle in (a_file_in_place, its_parent_removed) else "step 2"
+    seen = (
+        "there is no checkpoint yet"
+        if obstacle in (a_file_in_place, its_parent_removed)
+        else "step 2"
+    )
     assert str(caught.value).endswith(seen) and str(store.directory) in str(caught.value)
     assert tree_of(store.directory) == before and store.latest_step() == 2
     assert_equal(store.restore(initial())[0], trained(2))
@@ -139,10 +143,10 @@ def test_a_directory_removed_is_reported_and_made_again(store):
 
 
 def test_a_loss_that_cannot_be_noted_is_reported_and_nothing_is_lost(store, monkeypatch):
-    def refuse(folder, loss):
+    def refuse(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "write_loss", refuse)
+    monkeypatch.setattr(checkpoints, "write_whole", refuse)
     for step in (3, 4):
         store.save(trained(step), {"step": step})
         store.wait()

@@ -297,7 +297,7 @@ def test_a_save_that_failed_is_reported_once_by_the_next_call(store, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "write_seal", refused)
         store.save(trained(), POSITION)
-        with pytest.raises(SaveFailed, match=r"step 5 .*\(no\); there is none yet"):
+        with pytest.raises(SaveFailed, match=r"step 5 .*\(no\); there is no checkpoint yet"):
             store.save(trained(step=6), POSITION)
     store.wait()
     assert store.steps() == [] and names(store) == set()

@@ -6,12 +6,11 @@ import sys
 
 import pytest
 
-from block_recurrent.system import files, lock
-from block_recurrent.system.files import put_in_place, remove, whole_folder
-from block_recurrent.system.lock import hold
+from block_recurrent.system import files
+from block_recurrent.system.files import hold, put_in_place, remove, whole_folder
 
 
-def test_a_folder_is_at_its_place_when_it_is_whole(tmp_path):
+def test_a_folder_gets_its_name_when_it_is_whole(tmp_path):
     with whole_folder(tmp_path / "done", tmp_path / "building") as building:
         (building / "a").write_text("a")
         assert not (tmp_path / "done").exists()
@@ -27,7 +26,7 @@ def test_an_error_leaves_nothing_of_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["file", "folder"])
-def test_what_is_at_the_place_already_stays(content, tmp_path):
+def test_an_existing_folder_or_file_stays(content, tmp_path):
     place = tmp_path / "done"
     place.write_text("mine") if content == "file" else (place / "sub").mkdir(parents=True)
     with pytest.raises(OSError), whole_folder(place, tmp_path / "building"):
@@ -36,7 +35,7 @@ def test_what_is_at_the_place_already_stays(content, tmp_path):
     assert place.read_text() == "mine" if content == "file" else (place / "sub").is_dir()
 
 
-def test_all_of_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+def test_a_folder_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
     flushed, place = {}, tmp_path / "done"
     monkeypatch.setattr(files, "flush_to_disk", lambda path: flushed.update({path: place.exists()}))
     (tmp_path / "x/sub").mkdir(parents=True)
@@ -46,7 +45,7 @@ def test_all_of_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeyp
     assert flushed == dict.fromkeys(before, False) | {tmp_path: True}
 
 
-def test_whatever_it_is_is_removed_but_not_what_a_link_leads_to(tmp_path):
+def test_remove_removes_anything_but_not_the_target_of_a_link(tmp_path):
     (tmp_path / "kept").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "kept")
     (tmp_path / "file").write_text("x")
@@ -56,7 +55,7 @@ def test_whatever_it_is_is_removed_but_not_what_a_link_leads_to(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-HOLD = "import sys; from block_recurrent.system.lock import hold; hold(__import__('pathlib').Path"
+HOLD = "import sys; from block_recurrent.system.files import hold; hold(__import__('pathlib').Path"
 
 
 def holds_elsewhere(path) -> bool:
@@ -76,9 +75,9 @@ def test_a_file_is_held_by_one_process_until_it_is_closed(tmp_path):
         assert file.read() == b"mine"
 
 
-def test_a_file_that_its_holder_removed_is_not_the_one_that_is_held(tmp_path, monkeypatch):
+def test_a_file_that_its_holder_removed_is_not_held(tmp_path, monkeypatch):
     """It is removed between the moment that it is opened and the moment that it is locked."""
-    path, flock, removed = tmp_path / "lock", lock.fcntl.flock, []
+    path, flock, removed = tmp_path / "lock", files.fcntl.flock, []
 
     def locking(file, how):
         if not removed:
@@ -86,7 +85,7 @@ def test_a_file_that_its_holder_removed_is_not_the_one_that_is_held(tmp_path, mo
             path.unlink()
         flock(file, how)
 
-    monkeypatch.setattr(lock.fcntl, "flock", locking)
+    monkeypatch.setattr(files.fcntl, "flock", locking)
     with hold(path) as file:
         assert removed[0].closed and os.fstat(file.fileno()).st_ino == path.stat().st_ino
         assert not holds_elsewhere(path)

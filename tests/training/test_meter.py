@@ -5,8 +5,8 @@ import math
 import jax.numpy as jnp
 import pytest
 
-from block_recurrent.system import stopwatch
-from block_recurrent.system.stopwatch import Stopwatch
+from block_recurrent.system import progress
+from block_recurrent.system.progress import Stopwatch
 from block_recurrent.training import meter
 from block_recurrent.training.meter import Meter
 from block_recurrent.training.step import StepMetrics
@@ -29,7 +29,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in (meter, stopwatch):
+    for module in (meter, progress):
         monkeypatch.setattr(module, "time", clock)
     return clock
 

@@ -96,6 +96,7 @@ def measure_checkpoints(config: ExperimentConfig, rounds: int = 25) -> dict[str,
 
         def save() -> None:
             store.save(state, {})
+            store.wait()
             store.close()
 
         save_seconds = timed(save)

@@ -9,21 +9,20 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from block_recurrent.lab.compile.chips import Chip
-from block_recurrent.lab.compile.hlo import Program, Run, direction, input_bytes, type_bytes
+from block_recurrent.lab.compile.hlo import Instruction, Program, direction, type_bytes
+from block_recurrent.lab.compile.target import Chip
 
 # Elementwise operations on an element of a softmax tile in a fused kernel, forward or backward: add
 # the bias, select by the mask, maximum, subtract, two for the exponential beside the unit that
 # computes it, sum, convert for the product; with its gradient, subtract and multiply.
 VECTOR_OPERATIONS = 10
 LINES = 10  # of source code that are reported
-COLLECTIVES = (
-    *("all-reduce", "all-gather", "reduce-scatter", "all-to-all"),
-    *("collective-permute", "collective-broadcast"),
-)
+COLLECTIVES = {"all-reduce", "all-gather", "reduce-scatter", "all-to-all"}
+COLLECTIVES |= {"collective-permute", "collective-broadcast"}
 _KERNEL = 'custom_call_target="tpu_custom_call"'
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _COST = re.compile(r'"(flops|transcendentals|bytes_accessed)":"?(-?\d+)')
+_NO_CALLS = {"calls": 0, "flops": 0, "transcendentals": 0, "bytes_accessed": 0}
 
 
 def kernel_seconds(kernel: Mapping[str, int], chip: Chip) -> dict[str, float]:
@@ -48,26 +47,26 @@ def program_costs(text: str, chip: Chip) -> dict[str, Any]:
       trip and as nothing, because the text says nothing of them.
     """
     program, estimates, silent, bounds = Program(text), [], [], 0.0
-    kernels: dict[str, Counter[str]] = defaultdict(Counter)
+    kernels: dict[str, Counter[str]] = defaultdict(lambda: Counter(_NO_CALLS))
     collectives: dict[str, Counter[str]] = defaultdict(Counter)
     places: dict[tuple[str, str], float] = defaultdict(float)
-    for run in program.runs():
-        instruction, spent = run.instruction, 0.0
+    for instruction, times in program.runs():
+        spent = 0.0
         kind = instruction.kind.removesuffix("-start")
         if kind in COLLECTIVES:
-            exchanged = _exchanged_bytes(run) * run.times
-            collectives[kind].update(count=run.times, bytes=exchanged)
+            collectives[kind].update(count=times, bytes=times * _exchanged_bytes(instruction))
         if found := _CYCLES.search(instruction.attributes):
-            spent = int(found[1]) * run.times
+            spent = int(found[1]) * times
             estimates.append(spent)
         elif _KERNEL in instruction.attributes:
-            kernel = _kernel(run)
-            if kernel is None:
+            given = _COST.findall(instruction.attributes)
+            if not given:
                 silent.append(instruction.name)
                 continue
+            kernel = Counter({name: max(0, int(number)) * times for name, number in given})
             spent = max(kernel_seconds(kernel, chip).values()) * chip.clock
             bounds += spent
-            kernels[instruction.name.split(".")[0]].update(kernel)
+            kernels[instruction.name.split(".")[0]].update(kernel, calls=times)
         if spent:
             places[program.source(instruction), direction(instruction)] += spent
     total = sum(estimates) + bounds if estimates else 1
@@ -89,17 +88,9 @@ def program_costs(text: str, chip: Chip) -> dict[str, Any]:
     }
 
 
-def _kernel(run: Run) -> Counter[str] | None:
-    """The calls of a kernel and their costs by its `cost_estimate`, or None if it has none."""
-    found = {name: int(number) for name, number in _COST.findall(run.instruction.attributes)}
-    names = ("flops", "transcendentals", "bytes_accessed")
-    costs = {name: max(0, found.get(name, 0)) * run.times for name in names}
-    return Counter({"calls": run.times, **costs}) if found else None
-
-
-def _exchanged_bytes(run: Run) -> int:
+def _exchanged_bytes(instruction: Instruction) -> int:
     """Bytes that go into a collective on a device or come out of it, the larger."""
-    given, result = input_bytes(run), type_bytes(run.instruction.type)
-    if run.instruction.kind.endswith("-start") and run.instruction.kind != "all-reduce-start":
+    given, result = sum(map(type_bytes, instruction.inputs)), type_bytes(instruction.type)
+    if instruction.kind.endswith("-start") and instruction.kind != "all-reduce-start":
         result -= given  # the type of its start holds the input beside the result
     return max(given, result)

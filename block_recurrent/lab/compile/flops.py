@@ -9,9 +9,6 @@ from block_recurrent.config import (
     TransformerXLConfig,
 )
 
-# Matrices from a gate's input to the states.
-_GATE_MATRICES = {"fixed": 1, "lstm": 3}
-
 
 def step_flops(config: ExperimentConfig) -> int:
     """Useful floating-point operations of a training step on a batch.
@@ -64,10 +61,8 @@ def _relative(
 
 def _block_recurrent(config: ModelConfig, keys: float) -> float:
     """Multiplications of a token in all layers, with its share of the states' updates."""
-    size, mlp, states, window = (
-        *(config.model_size, config.mlp_size),
-        *(config.num_states, config.window),
-    )
+    size, mlp = config.model_size, config.mlp_size
+    states, window = config.num_states, config.window
     heads = config.num_heads * config.head_size
     recurrent = len(config.recurrent_indices)
     plain = config.num_layers - recurrent
@@ -77,7 +72,7 @@ def _block_recurrent(config: ModelConfig, keys: float) -> float:
     to_states = 2 * size * heads + 2 * heads * states
     # A state in one block: projections; attention to states and tokens; gates, and an MLP in two of
     # the three wirings (paper, section 3.2).
-    gates = _GATE_MATRICES[config.gate]
+    gates = {"fixed": 1, "lstm": 3}[config.gate]  # matrices from a gate's input to the states
     wiring = {
         "skip": gates * 2 * heads * size,
         "single": 2 * heads * mlp + gates * mlp * size,

@@ -4,6 +4,7 @@ No public interface of JAX or XLA says how often an instruction runs or which so
 from, so that the text is parsed.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,8 +35,9 @@ class Instruction(NamedTuple):
       name: unique in the program.
       type: of its result, with layouts.
       kind: such as "fusion" or "all-reduce".
-      operands: the instructions that it reads; of a constant, its value.
+      operands: the text in its parentheses: what it reads; of a constant, its value.
       attributes: the rest of the line.
+      inputs: the types of what it reads.
     """
 
     name: str
@@ -43,20 +45,7 @@ class Instruction(NamedTuple):
     kind: str
     operands: str
     attributes: str
-
-
-class Run(NamedTuple):
-    """An instruction, and how often one run of the program executes it.
-
-    Attributes:
-      instruction: the instruction.
-      times: the product of the trip counts of the loops around it.
-      computation: the computation that holds it, by name of the instruction.
-    """
-
-    instruction: Instruction
-    times: int
-    computation: dict[str, Instruction]
+    inputs: tuple[str, ...]
 
 
 class Program:
@@ -77,7 +66,9 @@ class Program:
         for line in text.splitlines():
             if line[:1].isspace():
                 if found := _INSTRUCTION.match(line):
-                    current[found[1]] = Instruction(*found.groups())
+                    read = (current.get(name) for name in _NAME.findall(found[4]))
+                    inputs = tuple(source.type for source in read if source)
+                    current[found[1]] = Instruction(*found.groups(), inputs=inputs)
             elif header := _COMPUTATION.match(line):
                 current = self._computations.setdefault(header[2], {})
                 self._entry = header[2] if header[1] else self._entry
@@ -86,21 +77,22 @@ class Program:
             elif row := re.match(r"(\d+) (.*)", line):
                 table[int(row[1])] = row[2]
 
-    def runs(self) -> Iterator[Run]:
-        """Every instruction that the entry reaches."""
-        yield from self._runs(self._entry, 1)
+    def runs(self, name: str | None = None, times: int = 1) -> Iterator[tuple[Instruction, int]]:
+        """Yields every instruction that a computation reaches, and how often it is executed.
 
-    def _runs(self, name: str, times: int) -> Iterator[Run]:
-        computation = self._computations.get(name, {})
-        for instruction in computation.values():
-            yield Run(instruction, times, computation)
+        Args:
+          name: of the computation; the program's entry by default.
+          times: how often the computation is executed.
+        """
+        for instruction in self._computations.get(name or self._entry, {}).values():
+            yield instruction, times
             if instruction.kind == "while":
                 called = dict(_LOOP.findall(instruction.attributes))
                 trips = self._trips(instruction, called["condition"])
-                yield from self._runs(called["body"], times * trips)
+                yield from self.runs(called["body"], times * trips)
             for called, branches in _CALLED.findall(instruction.attributes):
                 for each in _NAME.findall(branches) or [called]:
-                    yield from self._runs(each, times)
+                    yield from self.runs(each, times)
 
     def _trips(self, loop: Instruction, condition: str) -> int:
         """A loop's trip count: noted on it, or the constant that its counter is compared with."""
@@ -122,7 +114,7 @@ class Program:
         kind of the instruction, which the compiler added.
         """
         found = _FRAME.search(instruction.attributes)
-        number, other = int(found[1]) if found else 0, f"({instruction.kind})"
+        number, other = int(found[1]) if found else 0, ""
         frames = self._tables.get("StackFrames", {})
         while number in frames:
             frame = {name: int(value) for name, value in _PAIRS.findall(frames[number])}
@@ -130,11 +122,10 @@ class Program:
             file = Path(self._tables["FileNames"][int(place["file_name_id"])].strip('"'))
             if file.is_relative_to(_PACKAGE):
                 return f"{file.relative_to(_PACKAGE)}:{place['line']}"
-            if other[0] == "(":
-                package = str(file).partition("site-packages/")[2] or file.name
-                other = f"{package}:{place['line']}"
+            package = str(file).partition("site-packages/")[2] or file.name
+            other = other or f"{package}:{place['line']}"
             number = frame.get("parent_frame_id", 1) - 1  # callers are numbered from 1
-        return other
+        return other or f"({instruction.kind})"
 
 
 def direction(instruction: Instruction) -> str:
@@ -152,14 +143,6 @@ def type_bytes(text: str) -> int:
     """Bytes of an array type, or of all arrays in a tuple type, without padding."""
     total = 0
     for name, width, sizes in _SHAPE.findall(text):
-        elements = 1
-        for size in filter(None, sizes.split(",")):
-            elements *= int(size)
+        elements = math.prod(int(size) for size in sizes.split(",") if size)
         total += -(-elements * (8 if name == "pred" else int(width)) // 8)
     return total
-
-
-def input_bytes(run: Run) -> int:
-    """Bytes of the arrays that an instruction reads."""
-    inputs = map(run.computation.get, _NAME.findall(run.instruction.operands))
-    return sum(type_bytes(source.type) for source in inputs if source is not None)

@@ -30,7 +30,6 @@ from block_recurrent.training.estimate import device_bytes
 from block_recurrent.training.trainer import abstract_run_state, make_run_step
 
 _log = logging.getLogger(__name__)
-_UNKNOWN = ("peak_bytes", "cycles", "seconds", "share_of_peak", "collectives")
 
 
 def report(config: ExperimentConfig, target: Target, json_file: Path | None = None) -> None:
@@ -69,7 +68,16 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
         state = abstract_run_state(config, mesh)
         step: Any = make_run_step(config, state)
         lowered = step.lower(state, _abstract_batch(config.data, mesh))
-    figures = _before_compilation(config, target) | {
+    figures: dict[str, Any] = {
+        "topology": target.topology,
+        "chip": chip.name,
+        "devices": len(target.devices),
+        "jax": jax.__version__,
+        "tokens": config.data.batch_size * config.data.segment_length,
+        "flops": step_flops(config),
+        "peak_flops": chip.peak_flops * len(target.devices),
+        "memory_bytes": chip.memory_bytes,
+        **dict.fromkeys(("peak_bytes", "cycles", "seconds", "share_of_peak", "collectives")),
         "mesh": dict(mesh.shape),
         "shared_parameters": describe_sharding(mesh.shape, named_parameters(state.model)),
         "state_bytes": device_bytes(state[:2]),
@@ -81,15 +89,23 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
         if not is_out_of_memory(error):
             raise
         return figures | {"fits": False, "overflow": out_of_memory(error)}
-    figures["lower_seconds"] = middle - begin
-    figures["compile_seconds"] = time.perf_counter() - middle
-    figures |= program_costs(compiled.as_text(), chip)
+    figures |= {"lower_seconds": middle - begin, "compile_seconds": time.perf_counter() - middle}
+    return figures | _costs_of(compiled, target, figures)
+
+
+def _costs_of(
+    compiled: jax.stages.Compiled, target: Target, known: dict[str, Any]
+) -> dict[str, Any]:
+    """The figures that the compiler gives, beside those that are known without it."""
+    chip = target.chip
+    figures = program_costs(compiled.as_text() or "", chip)
     if figures["cycles_outside_kernels"] is not None and chip.clock:
-        cycles = figures["cycles_outside_kernels"] + figures["cycles_of_kernels"]
-        seconds = cycles / chip.clock
-        share = figures["flops"] / (figures["peak_flops"] * seconds)
-        figures |= {"cycles": cycles, "seconds": seconds, "share_of_peak": share}
-    needed, available = compiled.memory_analysis().peak_memory_in_bytes, chip.memory_bytes
+        figures["cycles"] = figures["cycles_outside_kernels"] + figures["cycles_of_kernels"]
+        figures["seconds"] = figures["cycles"] / chip.clock
+        possible = known["peak_flops"] * figures["seconds"]
+        figures["share_of_peak"] = known["flops"] / possible
+    memory: Any = compiled.memory_analysis()
+    needed, available = memory.peak_memory_in_bytes, chip.memory_bytes
     figures |= {"fits": needed <= available, "peak_bytes": needed}
     if needed > available:
         figures["overflow"] = (
@@ -99,56 +115,37 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
     return figures
 
 
-def _before_compilation(config: ExperimentConfig, target: Target) -> dict[str, Any]:
-    """What is known without the compiler, and None for what it may not say."""
-    return {
-        "topology": target.topology,
-        "chip": target.chip.name,
-        "devices": len(target.devices),
-        "jax": jax.__version__,
-        "tokens": config.data.batch_size * config.data.segment_length,
-        "flops": step_flops(config),
-        "peak_flops": target.chip.peak_flops * len(target.devices),
-        "memory_bytes": target.chip.memory_bytes,
-        **dict.fromkeys(_UNKNOWN),
-    }
-
-
 def _abstract_batch(data: DataConfig, mesh: Mesh) -> Batch:
-    """Shapes, dtypes and shardings of a batch."""
     shape = (data.batch_size, data.segment_length)
     shape_of: Any = functools.partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
     tokens, mask = shape_of(shape, jnp.int32), shape_of(shape, jnp.bool_)
     return Batch(tokens, tokens, mask, shape_of(shape[:1], jnp.bool_))
 
 
-_TEXT = """\
-{topology}: {devices} x {chip}, jax {jax}
-mesh                  {axes}
-compilation           {compile_seconds:,.0f} s
-memory of a device    {peak:.2f} GB at most, of {memory:.2f}: {fitting}
-                      {state:.2f} GB of that are parameters and the optimizer's
-{parameters}useful operations     {step:,.4g} TFLOP a step of {tokens:,} tokens, {each}
-"""
-
-
 def describe(figures: dict[str, Any]) -> str:
     """The figures of a step that was compiled, as text for a screen."""
-    shared = "".join(
-        f"  {where:20}{names}\n" for where, names in figures["shared_parameters"].items()
+    lines = [*_sizes(figures), *_time(figures), *_costs(figures)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _sizes(figures: dict[str, Any]) -> Iterator[str]:
+    peak, memory, state = (
+        figures[name] / 1e9 for name in ("peak_bytes", "memory_bytes", "state_bytes")
     )
-    text = _TEXT.format(
-        **figures,
-        axes=" x ".join(f"{axis} {size}" for axis, size in figures["mesh"].items()),
-        peak=figures["peak_bytes"] / 1e9,
-        memory=figures["memory_bytes"] / 1e9,
-        fitting="fits" if figures["fits"] else "does not fit",
-        state=figures["state_bytes"] / 1e9,
-        parameters=shared and f"parameters along the axes of the mesh\n{shared}",
-        step=figures["flops"] / 1e12,
-        each=f"{figures['flops'] / figures['tokens'] / 1e9:.3f} GFLOP a token",
-    )
-    return text + "".join(f"{line}\n" for line in [*_time(figures), *_costs(figures)])
+    flops, tokens = figures["flops"], figures["tokens"]
+    axes = " x ".join(f"{axis} {size}" for axis, size in figures["mesh"].items())
+    fits = "fits" if figures["fits"] else "does not fit"
+    yield f"{figures['topology']}: {figures['devices']} x {figures['chip']}, jax {figures['jax']}"
+    yield f"mesh                  {axes}"
+    yield f"compilation           {figures['compile_seconds']:,.0f} s"
+    yield f"memory of a device    {peak:.2f} GB at most, of {memory:.2f}: {fits}"
+    yield f"                      {state:.2f} GB of that are parameters and the optimizer's"
+    if figures["shared_parameters"]:
+        yield "parameters along the axes of the mesh"
+    for where, names in figures["shared_parameters"].items():
+        yield f"  {where:20}{names}"
+    each = f"{flops / tokens / 1e9:.3f} GFLOP a token"
+    yield f"useful operations     {flops / 1e12:,.4g} TFLOP a step of {tokens:,} tokens, {each}"
 
 
 def _time(figures: dict[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Devices that are not there: what a compiler needs to know of a topology to compile for it."""
+"""Accelerators that a step can be compiled for: chips with published figures, and topologies."""
 
 import math
 import os
@@ -10,12 +10,11 @@ import jax
 from jax.experimental import topologies
 
 from block_recurrent.config import ConfigError
-from block_recurrent.lab.compile.chips import CHIPS, Chip
 from block_recurrent.system.text import did_you_mean
 
 EXAMPLES = "v5e:2x2, v5e:4x8, v5p:2x2x1, h100:1 or h100:8"
 # Without these the TPU's runtime looks for its own machine, and only one process can use it.
-ENVIRONMENT = {
+_ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_MIN_LOG_LEVEL": "3",
@@ -25,6 +24,112 @@ ENVIRONMENT = {
 # A GPU's compiler would time kernels; there is no GPU to time them on.
 COMPILER_OPTIONS: dict[str, dict[str, Any]] = {"tpu": {}, "cuda": {"xla_gpu_autotune_level": 0}}
 _PLUGINS = {"tpu": ("libtpu",), "cuda": ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")}
+
+
+class Chip(NamedTuple):
+    """What a chip can do.
+
+    Attributes:
+      name: its usual name.
+      platform: "tpu" or "cuda".
+      peak_flops: bfloat16 operations a second of its matrix units, without sparsity.
+      memory_bytes: what the compiler lets a program use.
+      bandwidth: bytes a second to and from that memory.
+      clock: cycles a second, in which a TPU's compiler counts; 0 for a GPU.
+      cores: TensorCores; the clock and the cycles are those of each of them.
+      description: of a GPU, the text by which the compiler knows it.
+    """
+
+    name: str
+    platform: str
+    peak_flops: float
+    memory_bytes: int
+    bandwidth: float
+    clock: float = 0
+    cores: int = 1
+    description: str = ""
+
+    @property
+    def vector_rate(self) -> float:
+        """Elementwise operations a second of a TPU: four units of 8 x 128 lanes in every core."""
+        return 4 * 8 * 128 * self.cores * self.clock
+
+    def part(self, devices: int) -> "Chip":
+        """One device, if the runtime makes so many of a chip: the chip, or one core of it."""
+        if devices == 1:
+            return self
+        return self._replace(
+            name=f"core of a {self.name}",
+            peak_flops=self.peak_flops / devices,
+            memory_bytes=self.memory_bytes // devices,
+            bandwidth=self.bandwidth / devices,
+            cores=self.cores // devices,
+        )
+
+
+def _gpu(
+    name: str,
+    peak: float,
+    memory: int,
+    bandwidth: float,
+    *,
+    major: int = 9,
+    cores: int = 132,
+    units: int = 128,
+    gigahertz: float = 1.98,
+    cache: int = 50,
+    shared: int = 228,
+) -> Chip:
+    """A GPU; `cache` is its L2 cache in MiB, `shared` the memory of a multiprocessor in KiB."""
+    description = f"""
+gpu_device_info {{
+  cuda_compute_capability {{ major: {major} }}
+  core_count: {cores}
+  fpus_per_core: {units}
+  clock_rate_ghz: {gigahertz}
+  device_memory_size: {memory}
+  memory_bandwidth: {int(bandwidth)}
+  l2_cache_size: {cache * 2**20}
+  shared_memory_per_core: {shared * 2**10}
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: {(shared - 1) * 2**10}
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+  threads_per_core_limit: 2048
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 }}
+runtime_version {{ major: 12 minor: 9 }}
+device_description_str: "{name}"
+"""
+    return Chip(name, "cuda", peak, memory, bandwidth, description=description)
+
+
+def _tpu(name: str, peak: float, gib: float, bandwidth: float, clock: float, cores: int) -> Chip:
+    return Chip(name, "tpu", peak, int(gib * 2**30), bandwidth, clock, cores)
+
+
+# The memory of a TPU is the part of the chip's 16 GiB and so on that a program can use.
+CHIPS = {
+    "v2": _tpu("TPU v2", 45.9e12, 14.96, 0.7e12, 0.7e9, 2),
+    "v3": _tpu("TPU v3", 123e12, 30.96, 0.9e12, 0.94e9, 2),
+    "v4": _tpu("TPU v4", 275e12, 30.5, 1.23e12, 1.05e9, 2),
+    "v5e": _tpu("TPU v5e", 197e12, 15.75, 0.82e12, 1.5e9, 1),
+    "v5p": _tpu("TPU v5p", 459e12, 95.74, 2.77e12, 1.75e9, 2),
+    "v6e": _tpu("TPU v6e", 918e12, 31.25, 1.64e12, 1.75e9, 1),
+    "tpu7x": _tpu("TPU7x", 2307e12, 189.5, 7.38e12, 2.2e9, 2),
+    "a100": _gpu(
+        "NVIDIA A100-SXM4-80GB", 312e12, 84_987_740_160, 2.04e12,
+        major=8, cores=108, units=64, gigahertz=1.41, cache=40, shared=164,
+    ),
+    "h100": _gpu("NVIDIA H100 80GB HBM3", 989e12, 84_942_979_072, 3.35e12),
+    "h200": _gpu("NVIDIA H200", 989e12, 150_000_000_000, 4.8e12),
+}  # fmt: skip
 
 
 class Target(NamedTuple):
@@ -64,7 +169,7 @@ def make_target(topology: str) -> Target:
             f"--topology={topology}: the compiler for it is not installed; pip install "
             f"'jax[{extra}]', or install this package with the extra '{chip.platform}'"
         )
-    for variable, value in ENVIRONMENT.items():
+    for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     jax.config.update("jax_platforms", "cpu")
     try:
@@ -79,7 +184,7 @@ def make_target(topology: str) -> Target:
 
 
 def is_installed(package: str) -> bool:
-    """Whether a package can be imported; it is not imported, but the one around it is."""
+    """Whether a package can be imported; only the package around it is imported."""
     try:
         return find_spec(package) is not None
     except ModuleNotFoundError:

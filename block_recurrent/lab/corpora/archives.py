@@ -18,6 +18,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -29,6 +30,7 @@ TOO_LARGE = "archive too large"
 
 _BLOCK = tarfile.BLOCKSIZE
 _CHUNK = 2**16
+_FOLDER = "folder"
 _DRIVE = re.compile("[A-Za-z]:")
 # What tarfile and gzip raise for damaged input; a chain of long names exhausts the recursion.
 _DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError, LookupError, ArithmeticError)
@@ -40,8 +42,8 @@ class Limits(NamedTuple):
 
     Attributes:
       member_bytes: the most bytes that a file may have that is kept.
-      total_bytes: the most bytes that all unpacked files may have, and so all that is held; in a
-        folder only the files count that are kept.
+      total_bytes: the most bytes that all unpacked files may have; in a folder only the files count
+        that are kept.
       members: the greatest number of members, or of files in a folder.
     """
 
@@ -67,12 +69,12 @@ class Unpacked(NamedTuple):
     skipped: Mapping[str, int]
 
 
-def _everything(name: str) -> bool:
-    return True
+# A member: its name, why it is refused or "", and what reads it.
+_Member = tuple[str, str, Callable[[], bytes]]
 
 
 def read_archive(
-    path: Path, *, limits: Limits = LIMITS, wanted: Callable[[str], bool] = _everything
+    path: Path, *, limits: Limits = LIMITS, wanted: Callable[[str], bool] = lambda name: True
 ) -> Unpacked:
     """Returns the files of an archive or a folder.
 
@@ -87,66 +89,69 @@ def read_archive(
       DataError: the archive is damaged or cut short; the message names it and, where it is known,
         the member.
     """
-    if path.is_dir():
-        return _read_folder(path, limits, wanted)
-    with _naming(path), _opened(path) as file:
-        head = file.read(_BLOCK)
-        compressed = isinstance(file, gzip.GzipFile)
-    if head.startswith(b"%PDF-"):
-        raise Unusable(PDF_ONLY)
-    if _is_tar(head):
-        return _read_tar(path, limits, wanted)
-    if not compressed:
-        raise DataError(f"{path} is neither a gzip nor a tar file; fetch it again or remove it.")
-    return _read_single(path, limits, wanted)
-
-
-def _read_single(path: Path, limits: Limits, wanted: Callable[[str], bool]) -> Unpacked:
-    name = safe_name(re.sub(r"\.(tar\.gz|tgz|gz)$", "", path.name))
-    if name is None:
-        return Unpacked({}, (), {"unsafe name": 1})
-    if not wanted(name):
-        return Unpacked({}, (name,), {})
-    with _naming(path), _opened(path) as file:
-        data = _Stream(file, min(limits.member_bytes, limits.total_bytes)).read()
-    return Unpacked({name: data}, (), {})
-
-
-def _read_tar(path: Path, limits: Limits, wanted: Callable[[str], bool]) -> Unpacked:
     files: dict[str, bytes] = {}
     unread: dict[str, None] = {}
     skipped: Counter[str] = Counter()
-    with _naming(path), _opened(path) as file:
-        stream = _Stream(file, limits.total_bytes)
-        for number, (archive, member) in enumerate(_members(stream), start=1):
-            name = safe_name(member.name)
+    left = limits.total_bytes
+    with _naming(path):
+        for number, (full_name, refusal, read) in enumerate(_members(path, limits, skipped), 1):
+            name = safe_name(full_name)
             if number > limits.members:
                 raise Unusable(TOO_LARGE)
-            if member.isdir():
+            if refusal == _FOLDER:
                 continue
             if name is None:
                 skipped["unsafe name"] += 1
-            elif reason := _refusal(member):
-                skipped[reason] += 1
+            elif refusal:
+                skipped[refusal] += 1
             elif not wanted(name):
                 unread[name] = None
-            elif member.size > limits.member_bytes:
-                raise Unusable(TOO_LARGE)
             else:
                 files.pop(name, None)  # a later one of this name takes the later place
                 with _naming(f"{path}, member {name!r}"):
-                    files[name] = _data(archive, member)
+                    files[name] = read()
+                left -= len(files[name])
+                if left < 0:
+                    raise Unusable(TOO_LARGE)
     return Unpacked(files, tuple(unread), dict(skipped))
 
 
-def _members(stream: "_Stream") -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+def _members(path: Path, limits: Limits, skipped: Counter[str]) -> Iterator[_Member]:
+    if path.is_dir():
+        for name in files_below(path, skipped):
+            yield name, "", partial(_read_file, path / name, limits)
+        return
+    with open(path, "rb") as packed:
+        compressed = packed.peek(2)[:2] == b"\x1f\x8b"
+        file = gzip.GzipFile(fileobj=packed, mode="rb") if compressed else packed
+        head = file.read(_BLOCK)
+        file.seek(0)
+        if head.startswith(b"%PDF-"):
+            raise Unusable(PDF_ONLY)
+        if _is_tar(head):
+            yield from _tar_members(_Stream(file, limits.total_bytes), limits)
+        elif compressed:
+            name = re.sub(r"\.(tar\.gz|tgz|gz)$", "", path.name)
+            yield name, "", _Stream(file, min(limits.member_bytes, limits.total_bytes)).read
+        else:
+            raise DataError(
+                f"{path} is neither a gzip nor a tar file; fetch it again or remove it."
+            )
+
+
+def _read_file(file: Path, limits: Limits) -> bytes:
+    with file.open("rb") as opened:
+        return _Stream(opened, limits.member_bytes).read()
+
+
+def _tar_members(stream: "_Stream", limits: Limits) -> Iterator[_Member]:
     with tarfile.TarFile(
         fileobj=stream, mode="r", encoding="utf-8", errors="surrogateescape"
     ) as archive:
         for member in archive:
             if member.size < 0:
                 raise tarfile.ReadError(f"member {member.name!r} has a negative size")
-            yield archive, member
+            yield member.name, _refusal(member), partial(_read_member, archive, member, limits)
     # tarfile takes a damaged or missing header for the end of the archive.
     if len(stream.last) < _BLOCK or any(stream.last):
         raise tarfile.ReadError(f"no valid header and no end mark before byte {stream.tell()}")
@@ -155,12 +160,16 @@ def _members(stream: "_Stream") -> Iterator[tuple[tarfile.TarFile, tarfile.TarIn
 
 
 def _refusal(member: tarfile.TarInfo) -> str:
+    if member.isdir():
+        return _FOLDER
     if member.issym() or member.islnk():
         return "link"
     return "" if member.isreg() and not member.issparse() else "not a file"
 
 
-def _data(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, limits: Limits) -> bytes:
+    if member.size > limits.member_bytes:
+        raise Unusable(TOO_LARGE)
     file = archive.extractfile(member)
     data = file.read() if file else b""
     if len(data) != member.size:
@@ -177,23 +186,6 @@ def _is_tar(head: bytes) -> bool:
     except tarfile.HeaderError:
         return len(head) == _BLOCK and not any(head)
     return True
-
-
-def _read_folder(path: Path, limits: Limits, wanted: Callable[[str], bool]) -> Unpacked:
-    files: dict[str, bytes] = {}
-    unread: list[str] = []
-    skipped: Counter[str] = Counter()
-    left = limits.total_bytes
-    for number, name in enumerate(files_below(path, skipped), start=1):
-        if number > limits.members:
-            raise Unusable(TOO_LARGE)
-        if not wanted(name):
-            unread.append(name)
-            continue
-        with _naming(path / name), open(path / name, "rb") as file:
-            files[name] = _Stream(file, min(limits.member_bytes, left)).read()
-        left -= len(files[name])
-    return Unpacked(files, tuple(unread), dict(skipped))
 
 
 def files_below(root: Path, skipped: Counter[str]) -> Iterator[str]:
@@ -252,17 +244,6 @@ def _naming(what: Path | str) -> Iterator[None]:
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{what} cannot be read: {reason}; fetch it again or remove it.") from error
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
-    """Opens a file; its bytes are the unpacked ones if it is compressed by gzip."""
-    with open(path, "rb") as file:
-        if file.peek(2)[:2] != b"\x1f\x8b":
-            yield file
-            return
-        with gzip.GzipFile(fileobj=file, mode="rb") as unpacked:
-            yield unpacked
 
 
 class _Stream(io.RawIOBase):

@@ -19,9 +19,9 @@ from block_recurrent.system.extras import require
 from block_recurrent.system.files import flush_to_disk, reason
 from block_recurrent.system.text import count_reasons
 
-_OPTIONS = "group_size:1,uncompressed"  # compressed bytes depend on the compressor's version
 FORMAT = 1
-_MAX_RECORD = 2**31 - 2**20
+MAX_RECORD = 2**31 - 2**20
+_OPTIONS = "group_size:1,uncompressed"  # compressed bytes depend on the compressor's version
 _VERSION = "1.0.0"
 
 
@@ -41,119 +41,6 @@ def sha256_of(path: Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class ShardWriter:
-    """Writes one file of records; `close` or `discard` ends it.
-
-    Attributes:
-      path: the file.
-      count: the number of records.
-      record_bytes: the sum of their sizes.
-    """
-
-    def __init__(self, path: Path):
-        self.path, self.count, self.record_bytes = path, 0, 0
-        self._digest = hashlib.sha256()
-        self._module = require("array_record.python.array_record_module", "data")
-        with writing(path):
-            self._writer = self._module.ArrayRecordWriter(os.fspath(path), _OPTIONS)
-
-    def write(self, record: bytes) -> None:
-        """Adds a record. A full disk may show in `close` only."""
-        with writing(self.path):
-            self._writer.write(record)
-        self.count += 1
-        self.record_bytes += len(record)
-        self._digest.update(record)
-
-    def close(self) -> None:
-        """Returns when the file is on the disk and reads as it was written."""
-        with writing(self.path):
-            self._writer.close()
-            reader = self._module.ArrayRecordReader(os.fspath(self.path), READ_OPTIONS)
-            found = hashlib.sha256()
-            for number in range(reader.num_records()):
-                found.update(reader.read([number])[0])
-            if reader.num_records() != self.count or found.digest() != self._digest.digest():
-                raise OSError(errno.EIO, "it does not read as it was written")
-            reader.close()
-            flush_to_disk(self.path)
-
-    def discard(self) -> None:
-        """Removes the file."""
-        with suppress(RuntimeError):
-            self._writer.close()
-        self.path.unlink(missing_ok=True)
-
-
-class Examples:
-    """Serializes documents with the features of the data set `pg19`, and `source`, the id."""
-
-    def __init__(self) -> None:
-        import tensorflow_datasets as tfds
-        from tensorflow_datasets.core.example_serializer import ExampleSerializer
-
-        text = tfds.features.Text()
-        self.features: Any = tfds.features.FeaturesDict(
-            {
-                "book_id": np.int32,
-                "book_link": text,
-                "book_text": text,
-                "book_title": text,
-                "publication_date": np.int32,
-                "source": text,
-            }
-        )
-        self._serializer = ExampleSerializer(self.features.get_serialized_info())
-
-    def serialize(self, values: Mapping[str, str | bytes | int]) -> bytes:
-        """Returns the record of a document, the same bytes for the same values.
-
-        Raises:
-          DataError: the text, `book_text` in bytes, is too long for a record.
-        """
-        size = len(values["book_text"]) if isinstance(values["book_text"], bytes) else 0
-        if size > _MAX_RECORD:
-            raise DataError(
-                f"document {values['source']!r} has {size:,} bytes, more than the {_MAX_RECORD:,} "
-                "that a record holds: divide it."
-            )
-        example = self._serializer.get_tf_example(self.features.encode_example(dict(values)))
-        return example.SerializeToString(deterministic=True)
-
-
-def describe(
-    directory: Path, name: str, features: Any, splits: Mapping[str, tuple[Sequence[int], int]]
-) -> None:
-    """Writes `dataset_info.json` and `features.json`.
-
-    Args:
-      directory: the directory of the shards.
-      name: the name of the data set.
-      features: the features of a record, from `Examples`.
-      splits: split -> numbers of records of its shards, and bytes of its records.
-    """
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.splits import SplitDict
-
-    identity = tfds.core.DatasetIdentity(name, tfds.core.Version(_VERSION), str(directory), "")
-    info = tfds.core.DatasetInfo(builder=identity, features=features)
-    info.set_file_format("array_record")
-    template = tfds.core.ShardedFileTemplate(
-        dataset_name=name, data_dir=tfds.core.Path(directory), filetype_suffix="array_record"
-    )
-    infos = [
-        tfds.core.SplitInfo(
-            name=split,
-            shard_lengths=list(lengths),
-            num_bytes=num_bytes,
-            filename_template=template.replace(split=split),
-        )
-        for split, (lengths, num_bytes) in splits.items()
-    ]
-    info.set_splits(SplitDict(infos))
-    info.write_to_directory(directory)
 
 
 @dataclass
@@ -181,6 +68,97 @@ class Split:
     record_bytes: int = 0
 
 
+class ShardWriter:
+    """Writes one file of records; `close` or `discard` ends it."""
+
+    def __init__(self, path: Path):
+        self.path, self.count, self.record_bytes = path, 0, 0
+        self._digest = hashlib.sha256()
+        self._module = require("array_record.python.array_record_module", "data")
+        with writing(path):
+            self._writer = self._module.ArrayRecordWriter(os.fspath(path), _OPTIONS)
+
+    def write(self, record: bytes) -> None:
+        """Adds a record. A full disk may show in `close` only."""
+        with writing(self.path):
+            self._writer.write(record)
+        self.count += 1
+        self.record_bytes += len(record)
+        self._digest.update(record)
+
+    def close(self, split: Split) -> None:
+        """Adds the file to its split, when it is on the disk and reads as it was written."""
+        with writing(self.path):
+            self._writer.close()
+            reader = self._module.ArrayRecordReader(os.fspath(self.path), READ_OPTIONS)
+            found = hashlib.sha256()
+            for number in range(reader.num_records()):
+                found.update(reader.read([number])[0])
+            if reader.num_records() != self.count or found.digest() != self._digest.digest():
+                raise OSError(errno.EIO, "it does not read as it was written")
+            reader.close()
+            flush_to_disk(self.path)
+            split.shards.append(
+                {
+                    "file": self.path.name,
+                    "split": split.name,
+                    "documents": self.count,
+                    "size": self.path.stat().st_size,
+                    "sha256": sha256_of(self.path),
+                }
+            )
+        split.record_bytes += self.record_bytes
+
+    def discard(self) -> None:
+        with suppress(RuntimeError):
+            self._writer.close()
+        self.path.unlink(missing_ok=True)
+
+
+class Examples:
+    """Serializes documents with the features of the data set `pg19`, and `source`, the id."""
+
+    def __init__(self) -> None:
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+        texts = ("book_link", "book_text", "book_title", "source")
+        features = {"book_id": np.int32, "publication_date": np.int32}
+        features |= dict.fromkeys(texts, tfds.features.Text())
+        self.features: Any = tfds.features.FeaturesDict(features)
+        self._serializer = ExampleSerializer(self.features.get_serialized_info())
+
+    def serialize(self, values: Mapping[str, str | bytes | int]) -> bytes:
+        """Returns the record of a document, the same bytes for the same values."""
+        example = self._serializer.get_tf_example(self.features.encode_example(dict(values)))
+        return example.SerializeToString(deterministic=True)
+
+
+def describe(directory: Path, name: str, features: Any, splits: Sequence[Split]) -> None:
+    """Writes `dataset_info.json` and `features.json` for the splits that have shards."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.splits import SplitDict
+
+    identity = tfds.core.DatasetIdentity(name, tfds.core.Version(_VERSION), str(directory), "")
+    info = tfds.core.DatasetInfo(builder=identity, features=features)
+    info.set_file_format("array_record")
+    template = tfds.core.ShardedFileTemplate(
+        dataset_name=name, data_dir=tfds.core.Path(directory), filetype_suffix="array_record"
+    )
+    infos = [
+        tfds.core.SplitInfo(
+            name=split.name,
+            shard_lengths=[shard["documents"] for shard in split.shards],
+            num_bytes=split.record_bytes,
+            filename_template=template.replace(split=split.name),
+        )
+        for split in splits
+        if split.shards
+    ]
+    info.set_splits(SplitDict(infos))
+    info.write_to_directory(directory)
+
+
 def make_manifest(
     settings: Mapping[str, Any], splits: Sequence[Split], left_out: Mapping[str, int]
 ) -> dict[str, Any]:
@@ -189,7 +167,6 @@ def make_manifest(
     Its fields: format; name, source and options; splits, with the numbers of documents, bytes of
     text and shards; skipped, left_out and repaired; shards, dropped and documents as in `Split`.
     """
-    skipped = sum((Counter(split.skipped) for split in splits), Counter())
     named = {split.name: split for split in splits}
     return {
         "format": FORMAT,
@@ -202,7 +179,7 @@ def make_manifest(
             }
             for name in SPLITS
         },
-        "skipped": dict(sorted(skipped.items())),
+        "skipped": dict(sorted(sum((Counter(s.skipped) for s in splits), Counter()).items())),
         "left_out": dict(sorted(left_out.items())),
         "repaired": sum(split.repaired for split in splits),
         "shards": [shard for split in splits for shard in split.shards],
@@ -213,14 +190,13 @@ def make_manifest(
 
 def write_manifest(manifest: Mapping[str, Any], file: Path) -> None:
     """Writes the manifest as JSON, a line for every item of its lists."""
-    fields = [f"{json.dumps(name)}: {_pretty(value)}" for name, value in manifest.items()]
+    fields = []
+    for name, value in manifest.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and value:
+            text = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n]"
+        fields.append(f"{json.dumps(name)}: {text}")
     file.write_text("{\n" + ",\n".join(fields) + "\n}\n", encoding="ascii")
-
-
-def _pretty(value: object) -> str:
-    if not isinstance(value, list) or not value:
-        return json.dumps(value)
-    return "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n]"
 
 
 def summary(manifest: Mapping[str, Any]) -> str:

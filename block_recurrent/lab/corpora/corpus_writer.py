@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from block_recurrent.data.documents import DataError, replace_lone_surrogates, split_of
 from block_recurrent.lab.corpora.corpus_files import (
+    MAX_RECORD,
     Examples,
     ShardWriter,
     Split,
@@ -27,16 +28,16 @@ from block_recurrent.lab.corpora.corpus_files import (
     write_manifest,
     writing,
 )
-from block_recurrent.lab.corpora.entries import Entry, Source, Unusable
+from block_recurrent.lab.corpora.entries import Entry, Source, Unusable, listed
 from block_recurrent.system.files import (
     PARTIAL,
     flush_folder,
     flush_to_disk,
+    hold,
     put_in_place,
     remove,
     write_whole,
 )
-from block_recurrent.system.lock import hold
 
 SHARD_BYTES = 64 * 2**20
 # The splits are written in this order. Of equal texts in several splits, the first one stays.
@@ -124,12 +125,7 @@ def prepare(
             raise
         corpus, manifest = partial / "corpus", make_manifest(settings, splits, work.left_out)
         with writing(corpus):
-            lengths = {
-                split.name: ([shard["documents"] for shard in split.shards], split.record_bytes)
-                for split in splits
-                if split.shards
-            }
-            describe(corpus, name, work.examples.features, lengths)
+            describe(corpus, name, work.examples.features, splits)
             write_manifest(manifest, corpus / "manifest.json")
             flush_folder(corpus)
         with writing(target):
@@ -203,14 +199,8 @@ def _move(corpus: Path, target: Path) -> None:
 class _Preparation:
     """Writes the splits of a corpus that are not finished yet.
 
-    Args:
-      source, report, stop: the arguments of `prepare`.
-      settings: all that decides the content of the corpus, as JSON values.
-      partial: the directory of the unfinished corpus.
-
-    Attributes:
-      examples: serializes the records.
-      left_out: what the source did not list, as reason -> number.
+    `settings` is all that decides the content of the corpus, as JSON values; `left_out` is complete
+    after `splits`.
     """
 
     def __init__(
@@ -224,19 +214,14 @@ class _Preparation:
         self._source, self._settings, self._options = source, settings, settings["options"]
         self._partial, self._corpus = partial, partial / "corpus"
         self._report, self._stop = report, stop
-        self._listing: dict[str, list[str]] = {split: [] for split in ORDER}
+        self._ids: dict[str, list[str]] = {split: [] for split in ORDER}
         self._split_of_text: dict[str, str] = {}
         self._read = self._kept = self._bytes = 0
         self.left_out: Mapping[str, int] = {}
         self.examples = Examples()
 
     def splits(self) -> list[Split]:
-        """Returns what was written of every split, by this call or an earlier one.
-
-        Raises:
-          DataError: documents share an id, no document is usable, or a file cannot be written.
-          Interrupted: `stop` asked for it.
-        """
+        """Returns what was written of every split, by this call or an earlier one."""
         self._list()
         splits: list[Split] = []
         for name in ORDER:
@@ -259,17 +244,8 @@ class _Preparation:
         return splits
 
     def _list(self) -> None:
-        """Lists the ids of every split."""
-        seen: dict[str, int] = {}
-        for number, entry in enumerate(self._source.entries(), start=1):
-            if (first := seen.setdefault(entry.id, number)) != number:
-                raise DataError(
-                    f"source {self._source.name!r}: the documents {first:,} and {number:,} that it "
-                    f"lists share the id {entry.id!r}: remove or rename one."
-                )
-            if replace_lone_surrogates(entry.id)[1]:
-                raise DataError(f"document id {entry.id!r} cannot be written as UTF-8: rename it.")
-            self._listing[self._split_of(entry)].append(entry.id)
+        for number, entry in enumerate(listed(self._source), start=1):
+            self._ids[self._split_of(entry)].append(entry.id)
             self._tell(Progress("", number))
         self.left_out = dict(self._source.left_out)
 
@@ -284,7 +260,7 @@ class _Preparation:
 
     def _identity(self, split: str) -> dict[str, Any]:
         """Returns all that decides what is in a split, as JSON values."""
-        ids = hashlib.sha256(json.dumps(self._listing[split]).encode()).hexdigest()
+        ids = hashlib.sha256(json.dumps(self._ids[split]).encode()).hexdigest()
         return json.loads(json.dumps({**self._settings, "ids": ids}))
 
     def _finished(self, name: str) -> Split | None:
@@ -300,18 +276,20 @@ class _Preparation:
 
     def _clean(self, kept: list[Split]) -> None:
         """Removes everything but the splits that are kept."""
-        files = {shard["file"] for split in kept for shard in split.shards}
         names = {f"{split.name}.json" for split in kept}
+        names |= {shard["file"] for split in kept for shard in split.shards}
         with writing(self._partial):
             self._corpus.mkdir(exist_ok=True)
             for path in [*self._partial.glob("*.json*"), *self._corpus.iterdir()]:
-                if path.name not in files | names:
+                if path.name not in names:
                     path.unlink()
 
     def _write(self, name: str) -> Split:
         """Writes a split from its start."""
         split, shard = Split(name, self._identity(name)), None
         limit, shard_bytes = self._options["limit"], self._options["shard_bytes"]
+        sizes = map(len, self._ids.values())
+        total = sum(sizes if limit is None else (min(size, limit) for size in sizes))
         stem = f"{self._settings['name']}-{name}.array_record"
         try:
             for entry in (e for e in self._source.entries() if self._split_of(e) == name):
@@ -323,11 +301,11 @@ class _Preparation:
                     shard.write(record)
                     split.documents[-1]["shard"] = index
                     if shard.record_bytes >= shard_bytes:
-                        _close(shard, split)
+                        shard.close(split)
                         shard = None
-                self._tell(Progress(name, self._read, self._total(), self._bytes))
+                self._tell(Progress(name, self._read, total, self._bytes))
             if shard:
-                _close(shard, split)
+                shard.close(split)
         except BaseException:
             if shard:
                 shard.discard()
@@ -340,15 +318,21 @@ class _Preparation:
         self._read += 1
         try:
             content = entry.read()
+            if not content.text or content.text.isspace():
+                raise Unusable("no text", content.skipped)
+            data = content.text.encode()
+            sha256 = hashlib.sha256(data).hexdigest()
+            if self._split_of_text.get(sha256, split.name) != split.name:
+                raise Unusable("duplicate of a document in another split", content.skipped)
         except Unusable as error:
-            return _drop(split, entry.id, error.reason, error.skipped)
-        if not content.text or content.text.isspace():
-            return _drop(split, entry.id, "no text", content.skipped)
-        data = content.text.encode()
-        sha256 = hashlib.sha256(data).hexdigest()
-        if self._split_of_text.get(sha256, split.name) != split.name:
-            reason = "duplicate of a document in another split"
-            return _drop(split, entry.id, reason, content.skipped)
+            split.dropped.append({"id": entry.id, "reason": error.reason, "split": split.name})
+            split.skipped = dict(Counter(split.skipped) + Counter(error.skipped))
+            return b""
+        if len(data) > MAX_RECORD:
+            raise DataError(
+                f"document {entry.id!r} has {len(data):,} bytes, more than the {MAX_RECORD:,} that "
+                "a record holds: divide it."
+            )
         record = self.examples.serialize(
             {
                 "book_id": self._kept if content.number is None else content.number,
@@ -362,7 +346,7 @@ class _Preparation:
         document = {"id": entry.id, "bytes": len(data), "sha256": sha256, "split": split.name}
         split.documents.append(document)
         split.repaired += content.repaired
-        _skip(split, content.skipped)
+        split.skipped = dict(Counter(split.skipped) + Counter(content.skipped))
         self._count(document)
         return record
 
@@ -371,10 +355,6 @@ class _Preparation:
         self._bytes += document["bytes"]
         if document["split"] != ORDER[-1]:
             self._split_of_text.setdefault(document["sha256"], document["split"])
-
-    def _total(self) -> int:
-        limit, sizes = self._options["limit"], map(len, self._listing.values())
-        return sum(sizes if limit is None else (min(size, limit) for size in sizes))
 
     def _finish(self, split: Split) -> None:
         """Gives the shards their final names and records the split."""
@@ -387,25 +367,3 @@ class _Preparation:
                 document["shard"] = split.shards[document["shard"]]["file"]
             flush_to_disk(self._corpus)
             write_whole(self._partial / f"{split.name}.json", json.dumps(vars(split)))
-
-
-def _drop(split: Split, document_id: str, reason: str, skipped: Mapping[str, int]) -> bytes:
-    split.dropped.append({"id": document_id, "reason": reason, "split": split.name})
-    _skip(split, skipped)
-    return b""
-
-
-def _skip(split: Split, skipped: Mapping[str, int]) -> None:
-    for reason, number in skipped.items():
-        split.skipped[reason] = split.skipped.get(reason, 0) + number
-
-
-def _close(shard: ShardWriter, split: Split) -> None:
-    """Ends a shard and adds it to its split."""
-    shard.close()
-    with writing(shard.path):
-        facts = {"size": shard.path.stat().st_size, "sha256": sha256_of(shard.path)}
-    split.shards.append(
-        {"file": shard.path.name, "split": split.name, "documents": shard.count, **facts}
-    )
-    split.record_bytes += shard.record_bytes

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
+from block_recurrent.data.documents import DataError, replace_lone_surrogates
+
 
 class Unusable(Exception):
     """A document that is left out of the corpus.
@@ -44,14 +46,16 @@ class Entry(NamedTuple):
     """A document that can be read.
 
     Attributes:
-      id: the document's id, unique in the corpus and always the same, since it decides the split.
+      id: the document's id, always the same, since it decides the split.
       read: returns the content. Raises Unusable to leave the document out, and DataError, which
         names file and record, if the raw data is damaged.
+      where: the file or folder, and the record in it.
       split: "train", "validation" or "test" if the source has splits of its own, else None.
     """
 
     id: str
     read: Callable[[], Content]
+    where: str
     split: str | None = None
 
 
@@ -83,3 +87,22 @@ class Source(Protocol):
           DataError: the raw data cannot be listed.
         """
         ...
+
+
+def listed(source: Source) -> Iterator[Entry]:
+    """Yields the entries of a source.
+
+    Raises:
+      DataError: two have the same id, or UTF-8 cannot encode one.
+    """
+    where_is: dict[str, str] = {}
+    for entry in source.entries():
+        if entry.id in where_is:
+            raise DataError(
+                f"{where_is[entry.id]} and {entry.where} share the id {entry.id!r}: rename or "
+                "remove one."
+            )
+        if replace_lone_surrogates(entry.id)[1]:
+            raise DataError(f"{entry.where}: the id {entry.id!r} cannot be written as UTF-8.")
+        where_is[entry.id] = entry.where
+        yield entry

@@ -21,7 +21,7 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -31,7 +31,6 @@ from block_recurrent.data.json_lines import json_lines, parse_json
 from block_recurrent.lab.corpora.archives import (
     LIMITS,
     PDF_ONLY,
-    Limits,
     children,
     files_below,
     read_archive,
@@ -90,7 +89,6 @@ class LatexBundles:
       categories: if any, keeps a paper only if one of its categories starts with one of these
         strings: "math." keeps math.GT, "math" math-ph too. Needs `metadata`.
       skip_damaged: makes damaged archives Unusable("damaged archive") instead of an error.
-      limits: bounds on one bundle.
 
     Raises:
       DataError: the directory or the metadata does not exist, or there are categories without
@@ -109,12 +107,11 @@ class LatexBundles:
         metadata: str | Path | None = None,
         categories: Iterable[str] = (),
         skip_damaged: bool = False,
-        limits: Limits = LIMITS,
     ):
         self._directory = Path(directory)
         self._metadata = None if metadata is None else Path(metadata)
         self._categories = (categories,) if isinstance(categories, str) else tuple(categories)
-        self._skip_damaged, self._limits = skip_damaged, limits
+        self._skip_damaged = skip_damaged
         self.left_out: Counter[str] = Counter()
         if not self._directory.is_dir():
             raise DataError(f"{directory} is not a directory: give the one that holds the bundles.")
@@ -129,43 +126,38 @@ class LatexBundles:
             "metadata": self._metadata is not None,
             "categories": list(self._categories),
             "skip_damaged": self._skip_damaged,
-            **self._limits._asdict(),
+            **LIMITS._asdict(),
         }
 
     def entries(self) -> Iterator[Entry]:
         """Lists the papers by path: files, folders that are papers, then what is in the others.
 
         Raises:
-          DataError: two papers have one id, or the metadata cannot be read.
+          DataError: the metadata cannot be read.
         """
         self.left_out = Counter()
-        papers = self._papers()
-        records = {} if self._metadata is None else _read_metadata(self._metadata, papers)
-        for paper, path in papers.items():
+        ids = self._ids()
+        records: dict[str, _Metadata] = {}
+        if self._metadata is not None:
+            records = _read_metadata(self._metadata, frozenset(ids.values()))
+        for path, paper in ids.items():
             record = records.get(paper)
             if self._keeps(record):
-                yield Entry(paper, partial(self._read, paper, path, record or _Metadata("", 0, ())))
+                read = partial(self._read, paper, path, record or _Metadata("", 0, ()))
+                yield Entry(paper, read, str(path))
 
-    def _papers(self) -> dict[str, Path]:
-        papers: dict[str, Path] = {}
-        paths = [self._directory / name for name in _bundles(self._directory, self.left_out)]
-        paths = [path for path in paths if not self._is_metadata(path)]
-        for path in sorted(paths, key=lambda path: path.suffix == ".pdf"):
-            name = path.relative_to(self._directory).as_posix()
-            stem = name if path.is_dir() else _EXTENSION.sub("", name)
-            paper = arxiv_id(stem) or os.fsencode(stem).decode("utf-8", "replace")
-            if path.suffix == ".pdf" and paper in papers:
-                self.left_out["PDF beside its source"] += 1
-            elif paper in papers:
-                raise DataError(f"{papers[paper]} and {path} share the id {paper!r}; keep one.")
-            else:
-                papers[paper] = path
-        order = {path: number for number, path in enumerate(paths)}
-        return dict(sorted(papers.items(), key=lambda item: order[item[1]]))
-
-    def _is_metadata(self, path: Path) -> bool:
-        file = self._metadata
-        return file is not None and path.name == file.name and path.samefile(file)
+    def _ids(self) -> dict[Path, str]:
+        """Returns the ids of the papers; a PDF beside its source is left out."""
+        ids: dict[Path, str] = {}
+        for name in _bundles(self._directory, self.left_out):
+            path = self._directory / name
+            if self._metadata is None or not path.samefile(self._metadata):
+                stem = name if path.is_dir() else _EXTENSION.sub("", name)
+                ids[path] = arxiv_id(stem) or os.fsencode(stem).decode("utf-8", "replace")
+        sources = {paper for path, paper in ids.items() if path.suffix != ".pdf"}
+        beside = {path for path in ids if path.suffix == ".pdf" and ids[path] in sources}
+        self.left_out.update(["PDF beside its source"] * len(beside))
+        return {path: paper for path, paper in ids.items() if path not in beside}
 
     def _keeps(self, record: _Metadata | None) -> bool:
         if not self._categories:
@@ -179,9 +171,7 @@ class LatexBundles:
         if path.suffix == ".pdf":
             raise Unusable(PDF_ONLY)
         try:
-            unpacked = read_archive(
-                path, limits=self._limits, wanted=lambda name: not _FIGURE.search(name)
-            )
+            unpacked = read_archive(path, wanted=lambda name: not _FIGURE.search(name))
         except DataError as error:
             if self._skip_damaged:
                 raise Unusable("damaged archive") from error
@@ -190,7 +180,7 @@ class LatexBundles:
         if names and all(name.lower().endswith(".pdf") for name in names):
             raise Unusable(PDF_ONLY, unpacked.skipped)
         bundle = _Bundle(unpacked.files, unpacked.skipped)
-        tex = _tex_files(bundle, is_single=len(names) == 1)
+        tex = bundle.tex_files(is_single=len(names) == 1)
         order = bundle.order(bundle.main(tex))
         if unused := len(set(tex) - set(order)):
             bundle.skipped["never input"] += unused
@@ -243,33 +233,10 @@ def _is_tex(name: str) -> bool:
     return name.lower().endswith(".tex")
 
 
-def _tex_files(bundle: "_Bundle", *, is_single: bool) -> list[str]:
-    """Returns the names of the TeX files of a bundle; `is_single` says that it has one file.
-
-    Raises:
-      Unusable: there is no TeX file, or no command in any of them.
-    """
-    tex = [name for name in bundle.names if _is_tex(name) and bundle.text(name)]
-    if is_single and not tex:
-        tex = [name for name in bundle.names if _TEX_COMMAND.search(bundle.text(name))]
-        tex = [name for name in tex if not _OTHER_LANGUAGE.match(bundle.text(name))]
-    if not tex:
-        raise Unusable("no TeX file", bundle.skipped)
-    if not any(_CONTROL_WORD.search(bundle.text(name)) for name in tex):
-        raise Unusable("no LaTeX", bundle.skipped)
-    return tex
-
-
 class _Bundle:
     """The files of one paper; each is decoded and searched for inputs once, when needed.
 
-    Args:
-      files: path -> bytes.
-      skipped: files that the archive has and that were not read, as reason -> number.
-
-    Attributes:
-      skipped: those, and files without text.
-      repaired: names of the files that are not UTF-8.
+    `skipped` also counts the files without text, and `repaired` names those that are not UTF-8.
     """
 
     def __init__(self, files: Mapping[str, bytes], skipped: Mapping[str, int]):
@@ -279,10 +246,18 @@ class _Bundle:
         self.skipped = Counter(skipped)
         self.repaired: set[str] = set()
 
-    @property
-    def names(self) -> Iterable[str]:
-        """The paths of all files."""
-        return self._files
+    def tex_files(self, *, is_single: bool) -> list[str]:
+        """Returns the names of the TeX files; `is_single` says that the paper has one file."""
+        tex = [name for name in self._files if _is_tex(name) and self.text(name)]
+        if is_single and not tex:
+            texts = {name: self.text(name) for name in self._files}
+            tex = [name for name, text in texts.items() if _TEX_COMMAND.search(text)]
+            tex = [name for name in tex if not _OTHER_LANGUAGE.match(texts[name])]
+        if not tex:
+            raise Unusable("no TeX file", self.skipped)
+        if not any(_CONTROL_WORD.search(self.text(name)) for name in tex):
+            raise Unusable("no LaTeX", self.skipped)
+        return tex
 
     def text(self, name: str) -> str:
         """Returns the text of a file, "" if it is binary or empty, which is counted once."""
@@ -301,18 +276,17 @@ class _Bundle:
     def main(self, names: Iterable[str]) -> str:
         """Returns the main file among these, by the rule of this module."""
 
+        def rank(name: str) -> tuple[int, int]:
+            code = _COMMENT.sub(r"\1", self.text(name))
+            return 2 * (not _BEGIN.search(code)) + (not _CLASS.search(code)), name.count("/")
+
         def longest(name: str) -> tuple[int, bytes]:
             read = {name, *self._inputs(name, posixpath.dirname(name))}
             return -sum(len(self.text(each)) for each in read), os.fsencode(name)
 
-        ranks = {name: self._rank(name) for name in names}
+        ranks = {name: rank(name) for name in names}
         first = min(ranks.values())
-        return min((name for name, rank in ranks.items() if rank == first), key=longest)
-
-    def _rank(self, name: str) -> tuple[int, int]:
-        code = _COMMENT.sub(r"\1", self.text(name))
-        level = 2 * (not _BEGIN.search(code)) + (not _CLASS.search(code))
-        return level, name.count("/")
+        return min((name for name in ranks if ranks[name] == first), key=longest)
 
     def order(self, main: str) -> list[str]:
         """Returns a file and all that it inputs, depth first, each once."""
@@ -326,8 +300,13 @@ class _Bundle:
         return list(found)
 
     def _inputs(self, name: str, folder: str) -> Iterator[str]:
-        folders = dict.fromkeys([folder, "", posixpath.dirname(name)])
-        for target in self._targets(name):
+        """Yields the files that a file inputs, with those of `folder` before others."""
+        if name not in self._named:
+            found = _INPUT.findall(_COMMENT.sub(r"\1", self.text(name)))
+            targets = ("".join(groups).strip(' \t\r\n"') for groups in found)
+            self._named[name] = list(dict.fromkeys(filter(None, targets)))
+        folders = [folder, "", posixpath.dirname(name)]
+        for target in self._named[name]:
             paths = (
                 posixpath.normpath(posixpath.join(folder, file))
                 for folder in folders
@@ -337,38 +316,34 @@ class _Bundle:
             if path is not None and self.text(path):
                 yield path
 
-    def _targets(self, name: str) -> Iterable[str]:
-        if name not in self._named:
-            found = _INPUT.findall(_COMMENT.sub(r"\1", self.text(name)))
-            targets = ("".join(groups).strip(' \t\r\n"') for groups in found)
-            self._named[name] = list(dict.fromkeys(filter(None, targets)))
-        return self._named[name]
 
-
-def _read_metadata(file: Path, wanted: Mapping[str, object]) -> dict[str, _Metadata]:
+def _read_metadata(file: Path, wanted: Collection[str]) -> dict[str, _Metadata]:
     """Returns the metadata of the wanted papers, from a file with a record for each paper."""
     records: dict[str, _Metadata] = {}
     for number, line in json_lines(file):
         where = f"{file}, line {number}"
         values = parse_json(line, where)
-        paper = values.get("id")
-        if not isinstance(paper, str):
-            raise DataError(f"{where}: 'id' is {paper!r:.60}; write it as a string.")
+        paper = _string(values, "id", where)
         if paper in records:
             raise DataError(f"{where}: a second record for the id {paper!r}; keep one.")
         if paper in wanted:
-            records[paper] = _metadata_of(values, where)
+            records[paper] = _metadata(values, where)
     return records
 
 
-def _metadata_of(values: Mapping[str, object], where: str) -> _Metadata:
-    texts = {key: values.get(key) or "" for key in ("title", "categories", "update_date")}
-    for key, text in texts.items():
-        if not isinstance(text, str):
-            raise DataError(f"{where}: {key!r} is {text!r:.60}; write it as a string.")
-    title, categories, date = (replace_lone_surrogates(str(text))[0] for text in texts.values())
+def _metadata(values: Mapping[str, object], where: str) -> _Metadata:
+    title, categories, date = (
+        _string({key: values.get(key) or ""}, key, where)
+        for key in ("title", "categories", "update_date")
+    )
     year = re.fullmatch(r"(\d{4})-\d\d-\d\d", date)
     if date and not year:
         raise DataError(f"{where}: 'update_date' is {date!r:.60}; write it as 2007-05-23.")
-    title = " ".join(title.split())
+    title = " ".join(replace_lone_surrogates(title)[0].split())
     return _Metadata(title, int(year[1]) if year else 0, tuple(categories.split()))
+
+
+def _string(values: Mapping[str, object], key: str, where: str) -> str:
+    if not isinstance(value := values.get(key), str):
+        raise DataError(f"{where}: {key!r} is {value!r:.60}; write it as a string.")
+    return value

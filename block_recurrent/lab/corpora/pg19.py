@@ -37,12 +37,7 @@ _WANTED = re.compile(r"(train|validation|test)/[0-9]+\.txt|metadata\.csv")
 _ATTEMPTS, _PAUSE, _TIMEOUT = 3, 1.0, 30  # the last two in seconds
 
 
-class _Row(NamedTuple):
-    """What `metadata.csv` says of a book."""
-
-    title: str
-    year: int
-    link: str
+_Row = tuple[str, int, str]  # what `metadata.csv` says of a book: title, year, link
 
 
 class PG19:
@@ -55,7 +50,7 @@ class PG19:
 
     Raises:
       DataError: the path has none of the folders. `entries` also raises it for other numbers of
-        books, an id that occurs twice or is no number, and a book without a row or with a bad row.
+        books, an id that is no number, and a book without a row or with a bad row.
     """
 
     name = "pg19"
@@ -79,11 +74,8 @@ class PG19:
         """Yields the books: train, validation, test, each by number."""
         self.left_out = Counter()
         books = {split: self._books_of(split) for split in SPLITS}
-        rows = read_metadata(self._path / METADATA)
-        found: dict[str, Path] = {}
+        rows = _read_metadata(self._path / METADATA)
         for file in (file for files in books.values() for file in files):
-            if (first := found.setdefault(file.stem, file)) != file:
-                raise DataError(f"{first} and {file} are the same book: remove one.")
             if file.stem not in rows:
                 raise DataError(
                     f"{file}: {self._path / METADATA} has no row for book {file.stem}: add "
@@ -100,7 +92,8 @@ class PG19:
                 "--partial if it is a part."
             )
         for split, files in books.items():
-            yield from (Entry(f.stem, partial(_read_book, f, rows[f.stem]), split) for f in files)
+            for file in files:
+                yield Entry(file.stem, partial(_read_book, file, rows[file.stem]), str(file), split)
 
     def _books_of(self, split: str) -> list[Path]:
         folder = self._path / split
@@ -118,21 +111,17 @@ def _read_book(file: Path, row: _Row) -> Content:
         text, repaired = decode(file.read_bytes())
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}): fetch it again.") from error
-    return Content(row.title, text, row.link, row.year, repaired=repaired, number=int(file.stem))
+    title, year, link = row
+    return Content(title, text, link, year, repaired=repaired, number=int(file.stem))
 
 
 def _is_id(text: str) -> bool:
     return text.isascii() and text.isdecimal() and str(int(text)) == text and int(text) <= _MAX_ID
 
 
-def read_metadata(file: Path) -> dict[str, _Row]:
-    """Returns the rows by id.
-
-    Raises:
-      DataError: a row is not in order or has the id of another one. The message has the line.
-    """
+def _read_metadata(file: Path) -> dict[str, _Row]:
+    """Returns the rows by id."""
     rows: dict[str, _Row] = {}
-    lines: dict[str, int] = {}
     try:
         with file.open(encoding="utf-8", errors="replace", newline="") as text:
             reader = csv.reader(text, strict=True)
@@ -142,8 +131,8 @@ def read_metadata(file: Path) -> dict[str, _Row]:
                     raise DataError(f"{where}: {fields!r:.80} is not {_COLUMNS}; fetch it again.")
                 book, title, year, link = fields
                 if book in rows:
-                    raise DataError(f"{where}: book {book} is in line {lines[book]} already.")
-                rows[book], lines[book] = _Row(title, int(year), link), reader.line_num
+                    raise DataError(f"{where}: a second row for book {book}; fetch it again.")
+                rows[book] = title, int(year), link
     except (OSError, csv.Error) as error:
         raise DataError(f"{file} cannot be read ({error}): fetch it again.") from error
     return rows
@@ -186,7 +175,8 @@ def download(
     root = Path(directory)
     prefixes = (METADATA, "test/", "validation/", "train/")
     objects = [found for prefix in prefixes for found in _list(server, prefix)]
-    missing = [found for found in objects if not _is_there(root / found.name, found.size)]
+    there = {path: path.stat().st_size for path in root.rglob("*") if path.is_file()}
+    missing = [found for found in objects if there.get(root / found.name) != found.size]
     for folder in {(root / found.name).parent for found in missing}:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -225,10 +215,6 @@ def _list(server: str, prefix: str) -> Iterator[_Object]:
         yield from (each for each in found if _WANTED.fullmatch(each.name))
         if not token:
             return
-
-
-def _is_there(file: Path, size: int) -> bool:
-    return file.is_file() and file.stat().st_size == size
 
 
 def _fetch(server: str, found: _Object, root: Path) -> None:

@@ -1,25 +1,153 @@
-"""Preparing a corpus as the command line of `prepare_data.py` says, with progress on the screen."""
+"""Preparing a corpus as the command line of `block-recurrent prepare-data` says."""
 
 import argparse
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from block_recurrent.command_line.parser import Parser
 from block_recurrent.data import DataError
 from block_recurrent.lab.corpora.corpus_files import summary
-from block_recurrent.lab.corpora.corpus_writer import Interrupted, Progress, check_target, prepare
-from block_recurrent.lab.corpora.pg19 import download
+from block_recurrent.lab.corpora.corpus_writer import (
+    Interrupted,
+    Progress,
+    check_options,
+    check_target,
+    prepare,
+)
+from block_recurrent.lab.corpora.latex import LatexBundles
+from block_recurrent.lab.corpora.pg19 import PG19, download
+from block_recurrent.lab.corpora.repositories import EXTENSIONS, Repositories
+from block_recurrent.lab.corpora.text import TextFiles
 from block_recurrent.system.progress import ProgressLine, duration
 from block_recurrent.system.signals import Stopped, StopRequest
 
 _REPORT_SECONDS = 0.1
 
 
+def _pg19(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_mutually_exclusive_group(required=True).add_argument
+    where = "directory with train/*.txt, validation/*.txt, test/*.txt and metadata.csv"
+    add("path", nargs="?", type=Path, metavar="PATH", help=where)
+    more = "get the published directory first, about 11 GB; what is there already is kept"
+    add("--download", type=Path, metavar="PATH", help=more)
+    counts = "the numbers of books need not be the published 28602, 50 and 100"
+    parser.add_argument("--partial", action="store_true", help=counts)
+    parser.set_defaults(
+        make_source=lambda given: PG19(
+            given.path or given.download, expect_counts=not given.partial
+        )
+    )
+
+
+def _latex(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("path", type=Path, metavar="PATH", help="directory of .tar.gz, .gz, or unpacked papers")
+    records = "arXiv's metadata snapshot as JSON lines, for titles, years and categories"
+    add("--metadata", type=Path, metavar="FILE", help=records)
+    keep = "keep papers with a category that begins so, joined by commas: math.,cs.LG"
+    add("--categories", type=_several, default=(), metavar="NAMES", help=keep)
+    damaged = "drop damaged bundles instead of stopping"
+    add("--skip_damaged", action="store_true", help=damaged)
+    parser.set_defaults(
+        make_source=lambda given: LatexBundles(
+            given.path,
+            metadata=given.metadata,
+            categories=given.categories,
+            skip_damaged=given.skip_damaged,
+        )
+    )
+
+
+def _git(parser: argparse.ArgumentParser) -> None:
+    where = "a repository, or a directory of repositories"
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=where)
+    ends = f"how the files that are read end, joined by commas ({','.join(EXTENSIONS)})"
+    parser.add_argument(
+        "--extensions", type=_several, default=EXTENSIONS, metavar="ENDS", help=ends
+    )
+    parser.set_defaults(
+        make_source=lambda given: Repositories(given.paths, extensions=given.extensions)
+    )
+
+
+def _text(parser: argparse.ArgumentParser) -> None:
+    where = (
+        "directories, read with all below, and files: .txt, .jsonl, .jsonl.gz, .jsonl.zst, "
+        ".parquet; records in a file called train, validation or test belong to that split"
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=where)
+    columns = ("id_column", "text_column", "title_column")
+    for column in columns:
+        field = column.removesuffix("_column")
+        what = f"what the {field} of a record is called ({field})"
+        parser.add_argument(f"--{column}", default=field, metavar="NAME", help=what)
+    parser.set_defaults(
+        make_source=lambda given: TextFiles(
+            given.paths, **{column: getattr(given, column) for column in columns}
+        )
+    )
+
+
+def _several(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+# Kind of raw data -> what it is, and what adds its options and `make_source` to a parser.
+_KINDS = {
+    "pg19": ("PG-19, in its published splits", _pg19),
+    "latex": ("source bundles from arXiv, a paper a document", _latex),
+    "git": ("source code, a repository a document", _git),
+    "text": ("any text, a file or a record a document", _text),
+}
+
+
+def parse(documentation: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the arguments of the program; exits with status 2 if they are wrong.
+
+    `arguments.make_source(arguments)` returns the source that they describe. It raises DataError if
+    there is no such data.
+
+    Args:
+      documentation: the program's docstring, shown by `--help` as it stands.
+      argv: the command line; `sys.argv[1:]` if None.
+    """
+    parser = Parser(description=documentation)
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    for name, (what, add_options) in _KINDS.items():
+        kind = kinds.add_parser(name, help=what, description=what)
+        kind.set_defaults(parser=kind, download=None)
+        add_options(kind)
+        _add_common(kind)
+    arguments = parser.parse_args(argv)
+    try:
+        check_options(
+            arguments.name, arguments.validation_percent, arguments.test_percent, arguments.limit
+        )
+    except DataError as error:
+        arguments.parser.error(str(error))
+    return arguments
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("corpus").add_argument
+    target = "the corpus, which must not exist"
+    add("--output", required=True, type=Path, metavar="DIR", help=target)
+    for split in ("validation", "test"):
+        share = f"share of the documents for {split} where the data has no splits (1)"
+        add(f"--{split}_percent", type=int, default=1, metavar="N", help=share)
+    add("--limit", type=int, metavar="N", help="at most N documents of each split, for a trial")
+    add("--name", help="of the corpus (by default that of the kind of data)")
+    add("--overwrite", action="store_true", help="replace the corpus that is at DIR already")
+
+
 def prepare_corpus(arguments: argparse.Namespace, stop: StopRequest) -> None:
     """Makes the corpus and prints what it holds and how to train on it.
 
     Args:
-      arguments: what `raw_data.parse` returns.
+      arguments: what `parse` returns.
       stop: checked after every file and document.
 
     Raises:
@@ -38,7 +166,7 @@ def prepare_corpus(arguments: argparse.Namespace, stop: StopRequest) -> None:
         display.end()
     print(
         f"{summary(manifest)}\nwritten to {arguments.output}; to train on it:\n"
-        f"  python experiments/train.py --gin_file=FILE --gin.data.source=tfds "
+        f"  block-recurrent train --gin_file=FILE --gin.data.source=tfds "
         f"--gin.data.path={arguments.output} --workdir=DIR"
     )
 
@@ -46,11 +174,9 @@ def prepare_corpus(arguments: argparse.Namespace, stop: StopRequest) -> None:
 def _prepare(
     arguments: argparse.Namespace, display: "_Display", stop: StopRequest
 ) -> dict[str, Any]:
-    """Returns the manifest; raises Interrupted if a signal has come."""
     check_target(arguments.output, overwrite=arguments.overwrite)
     if arguments.download is not None:
-        report, asked = display.downloading, lambda: stop.signal
-        if not download(arguments.download, report=report, stop=asked):
+        if not download(arguments.download, report=display.downloading, stop=lambda: stop.signal):
             raise Interrupted
         display.end()
     try:
@@ -79,11 +205,9 @@ class _Display:
         self._first: tuple[float, Progress] | None = None
 
     def downloading(self, done: int, total: int) -> None:
-        """Takes the progress of `download`."""
         self._show(f"downloading: {done:,} of {total:,} files", last=done == total)
 
     def preparing(self, progress: Progress) -> None:
-        """Takes the progress of `prepare`."""
         if not progress.split:
             self._show(f"documents listed: {progress.documents:,}")
             return

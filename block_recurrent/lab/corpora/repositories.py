@@ -1,12 +1,12 @@
 """Source code: one document a repository, its files joined by newlines.
 
 The files of a folder come first, then its subfolders, both sorted by the bytes of their names. A
-git repository is read at a commit from its object database, so what is checked out, its hooks and
-its filters do not matter; a plain folder is read from disk. The same files give the same text.
+git repository is read at HEAD from its object database, so what is checked out, its hooks and its
+filters do not matter; a plain folder is read from disk. The same files give the same text.
 
 Left out, and counted where their extension is one of those asked for: files in a vendored folder
 (`VENDORED`, in any case), generated files (`_GENERATED_NAME`, or `_GENERATED_MARK` in the first 20
-lines), files over the size limit, binary ones (with a NUL byte) and empty ones. Links and
+lines), files over `MAX_FILE_BYTES`, binary ones (with a NUL byte) and empty ones. Links and
 submodules are counted and never followed. Bytes that are not UTF-8 become U+FFFD.
 """
 
@@ -46,6 +46,7 @@ _GENERATED_MARK = re.compile(
 )
 _HEAD_LINES, _HEAD_BYTES = 20, 4000
 _LISTING_BYTES = 2**27
+MAX_FILE_BYTES = 1_000_000
 MAX_BYTES = 2**30  # a repository with more in its files is "repository too large"
 _NO_FILES = "no source files"
 _TOO_LARGE = "repository too large"
@@ -71,30 +72,19 @@ class Repositories:
     Args:
       directories: the directories that hold the repositories.
       extensions: how the names of the files that are read end, in any case.
-      max_file_bytes: larger files are skipped.
-      commit: what is read of git repositories: a branch, a tag or a hash.
-      each_child: makes every folder in a directory one document, git repository or not.
 
     Raises:
-      DataError: a directory does not exist, an extension has no dot, or the commit is no name.
+      DataError: a directory does not exist, or an extension has no dot.
     """
 
     name = "github"
     wanted = "git repositories or folders with source code that has one of the extensions"
 
     def __init__(
-        self,
-        directories: Sequence[str | Path],
-        *,
-        extensions: Sequence[str] = EXTENSIONS,
-        max_file_bytes: int = 1_000_000,
-        commit: str = "HEAD",
-        each_child: bool = False,
+        self, directories: Sequence[str | Path], *, extensions: Sequence[str] = EXTENSIONS
     ):
         self._directories = [Path(each) for each in directories]
         self._extensions = tuple(extension.lower() for extension in extensions)
-        self._max_file_bytes = max_file_bytes
-        self._commit, self._each_child = commit, each_child
         self.left_out: Counter[str] = Counter()
         for directory in self._directories:
             if not directory.is_dir():
@@ -102,68 +92,56 @@ class Repositories:
         for extension in self._extensions:
             if not extension.startswith("."):
                 raise DataError(f"extension {extension!r} does not begin with a dot: write '.py'.")
-        if not commit or commit.startswith("-"):
-            raise DataError(f"commit {commit!r} is no commit: give a branch, a tag or a hash.")
 
     @property
     def options(self) -> Mapping[str, object]:
         return {
             "extensions": list(self._extensions),
-            "max_file_bytes": self._max_file_bytes,
+            "max_file_bytes": MAX_FILE_BYTES,
             "max_bytes": MAX_BYTES,
-            "commit": self._commit,
-            "each_child": self._each_child,
+            # These two are no options any more; corpora keep the bytes that they always had.
+            "commit": "HEAD",
+            "each_child": False,
             "vendored": sorted(VENDORED),
         }
 
     def entries(self) -> Iterator[Entry]:
-        """Lists the repositories of one directory after the other, sorted by the bytes of names.
-
-        Raises DataError for two repositories with one id.
-        """
+        """Lists the repositories of one directory after the other, sorted by the bytes of names."""
         self.left_out = Counter()
-        found: dict[str, Path] = {}
         for directory in self._directories:
             for name, path in self._found(directory):
                 key = os.fsencode(name.removesuffix(".git") or name).decode("utf-8", "replace")
-                if key in found:
-                    raise DataError(f"{found[key]} and {path} share the id {key!r}; rename one.")
-                found[key] = path
-        yield from (Entry(key, partial(self._read, key, path)) for key, path in found.items())
+                yield Entry(key, partial(self._read, key, path), str(path))
 
-    def _found(self, directory: Path) -> list[tuple[str, Path]]:
-        if self._each_child:
-            files, folders = children(directory, self.left_out)
-            self.left_out.update(["not a folder"] * len(files))
-            return [(name, directory / name) for name in folders]
+    def _found(self, directory: Path) -> Iterator[tuple[str, Path]]:
+        """Yields the ids and folders of the documents of a directory."""
         left_out: Counter[str] = Counter()
-        below = [] if _git_folder(directory) else list(_git_below(directory, left_out))
-        if not below:
-            return [(Path(os.path.abspath(directory)).name, directory)]
-        self.left_out.update(left_out)
-        return [(name, directory / name) for name in below]
+        below = [] if _git_folder(directory) else _repositories_below(directory, left_out)
+        if below:
+            self.left_out.update(left_out)
+            yield from ((name, directory / name) for name in below)
+        else:
+            yield Path(os.path.abspath(directory)).name, directory
 
     def _read(self, title: str, path: Path) -> Content:
         skipped: Counter[str] = Counter()
-        folder = _git_folder(path)
-        if folder is None:
+        if (folder := _git_folder(path)) is None:
             files = self._chosen(_on_disk(path, skipped), skipped)
-            data = (_file_bytes(path / file.path) for file in files)
+            link, data = "", (_file_bytes(path / file.path) for file in files)
             text, repaired = _text(data, skipped)
-            return Content(title, text, "", 0, dict(skipped), repaired)
-        with _database(folder, path) as database:
-            commit = database.commit(self._commit)
-            files = self._chosen(database.files(commit, skipped), skipped)
-            text, repaired = _text(database.blobs(files), skipped)
-        return Content(title, text, f"commit:{commit}", 0, dict(skipped), repaired)
+        else:
+            with _database(folder, path) as database:
+                commit = database.head()
+                files = self._chosen(database.files(commit, skipped), skipped)
+                link, (text, repaired) = f"commit:{commit}", _text(database.blobs(files), skipped)
+        return Content(title, text, link, 0, dict(skipped), repaired)
 
     def _chosen(self, files: Iterable[_File], skipped: Counter[str]) -> list[_File]:
         """Returns the files that are to be read, in the order of the text."""
         chosen = []
         for file in files:
             if file.path.lower().endswith(self._extensions):
-                reason = self._refusal(file)
-                if reason:
+                if reason := _refusal(file):
                     skipped[reason] += 1
                 else:
                     chosen.append(file)
@@ -171,13 +149,14 @@ class Repositories:
             raise Unusable(_TOO_LARGE, skipped)
         return sorted(chosen, key=_depth_first)
 
-    def _refusal(self, file: _File) -> str:
-        *folders, name = file.path.split("/")
-        if any(folder.lower() in VENDORED for folder in folders):
-            return "vendored"
-        if _GENERATED_NAME.search(name):
-            return "generated"
-        return "large" if file.size > self._max_file_bytes else ""
+
+def _refusal(file: _File) -> str:
+    *folders, name = file.path.split("/")
+    if any(folder.lower() in VENDORED for folder in folders):
+        return "vendored"
+    if _GENERATED_NAME.search(name):
+        return "generated"
+    return "large" if file.size > MAX_FILE_BYTES else ""
 
 
 def _depth_first(file: _File) -> list[tuple[bool, bytes]]:
@@ -221,18 +200,18 @@ def _file_bytes(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror}; make it readable.") from error
 
 
-def _git_below(directory: Path, left_out: Counter[str]) -> Iterator[str]:
+def _repositories_below(directory: Path, left_out: Counter[str]) -> list[str]:
     files, folders = children(directory, left_out)
-    others = len(files)
+    found, others = [], len(files)
     for name in folders:
-        if _git_folder(directory / name):
-            yield name
-            continue
-        below = (f"{name}/{each}" for each in children(directory / name, Counter())[1])
-        below = [each for each in below if _git_folder(directory / each)]
-        others += not below
-        yield from below
+        paths = [name]
+        if not _git_folder(directory / name):
+            paths = [f"{name}/{each}" for each in children(directory / name, Counter())[1]]
+            paths = [path for path in paths if _git_folder(directory / path)]
+        found += paths
+        others += not paths
     left_out["not a repository"] += others
+    return found
 
 
 def _git_folder(path: Path) -> Path | None:
@@ -241,8 +220,9 @@ def _git_folder(path: Path) -> Path | None:
     Raises DataError for a `.git` that only points to a repository or is none: it would lead out.
     """
     for folder in (path / ".git", path):
-        folders = (folder, folder / "objects", folder / "refs")
-        if all(map(_is_folder, folders)) and _is_file(folder / "HEAD"):
+        paths = [folder, folder / "objects", folder / "refs", folder / "HEAD"]
+        is_whole = all(path.is_dir() for path in paths[:3]) and paths[3].is_file()
+        if is_whole and not any(path.is_symlink() for path in paths):
             return folder
         if folder != path and os.path.lexists(folder):
             raise DataError(
@@ -252,14 +232,6 @@ def _git_folder(path: Path) -> Path | None:
     return None
 
 
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
-
-
-def _is_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
-
-
 @contextmanager
 def _database(folder: Path, repository: Path) -> Iterator["_Database"]:
     """Opens the object database of a repository that may be hostile.
@@ -267,6 +239,8 @@ def _database(folder: Path, repository: Path) -> Iterator["_Database"]:
     What git can be made to run, from `core.fsmonitor` to the transport of a missing object, stands
     in the configuration, so git gets another folder, without one, that copies the references and
     borrows the objects. That also spares the check of who owns the repository.
+
+    Raises Unusable for a repository without a commit.
     """
     git = shutil.which("git")
     if git is None:
@@ -276,28 +250,24 @@ def _database(folder: Path, repository: Path) -> Iterator["_Database"]:
         pass
     if strange:
         raise DataError(f"{folder}/objects holds links or pipes: clone {repository} again.")
+    references = [f"refs/{name}" for name in files_below(folder / "refs", Counter())]
+    packed = folder / "packed-refs"
+    names = ["HEAD", *references]
+    names += ["packed-refs"] * (packed.is_file() and not packed.is_symlink())
+    if names == ["HEAD"] and _file_bytes(folder / "HEAD").startswith(b"ref:"):
+        raise Unusable(_NO_FILES)
     with TemporaryDirectory() as temporary:
         shadow = Path(temporary)
         (shadow / "config").write_text("[core]\nrepositoryformatversion = 0\nbare = true\n")
         (shadow / "refs").mkdir()
-        references = [f"refs/{name}" for name in files_below(folder / "refs", Counter())]
-        for name in ["HEAD", "packed-refs", *references]:
-            if _is_file(folder / name):
-                (shadow / name).parent.mkdir(parents=True, exist_ok=True)
-                (shadow / name).write_bytes(_file_bytes(folder / name))
-        yield _Database(git, repository, shadow, folder.absolute() / "objects")
-
-
-class _Database:
-    """The objects of one repository."""
-
-    def __init__(self, git: str, repository: Path, shadow: Path, objects: Path):
-        self._git, self._repository, self._shadow = git, repository, shadow
-        self._environment = {
+        for name in names:
+            (shadow / name).parent.mkdir(parents=True, exist_ok=True)
+            (shadow / name).write_bytes(_file_bytes(folder / name))
+        environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "LC_ALL": "C",
             "GIT_DIR": str(shadow),
-            "GIT_OBJECT_DIRECTORY": str(objects),
+            "GIT_OBJECT_DIRECTORY": str(folder.absolute() / "objects"),
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_NO_REPLACE_OBJECTS": "1",
@@ -305,25 +275,19 @@ class _Database:
             "GIT_ALLOW_PROTOCOL": "none",
             "GIT_TERMINAL_PROMPT": "0",
         }
+        yield _Database(git, repository, environment)
 
-    def commit(self, name: str) -> str:
-        """Returns the hash of a commit; raises Unusable if the repository has no commit at all."""
-        command = ["rev-parse", "--verify", f"{name}^{{commit}}"]
-        try:
-            with self._output(*command) as output:
-                return output.read().decode().strip()
-        except DataError as error:
-            if self._is_unborn():
-                raise Unusable(_NO_FILES) from error
-            raise DataError(
-                f"{self._repository} has no commit {name!r}, or a damaged one: give a branch, a tag"
-                " or a hash that it has."
-            ) from error
 
-    def _is_unborn(self) -> bool:
-        born = any(path.is_file() for path in (self._shadow / "refs").rglob("*"))
-        born |= (self._shadow / "packed-refs").exists()
-        return not born and (self._shadow / "HEAD").read_bytes().startswith(b"ref:")
+class _Database(NamedTuple):
+    """The objects of one repository, read by git."""
+
+    git: str
+    repository: Path
+    environment: dict[str, str]
+
+    def head(self) -> str:
+        with self._output("rev-parse", "--verify", "HEAD^{commit}") as output:
+            return output.read().decode().strip()
 
     def files(self, commit: str, skipped: Counter[str]) -> Iterator[_File]:
         """Yields the files of a commit, with their sizes, in the order of git."""
@@ -353,7 +317,7 @@ class _Database:
                     sha1 = hashlib.sha1(named, usedforsecurity=False).hexdigest()
                     if not whole or sha1 != file.blob:
                         raise DataError(
-                            f"{self._repository}: {file.path} cannot be read: its object"
+                            f"{self.repository}: {file.path} cannot be read: its object"
                             f" {file.blob} is missing or damaged; clone it again."
                         )
                     yield data
@@ -364,12 +328,12 @@ class _Database:
         with (
             TemporaryFile() as errors,
             subprocess.Popen(
-                [self._git, *command],
+                [self.git, *command],
                 stdin=subprocess.DEVNULL if stdin is None else stdin,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=self._environment,
-                cwd=self._shadow,
+                env=self.environment,
+                cwd=self.environment["GIT_DIR"],
             ) as process,
         ):
             try:
@@ -381,4 +345,6 @@ class _Database:
             if process.wait():
                 errors.seek(0)
                 reason = " ".join(errors.read(1000).decode("utf-8", "replace").split())
-                raise DataError(f"{self._repository}: git {command[0]} failed: {reason}")
+                raise DataError(
+                    f"{self.repository}: git {command[0]} failed ({reason}): clone it again."
+                )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from block_recurrent.data.documents import DataError, decode, replace_lone_surrogates
-from block_recurrent.data.json_lines import json_lines, parse_json, to_document
+from block_recurrent.data.json_lines import json_records, to_document
 from block_recurrent.lab.corpora.entries import Content, Entry, Unusable
 from block_recurrent.system.extras import require
 
@@ -38,7 +38,7 @@ class TextFiles:
 
     Raises:
       DataError: a path does not exist or ends otherwise. `entries` also raises it for damaged
-        files, records without id or text, and an id that occurs twice.
+        files and records without id or text.
     """
 
     name = "text"
@@ -69,15 +69,12 @@ class TextFiles:
     def entries(self) -> Iterator[Entry]:
         """Yields the documents in the order of the paths; in a directory, sorted by name."""
         self.left_out = Counter()
-        seen: dict[str, str] = {}
         for path in self._paths:
             for file, document_id in self._files(path):
-                for entry, where in self._entries_of(file, document_id):
-                    if (first := seen.setdefault(entry.id, where)) != where:
-                        raise DataError(
-                            f"{first} and {where} share the id {entry.id!r}: rename or remove one."
-                        )
-                    yield entry
+                if file.suffix == ".txt":
+                    yield Entry(document_id, partial(_read_text, file), str(file))
+                else:
+                    yield from self._records(file)
 
     def _files(self, path: Path) -> Iterator[tuple[Path, str]]:
         """Yields files, and the id of a text in each."""
@@ -96,19 +93,15 @@ class TextFiles:
                 else:
                     self.left_out[f"not {_KINDS}"] += 1
 
-    def _entries_of(self, file: Path, document_id: str) -> Iterator[tuple[Entry, str]]:
-        """Yields the documents of a file, and where each one is."""
-        if file.suffix == ".txt":
-            yield Entry(document_id, partial(_read_text, file)), str(file)
-            return
-        match = _SPLIT_FILE.fullmatch(file.name)
-        split = match[1] if match else None
-        rows = _parquet_rows(file, self._columns) if file.suffix == ".parquet" else _json_rows(file)
+    def _records(self, file: Path) -> Iterator[Entry]:
+        split = match[1] if (match := _SPLIT_FILE.fullmatch(file.name)) else None
+        is_table = file.suffix == ".parquet"
+        rows = _parquet_rows(file, self._columns) if is_table else json_records(file)
         for row, where, invalid in rows:
             document = to_document(self._fields(row, where), where)
             text, lone_surrogates = replace_lone_surrogates(document.text)
             content = Content(document.title, text, repaired=invalid or lone_surrogates)
-            yield Entry(document.id, lambda content=content: content, split), where
+            yield Entry(document.id, lambda content=content: content, where, split)
 
     def _fields(self, row: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Returns the fields of a record by the names that ours have."""
@@ -135,13 +128,6 @@ def _read_text(file: Path) -> Content:
     except OSError as error:
         raise Unusable(f"unreadable ({error.strerror})") from error
     return Content(_printable(file.stem), text, repaired=repaired)
-
-
-def _json_rows(file: Path) -> Iterator[_Row]:
-    for number, line in json_lines(file):
-        content, invalid = decode(line)
-        where = f"{file}, line {number}"
-        yield parse_json(content, where), where, invalid
 
 
 def _parquet_rows(file: Path, columns: Mapping[str, str]) -> Iterator[_Row]:

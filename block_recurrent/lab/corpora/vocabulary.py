@@ -36,8 +36,6 @@ def train_vocabulary(
       MissingPackage: sentencepiece is not installed.
     """
     sentencepiece = require("sentencepiece", "data")
-    if not 0 < share <= 1:
-        raise DataError(f"share = {share} must be above 0 and at most 1.")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -89,7 +87,8 @@ def make_vocabulary(corpus_path: Path, path: Path, vocab_size: int, max_megabyte
       max_megabytes: megabytes of text to learn from, spread evenly over the documents.
 
     Raises:
-      DataError: the corpus cannot be read or does not suffice, or the output exists.
+      DataError: the corpus cannot be read or does not suffice, the output exists, or a text does
+        not come back from its tokens.
     """
     if path.exists():
         raise DataError(f"{path} exists already: remove it or choose another --output.")
@@ -102,21 +101,6 @@ def make_vocabulary(corpus_path: Path, path: Path, vocab_size: int, max_megabyte
     model = train_vocabulary(corpus.documents("train"), vocab_size, share=share)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, model)
-    print(_encoded_again(corpus, path))
-    print(
-        f"written to {path}; for a run:\n"
-        f"  --gin.data.tokenizer=sentencepiece --gin.model.vocab_size={vocab_size}\n"
-        f"  --gin.data.vocab_path={path}\n"
-        f"  --gin.data.vocab_sha256={hashlib.sha256(model).hexdigest()}"
-    )
-
-
-def _encoded_again(corpus: TfdsDirectory, path: Path) -> str:
-    """Encodes a held-out split, or else the training split; returns a line about the result.
-
-    Raises:
-      DataError: a text does not come back from its tokens.
-    """
     tokenizer = SentencePieceTokenizer(path)
     split = next(s for s in ("validation", "test", "train") if s in corpus.splits)
     tokens = size = 0
@@ -126,4 +110,10 @@ def _encoded_again(corpus: TfdsDirectory, path: Path) -> str:
             raise DataError(f"{path} loses text of document {document.id!r}.")
         tokens += len(encoded)
         size += byte_count(document)
-    return f"{split}: {size:,} bytes are {tokens:,} tokens, {size / tokens:.2f} bytes a token"
+    print(
+        f"{split}: {size:,} bytes are {tokens:,} tokens, {size / tokens:.2f} bytes a token\n"
+        f"written to {path}; for a run:\n"
+        f"  --gin.data.tokenizer=sentencepiece --gin.model.vocab_size={vocab_size}\n"
+        f"  --gin.data.vocab_path={path}\n"
+        f"  --gin.data.vocab_sha256={hashlib.sha256(model).hexdigest()}"
+    )

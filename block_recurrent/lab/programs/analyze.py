@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from block_recurrent.command_line.failures import reported, training_knobs_named
-from block_recurrent.command_line.options import parse_runs, positive
+from block_recurrent.command_line.options import positive
 from block_recurrent.command_line.parser import Parser
 from block_recurrent.data.documents import SPLITS
 from block_recurrent.lab.analysis.report import make_page
@@ -26,6 +26,7 @@ from block_recurrent.lab.analysis.runs import (
     with_reference,
 )
 from block_recurrent.lab.analysis.study import Options, study
+from block_recurrent.lab.programs.options import parse_runs
 from block_recurrent.lab.tables.layout import publish
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.progress import ProgressLine

@@ -15,8 +15,7 @@ others from their start. The result has the same bytes as that of a run that was
 from collections.abc import Sequence
 
 from block_recurrent.command_line.failures import reported
-from block_recurrent.lab.corpora.prepare_corpus import prepare_corpus
-from block_recurrent.lab.corpora.raw_data import parse
+from block_recurrent.lab.corpora.prepare_corpus import parse, prepare_corpus
 from block_recurrent.system.signals import stop_on_signal
 
 

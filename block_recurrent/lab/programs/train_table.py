@@ -16,14 +16,14 @@ from pathlib import Path
 from block_recurrent.command_line.failures import reported, training_knobs_named
 from block_recurrent.command_line.options import positive
 from block_recurrent.command_line.parser import make_parser, parse
-from block_recurrent.lab.tables.train import RowFailed, train_row, train_table
-from block_recurrent.system.children import stop_with_parent
-from block_recurrent.system.devices import (
-    check_device,
+from block_recurrent.lab.tables.children import (
     count_cores,
     default_backend,
+    stop_with_parent,
     use_one_core,
 )
+from block_recurrent.lab.tables.train import RowFailed, train_row, train_table
+from block_recurrent.system.devices import check_device
 from block_recurrent.system.progress import duration
 from block_recurrent.system.signals import stop_on_signal
 

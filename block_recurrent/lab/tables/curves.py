@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from block_recurrent.command_line.failures import reported
-from block_recurrent.command_line.options import parse_runs
 from block_recurrent.command_line.parser import Parser
 from block_recurrent.gin_files import PARAMETERS
+from block_recurrent.lab.programs.options import parse_runs
 from block_recurrent.lab.tables.layout import (
     MISSING,
     Draw,

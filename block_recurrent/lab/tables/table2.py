@@ -11,8 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from block_recurrent.command_line.failures import reported
-from block_recurrent.command_line.options import parse_runs
 from block_recurrent.command_line.parser import Parser
+from block_recurrent.lab.programs.options import parse_runs
 from block_recurrent.lab.tables.layout import (
     MISSING,
     Page,

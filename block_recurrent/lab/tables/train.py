@@ -15,6 +15,7 @@ from block_recurrent.config import ConfigError, ExperimentConfig
 from block_recurrent.data import Corpus, byte_count, make_tokenizer, tokenize
 from block_recurrent.data.loading import Corpora, load_documents
 from block_recurrent.lab.benchmark.timing import TimedStep, ratio, time_in_turn
+from block_recurrent.lab.tables.children import run_side_by_side
 from block_recurrent.lab.tables.layout import publish
 from block_recurrent.lab.tables.naming import segment_of, window_of
 from block_recurrent.lab.tables.paper import LENGTH, SIZE, row_figures
@@ -24,7 +25,6 @@ from block_recurrent.lab.tables.untrained import Order2Model, lzma_bits_per_byte
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.runs import train, workdir
 from block_recurrent.runs.identity import check_claim
-from block_recurrent.system.children import run_side_by_side
 from block_recurrent.system.files import write_whole
 from block_recurrent.system.progress import ProgressLine, duration
 from block_recurrent.system.signals import StopRequest

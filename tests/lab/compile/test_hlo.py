@@ -4,9 +4,9 @@ import pytest
 
 from block_recurrent.lab.compile import costs as costs_of
 from block_recurrent.lab.compile import hlo
-from block_recurrent.lab.compile.chips import CHIPS
 from block_recurrent.lab.compile.costs import program_costs
 from block_recurrent.lab.compile.hlo import type_bytes
+from block_recurrent.lab.compile.target import CHIPS
 
 V5E = CHIPS["v5e"]
 FILE = f"{hlo._PACKAGE}/model/attention.py"

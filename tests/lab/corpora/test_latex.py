@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from block_recurrent.data.documents import DataError
-from block_recurrent.lab.corpora.archives import Limits
-from block_recurrent.lab.corpora.entries import Content, Unusable
+from block_recurrent.lab.corpora.entries import Content, Unusable, listed
 from block_recurrent.lab.corpora.latex import LatexBundles, arxiv_id
 
 MAIN = "\\documentclass{article}\n\\begin{document}\n%s\n\\end{document}\n"
@@ -360,7 +359,7 @@ def test_what_is_not_a_bundle_is_left_out_and_counted(tmp_path):
 def test_two_papers_with_one_id_are_an_error_that_names_both(tmp_path, one, other):
     put(tmp_path, {one: b"x", other: b"x"})
     with pytest.raises(DataError) as error:
-        list(LatexBundles(tmp_path).entries())
+        list(listed(LatexBundles(tmp_path)))
     assert one in str(error.value) and other in str(error.value)
 
 
@@ -370,13 +369,6 @@ def test_damaged_archives_are_errors_or_dropped(tmp_path):
         read(tmp_path)
     with pytest.raises(Unusable, match=r"^damaged archive$"):
         read(tmp_path, skip_damaged=True)
-
-
-def test_limits_are_those_given(tmp_path):
-    put(tmp_path, {"a.gz": gzip.compress(PAPER.encode())})
-    read(tmp_path, limits=Limits(member_bytes=len(PAPER)))
-    with pytest.raises(Unusable, match=r"^archive too large$"):
-        read(tmp_path, limits=Limits(member_bytes=len(PAPER) - 1))
 
 
 def test_a_long_chain_of_inputs_is_read(paper):

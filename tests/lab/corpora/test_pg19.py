@@ -17,6 +17,7 @@ import pytest
 from block_recurrent.data import DataError, TfdsDirectory
 from block_recurrent.lab.corpora import pg19
 from block_recurrent.lab.corpora.corpus_writer import prepare
+from block_recurrent.lab.corpora.entries import listed
 from block_recurrent.lab.corpora.pg19 import PG19, download
 
 BOOKS = {
@@ -93,7 +94,7 @@ def test_book_ids_of_the_corpus_are_those_of_the_books(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (["9", "again", "1900", "u"], r"metadata.csv, line 6: book 9 is in line 1 already"),
+        (["9", "again", "1900", "u"], r"metadata.csv, line 6: a second row for book 9"),
         (["x", "T", "1900", "u"], r"metadata.csv, line 6: .* is not id,title,year,url"),
         (["20", "T", "1900"], r"metadata.csv, line 6: .* is not id,title,year,url"),
         (["20", "T", "about 1900", "u"], r"metadata.csv, line 6: .* is not id,title,year,url"),
@@ -125,8 +126,8 @@ def test_books_without_a_row_twice_or_without_a_number_are_errors(tmp_path):
     (tmp_path / "metadata.csv").write_text(
         "\n".join(",".join([*row[:1], "t", "1", "u"]) for row in ROWS)
     )
-    with pytest.raises(DataError, match=r"train/9.txt and .*test/9.txt are the same book"):
-        list(source.entries())
+    with pytest.raises(DataError, match=r"train/9.txt and .*test/9.txt share the id '9'"):
+        list(listed(PG19(tmp_path, expect_counts=False)))
     twice.rename(twice.with_name("nine.txt"))
     with pytest.raises(DataError, match=r"nine.txt: a book is called by its number"):
         list(source.entries())

@@ -12,7 +12,7 @@ import pytest
 
 from block_recurrent.data.documents import DataError
 from block_recurrent.lab.corpora import repositories
-from block_recurrent.lab.corpora.entries import Content, Unusable
+from block_recurrent.lab.corpora.entries import Content, Unusable, listed
 from block_recurrent.lab.corpora.repositories import EXTENSIONS, Repositories
 
 ENVIRONMENT = {
@@ -50,7 +50,7 @@ def commit(folder: Path, files: dict[str, str | bytes] = {}) -> str:  # noqa: B0
 
 
 def read(*directories: Path, **options) -> dict[str, Content]:
-    return {entry.id: entry.read() for entry in Repositories(directories, **options).entries()}
+    return {entry.id: entry.read() for entry in listed(Repositories(directories, **options))}
 
 
 @pytest.fixture(params=["bare", "packed", "tree"])
@@ -107,11 +107,12 @@ def test_extensions_can_be_chosen(repository):
         ),
     ],
 )
-def test_skipped_files_are_counted_by_reason(repository, reason, files):
+def test_skipped_files_are_counted_by_reason(repository, monkeypatch, reason, files):
+    monkeypatch.setattr(repositories, "MAX_FILE_BYTES", 100)
     kept = {"z.py": "x" * 100, "regenerated.py": "generated\n# edit", "b/vendors.c": "b"}
     kept["late.py"] = "\n" * 20 + "@generated"
     others = {"vendor/readme": "not counted"}
-    content = repository(files | kept | others, max_file_bytes=100)
+    content = repository(files | kept | others)
     assert content.text == "\n".join(
         kept[name] for name in sorted(kept, key=lambda n: ("/" in n, n))
     )
@@ -170,26 +171,16 @@ def test_submodules_are_never_followed(tmp_path):
     assert content.text == "A" and content.skipped == {"submodule": 1}
 
 
-def test_git_repositories_are_read_at_a_commit_whatever_is_checked_out(tmp_path):
+def test_git_repositories_are_read_at_head_whatever_is_checked_out(tmp_path):
     folder = tmp_path / "name"
-    first = commit(folder, {"a.py": "first"})
-    git(folder, "tag", "--annotate", "--message=t", "v1")
-    git(folder, "branch", "old")
-    second = commit(folder, {"a.py": "second $Id$\n", ".gitattributes": "*.py ident eol=crlf"})
+    commit(folder, {"a.py": "first"})
+    head = commit(folder, {"a.py": "second $Id$\n", ".gitattributes": "*.py ident eol=crlf"})
     put(folder, {"a.py": "changed", "new.py": "untracked"})
     (folder / ".git/index").unlink()
-    for name, expected in {"HEAD": second, "main": second, "v1": first, "old": first}.items():
-        content = read(folder, commit=name)["name"]
-        assert content.link == f"commit:{expected}"
-        assert content.text == ("first" if expected == first else "second $Id$\n")
-    assert read(folder, commit=first[:12])["name"].text == "first"
-
-
-def test_an_unknown_commit_is_an_error_that_names_it(tmp_path):
-    commit(tmp_path / "name", {"a.py": "A"})
-    for name in ("v9", "f" * 40):
-        with pytest.raises(DataError, match=f"/name has no commit '{name}', "):
-            read(tmp_path / "name", commit=name)
+    content = read(folder)["name"]
+    assert content.text == "second $Id$\n" and content.link == f"commit:{head}"
+    git(folder, "update-ref", "--no-deref", "HEAD", "HEAD~")
+    assert read(folder)["name"].text == "first"
 
 
 def test_damaged_objects_are_errors_that_name_the_repository(tmp_path):
@@ -276,8 +267,9 @@ def test_a_bomb_of_trees_is_unusable(tmp_path, monkeypatch, bound):
     bomb = git(folder, "commit-tree", "-m", "bomb", entry)
     limit = {"listing": ("_LISTING_BYTES", 10_000), "bytes": ("MAX_BYTES", 999_999)}[bound]
     monkeypatch.setattr(repositories, *limit)
+    git(folder, "update-ref", "HEAD", bomb)
     with pytest.raises(Unusable, match="^repository too large$"):
-        read(folder, commit=bomb)
+        read(folder)
 
 
 def test_a_folder_of_repositories_is_not_a_document(tmp_path):
@@ -293,17 +285,6 @@ def test_a_folder_of_repositories_is_not_a_document(tmp_path):
         assert contents == {"b": "B", "bare": "B", "owner/a": "A\nC", "owner/b": "OB"}
         assert list(contents) == sorted(contents)
         assert source.left_out == {"link": 1, "not a repository": 2}
-
-
-def test_each_child_makes_every_folder_a_document(tmp_path):
-    sha = commit(tmp_path / "g", {"g.py": "G"})
-    put(tmp_path, {"g/g.py": "changed", "p/p.py": "P", "p/q/q.py": "Q", "loose.py": "L"})
-    (tmp_path / "link").symlink_to("p")
-    source = Repositories([tmp_path], each_child=True)
-    contents = {entry.id: entry.read() for entry in source.entries()}
-    assert {name: content.text for name, content in contents.items()} == {"g": "G", "p": "P\nQ"}
-    assert contents["g"].link == f"commit:{sha}" and contents["p"].link == ""
-    assert source.left_out == {"not a folder": 1, "link": 1}
 
 
 def test_a_plain_folder_without_repositories_is_one_document(tmp_path):
@@ -323,17 +304,9 @@ def test_two_repositories_with_one_id_are_an_error_that_names_both(tmp_path):
         read(tmp_path / "x/name", tmp_path / "y/name")
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"extensions": ["py"]}, "extension 'py' does not begin with a dot"),
-        ({"commit": "--all"}, "commit '--all' is no commit"),
-        ({"commit": ""}, "commit '' is no commit"),
-    ],
-)
-def test_values_that_cannot_be_meant_are_errors_at_once(tmp_path, options, message):
-    with pytest.raises(DataError, match=message):
-        Repositories([tmp_path], **options)
+def test_an_extension_without_a_dot_is_an_error_at_once(tmp_path):
+    with pytest.raises(DataError, match="extension 'py' does not begin with a dot"):
+        Repositories([tmp_path], extensions=["py"])
 
 
 def test_a_missing_directory_is_an_error_at_once(tmp_path):
@@ -342,7 +315,7 @@ def test_a_missing_directory_is_an_error_at_once(tmp_path):
 
 
 def test_options_are_json_without_paths(tmp_path):
-    source = Repositories([tmp_path], extensions=[".py"], commit="main")
+    source = Repositories([tmp_path], extensions=[".py"])
     options = json.dumps(source.options)
     assert str(tmp_path) not in options and source.name == "github"
     assert json.loads(options)["extensions"] == [".py"]

@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from block_recurrent.data import DataError
-from block_recurrent.lab.corpora.entries import Unusable
+from block_recurrent.lab.corpora.entries import Unusable, listed
 from block_recurrent.lab.corpora.text import TextFiles
 
 RECORDS = [
@@ -35,7 +35,7 @@ def parquet(file: Path, columns: dict, **options) -> Path:
 def read(*paths: Path, **options) -> list[tuple]:
     """(id, title, text, split, repaired) of every document."""
     documents = []
-    for entry in TextFiles(paths, **options).entries():
+    for entry in listed(TextFiles(paths, **options)):
         content = entry.read()
         documents.append((entry.id, content.title, content.text, entry.split, content.repaired))
     return documents

@@ -8,7 +8,12 @@ import time
 
 import pytest
 
-from block_recurrent.system.children import Ended, run_side_by_side
+from block_recurrent.lab.tables.children import (
+    Ended,
+    count_cores,
+    default_backend,
+    run_side_by_side,
+)
 from block_recurrent.system.signals import StopRequest
 
 SAYS = "import sys; print(sys.argv[1]); sys.exit(int(sys.argv[2]))"
@@ -26,14 +31,14 @@ sys.exit(3)
 """
 PARENT = """
 import sys
-from block_recurrent.system.children import run_side_by_side
+from block_recurrent.lab.tables.children import run_side_by_side
 from block_recurrent.system.signals import StopRequest
 command = [sys.executable, "-c", sys.argv[1]]
 list(run_side_by_side({"child": command}, 1, StopRequest(), lambda *said: print(*said, flush=True)))
 """
 CHILD = """
 import os, time
-from block_recurrent.system.children import stop_with_parent
+from block_recurrent.lab.tables.children import stop_with_parent
 stop_with_parent()
 print(os.getpid(), flush=True)
 time.sleep(60)
@@ -88,3 +93,19 @@ def test_a_child_ends_with_its_parent():
         time.sleep(0.05)
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be taken away here")
+def test_only_cores_that_the_process_may_use_are_counted():
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert count_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert count_cores() == len(allowed)
+
+
+def test_the_backend_is_that_of_another_process(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert default_backend() == "cpu"
