@@ -3,7 +3,7 @@
 parameters/   the model's parameters by path, such as "stack.parts.0.layers.keys.kernel"
 training/     the optimizer's state, the carried state and the step
 progress/     JSON: the position in the data and the like
-seal.json     a digest of every file
+seal.json     a checksum of every file
 loss.json     the validation loss, once it is known
 
 Orbax stores arrays independently of the devices that they were on.
@@ -31,7 +31,7 @@ from block_recurrent.training.step import TrainState
 
 PARAMETERS, TRAINING, PROGRESS = "parameters", "training", "progress"
 OS_ERROR = re.compile(r"os_error_code='(\d+)'")
-DATA_FILE_BYTES = 32 << 20  # many files, which are hashed side by side and copied one by one
+DATA_FILE_BYTES = 32 << 20  # each file is copied to a bucket as one object
 
 
 def make_context() -> ocp.Context:

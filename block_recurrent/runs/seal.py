@@ -1,4 +1,4 @@
-"""The seal of a checkpoint: the digest of every file in its folder.
+"""The seal of a checkpoint: the checksum of every file in its folder.
 
 Orbax writes and reads arrays but notices no damage. The seal is written before the folder gets its
 name, and is checked before anything is restored.
@@ -6,33 +6,32 @@ name, and is checked before anything is restored.
 
 import errno
 import mmap
+import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from block_recurrent.runs.errors import CheckpointError, Damaged
-from block_recurrent.system.digests import digest, seal, unseal
+from block_recurrent.system.digests import seal, unseal
 from block_recurrent.system.files import PARTIAL, flush_folder, flush_to_disk, reason
 
 FORMAT = 2
 SEAL = "seal.json"
-LOSS = "loss.json"  # has a digest of its own, for it may be added later
+LOSS = "loss.json"  # has a checksum of its own, for it may be added later
 # The seal itself, and what is written after it: nothing that a restore needs.
 UNSEALED = {SEAL, "_CHECKPOINT_METADATA", "commit_success.txt", LOSS, LOSS + PARTIAL}
 # The file is not unreadable at present; it is gone, or its disk has lost it.
 GONE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO}
-THREADS = 8
 
 
 def write_seal(folder: Path, step: int) -> None:
-    """Writes the digests of all files in a folder, and returns when everything is on the disk.
+    """Writes the checksums of all files in a folder, and returns when everything is on the disk.
 
     Raises:
       OSError: a file cannot be read, or the seal cannot be written.
     """
     flush_folder(folder)
-    files = _digests(folder, _files_in(folder))
+    files = _checksums(folder, _files_in(folder))
     (folder / SEAL).write_text(seal({"format": FORMAT, "step": step, "files": files}))
     flush_to_disk(folder / SEAL)
 
@@ -55,18 +54,18 @@ def check_seal(folder: Path, part: int = 0, parts: int = 1) -> None:
         for name in sorted(found ^ files.keys()):
             problem = "does not belong there" if name in found else "is missing"
             raise Damaged(f"{folder / name} {problem}")
-        digests = _digests(folder, sorted(files)[part::parts])
+        checksums = _checksums(folder, sorted(files)[part::parts])
     except OSError as error:
         kind = Damaged if error.errno in GONE else CheckpointError
         path = error.filename or folder
         raise kind(f"{path} cannot be read ({reason(error)})") from error
-    for name, found_digest in digests.items():
-        if found_digest != files[name]:
+    for name, checksum in checksums.items():
+        if checksum != files[name]:
             raise Damaged(f"{folder / name} is damaged")
 
 
 def _read_seal(folder: Path) -> dict[str, str]:
-    """The digest of every file of a checkpoint, by path."""
+    """The checksum of every file of a checkpoint, by path."""
     path = folder / SEAL
     try:
         contents: dict[str, Any] = unseal(path.read_bytes())
@@ -83,20 +82,17 @@ def _read_seal(folder: Path) -> dict[str, str]:
     return files
 
 
-def _digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """The SHA-256 of files in a folder, by path."""
-    with ThreadPoolExecutor(THREADS) as pool:  # hashing releases the interpreter's lock
-        digests = pool.map(lambda name: _digest_of(folder / name), names)
-        return dict(zip(names, digests, strict=True))
+def _checksums(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The CRC-32 of files in a folder, by path, which takes a third of the time of a SHA-256."""
+    return {name: f"{_crc32(folder / name):08x}" for name in names}
 
 
-def _digest_of(path: Path) -> str:
-    """The SHA-256 of a file, which is mapped into memory rather than copied."""
+def _crc32(path: Path) -> int:
     with path.open("rb") as file:
         if not path.stat().st_size:
-            return digest(b"")
+            return zlib.crc32(b"")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return digest(content)
+            return zlib.crc32(content)
 
 
 def _files_in(folder: Path) -> list[str]:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from block_recurrent.config import ConfigError, ExperimentConfig, ModelConfig
 from block_recurrent.lab.benchmark.inference import (
@@ -19,9 +18,8 @@ from block_recurrent.lab.benchmark.inference import (
 from block_recurrent.lab.benchmark.timing import TimedStep, matmul_rate, ratio, time_in_turn, timed
 from block_recurrent.lab.tables.layout import TextTable
 from block_recurrent.lab.tables.rows import TableRow, reference, row_at, table_rows
-from block_recurrent.runs.checkpoint_folder import arrays_of
 from block_recurrent.runs.checkpoints import Checkpoints
-from block_recurrent.system.digests import digest
+from block_recurrent.runs.seal import check_seal
 from block_recurrent.system.text import did_you_mean
 from block_recurrent.training.build import make_train_state
 
@@ -103,13 +101,9 @@ def measure_checkpoints(config: ExperimentConfig, rounds: int = 25) -> dict[str,
         checkpoint = store.directory / "0"
         size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
 
-        arrays = [
-            np.array(array).reshape(-1).view(np.uint8)
-            for array in jax.tree.leaves(arrays_of(state))
-        ]
         runs = {
             "restore": lambda: store.restore(state)[0],
-            "check": lambda: [digest(array) for array in arrays],
+            "check": lambda: check_seal(checkpoint),
         }
         seconds = time_in_turn(runs, rounds)
     return {
