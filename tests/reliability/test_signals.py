@@ -171,8 +171,9 @@ def folder(tmp_path_factory) -> Path:
     lines = (f'{{"id": "{number}", "text": "document {number}"}}\n' for number in range(DOCUMENTS))
     (folder / "text" / "documents.jsonl").write_text("".join(lines))
     for name in ("objects", "refs"):
-        (folder / "git" / ".git" / name).mkdir(parents=True)
+        (folder / "git" / ".git" / name / "heads").mkdir(parents=True)
     (folder / "git" / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    (folder / "git" / ".git" / "refs" / "heads" / "main").write_text("0" * 40 + "\n")
     training(folder, "trained", signal.SIGTERM)
     shutil.copytree(folder / "compiled", folder / "compiled_training")
     return folder

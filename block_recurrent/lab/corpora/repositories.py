@@ -99,9 +99,6 @@ class Repositories:
             "extensions": list(self._extensions),
             "max_file_bytes": MAX_FILE_BYTES,
             "max_bytes": MAX_BYTES,
-            # These two are no options any more; corpora keep the bytes that they always had.
-            "commit": "HEAD",
-            "each_child": False,
             "vendored": sorted(VENDORED),
         }
 
