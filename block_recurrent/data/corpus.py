@@ -1,7 +1,7 @@
 """Loading one split of a corpus into memory, with counts of what was dropped or repaired."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,12 +73,8 @@ def load_corpus(
         `jsonl` is not such a record, an id occurs twice, a file is damaged, the percentage is out
         of range, or the split has no documents.
     """
-    if source not in SOURCES:
-        near = did_you_mean(source, SOURCES)
-        raise DataError(f"unknown source {source!r}{near}: choose one of {', '.join(SOURCES)}.")
-    if split not in SPLITS:
-        near = did_you_mean(split, SPLITS)
-        raise DataError(f"unknown split {split!r}{near}: choose one of {', '.join(SPLITS)}.")
+    _check_is_one_of("source", source, SOURCES)
+    _check_is_one_of("split", split, SPLITS)
     if validation_percent not in range(100):
         raise DataError(
             f"validation_percent = {validation_percent} must be a whole number from 0 to 99."
@@ -105,3 +101,9 @@ def load_corpus(
             f"change validation_percent = {validation_percent} or add documents."
         )
     return Corpus(tuple(sorted(kept)), origin, dict(reader.dropped), reader.repaired)
+
+
+def _check_is_one_of(what: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        near = did_you_mean(name, known)
+        raise DataError(f"unknown {what} {name!r}{near}: choose one of {', '.join(known)}.")

@@ -258,9 +258,11 @@ class _Stream(io.RawIOBase):
         self.last = b""
 
     def tell(self) -> int:
+        """The position of the next byte."""
         return self._position
 
     def read(self, size: int = -1, /) -> bytes:
+        """Reads so many bytes, or all; raises Unusable beyond the limit."""
         pieces, left = [], sys.maxsize if size < 0 else size
         while piece := self._file.read(min(_CHUNK, left)):
             self._position += len(piece)
@@ -272,6 +274,7 @@ class _Stream(io.RawIOBase):
         return self.last
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Reads on to a byte; raises OSError for one that has been passed."""
         if whence != os.SEEK_SET or offset < self._position:
             raise OSError(f"the archive leads back to byte {offset}")
         while self._position < offset and self.read(min(_CHUNK, offset - self._position)):

@@ -122,6 +122,7 @@ class LatexBundles:
 
     @property
     def options(self) -> Mapping[str, object]:
+        """What decides the documents and their texts, as JSON values for the manifest."""
         return {
             "metadata": self._metadata is not None,
             "categories": list(self._categories),

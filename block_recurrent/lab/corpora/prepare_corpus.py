@@ -205,9 +205,11 @@ class _Display:
         self._first: tuple[float, Progress] | None = None
 
     def downloading(self, done: int, total: int) -> None:
+        """Shows how many files are downloaded."""
         self._show(f"downloading: {done:,} of {total:,} files", last=done == total)
 
     def preparing(self, progress: Progress) -> None:
+        """Shows how many documents are listed, then how far a split is written."""
         if not progress.split:
             self._show(f"documents listed: {progress.documents:,}")
             return

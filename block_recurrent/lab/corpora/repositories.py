@@ -95,6 +95,7 @@ class Repositories:
 
     @property
     def options(self) -> Mapping[str, object]:
+        """What decides the documents and their texts, as JSON values for the manifest."""
         return {
             "extensions": list(self._extensions),
             "max_file_bytes": MAX_FILE_BYTES,
