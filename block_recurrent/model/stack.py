@@ -241,7 +241,7 @@ class SingleRecurrentLayer(nnx.Module):
 
     def single_layers(self) -> list[RecurrentCell]:
         """The layer's cell, which holds all its parameters; not a copy."""
-        return [self.layer.cell]
+        return self.cells
 
     def replace_layers(self, layers: Sequence[Any]) -> None:
         """Inverse of `single_layers`."""
