@@ -2,7 +2,7 @@
 
 import sys
 
-from block_recurrent.lab.programs.analyze import main
+from block_recurrent.lab.analysis.analyze import main
 
 if __name__ == "__main__":
     sys.exit(main())

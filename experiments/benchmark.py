@@ -2,7 +2,7 @@
 
 import sys
 
-from block_recurrent.lab.programs.benchmark import main
+from block_recurrent.lab.benchmark.benchmark import main
 
 if __name__ == "__main__":
     sys.exit(main())

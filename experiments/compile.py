@@ -2,7 +2,7 @@
 
 import sys
 
-from block_recurrent.lab.programs.compile import main
+from block_recurrent.lab.compile.compile import main
 
 if __name__ == "__main__":
     sys.exit(main())

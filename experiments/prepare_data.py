@@ -2,7 +2,7 @@
 
 import sys
 
-from block_recurrent.lab.programs.prepare_data import main
+from block_recurrent.lab.corpora.prepare_data import main
 
 if __name__ == "__main__":
     sys.exit(main())

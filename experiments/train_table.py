@@ -2,7 +2,7 @@
 
 import sys
 
-from block_recurrent.lab.programs.train_table import main
+from block_recurrent.lab.tables.train_table import main
 
 if __name__ == "__main__":
     sys.exit(main())

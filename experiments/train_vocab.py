@@ -2,7 +2,7 @@
 
 import sys
 
-from block_recurrent.lab.programs.train_vocab import main
+from block_recurrent.lab.corpora.train_vocab import main
 
 if __name__ == "__main__":
     sys.exit(main())

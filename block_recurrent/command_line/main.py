@@ -9,23 +9,22 @@ from block_recurrent.command_line.parser import DEBUG
 from block_recurrent.system.text import did_you_mean
 
 COMMAND = "block-recurrent"
-CORE, LAB = "block_recurrent.command_line", "block_recurrent.lab.programs"
-TABLES = "block_recurrent.lab.tables"
-# Subcommand -> its module, and what it does. The lab's modules are imported by name, when called.
+# Subcommand -> its module in the package, and what it does. Modules are imported when called: the
+# core never imports the lab.
 PROGRAMS = {
-    "train": (f"{CORE}.train", "train a model, or continue a run"),
-    "evaluate": (f"{CORE}.evaluate", "score a trained model on a split of its corpus"),
-    "generate": (f"{CORE}.generate", "continue a text with a trained model"),
-    "table": (f"{LAB}.train_table", "train every row of the paper's Table 1 at a small size"),
-    "prepare-data": (f"{LAB}.prepare_data", "make a corpus from raw data"),
-    "train-vocab": (f"{LAB}.train_vocab", "train a SentencePiece vocabulary on a corpus"),
-    "compile": (f"{LAB}.compile", "compile a training step for accelerators that are not there"),
-    "benchmark": (f"{LAB}.benchmark", "time training steps, evaluation, generation, checkpoints"),
-    "table1": (f"{TABLES}.table1", "make the paper's Table 1 from work directories"),
-    "table2": (f"{TABLES}.table2", "make the paper's Table 2 from work directories"),
-    "curves": (f"{TABLES}.curves", "compare validation curves over seeds"),
-    "scaling": (f"{TABLES}.scaling", "compare runs by their number of parameters"),
-    "analyze": (f"{LAB}.analyze", "find where the gain of the recurrence comes from"),
+    "train": ("command_line.train", "train a model, or continue a run"),
+    "evaluate": ("command_line.evaluate", "score a trained model on a split of its corpus"),
+    "generate": ("command_line.generate", "continue a text with a trained model"),
+    "table": ("lab.tables.train_table", "train every row of the paper's Table 1 at a small size"),
+    "prepare-data": ("lab.corpora.prepare_data", "make a corpus from raw data"),
+    "train-vocab": ("lab.corpora.train_vocab", "train a SentencePiece vocabulary on a corpus"),
+    "compile": ("lab.compile.compile", "compile a step for accelerators that are not there"),
+    "benchmark": ("lab.benchmark.benchmark", "time steps, evaluation, generation, checkpoints"),
+    "table1": ("lab.tables.table1", "make the paper's Table 1 from work directories"),
+    "table2": ("lab.tables.table2", "make the paper's Table 2 from work directories"),
+    "curves": ("lab.tables.curves", "compare validation curves over seeds"),
+    "scaling": ("lab.tables.scaling", "compare runs by their number of parameters"),
+    "analyze": ("lab.analysis.analyze", "find where the gain of the recurrence comes from"),
 }
 
 
@@ -47,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     words.remove(name)
     sys.argv = [f"{COMMAND} {name}", *words]  # what help and errors call the program
-    return importlib.import_module(PROGRAMS[name][0]).main(words)
+    return importlib.import_module(f"block_recurrent.{PROGRAMS[name][0]}").main(words)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,9 @@ def test_a_stop_is_128_and_the_signal(capsys):
 @pytest.mark.parametrize("line", [*PROGRAMS, "prepare-data text"])
 def test_every_program_reports_its_failures_and_its_help_shows_debug(line, capsys, monkeypatch):
     name, *kind = line.split()
-    assert hasattr(importlib.import_module(PROGRAMS[name][0]).main, "__wrapped__")
+    assert hasattr(
+        importlib.import_module(f"block_recurrent.{PROGRAMS[name][0]}").main, "__wrapped__"
+    )
     monkeypatch.setattr("sys.argv", [])
     assert exit_status(command.main, name, *kind, "--help") == 0
     help_text = capsys.readouterr().out

@@ -18,7 +18,6 @@ import numpy as np
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.parser import Parser
 from block_recurrent.gin_files import PARAMETERS
-from block_recurrent.lab.programs.options import parse_runs
 from block_recurrent.lab.tables.layout import (
     MISSING,
     Draw,
@@ -29,6 +28,7 @@ from block_recurrent.lab.tables.layout import (
     short_count,
     styles,
 )
+from block_recurrent.lab.tables.options import parse_runs
 from block_recurrent.lab.tables.seed_groups import (
     SeedGroup,
     cells,

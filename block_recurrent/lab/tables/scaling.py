@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.parser import Parser
-from block_recurrent.lab.programs.options import parse_runs
 from block_recurrent.lab.tables.layout import (
     FAMILIES,
     Page,
@@ -23,6 +22,7 @@ from block_recurrent.lab.tables.layout import (
     short_count,
 )
 from block_recurrent.lab.tables.naming import column, family, is_recurrent, row_name
+from block_recurrent.lab.tables.options import parse_runs
 from block_recurrent.lab.tables.paper import SCALING, SCALING_COLUMN
 from block_recurrent.lab.tables.seed_groups import SeedGroup, group_runs, group_table, marker
 

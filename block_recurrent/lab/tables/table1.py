@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.parser import Parser
-from block_recurrent.lab.programs.options import parse_runs
 from block_recurrent.lab.tables.layout import (
     MISSING,
     Page,
@@ -25,6 +24,7 @@ from block_recurrent.lab.tables.layout import (
     short_count,
 )
 from block_recurrent.lab.tables.naming import COLUMNS, column, row_name
+from block_recurrent.lab.tables.options import parse_runs
 from block_recurrent.lab.tables.paper import LENGTH, TITLES, published_cell, row_figures
 from block_recurrent.lab.tables.rows import TableRow, paper_row, paper_rows
 from block_recurrent.lab.tables.seed_groups import SeedGroup, group_runs, group_table, marker

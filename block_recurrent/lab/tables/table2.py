@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.parser import Parser
-from block_recurrent.lab.programs.options import parse_runs
 from block_recurrent.lab.tables.layout import (
     MISSING,
     Page,
@@ -24,6 +23,7 @@ from block_recurrent.lab.tables.layout import (
     publish,
     short_count,
 )
+from block_recurrent.lab.tables.options import parse_runs
 from block_recurrent.lab.tables.paper import PG19_SPLITS, TABLE_2
 from block_recurrent.lab.tables.seed_groups import group_runs
 from block_recurrent.runs.reading import Run

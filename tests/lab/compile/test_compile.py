@@ -11,10 +11,10 @@ import pytest
 
 from block_recurrent.config import ConfigError
 from block_recurrent.gin_files import load
+from block_recurrent.lab.compile import compile as program
 from block_recurrent.lab.compile import report, target
 from block_recurrent.lab.compile.costs import LINES
 from block_recurrent.lab.compile.target import CHIPS, is_installed
-from block_recurrent.lab.programs import compile as program
 from block_recurrent.training import estimate
 from block_recurrent.training.build import abstract_train_state
 from tests.programs import PROGRAMS

@@ -26,8 +26,8 @@ from block_recurrent.lab.analysis.runs import (
     with_reference,
 )
 from block_recurrent.lab.analysis.study import Options, study
-from block_recurrent.lab.programs.options import parse_runs
 from block_recurrent.lab.tables.layout import publish
+from block_recurrent.lab.tables.options import parse_runs
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import stop_on_signal

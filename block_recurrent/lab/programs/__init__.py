@@ -1,1 +1,0 @@
-"""The lab's programs, called by `block-recurrent NAME` or `python experiments/NAME.py`."""
