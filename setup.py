@@ -83,6 +83,7 @@ setup(
             "moto[s3,server]>=5.2",
             "pyright[nodejs]>=1.1.414",
             "pytest>=9.1",
+            "filelock",
             "pytest-xdist>=3.8",
             "ruff>=0.17",
             "setuptools>=70.1",

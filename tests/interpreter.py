@@ -3,9 +3,17 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+# What one program has compiled the next ones find. JAX locks a cache only if its size is limited.
+COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
+    "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**30),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}
 
 
 def settings(devices: int = 1, **variables: str) -> dict[str, str]:
@@ -14,6 +22,7 @@ def settings(devices: int = 1, **variables: str) -> dict[str, str]:
     flags = (os.environ.get("XLA_FLAGS"), f"--xla_force_host_platform_device_count={devices}")
     return {
         **os.environ,
+        **CACHE,
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "XLA_FLAGS": " ".join(filter(None, flags)),

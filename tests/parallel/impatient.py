@@ -9,7 +9,7 @@ from block_recurrent.training import trainer
 from experiments import train
 
 watch.PATIENCE_SECONDS = 12
-checkpoints.LONGEST_SAVE = 10
+checkpoints.LONGEST_SAVE = 5
 put_batch = trainer.put_batch
 
 

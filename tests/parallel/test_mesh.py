@@ -51,24 +51,15 @@ def run(workdir, devices: int, batch_size: int = 8, steps: int = 4) -> dict:
     return json.loads(output.splitlines()[-1])
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("one"), devices=1)
-
-
-def test_rows_are_sharded_over_devices_and_no_number_changes(one, tmp_path):
-    four = run(tmp_path, devices=4)
+def test_rows_are_sharded_over_devices_however_many_and_no_number_changes(tmp_path):
+    one = run(tmp_path / "one", devices=1)
     assert (one["devices"], one["copies"], set(one["lanes"])) == (1, [1], {8})
+    four = run(tmp_path / "several", devices=4, steps=2)
     assert (four["devices"], four["copies"], set(four["lanes"])) == (4, [4], {2})
-    assert four["nats"] == pytest.approx(one["nats"], rel=1e-6)
-    assert four["parameters"] == pytest.approx(one["parameters"], rel=1e-5)
-
-
-def test_a_run_continues_on_another_number_of_devices(one, tmp_path):
-    assert run(tmp_path, devices=4, steps=2)["begun"] == 0
-    rest = run(tmp_path, devices=2)
-    assert rest["begun"] == 2 and set(rest["lanes"]) == {4}
+    rest = run(tmp_path / "several", devices=2)
+    assert (rest["begun"], rest["copies"], set(rest["lanes"])) == (2, [2], {4})
     assert rest["nats"] == pytest.approx(one["nats"], rel=1e-6)
+    assert rest["parameters"] == pytest.approx(one["parameters"], rel=1e-5)
 
 
 EIGHT = list(range(8))  # stand for devices

@@ -1,5 +1,6 @@
 """Laws of stopping: every program ends soon after SIGINT or SIGTERM, and training saves first."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -153,13 +154,15 @@ def waiting_for_git(folder: Path, name: str, *numbers: int) -> Ended:
         os.kill(int(running.read_text()), signal.SIGKILL)
 
 
-# By what a program is doing, so many of them as there are signals in the right column.
+# What a program is doing, and the signals that it gets.
 FIRST = (compiling, beginning, training, evaluating_meanwhile, evaluating, generating, preparing)
 SECOND = (training, compiling_the_evaluation, waiting_for_git)
-CASES = [(doing, (number,)) for doing in FIRST for number in SIGNALS]
-CASES += [
-    (doing, (first, second)) for doing in SECOND for first, second in (SIGNALS, SIGNALS[::-1])
-]
+ONE = list(zip(FIRST, itertools.cycle(SIGNALS)))
+TWO = list(zip(SECOND, itertools.cycle([SIGNALS, SIGNALS[::-1]])))
+
+
+def sent_to(*programs: Callable[..., Ended]) -> list[tuple[Callable[..., Ended], int]]:
+    return [case for case in ONE if case[0] in programs]
 
 
 @pytest.fixture(scope="module")
@@ -182,15 +185,15 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def ended(folder) -> Iterator[Callable[..., Ended]]:
     """How a case ended; all of them are under way, two at a time."""
+    cases = [(doing, (number,)) for doing, number in ONE] + TWO
     with ThreadPoolExecutor(2) as pool:
         futures: dict[tuple, Future[Ended]] = {}
-        for number, (doing, numbers) in enumerate(CASES):
-            futures[doing, numbers] = pool.submit(doing, folder, f"case{number}", *numbers)
+        for index, (doing, numbers) in enumerate(cases):
+            futures[doing, numbers] = pool.submit(doing, folder, f"case{index}", *numbers)
         yield lambda doing, *numbers: futures[doing, numbers].result()
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("doing", FIRST)
+@pytest.mark.parametrize(("doing", "number"), ONE)
 def test_a_program_ends_with_the_status_of_the_signal(doing, number, ended):
     status, seconds, _, errors, _ = ended(doing, number)
     print(doing.__name__, number, f"{seconds:.2f} s")
@@ -198,8 +201,7 @@ def test_a_program_ends_with_the_status_of_the_signal(doing, number, ended):
     assert "Traceback" not in errors and f"by {signal.Signals(number).name}" in errors
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("doing", [training, evaluating_meanwhile])
+@pytest.mark.parametrize(("doing", "number"), sent_to(training, evaluating_meanwhile))
 def test_training_saves_its_last_step(doing, number, ended):
     *_, errors, workdir = ended(doing, number)
     logged, saved = last_logged(workdir), newest_whole(workdir)
@@ -208,17 +210,18 @@ def test_training_saves_its_last_step(doing, number, ended):
     assert "validation" not in (workdir / "metrics.jsonl").read_text()
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("doing", [compiling, beginning, evaluating, generating])
+@pytest.mark.parametrize(("doing", "number"), sent_to(compiling, beginning, evaluating, generating))
 def test_what_has_nothing_to_save_ends_at_once(doing, number, ended):
     *_, errors, workdir = ended(doing, number)
     assert "nothing to save" in errors
     assert last_logged(workdir) == 0
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_corpus_that_was_stopped_is_not_there_and_then_goes_on(number, ended, folder, capsys):
-    workdir = ended(preparing, number).workdir
+@pytest.mark.parametrize(("doing", "number"), sent_to(preparing))
+def test_a_corpus_that_was_stopped_is_not_there_and_then_goes_on(
+    doing, number, ended, folder, capsys
+):
+    workdir = ended(doing, number).workdir
     assert not workdir.exists()
     assert workdir.with_name(f"{workdir.name}.partial").is_dir()
     assert prepare_data.main(prepare_arguments(folder, workdir.name, "text")) == 0
@@ -226,8 +229,7 @@ def test_a_corpus_that_was_stopped_is_not_there_and_then_goes_on(number, ended, 
     assert sum(1 for split in corpus.splits for _ in corpus.documents(split)) == DOCUMENTS
 
 
-@pytest.mark.parametrize("numbers", [SIGNALS, SIGNALS[::-1]])
-@pytest.mark.parametrize("doing", SECOND)
+@pytest.mark.parametrize(("doing", "numbers"), TWO)
 def test_a_second_signal_ends_it_at_once(doing, numbers, ended):
     status, _, _, errors, _ = ended(doing, *numbers)
     assert status == 128 + numbers[1]

@@ -8,14 +8,14 @@ import pytest
 
 from block_recurrent.system.devices import SWITCH
 
-# Allocates and frees blocks of 64 MB, as a step of training does, and counts page faults once warm.
+# Allocates and frees blocks of 48 MB, as a step of training does, and counts page faults once warm.
 # Each thread that allocates has memory of its own: the first time of one may come late.
 PROGRAM = """
 import resource
 import jax, jax.numpy as jnp
 from block_recurrent.system.devices import keep_freed_memory
 keep_freed_memory()
-x = jnp.ones((4096, 4096))
+x = jnp.ones((3072, 4096))
 step = jax.jit(lambda x: jnp.sin(x))
 def faults(steps):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -23,7 +23,7 @@ def faults(steps):
         jax.block_until_ready(step(x))
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults(5)
-print(faults(100))
+print(faults(30))
 """
 
 
@@ -38,5 +38,5 @@ def faults(**environment):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the setting is glibc's")
 def test_freed_memory_is_kept_unless_switched_off():
-    # A hundred results of 16,384 pages each, where pages have 4 KB.
+    # Thirty results of 12,288 pages each, where pages have 4 KB.
     assert 10 * faults() < faults(**{SWITCH: "off"})
