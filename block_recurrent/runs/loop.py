@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from block_recurrent.config import ExperimentConfig
+from block_recurrent.data.lanes import describe_batches
 from block_recurrent.data.loading import Corpora, load_corpora, makes_token_cache
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.model.protocol import Model
@@ -110,6 +111,7 @@ def _read_corpora(config: ExperimentConfig, line: ProgressLine) -> Corpora:
         sizes = [f"{count_parameters(model, embedding=e):,}" for e in (True, False)]
         for corpus in corpora:
             print(corpus.summary())
+        print(describe_batches(corpora.train, config.data.batch_size, config.data.segment_length))
         print(f"parameters: {sizes[0]}, without embedding {sizes[1]}", flush=True)
     return corpora
 

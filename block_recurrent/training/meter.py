@@ -11,10 +11,15 @@ from block_recurrent.training.step import StepMetrics
 
 
 class Meter:
-    """Metrics between two logs, and the speed without the first step, which compiles."""
+    """Metrics between two logs, and the speed without the first step, which compiles.
 
-    def __init__(self, num_steps: int):
-        self.num_steps = num_steps
+    Args:
+      num_steps: the number of steps of the run.
+      places: B N, the number of tokens in a batch, padding included.
+    """
+
+    def __init__(self, num_steps: int, places: int):
+        self.num_steps, self._places = num_steps, places
         self._pending: list[StepMetrics] = []
         self._settled = 0
         self._clock: float | None = None
@@ -79,6 +84,7 @@ class Meter:
             self._seconds_per_step = max(seconds, 1e-9) / timed
             metrics["tokens_per_second"] = targets / steps / self._seconds_per_step
         if counted:
+            metrics["target_share"] = targets / (len(counted) * self._places)
             metrics["bits_per_token"] = nats / max(targets, 1.0) / math.log(2)
             metrics["gradient_norm"] = counted[-1].gradient_norm
         if len(counted) < steps:

@@ -88,7 +88,8 @@ class Trainer:
         self._mesh = make_mesh(config.mesh, config.data.batch_size, exact=processes.several())
         rows = rows_of_process(self._mesh, config.data.batch_size)
         self.lanes = make_lanes(config, corpus, rows)
-        self.meter = Meter(config.training.num_steps)
+        places = config.data.batch_size * config.data.segment_length
+        self.meter = Meter(config.training.num_steps, places)
         self.stop_agreed = False
         self._schedule = make_schedule(config.optimizer, config.training.num_steps)
         self._skipped_in_a_row = 0

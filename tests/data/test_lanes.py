@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import operator
 from collections import Counter
 from collections.abc import Iterable
 
@@ -15,11 +16,19 @@ from block_recurrent.data import (
     Corpus,
     DataError,
     Document,
+    TokenizedCorpus,
     TrainingLanes,
     evaluation_batches,
     tokenize,
 )
-from block_recurrent.data.lanes import Lane, LaneReader, epoch_order
+from block_recurrent.data.lanes import (
+    Lane,
+    LaneReader,
+    balanced_parts,
+    describe_batches,
+    epoch_order,
+    whole_documents,
+)
 
 TEXTS = [chr(97 + number) * length for number, length in enumerate([1, 7, 8, 9, 40, 16, 3])]
 CORPUS = Corpus(tuple(Document(f"d{number}", "", text) for number, text in enumerate(TEXTS)))
@@ -100,14 +109,16 @@ def test_lanes_never_idle_before_the_last_document_is_opened():
 
 @pytest.mark.parametrize(("batch_size", "segment_length"), SIZES)
 def test_training_opens_every_document_once_an_epoch_and_never_idles(batch_size, segment_length):
-    lanes = training(batch_size, segment_length)
+    corpus = Corpus(CORPUS.documents * batch_size)
+    lanes = training(batch_size, segment_length, corpus=corpus)
     for batch in itertools.islice(lanes, 60):
         assert batch.mask.any(axis=1).all()
     position = lanes.position
-    read = documents_read(itertools.islice(training(batch_size, segment_length), 60))
+    read = documents_read(itertools.islice(training(batch_size, segment_length, corpus=corpus), 60))
     opened = Counter(chr(targets[0]) for _, targets in read)
-    assert opened.total() == position["epoch"] * len(TEXTS) + position["cursor"]
-    assert set(opened.values()) <= {position["epoch"], position["epoch"] + 1}
+    assert opened.total() == position["epoch"] * len(corpus.documents) + position["cursor"]
+    fewest = position["epoch"] * batch_size
+    assert set(opened.values()) <= set(range(fewest, fewest + batch_size + 1))
 
 
 def test_training_reads_whole_documents_in_the_order_of_the_epochs():
@@ -187,6 +198,63 @@ def test_processes_share_the_lanes_however_they_do(share):
             assert_same(piece, Batch(*(whole[list(rows)] for whole in expected)))
 
 
+def numbered(*lengths: int) -> TokenizedCorpus:
+    """A corpus whose tokens are the numbers from 1, so that each is known by its place."""
+    texts = [Document(f"d{number}", "", "x" * length) for number, length in enumerate(lengths)]
+    tokens = tokenize(Corpus(tuple(texts)), ByteTokenizer())
+    total = sum(lengths)
+    return dataclasses.replace(
+        tokens, tokens=np.arange(1, total + 1).astype("<u2"), vocab_size=total + 1
+    )
+
+
+FEW = [(1000,), (400, 600), (3, 5, 4, 980, 8), (7,), (300, 301, 302, 97)]
+
+
+@pytest.mark.parametrize("lengths", FEW)
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 7])
+def test_an_epoch_has_every_token_once_however_few_the_documents(lengths, batch_size):
+    corpus = numbered(*lengths)
+    parts = balanced_parts(corpus, batch_size)
+    spans = [range(begin, end) for begin, end in zip(parts.begins, parts.ends, strict=True)]
+    assert list(itertools.chain(*spans)) == list(range(sum(lengths)))
+    assert len(spans) >= min(batch_size, sum(lengths))
+    for document, span in zip(parts.documents, spans, strict=True):
+        begin, end = corpus.span(document)
+        assert begin <= span.start < span.stop <= end
+        assert len(span) <= -(-sum(lengths) // batch_size)
+
+
+@pytest.mark.parametrize("lengths", [(1000,), (400, 600), (3, 5, 4, 980, 8)])
+@pytest.mark.parametrize("segment_length", [1, 8])
+def test_lanes_read_other_tokens_than_each_other(lengths, segment_length):
+    """As long as an epoch lasts, no token is read twice, and it lasts for most of the tokens."""
+    corpus, seen = numbered(*lengths), []
+    lanes = TrainingLanes(corpus, 4, segment_length, corpus.vocab_size, seed=1)
+    while (batch := next(lanes), lanes.position["epoch"])[1] == 0:
+        seen.extend(batch.targets[batch.mask].tolist())
+    assert len(seen) == len(set(seen)) > 750
+
+
+def test_a_part_begins_with_a_cleared_state_after_the_token_before_it():
+    corpus = numbered(4, 96)
+    lanes = TrainingLanes(corpus, 4, 5, corpus.vocab_size)
+    opened = Counter()
+    for batch in itertools.islice(lanes, 50):
+        for inputs, targets, _, start in zip(*batch, strict=True):
+            if start:
+                opened[int(targets[0])] += 1
+                assert inputs[0] == (0 if targets[0] in (1, 5) else targets[0] - 1)
+    assert set(opened) == {1, 5, 29, 53, 77}
+
+
+def test_only_documents_longer_than_a_lanes_share_are_cut():
+    corpus = numbered(25, 25, 25, 25)
+    assert len(balanced_parts(corpus, 4).begins) == 4
+    for found, expected in zip(balanced_parts(corpus, 4), whole_documents(corpus), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 TINY_TEXTS = (Document("a", "", "abcdef"), Document("b", "", "xy"))
 TINY = tokenize(Corpus(TINY_TEXTS, "mine"), ByteTokenizer())
 EMPTY = tokenize(Corpus((), "mine"), ByteTokenizer())
@@ -246,3 +314,17 @@ def test_token_outside_the_vocabulary_names_corpus_document_and_id():
 def test_wrong_argument_is_an_error(options, sentence):
     with pytest.raises(DataError, match=sentence):
         reader(**options)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "batch_size", "sentences"),
+    [
+        ((16, 8), 1, ["100.0% of the places are targets"]),
+        ((9, 3, 3, 1), 1, ["40.0% of the places are targets"]),
+        ((320,), 4, ["100.0% of", "than 1/4 of the tokens: 1, read in 4 parts"]),
+    ],
+)
+def test_a_line_says_how_full_batches_are_and_what_is_cut(lengths, batch_size, sentences):
+    lines = describe_batches(numbered(*lengths), batch_size, 8).splitlines()
+    assert len(lines) == len(sentences)
+    assert all(map(operator.contains, lines, sentences))

@@ -39,7 +39,7 @@ def metrics(nats: float, targets: float = 4.0, norm: float = 1.0) -> StepMetrics
 
 
 def filled(*steps: StepMetrics) -> Meter:
-    meter = Meter(100)
+    meter = Meter(100, 20)
     for step in steps:
         meter.add(step)
     meter.settle()
@@ -50,11 +50,12 @@ def test_loss_is_the_sum_over_targets_and_not_the_mean_over_steps(clock):
     figures = filled(metrics(8, 8), metrics(4, 2, norm=3)).collect()
     assert figures["bits_per_token"] == pytest.approx(12 / 10 / math.log(2))
     assert (figures["targets"], figures["gradient_norm"]) == (10, 3)
+    assert figures["target_share"] == 10 / (2 * 20)
     assert "skipped" not in figures
 
 
 def test_speed_leaves_out_the_first_step_and_pauses(clock):
-    meter = Meter(100)
+    meter = Meter(100, 20)
     clock.pass_by(50)  # reading data and compiling
     meter.add(metrics(1))
     for _ in range(2):
@@ -97,7 +98,7 @@ def test_there_is_no_speed_where_no_step_was_timed(clock):
 
 
 def test_whether_a_fetched_step_is_finite_is_known_without_the_device(clock):
-    meter = Meter(100)
+    meter = Meter(100, 20)
     for step in (metrics(1), metrics(NAN), metrics(1, norm=math.inf)):
         meter.add(step)
     assert [step.finite for step in meter.settle()] == [True, False, False]
@@ -106,7 +107,7 @@ def test_whether_a_fetched_step_is_finite_is_known_without_the_device(clock):
 
 
 def test_an_evaluation_before_the_first_step_does_not_start_the_clock(clock):
-    meter = Meter(100)
+    meter = Meter(100, 20)
     meter.restart_clock()
     clock.pass_by(60)  # compiling
     meter.add(metrics(1))
@@ -127,7 +128,7 @@ def test_skipped_steps_count_in_no_other_figure(clock):
 
 
 def test_each_step_is_settled_once_and_the_newest_may_be_left(clock):
-    meter = Meter(100)
+    meter = Meter(100, 20)
     for nats in (1, 2, 3):
         meter.add(metrics(nats))
     assert [step.nats for step in meter.settle(but=1)] == [1, 2]
@@ -137,7 +138,7 @@ def test_each_step_is_settled_once_and_the_newest_may_be_left(clock):
 
 def test_unlogged_figures_go_on_in_another_meter(clock):
     steps = [metrics(1), metrics(NAN), metrics(5)]
-    first, second = filled(*steps[:2]), Meter(100)
+    first, second = filled(*steps[:2]), Meter(100, 20)
     second.restore(first.unlogged)
     second.add(steps[2])
     assert [step.nats for step in second.settle()] == [5]
@@ -150,9 +151,9 @@ def test_unlogged_figures_go_on_in_another_meter(clock):
 def test_the_line_says_what_there_is(clock):
     figures = filled(metrics(4 * math.log(2)), metrics(NAN)).collect()
     line = "step 7/100 | 1.000 bits/token | 1 steps skipped | "
-    assert Meter(100).describe(7, figures).startswith(line)
+    assert Meter(100, 20).describe(7, figures).startswith(line)
     nothing = filled(metrics(NAN)).collect()
-    assert "bits/token" not in Meter(100).describe(7, nothing)
+    assert "bits/token" not in Meter(100, 20).describe(7, nothing)
 
 
 def test_parts_add_up_whatever_happens_in_them(clock):

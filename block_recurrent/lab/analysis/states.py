@@ -240,4 +240,4 @@ def observe_states(
 
 def _same_documents(lanes: Lanes, others: Lanes) -> np.ndarray:
     pairs = zip(lanes, others, strict=True)
-    return np.array([bool(a and b and a.document == b.document) for a, b in pairs])
+    return np.array([bool(a and b and a.part == b.part) for a, b in pairs])

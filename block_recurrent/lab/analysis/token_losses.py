@@ -123,7 +123,7 @@ def put_losses(losses: list[np.ndarray], lanes: Lanes, nats: np.ndarray) -> None
     """Puts the losses [B, N] of what lanes have read where they belong."""
     for lane, row in zip(lanes, nats, strict=True):
         if lane is not None:
-            own = losses[lane.document][lane.offset : lane.offset + len(row)]
+            own = losses[lane.part][lane.offset : lane.offset + len(row)]
             own[:] = row[: len(own)]
 
 
