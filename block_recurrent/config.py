@@ -312,9 +312,9 @@ class DataConfig(_Checked):
     """Documents, and how batch rows and segments are cut from them.
 
     Attributes:
-      source: "stdlib" or "site_packages" (the running interpreter's Python source code), "jsonl"
-        (a file, or a directory with train and validation files), "text" (a directory of *.txt) or
-        "tfds" (a directory that `block-recurrent prepare-data` or tensorflow-datasets wrote).
+      source: "stdlib" or "site_packages" (the running interpreter's Python source code), "text" or
+        "jsonl" (a file, or a directory of files: text, JSON, CSV, Parquet, Arrow) or "tfds" (a
+        directory that `block-recurrent prepare-data` or tensorflow-datasets wrote).
       path: file or directory of "jsonl", "text" and "tfds".
       name: name of the corpus, by which tables find its column; the last part of `path`, or the
         source, unless given.
@@ -325,6 +325,12 @@ class DataConfig(_Checked):
       batch_size: B, number of batch rows.
       segment_length: N, tokens of a row per step, a multiple of the model's window, or of its
         `segment`.
+      split_by: "names", of files and folders, decide the split of a document where they tell it,
+        otherwise a hash of its id does; "hash" ignores the names.
+      id_column: what the id of a record is called, or several columns joined by commas; published
+        layouts are known.
+      text_column: what its text is called.
+      title_column: what its title is called.
       validation_percent: share of documents held out, if the source has no validation split.
       seed: order of the training documents.
     """
@@ -338,6 +344,10 @@ class DataConfig(_Checked):
     cache_path: str | None = None
     batch_size: int = 32
     segment_length: int = 4096
+    split_by: Literal["names", "hash"] = "names"
+    id_column: str | None = None
+    text_column: str | None = None
+    title_column: str | None = None
     validation_percent: int = 10
     seed: int = 0
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from block_recurrent.data.documents import SPLITS, DataError, Document
 from block_recurrent.data.sources import SOURCES, SplitReader
+from block_recurrent.data.splits import BY_HASH
+from block_recurrent.data.text_files import PUBLISHED, Columns
 from block_recurrent.system.text import count_reasons, did_you_mean
 
 
@@ -19,17 +21,20 @@ class Corpus:
       origin: the source, split and path of the documents, for messages.
       dropped: what was left out, as reason -> number of files or documents.
       repaired: number of files or records read whose text was not valid UTF-8.
+      decision: a line for people: how the splits were decided; may be empty.
     """
 
     documents: tuple[Document, ...]
     origin: str = "corpus"
     dropped: Mapping[str, int] = field(default_factory=dict)
     repaired: int = 0
+    decision: str = ""
 
     def account(self) -> str:
-        """Returns a line for people: what was dropped or repaired."""
+        """Returns lines for people: how splits were decided, and what was dropped or repaired."""
         dropped = count_reasons(self.dropped)
-        return f"dropped: {dropped}; repaired, with invalid UTF-8: {self.repaired:,}"
+        line = f"dropped: {dropped}; repaired, with invalid UTF-8: {self.repaired:,}"
+        return "\n".join(filter(None, (self.decision, line)))
 
 
 def load_corpus(
@@ -38,6 +43,8 @@ def load_corpus(
     *,
     path: str | os.PathLike[str] | None = None,
     validation_percent: int = 10,
+    split_by: str = "names",
+    columns: Columns = PUBLISHED,
 ) -> Corpus:
     """Loads the documents of one split, sorted by id: the same call gives the same corpus.
 
@@ -49,29 +56,31 @@ def load_corpus(
         (site-packages and build-specific files) are not read, at any depth.
       site_packages: the same for the packages installed for the running interpreter, or in the
         directory `path`.
-      jsonl: records `{"id", "title", "text"}`, one a line, the title optional, blank lines
-        skipped. `path` is a file `*.jsonl` or `*.jsonl.gz`, or a directory that holds the
-        splits as `train.jsonl[.gz]` and `validation.jsonl[.gz]`.
-      text: every `*.txt` file below the directory `path`; the id is its relative POSIX path.
+      text: the files that `TextFiles` finds at `path`, a file or a directory: every `*.txt` is a
+        document, and so is every record of JSON, CSV, Parquet and Arrow files. The id of a text
+        file is its relative POSIX path.
+      jsonl: the same.
 
-    The split of a document follows from its id (`split_of`), except where a directory of `jsonl`
-    gives it.
+    The names of files and folders decide the split of a document (`decide_splits`), or else its id
+    does (`split_of`).
 
     Text is decoded as UTF-8 and otherwise left as it is, line ends included. Invalid bytes and
     lone surrogates become U+FFFD, and the file or record counts as repaired. Documents without
     a character other than whitespace, and files that cannot be read, are dropped and counted by
-    reason. A damaged or ill-formed `jsonl` file is an error.
+    reason. A damaged or ill-formed file of records is an error.
 
     Args:
       source: "stdlib", "site_packages", "jsonl" or "text".
-      split: "train" or "validation".
+      split: "train", "validation" or "test".
       path: file or directory to read; "jsonl" and "text" need one.
       validation_percent: share of the documents for validation, 0 to 99.
+      split_by: "names", or "hash" to ignore the names of files and folders.
+      columns: what the fields of records are called; known by their layout unless given.
 
     Raises:
-      DataError: the source or split is unknown, the path is missing or unsuitable, a line of
-        `jsonl` is not such a record, an id occurs twice, a file is damaged, the percentage is out
-        of range, or the split has no documents.
+      DataError: the source or split is unknown, the path is missing or unsuitable, the splits are
+        not clear, a record has no text, an id occurs twice, a file is damaged, the percentage is
+        out of range, or the split has no documents.
     """
     _check_is_one_of("source", source, SOURCES)
     _check_is_one_of("split", split, SPLITS)
@@ -81,7 +90,7 @@ def load_corpus(
         )
     if path is not None and not os.path.exists(path):
         raise DataError(f"path {os.fspath(path)!r} does not exist: correct it or create it first.")
-    reader = SplitReader(split, validation_percent)
+    reader = SplitReader(split, validation_percent, split_by, columns)
     read = SOURCES[source](None if path is None else Path(path), reader)
     kept = []
     for document in read:
@@ -96,11 +105,15 @@ def load_corpus(
             f"{origin} holds no documents (dropped: {dropped}): point path at a corpus."
         )
     if not kept:
+        way_out = f"change validation_percent = {validation_percent} or add documents."
+        if "by the names" in reader.decision:
+            way_out = f"{reader.decision}; {BY_HASH}."
         raise DataError(
             f"{origin} holds none of the {reader.found:,} documents found (dropped: {dropped}): "
-            f"change validation_percent = {validation_percent} or add documents."
+            f"{way_out}"
         )
-    return Corpus(tuple(sorted(kept)), origin, dict(reader.dropped), reader.repaired)
+    dropped = dict(reader.dropped)
+    return Corpus(tuple(sorted(kept)), origin, dropped, reader.repaired, reader.decision)
 
 
 def _check_is_one_of(what: str, name: str, known: Collection[str]) -> None:

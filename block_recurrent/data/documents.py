@@ -1,10 +1,18 @@
 """What a document is: its text, how its length is counted, and which split it belongs to."""
 
+import codecs
 import hashlib
 import re
 from typing import NamedTuple
 
 SPLITS = ("train", "validation", "test")
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",  # begins as that of UTF-16 does
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -65,6 +73,28 @@ def decode(data: bytes) -> tuple[str, bool]:
         return data.decode(), False
     except UnicodeDecodeError:
         return data.decode("utf-8", "replace"), True
+
+
+def decode_file(data: bytes, where: str) -> tuple[str, bool]:
+    """Returns the text of a whole file, and whether any of it was invalid and became U+FFFD.
+
+    A byte order mark says whether it is UTF-8, UTF-16 or UTF-32, and is left out. Without one it is
+    UTF-8.
+
+    Raises:
+      DataError: it seems to be UTF-16 without a byte order mark. The message begins with `where`.
+    """
+    for mark, encoding in _MARKS.items():
+        if data.startswith(mark):
+            text = data[len(mark) :].decode(encoding, "replace")
+            return text, "\ufffd" in text
+    zeros = [data[start::2].count(0) / max(len(data[start::2]), 1) for start in (0, 1)]
+    if len(data) > 1 and max(zeros) > 0.5 and min(zeros) < 0.1:
+        raise DataError(
+            f"{where}: every second byte is 0, as in UTF-16, without a byte order mark; convert it "
+            "to UTF-8."
+        )
+    return decode(data)
 
 
 def replace_lone_surrogates(text: str) -> tuple[str, bool]:

@@ -1,48 +1,67 @@
-"""Files of JSON lines, plain or compressed, and the documents that their records hold."""
+"""Files of JSON lines, plain or compressed."""
 
+import codecs
 import gzip
+import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
-from block_recurrent.data.documents import DataError, Document, decode
+from block_recurrent.data.documents import DataError, decode
 from block_recurrent.system.extras import require
 
 
-def json_lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields the number, from 1, and the bytes of every line that is not blank.
-
-    A file that ends in `.gz` or `.zst` is decompressed.
-
-    Raises:
-      DataError: the file cannot be read, is damaged or cut short. The message names it.
-      MissingPackage: `.zst` needs zstandard.
-    """
+@contextmanager
+def read_errors(file: Path) -> Iterator[None]:
+    """Turns what goes wrong while a file is read into a DataError that names it."""
     try:
-        lines = _zstd_lines(file) if file.suffix == ".zst" else _plain_lines(file)
-        yield from ((n, line) for n, line in enumerate(lines, start=1) if line.strip())
+        yield
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{file} cannot be read: {error}; fetch or write it again.") from error
 
 
-def _plain_lines(file: Path) -> Iterator[bytes]:
-    with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as lines:
-        yield from lines
+def open_bytes(file: Path) -> IO[bytes]:
+    """Opens a file for reading; one that ends in `.gz` or `.zst` is decompressed.
+
+    Raises:
+      MissingPackage: `.zst` needs zstandard.
+    """
+    if file.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(file, "rb"))
+    if file.suffix == ".zst":
+        return io.BufferedReader(_ZstdReader(file))
+    return file.open("rb")
 
 
-def _zstd_lines(file: Path) -> Iterator[bytes]:
-    """Yields the lines of Zstandard frames; the library's own reader takes a cut for the end."""
+class _ZstdReader(io.RawIOBase):
+    """The content of Zstandard frames; the library's own reader takes a cut for the end."""
+
+    def __init__(self, file: Path):
+        self._chunks, self._rest = _zstd_chunks(file), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest and (chunk := next(self._chunks, None)) is not None:
+            self._rest = chunk
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
+
+
+def _zstd_chunks(file: Path) -> Iterator[bytes]:
     zstandard = require("zstandard", "data")
     decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
-    frame, whole, rest = decompressor.decompressobj(), True, b""
+    frame, whole = decompressor.decompressobj(), True
     try:
         with file.open("rb") as data:
             while chunk := data.read(2**17):
                 while chunk:
-                    *lines, rest = (rest + frame.decompress(chunk)).split(b"\n")
-                    yield from lines
+                    yield frame.decompress(chunk)
                     chunk, whole = frame.unused_data, frame.eof
                     if whole:
                         frame = decompressor.decompressobj()
@@ -50,7 +69,25 @@ def _zstd_lines(file: Path) -> Iterator[bytes]:
         raise OSError(str(error)) from error
     if not whole:
         raise EOFError("the compressed data is cut short")
-    yield rest
+
+
+def json_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields the number, from 1, and the bytes of every line that is not blank.
+
+    A file that ends in `.gz` or `.zst` is decompressed. A byte order mark is left out.
+
+    Raises:
+      DataError: the file cannot be read, is damaged, cut short or UTF-16. The message names it.
+      MissingPackage: `.zst` needs zstandard.
+    """
+    with read_errors(file), open_bytes(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+                if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                    raise DataError(f"{file} is UTF-16: convert it to UTF-8.")
+            if line.strip():
+                yield number, line
 
 
 def parse_json(line: str | bytes, where: str) -> dict[str, Any]:
@@ -77,18 +114,3 @@ def json_records(file: Path) -> Iterator[tuple[dict[str, Any], str, bool]]:
         text, invalid = decode(line)
         where = f"{file}, line {number}"
         yield parse_json(text, where), where, invalid
-
-
-def to_document(record: Mapping[str, Any], where: str) -> Document:
-    """Returns the document that a record holds; without a title, the title is empty.
-
-    Raises:
-      DataError: a field is missing or is no string. The message begins with `where`.
-    """
-    values = {"title": ""} | dict(record)
-    for key in Document._fields:
-        if key not in values:
-            raise DataError(f"{where}: no {key!r}; every record needs id and text.")
-        if not isinstance(values[key], str):
-            raise DataError(f"{where}: {key!r} is {values[key]!r:.60}; write it as a string.")
-    return Document(values["id"], values["title"], values["text"])

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from block_recurrent.config import DataConfig
 from block_recurrent.data.corpus import Corpus, load_corpus
+from block_recurrent.data.text_files import Columns
 from block_recurrent.data.tfds_reader import TfdsDirectory
 from block_recurrent.data.token_cache import cached_tokens
 from block_recurrent.data.tokenized import TokenizedCorpus, tokenize
@@ -27,8 +28,14 @@ def load_documents(config: DataConfig, split: str) -> Corpus:
     Raises:
       DataError: a source that cannot be read, or a split without documents.
     """
-    percent = config.validation_percent
-    return load_corpus(config.source, split, path=config.path, validation_percent=percent)
+    return load_corpus(
+        config.source,
+        split,
+        path=config.path,
+        validation_percent=config.validation_percent,
+        split_by=config.split_by,
+        columns=Columns(config.id_column, config.text_column, config.title_column),
+    )
 
 
 def makes_token_cache(config: DataConfig) -> bool:

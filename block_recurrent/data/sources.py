@@ -1,4 +1,4 @@
-"""Where documents come from: Python packages, JSON lines, and directories of text files.
+"""Where documents come from: Python packages, and files of text or records.
 
 A source is a function `(path, reader) -> documents`. It asks the reader which ids belong to the
 split, has it read the files of those, and has it count what had to be dropped or repaired.
@@ -7,18 +7,13 @@ split, has it read the files of those, and has it count what had to be dropped o
 import os
 import sysconfig
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from block_recurrent.data.documents import (
-    DataError,
-    Document,
-    decode,
-    replace_lone_surrogates,
-    split_of,
-)
-from block_recurrent.data.json_lines import json_records, to_document
+from block_recurrent.data.documents import SPLITS, DataError, Document, decode_file
+from block_recurrent.data.splits import choose_split
+from block_recurrent.data.text_files import PUBLISHED, Columns, Record, TextFile, TextFiles, joined
 
 _NOT_READ = frozenset({"test", "tests", "idle_test", "__pycache__"})
 
@@ -30,21 +25,27 @@ class SplitReader:
     Attributes:
       split: "train" or "validation".
       validation_percent: share of the documents that `split_of` gives to validation.
+      split_by: "names" or "hash", see `decide_splits`.
+      columns: what the fields of records are called.
       found: documents met, of every split.
       repaired: files or records read whose text was not valid UTF-8.
       dropped: what was left out, as reason -> number of files or documents.
+      decision: a line for people: how the splits were decided.
     """
 
     split: str
     validation_percent: int
+    split_by: str = "names"
+    columns: Columns = PUBLISHED
     found: int = 0
     repaired: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    decision: str = ""
 
-    def wants(self, document_id: str) -> bool:
+    def wants(self, document_id: str, among: Sequence[str] = SPLITS) -> bool:
         """Counts a document as found, and returns whether it belongs to the split."""
         self.found += 1
-        return split_of(document_id, self.validation_percent) == self.split
+        return choose_split(document_id, among, self.validation_percent) == self.split
 
     def unreadable(self, error: OSError) -> None:
         """Counts a file or folder that the system would not let us read."""
@@ -55,7 +56,7 @@ class SplitReader:
         texts = []
         for path in paths:
             try:
-                text, repaired = decode(path.read_bytes())
+                text, repaired = decode_file(path.read_bytes(), str(path))
             except OSError as error:
                 self.unreadable(error)
                 continue
@@ -94,14 +95,33 @@ def _is_module(name: str) -> bool:
 
 
 def text_files(path: Path | None, reader: SplitReader) -> Iterator[Document]:
-    """Yields every `*.txt` file below a directory; the id is its relative POSIX path."""
+    """Yields the documents of the files that `TextFiles` finds at a path."""
     if path is None:
-        raise DataError("source 'text' needs a path: give a directory of *.txt files.")
-    root = _directory(path)
-    for file in _files_below(root, ".txt", lambda folder: True, reader):
-        document_id = file.relative_to(root).as_posix()
-        if reader.wants(document_id) and (text := reader.text([file])) is not None:
-            yield Document(document_id, file.stem, text)
+        raise DataError("source 'text' needs a path: give a file, or a directory of files.")
+    found = TextFiles([path], reader.columns, reader.split_by)
+    reader.decision = found.decision
+    reader.dropped.update(found.left_out)
+    where_is: dict[str, str] = {}
+    for file, record in joined(_records(found, reader)):
+        if (first := where_is.setdefault(record.id, record.where)) != record.where:
+            raise DataError(f"{first} and {record.where} share the id {record.id!r}.")
+        if file.is_text or reader.wants(record.id, file.among):
+            reader.repaired += record.repaired
+            yield Document(record.id, record.title, record.text or "")
+
+
+def _records(found: TextFiles, reader: SplitReader) -> Iterator[tuple[TextFile, Record]]:
+    """Yields the records of all files that may belong to the split, and text files that do."""
+    for file in found.files:
+        if file.is_text and not reader.wants(file.name, file.among):
+            continue
+        if reader.split not in file.among:
+            reader.found += 1
+            continue
+        try:
+            yield from ((file, record) for record in found.records(file))
+        except OSError as error:
+            reader.unreadable(error)
 
 
 def _files_below(
@@ -116,34 +136,6 @@ def _files_below(
         yield from (Path(folder, name) for name in sorted(names) if name.endswith(suffix))
 
 
-def jsonl(path: Path | None, reader: SplitReader) -> Iterator[Document]:
-    """Yields the records of a JSON-lines file, or of the split's file in a directory."""
-    if path is None:
-        raise DataError(
-            "source 'jsonl' needs a path: give a .jsonl or .jsonl.gz file, or a folder of splits."
-        )
-    given, file = path.is_dir(), path
-    if given:
-        names = [f"{reader.split}.jsonl", f"{reader.split}.jsonl.gz"]
-        present = [path / name for name in names if (path / name).exists()]
-        if len(present) != 1:
-            raise DataError(
-                f"{path} must hold exactly one of {' and '.join(names)}, it holds {len(present)}."
-            )
-        file = present[0]
-    if not file.name.endswith((".jsonl", ".jsonl.gz")):
-        raise DataError(f"{file} must end in .jsonl or .jsonl.gz: rename it, or use source 'text'.")
-    found: dict[str, str] = {}
-    for record, where, invalid in json_records(file):
-        document = to_document(record, where)
-        if (first := found.setdefault(document.id, where)) != where:
-            raise DataError(f"{first} and {where} share the id {document.id!r}.")
-        if reader.wants(document.id) or given:
-            text, lone_surrogates = replace_lone_surrogates(document.text)
-            reader.repaired += invalid or lone_surrogates
-            yield document._replace(text=text)
-
-
 def _directory(path: Path) -> Path:
     if not path.is_dir():
         raise DataError(f"{path} is not a directory: give the directory that holds the files.")
@@ -153,6 +145,6 @@ def _directory(path: Path) -> Path:
 SOURCES = {
     "stdlib": stdlib,
     "site_packages": site_packages,
-    "jsonl": jsonl,
+    "jsonl": text_files,
     "text": text_files,
 }

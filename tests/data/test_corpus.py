@@ -59,8 +59,8 @@ def test_empty_documents_are_dropped_and_counted(tmp_path):
     [
         (("stdlb", "train"), {}, "unknown source 'stdlb' .did you mean 'stdlib'"),
         (("stdlib", "valid"), {}, "unknown split 'valid' .did you mean 'validation'"),
-        (("jsonl", "train"), {}, "needs a path: give a .jsonl"),
-        (("text", "train"), {}, "needs a path: give a directory"),
+        (("jsonl", "train"), {}, "needs a path: give a file"),
+        (("text", "train"), {}, "needs a path: give a file"),
         (("text", "train"), {"path": "/no/such/folder"}, "'/no/such/folder' does not exist"),
         (("text", "train"), {"path": ""}, "'' does not exist"),
         (("stdlib", "train"), {"validation_percent": 100}, "whole number from 0 to 99"),

@@ -42,7 +42,7 @@ def test_text_becomes_a_corpus_with_a_summary(tmp_path, capsys):
     said = capsys.readouterr().out
     assert len(texts(output)) == 20 and TfdsDirectory(output).name == "mine"
     assert f"written to {output}" in said and f"--gin.data.path={output}" in said
-    counts = [line.split()[1] for line in said.splitlines()[:3]]
+    counts = [line.split()[1] for line in said.splitlines()[1:4]]
     assert sum(map(int, counts)) == 20
 
 
@@ -192,18 +192,18 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from experiments import prepare_data
-from block_recurrent.lab.corpora import text
+from block_recurrent.data import text_files
 
 reads, folder = iter(range(1000)), Path({folder!r})
 
-def slow(*arguments, read=text._read_text):
+def slow(*arguments, read=text_files.decode_file):
     if next(reads) == 20:
         (folder / "reading").touch()
         while not (folder / "signalled").exists():
             time.sleep(0.01)
     return read(*arguments)
 
-text._read_text = slow
+text_files.decode_file = slow
 sys.exit(prepare_data.main({arguments!r}))
 """
 

@@ -41,7 +41,7 @@ FILES = {
     "nul_only": (b"\0", b"\0"),
     "latin": (b"caf\xe9 \xff\xfe ok", "caf\ufffd \ufffd\ufffd ok".encode()),
     "cut": ("書".encode()[:2], "\ufffd".encode()),
-    "bom": (b"\xef\xbb\xbfx\x1a\x7f", b"\xef\xbb\xbfx\x1a\x7f"),
+    "bom": (b"x\xef\xbb\xbf\x1a\x7f", b"x\xef\xbb\xbf\x1a\x7f"),
 }
 KEPT = {name: text for name, (_, text) in FILES.items() if text is not None}
 DROPPED, REPAIRED = len(FILES) - len(KEPT), 2

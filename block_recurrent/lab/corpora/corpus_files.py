@@ -164,8 +164,9 @@ def make_manifest(
 ) -> dict[str, Any]:
     """Returns the manifest, the same for the same input on every machine.
 
-    Its fields: format; name, source and options; splits, with the numbers of documents, bytes of
-    text and shards; skipped, left_out and repaired; shards, dropped and documents as in `Split`.
+    Its fields: format; name, source, decision (how splits were decided) and options; splits, with
+    the numbers of documents, bytes of text and shards; skipped, left_out and repaired; shards,
+    dropped and documents as in `Split`.
     """
     named = {split.name: split for split in splits}
     return {
@@ -201,7 +202,8 @@ def write_manifest(manifest: Mapping[str, Any], file: Path) -> None:
 
 def summary(manifest: Mapping[str, Any]) -> str:
     """Returns lines for people: the splits, what was left out, and a warning about empty splits."""
-    lines = [
+    lines = [manifest["decision"]]
+    lines += [
         f"{split + ':':<12}{total['documents']:>10,} documents {total['bytes']:>18,} bytes"
         f"{total['shards']:>7,} shards"
         for split, total in manifest["splits"].items()

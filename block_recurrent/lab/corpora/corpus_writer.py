@@ -16,7 +16,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from block_recurrent.data.documents import DataError, replace_lone_surrogates, split_of
+from block_recurrent.data.documents import DataError, replace_lone_surrogates
+from block_recurrent.data.splits import choose_split
 from block_recurrent.lab.corpora.corpus_files import (
     MAX_RECORD,
     Examples,
@@ -111,7 +112,12 @@ def prepare(
         "limit": limit,
         "shard_bytes": shard_bytes,
     }
-    settings = {"name": name, "source": source.name, "options": options}
+    settings = {
+        "name": name,
+        "source": source.name,
+        "decision": source.decision,
+        "options": options,
+    }
     target = Path(os.path.abspath(directory))
     check_target(target, overwrite=overwrite)
     partial = target.with_name(target.name + PARTIAL)
@@ -251,7 +257,7 @@ class _Preparation:
 
     def _split_of(self, entry: Entry) -> str:
         percent = self._options["validation_percent"], self._options["test_percent"]
-        return entry.split or split_of(entry.id, *percent)
+        return choose_split(entry.id, entry.among, *percent)
 
     def _tell(self, progress: Progress) -> None:
         self._report(progress)

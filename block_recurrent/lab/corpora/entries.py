@@ -1,9 +1,9 @@
 """What a source of raw data gives: entries, one a document, which are read later, one by one."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from block_recurrent.data.documents import DataError, replace_lone_surrogates
+from block_recurrent.data.documents import SPLITS, DataError, replace_lone_surrogates
 
 
 class Unusable(Exception):
@@ -50,13 +50,13 @@ class Entry(NamedTuple):
       read: returns the content. Raises Unusable to leave the document out, and DataError, which
         names file and record, if the raw data is damaged.
       where: the file or folder, and the record in it.
-      split: "train", "validation" or "test" if the source has splits of its own, else None.
+      among: the splits that it may belong to; of several, a hash of its id chooses one.
     """
 
     id: str
     read: Callable[[], Content]
     where: str
-    split: str | None = None
+    among: Sequence[str] = SPLITS
 
 
 class Source(Protocol):
@@ -67,10 +67,12 @@ class Source(Protocol):
       wanted: what it looks for, for the message if there is nothing of that kind.
       options: all that decides what is read, as JSON values, without paths of this machine.
       left_out: what was found and not listed, as reason -> number; complete after `entries`.
+      decision: a line for people: how the splits were decided.
     """
 
     name: str
     wanted: str
+    decision: str
 
     @property
     def options(self) -> Mapping[str, object]: ...

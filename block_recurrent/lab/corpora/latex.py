@@ -17,6 +17,7 @@ command of TeX's own (`_TEX_COMMAND`). A bundle is left out as "no TeX file" if 
 "no LaTeX" if no TeX file in it has any command, such as a folder of plain text called `*.tex`.
 """
 
+import codecs
 import os
 import posixpath
 import re
@@ -49,6 +50,7 @@ _FIGURE = re.compile(
     r"\.(e?psi?|epsf|pdf|png|jpe?g|gif|svg|tiff?|bmp|mp4|avi|mov|mpe?g|zip|gz|tar|[to]tf|pfb)$",
     re.I,
 )
+_WINDOWS = re.compile(b"[\x80-\x9f]")  # letters there, control characters in Latin-1
 _CONTROL_WORD = re.compile(r"\\[A-Za-z]")
 # What a program's source code, with its \n and \t, does not have.
 _TEX_COMMAND = re.compile(
@@ -99,6 +101,7 @@ class LatexBundles:
     wanted = (
         "papers in LaTeX: archives (.tar.gz, .tgz, .tar, .gz) and folders with TeX files in them"
     )
+    decision = "splits: by a hash of each paper's id"
 
     def __init__(
         self,
@@ -264,10 +267,8 @@ class _Bundle:
         """Returns the text of a file, "" if it is binary or empty, which is counted once."""
         if name not in self._texts:
             data = self._files[name]
-            try:
-                text = data.decode()
-            except UnicodeDecodeError:
-                text = data.decode("latin-1")
+            text, repaired = _decode(data)
+            if repaired:
                 self.repaired.add(name)
             reason = "binary" if b"\0" in data else "" if data.strip() else "empty"
             self.skipped.update([reason] if reason else [])
@@ -348,3 +349,16 @@ def _string(values: Mapping[str, object], key: str, where: str) -> str:
     if not isinstance(value := values.get(key), str):
         raise DataError(f"{where}: {key!r} is {value!r:.60}; write it as a string.")
     return value
+
+
+def _decode(data: bytes) -> tuple[str, bool]:
+    """Returns the text of a TeX file, and whether it is not UTF-8 but an older encoding."""
+    data = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        return data.decode(), False
+    except UnicodeDecodeError:
+        pass
+    try:
+        return data.decode("cp1252" if _WINDOWS.search(data) else "latin-1"), True
+    except UnicodeDecodeError:  # a byte that Windows-1252 leaves undefined
+        return data.decode("latin-1"), True

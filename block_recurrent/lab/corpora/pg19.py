@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from block_recurrent.data.documents import SPLITS, DataError, decode
+from block_recurrent.data.documents import SPLITS, DataError, decode_file
 from block_recurrent.lab.corpora.corpus_files import writing
 from block_recurrent.lab.corpora.entries import Content, Entry
 
@@ -55,6 +55,7 @@ class PG19:
 
     name = "pg19"
     wanted = "the books of PG-19"
+    decision = "splits: as published"
 
     def __init__(self, path: str | os.PathLike[str], *, expect_counts: bool = True):
         self._path, self._expect_counts = Path(path), expect_counts
@@ -93,7 +94,9 @@ class PG19:
             )
         for split, files in books.items():
             for file in files:
-                yield Entry(file.stem, partial(_read_book, file, rows[file.stem]), str(file), split)
+                yield Entry(
+                    file.stem, partial(_read_book, file, rows[file.stem]), str(file), (split,)
+                )
 
     def _books_of(self, split: str) -> list[Path]:
         folder = self._path / split
@@ -108,7 +111,7 @@ class PG19:
 
 def _read_book(file: Path, row: _Row) -> Content:
     try:
-        text, repaired = decode(file.read_bytes())
+        text, repaired = decode_file(file.read_bytes(), str(file))
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}): fetch it again.") from error
     title, year, link = row

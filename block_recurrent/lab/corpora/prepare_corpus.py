@@ -9,6 +9,7 @@ from typing import Any
 
 from block_recurrent.command_line.parser import Parser
 from block_recurrent.data import DataError
+from block_recurrent.data.text_files import KINDS, Columns
 from block_recurrent.lab.corpora.corpus_files import summary
 from block_recurrent.lab.corpora.corpus_writer import (
     Interrupted,
@@ -20,7 +21,7 @@ from block_recurrent.lab.corpora.corpus_writer import (
 from block_recurrent.lab.corpora.latex import LatexBundles
 from block_recurrent.lab.corpora.pg19 import PG19, download
 from block_recurrent.lab.corpora.repositories import EXTENSIONS, Repositories
-from block_recurrent.lab.corpora.text import TextFiles
+from block_recurrent.lab.corpora.text import Texts
 from block_recurrent.system.progress import ProgressLine, duration
 from block_recurrent.system.signals import Stopped, StopRequest
 
@@ -74,19 +75,18 @@ def _git(parser: argparse.ArgumentParser) -> None:
 
 
 def _text(parser: argparse.ArgumentParser) -> None:
-    where = (
-        "directories, read with all below, and files: .txt, .jsonl, .jsonl.gz, .jsonl.zst, "
-        ".parquet; records in a file called train, validation or test belong to that split"
-    )
+    where = f"directories, read with all below, and files: {KINDS}"
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=where)
-    columns = ("id_column", "text_column", "title_column")
-    for column in columns:
-        field = column.removesuffix("_column")
-        what = f"what the {field} of a record is called ({field})"
-        parser.add_argument(f"--{column}", default=field, metavar="NAME", help=what)
+    for field in Columns._fields:
+        what = f"what the {field} of a record is called; published layouts are known"
+        parser.add_argument(f"--{field}_column", metavar="NAME", help=what)
+    by = "whether names of files and folders (train, valid, test, ...) tell the split (names)"
+    parser.add_argument("--split_by", choices=("names", "hash"), default="names", help=by)
     parser.set_defaults(
-        make_source=lambda given: TextFiles(
-            given.paths, **{column: getattr(given, column) for column in columns}
+        make_source=lambda given: Texts(
+            given.paths,
+            Columns(given.id_column, given.text_column, given.title_column),
+            given.split_by,
         )
     )
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, NamedTuple
 
-from block_recurrent.data.documents import DataError, decode
+from block_recurrent.data.documents import DataError, decode_file
 from block_recurrent.lab.corpora.archives import children, files_below
 from block_recurrent.lab.corpora.entries import Content, Entry, Unusable
 
@@ -79,6 +79,7 @@ class Repositories:
 
     name = "github"
     wanted = "git repositories or folders with source code that has one of the extensions"
+    decision = "splits: by a hash of each repository's id"
 
     def __init__(
         self, directories: Sequence[str | Path], *, extensions: Sequence[str] = EXTENSIONS
@@ -168,7 +169,7 @@ def _text(contents: Iterable[bytes], skipped: Counter[str]) -> tuple[str, bool]:
         if reason := _unwanted(data):
             skipped[reason] += 1
             continue
-        text, repaired = decode(data)
+        text, repaired = decode_file(data, "a file of source code")
         texts.append(text)
         any_repaired |= repaired
     if not texts:

@@ -15,6 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from block_recurrent.data import DataError, split_of
+from block_recurrent.data.documents import SPLITS
 from block_recurrent.data.tfds_reader import TfdsDirectory
 from block_recurrent.lab.corpora import corpus_files
 from block_recurrent.lab.corpora.corpus_writer import Interrupted, prepare
@@ -26,6 +27,7 @@ class Listed:
 
     name = "listed"
     wanted = "other documents"
+    decision = "splits: as listed"
     options: Mapping[str, object] = {"kind": "test"}
 
     def __init__(self, documents: Mapping[str, str | Content | Unusable], splits=None):
@@ -35,9 +37,9 @@ class Listed:
     def entries(self) -> Iterator[Entry]:
         self.left_out = {"not listed": 2}
         for document_id, content in self.documents.items():
-            yield Entry(
-                document_id, self.reader(content), document_id, self.splits.get(document_id)
-            )
+            given = self.splits.get(document_id)
+            among = (given,) if given else SPLITS
+            yield Entry(document_id, self.reader(content), document_id, among)
 
     def reader(self, content: str | Content | Unusable) -> Callable[[], Content]:
         def read() -> Content:

@@ -63,7 +63,7 @@ def test_the_published_numbers_are_those_of_the_paper(monkeypatch, tmp_path):
 def test_books_have_their_number_text_and_metadata(tmp_path):
     source = PG19(published(tmp_path))
     entries = list(source.entries())
-    assert [(entry.split, entry.id) for entry in entries] == [
+    assert [(*entry.among, entry.id) for entry in entries] == [
         ("train", "9"),
         ("train", "10"),
         ("train", "1342"),

@@ -1,0 +1,168 @@
+"""Records in files: JSON, CSV, Parquet and Arrow, plain or compressed."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from block_recurrent.data.documents import DataError, decode, decode_file
+from block_recurrent.data.json_lines import json_records, open_bytes, read_errors
+from block_recurrent.system.extras import require
+
+_ROWS = 64
+_COMPRESSED = (".gz", ".zst")
+
+
+class Row(NamedTuple):
+    """A record as its file has it.
+
+    Attributes:
+      values: its fields.
+      where: the file, and the line or row in it.
+      invalid: whether its bytes were not valid UTF-8.
+      kinds: the names of all fields and what they hold, where the file says it.
+    """
+
+    values: Mapping[str, Any]
+    where: str
+    invalid: bool = False
+    kinds: Mapping[str, str] | None = None
+
+    def described(self) -> str:
+        """The names of all fields and what they hold, for messages."""
+        found = {name: type(value).__name__ for name, value in self.values.items()}
+        return ", ".join(f"{name!r} ({kind})" for name, kind in (self.kinds or found).items())
+
+
+def column(values: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    """Returns a field; a dot in its name leads into a nested record, if there is no such field."""
+    if name in values:
+        return values[name]
+    first, _, rest = name.partition(".")
+    inner = values.get(first)
+    return column(inner, rest, default) if rest and isinstance(inner, Mapping) else default
+
+
+def kind_of(path: Path) -> str:
+    """Returns the ending of a file that tells its kind, such as ".jsonl" of "a.jsonl.gz"."""
+    if path.suffix not in _COMPRESSED:
+        return path.suffix
+    inner = Path(path.stem).suffix
+    return "" if inner in (".parquet", ".arrow") else inner
+
+
+def _json_rows(file: Path, wanted: Collection[str]) -> Iterator[Row]:
+    return (Row(*record) for record in json_records(file))
+
+
+def _json_or_list(file: Path, wanted: Collection[str]) -> Iterator[Row]:
+    """Yields the objects of one list, or of JSON lines, which also end in `.json`."""
+    with read_errors(file), open_bytes(file) as content:
+        first = content.read(2**10).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    if first != b"[":
+        yield from _json_rows(file, wanted)
+        return
+    with read_errors(file), open_bytes(file) as content:
+        text, invalid = decode_file(content.read(), str(file))
+    try:
+        records = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: no list in JSON, {error}; write it again.") from error
+    for number, record in enumerate(records, start=1):
+        where = f"{file}, item {number}"
+        if not isinstance(record, dict):
+            kind = type(record).__name__
+            raise DataError(f"{where}: a {kind}; write an object with id and text.")
+        yield Row(record, where, invalid)
+
+
+def _csv_rows(file: Path, wanted: Collection[str]) -> Iterator[Row]:
+    """Yields the rows of a table whose first line has the names of its columns."""
+    csv.field_size_limit(sys.maxsize)
+    with read_errors(file), open_bytes(file) as content:
+        lines = io.TextIOWrapper(content, "utf-8-sig", "surrogateescape", newline="")
+        delimiter = "\t" if kind_of(file) == ".tsv" else ","
+        try:
+            for number, row in enumerate(csv.DictReader(lines, delimiter=delimiter), start=1):
+                texts = {
+                    name: decode(value.encode("utf-8", "surrogateescape"))
+                    for name, value in row.items()
+                    if isinstance(value, str)
+                }
+                values = {name: text for name, (text, _) in texts.items()}
+                invalid = any(invalid for _, invalid in texts.values())
+                yield Row(values, f"{file}, row {number}", invalid)
+        except csv.Error as error:
+            raise DataError(f"{file} cannot be read: {error}; write it again.") from error
+
+
+def _parquet_rows(file: Path, wanted: Collection[str]) -> Iterator[Row]:
+    parquet = require("pyarrow.parquet", "data")
+
+    def batches() -> Iterator[Any]:
+        with parquet.ParquetFile(file) as table:
+            names = table.schema_arrow.names
+            columns = [name for name in names if name in wanted] or names[:1]
+            for batch in table.iter_batches(batch_size=_ROWS, columns=columns):
+                yield table.schema_arrow, batch
+
+    return _table_rows(file, batches())
+
+
+def _arrow_rows(file: Path, wanted: Collection[str]) -> Iterator[Row]:
+    """Yields the rows of Arrow's file format, or of its stream format, which `datasets` writes."""
+    arrow, ipc = require("pyarrow", "data"), require("pyarrow.ipc", "data")
+
+    def batches() -> Iterator[Any]:
+        with arrow.memory_map(str(file)) as source:
+            try:
+                reader = ipc.open_file(source)
+                found = (reader.get_batch(index) for index in range(reader.num_record_batches))
+            except arrow.ArrowInvalid:
+                source.seek(0)
+                found = reader = ipc.open_stream(source)
+            names = [name for name in reader.schema.names if name in wanted]
+            for batch in found:
+                yield reader.schema, batch.select(names or reader.schema.names[:1])
+
+    return _table_rows(file, batches())
+
+
+def _table_rows(file: Path, batches: Iterator[Any]) -> Iterator[Row]:
+    """Yields the rows of schemas and batches, a few at a time in memory."""
+    arrow, number = require("pyarrow", "data"), 0
+    try:
+        for schema, batch in batches:
+            kinds = {field.name: str(field.type) for field in schema}
+            for row in _with_bytes(batch, arrow).to_pylist():
+                number += 1
+                texts = {name: decode(v) for name, v in row.items() if isinstance(v, bytes)}
+                values = row | {name: text for name, (text, _) in texts.items()}
+                invalid = any(invalid for _, invalid in texts.values())
+                yield Row(values, f"{file}, row {number}", invalid, kinds)
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{file} cannot be read after row {number}: {error}; fetch or write it again."
+        ) from error
+
+
+def _with_bytes(batch: Any, arrow: Any) -> Any:
+    """Returns the rows with bytes for strings, which files need not have checked to be UTF-8."""
+    binary = {arrow.string(): arrow.binary(), arrow.large_string(): arrow.large_binary()}
+    fields = [field.with_type(binary.get(field.type, field.type)) for field in batch.schema]
+    return batch.cast(arrow.schema(fields))
+
+
+# What reads the rows of each kind of file. Of tables it reads the wanted columns that there are.
+READERS: Mapping[str, Callable[[Path, Collection[str]], Iterator[Row]]] = {
+    ".jsonl": _json_rows,
+    ".ndjson": _json_rows,
+    ".json": _json_or_list,
+    ".csv": _csv_rows,
+    ".tsv": _csv_rows,
+    ".parquet": _parquet_rows,
+    ".arrow": _arrow_rows,
+}
