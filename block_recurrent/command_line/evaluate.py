@@ -28,12 +28,13 @@ from block_recurrent.command_line.options import (
 )
 from block_recurrent.command_line.parser import make_parser, parse
 from block_recurrent.config import ExperimentConfig
+from block_recurrent.data import DataError, TokenizedCorpus
 from block_recurrent.data.documents import SPLITS
 from block_recurrent.data.loading import load_split, makes_token_cache
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.mesh import batch_shards, make_mesh, reading_mesh
 from block_recurrent.runs.identity import other_settings
-from block_recurrent.runs.trained import NEWEST, load
+from block_recurrent.runs.trained import NEWEST, load_with_progress
 from block_recurrent.runs.workdir import config_file
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.files import write_whole
@@ -64,21 +65,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     with stop_on_signal(nothing_to_save=True), training_knobs_named(config):
         check_device()
         others = other_settings(arguments.workdir, config)
-        result = _score(arguments, dataclasses.replace(config, mesh=reading_mesh(config.mesh)))
+        config = dataclasses.replace(config, mesh=reading_mesh(config.mesh))
+        result, other_text = _score(arguments, config)
         if processes.is_primary():
-            _write(arguments, result, others)
+            _write(arguments, result, others + other_text)
     return 0
 
 
-def _score(arguments: argparse.Namespace, config: ExperimentConfig) -> dict[str, Any]:
-    """Scores a run's model, and prints which documents were read and the metrics."""
+def _score(
+    arguments: argparse.Namespace, config: ExperimentConfig
+) -> tuple[dict[str, Any], list[str]]:
+    """Scores a run's model, and prints which documents were read and the metrics.
+
+    Returns:
+      The result, and a phrase if the corpus is not the one that the run was validated on.
+    """
     line = ProgressLine(quiet=not processes.is_primary())
     mesh = make_mesh(config.mesh, config.data.batch_size, exact=processes.several())
-    trained = load(arguments.workdir, arguments.checkpoint, config=config, mesh=mesh)
-    corpus = processes.together(
-        lambda: load_split(config.data, arguments.split, line.show),
-        primary_first=makes_token_cache(config.data),
+    trained, progress = load_with_progress(
+        arguments.workdir, arguments.checkpoint, config=config, mesh=mesh
     )
+
+    def read(split: str) -> TokenizedCorpus:
+        return processes.together(
+            lambda: load_split(config.data, split, line.show),
+            primary_first=makes_token_cache(config.data),
+        )
+
+    corpus = read(arguments.split)
     if processes.is_primary():
         print(corpus.summary(), flush=True)
     lanes = arguments.batch_size or scoring_lanes(config.data, corpus, batch_shards(mesh))
@@ -94,14 +108,21 @@ def _score(arguments: argparse.Namespace, config: ExperimentConfig) -> dict[str,
         for name, value in metrics.items():
             number = f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
             print(f"{name:>16} {number}")
-    return {
+    result = {
         "step": trained.step,
         "split": arguments.split,
         "corpus": config.data.corpus_name,
         "origin": corpus.origin,
+        "fingerprint": corpus.fingerprint,
         "documents": len(corpus),
         **metrics,
     }
+    try:
+        validation = corpus if arguments.split == "validation" else read("validation")
+        same = validation.fingerprint == progress["validation"]
+    except DataError:  # no documents for validation
+        same = False
+    return result, [] if same else [f"documents: those of {config.data.path or config.data.source}"]
 
 
 def _write(arguments: argparse.Namespace, result: dict[str, Any], others: list[str]) -> None:

@@ -145,13 +145,13 @@ def read_state(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, An
     return TrainState(replace_parameters(like.model, found[PARAMETERS]), **rest), found[PROGRESS]
 
 
-def read_model(folder: Path, like: Model) -> Model:
-    """`like` with the parameters in a checkpoint; arguments and errors are those of `read_state`.
+def read_model(folder: Path, like: Model) -> tuple[Model, dict[str, Any]]:
+    """`like` with the parameters in a checkpoint, and the progress.
 
-    The other arrays of the checkpoint are not read.
+    The other arrays of the checkpoint are not read. Arguments and errors are those of `read_state`.
     """
     found = _read(folder, {PARAMETERS: named_parameters(like)})
-    return replace_parameters(like, found[PARAMETERS])
+    return replace_parameters(like, found[PARAMETERS]), found[PROGRESS]
 
 
 def read_arrays(folder: Path, name: str = PARAMETERS) -> dict[str, np.ndarray]:

@@ -310,8 +310,12 @@ class Checkpoints:
         self._newest, restored = self.read(lambda folder: read_state(folder, state))
         return restored
 
-    def restore_parameters(self, model: Model, step: int | None = None) -> tuple[int, Model]:
-        """A checkpoint's step, and `model` with its parameters. Files are left as by `restore`.
+    def restore_parameters(
+        self, model: Model, step: int | None = None
+    ) -> tuple[int, Model, dict[str, Any]]:
+        """A checkpoint's step, `model` with its parameters, and the progress.
+
+        Files are left as by `restore`.
 
         Args:
           model: may hold `jax.ShapeDtypeStruct`s in place of arrays.
@@ -320,7 +324,8 @@ class Checkpoints:
         Raises:
           CheckpointError: there is none, it is damaged, or it belongs to another model.
         """
-        return self.read(lambda folder: read_model(folder, model), step)
+        step, found = self.read(lambda folder: read_model(folder, model), step)
+        return step, *found
 
     def read(self, read: Callable[[Path], T], step: int | None = None) -> tuple[int, T]:
         """A checkpoint's step, and the result of `read` for its folder.

@@ -74,10 +74,22 @@ class Run(NamedTuple):
         """Whether it has validation figures from its last step."""
         return bool(self.points) and self.points[-1].step >= self.config.training.num_steps
 
+    def tokens_at(self, step: int) -> float:
+        """About how many training targets it had seen at a step, 0 if none was logged."""
+        return self.tokens_seen * step / max(self.step, 1)
+
     @property
     def seeds(self) -> tuple[int, int]:
         """Of parameters and of the order of documents."""
         return self.config.training.seed, self.config.data.seed
+
+
+def same_tokens(first: float, second: float) -> bool:
+    """Whether figures after so many training targets may be compared: they differ by at most 1 %.
+
+    Batches of one size differ in their padding.
+    """
+    return abs(first - second) <= 0.01 * max(first, second)
 
 
 @functools.cache
@@ -90,7 +102,8 @@ def read_runs(directories: Iterable[str | Path]) -> list[Run]:
     """The runs in these directories.
 
     Raises:
-      ConfigError: a directory is given twice, or holds no run.
+      ConfigError: a directory is given twice, or holds no run; or runs on a corpus of one name were
+        scored on different text.
       RunError: a file is damaged; the message names it, and its line.
     """
     found: dict[Path, Run] = {}
@@ -99,7 +112,25 @@ def read_runs(directories: Iterable[str | Path]) -> list[Run]:
         if path in found:
             raise SelectionError(f"{directory} is given twice; a run counts once, so leave one out")
         found[path] = read_run(directory)
+    _check_same_text(found.values())
     return list(found.values())
+
+
+def _check_same_text(runs: Iterable[Run]) -> None:
+    """Checks that all figures of a corpus and a split are of as many bytes of text."""
+    first: dict[tuple[str, str], tuple[int, Path]] = {}
+    for run in runs:
+        name = run.config.data.corpus_name
+        figures = [("validation", point.evaluation) for point in run.points]
+        figures += [(split, scored.evaluation) for split, scored in run.scored.items()]
+        for split, evaluation in figures:
+            count, other = first.setdefault((name, split), (evaluation.bytes, run.workdir))
+            if count != evaluation.bytes:
+                raise SelectionError(
+                    f"{other} and {run.workdir} have figures of different documents of the split "
+                    f"{split} of {name!r}, {count:,} and {evaluation.bytes:,} bytes: leave one "
+                    "out, name their corpora with data.name, or evaluate again"
+                )
 
 
 def read_run(directory: Path) -> Run:

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
@@ -62,6 +62,17 @@ def load(
       CheckpointError: there is no such checkpoint, or it does not fit the configuration.
       DataError: the tokenizer's vocabulary cannot be read.
     """
+    return load_with_progress(workdir, step, config=config, mesh=mesh)[0]
+
+
+def load_with_progress(
+    workdir: str | Path,
+    step: int | str | None = None,
+    *,
+    config: ExperimentConfig | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[TrainedModel, dict[str, Any]]:
+    """What `load` returns, and the JSON values that the checkpoint holds beside the arrays."""
     config = config or gin_files.load([config_file(workdir)])
     tokenizer = make_tokenizer(config.data)
     checkpoints = Checkpoints(Path(workdir) / CHECKPOINTS, warn=_warn, bucket=bucket_of(config))
@@ -75,8 +86,8 @@ def load(
     if mesh is not None:
         model = with_shardings(model, model_sharding(mesh, model))
     number = None if step in (None, NEWEST) else int(step)
-    restored, model = checkpoints.restore_parameters(model, number)
-    return TrainedModel(model, config, tokenizer, restored)
+    restored, model, progress = checkpoints.restore_parameters(model, number)
+    return TrainedModel(model, config, tokenizer, restored), progress
 
 
 def _warn(sentence: str) -> None:

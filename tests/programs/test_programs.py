@@ -129,6 +129,36 @@ OTHER_SETTINGS = {
 }
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_figures_of_other_documents_do_not_replace_the_runs(split, folder, tmp_path, capsys):
+    """Wherever the corpus lies and whatever it is called: its text decides."""
+    workdir = tmp_path / "named"
+    name, steps = "--gin.data.name=mine", "--gin.training.num_steps=2"
+    with jax.numpy_dtype_promotion("standard"):
+        assert (
+            train.main([*train_arguments(folder, "named"), f"--workdir={workdir}", name, steps])
+            == 0
+        )
+    places = {where: tmp_path / where for where in ("moved", "other", "alone")}
+    for where, place in places.items():
+        shutil.copytree(folder / "books", place)
+        (place / "test.jsonl").write_text('{"id": "t", "text": "held out"}\n')
+        if where == "other":
+            (place / "validation.jsonl").write_text('{"id": "v", "text": "other text"}\n')
+    (places["alone"] / "validation.jsonl").unlink()
+    written = workdir / f"evaluation_{split}.json"
+    for where, place in places.items():
+        if (where, split) == ("alone", "validation"):
+            continue  # a share of the training documents
+        capsys.readouterr()
+        call = [f"--workdir={workdir}", f"--split={split}", f"--gin.data.path={place}"]
+        assert evaluate.main(call) == 0
+        assert written.exists() == (where == "moved")
+        if where != "moved":
+            assert f"in: documents: those of {place}; --output" in capsys.readouterr().out
+        written.unlink(missing_ok=True)
+
+
 @pytest.mark.parametrize("bindings, words", OTHER_SETTINGS.values(), ids=OTHER_SETTINGS)
 def test_figures_of_other_settings_do_not_replace_the_runs(
     bindings, words, folder, trained, scored, tmp_path, capsys

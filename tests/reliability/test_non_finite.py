@@ -102,7 +102,7 @@ def assert_last_finite(workdir, step: int) -> None:
     """The newest checkpoint is that of a step, and whole and finite."""
     checkpoints = Checkpoints(workdir / "checkpoints")
     assert checkpoints.latest_step() == step
-    restored, model = checkpoints.restore_parameters(make_model(CONFIG))
+    restored, model, _ = checkpoints.restore_parameters(make_model(CONFIG))
     checkpoints.close()
     assert restored == step
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(model))

@@ -83,7 +83,7 @@ def test_shapes_are_enough_to_restore(name, store):
     restored, _ = store.restore(shapes)
     assert_equal(restored, trained(name))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(restored))
-    step, model = store.restore_parameters(shapes.model)
+    step, model, _ = store.restore_parameters(shapes.model)
     assert step == 5
     assert_equal(model, trained(name).model)
 
@@ -92,7 +92,7 @@ def test_shapes_are_enough_to_restore(name, store):
 def test_parameters_are_read_with_a_model_and_without(name, store):
     expected = named_parameters(trained(name).model)
     save(store, 5, name=name)
-    step, model = store.restore_parameters(initial(name).model)
+    step, model, _ = store.restore_parameters(initial(name).model)
     arrays = read_parameters(store.directory)
     assert step == 5 and {type(array) for array in arrays.values()} == {np.ndarray}
     for found in (named_parameters(model), arrays):
@@ -103,7 +103,7 @@ def test_parameters_are_read_with_a_model_and_without(name, store):
 def test_parameters_of_any_step_are_read(store):
     save(store, 1, 2)
     assert_equal(read_parameters(store.directory, 1), named_parameters(trained(step=1).model))
-    step, model = store.restore_parameters(initial().model, 1)
+    step, model, _ = store.restore_parameters(initial().model, 1)
     assert step == 1
     assert_equal(model, trained(step=1).model)
     with pytest.raises(CheckpointError, match="no checkpoint 3 in .*: found 1, 2"):
@@ -163,7 +163,7 @@ def test_what_another_process_removes_meanwhile_is_not_damaged(store, tmp_path, 
         return read(folder, *arguments)
 
     monkeypatch.setattr(checkpoints, "read_model", reading)
-    step, model = other.restore_parameters(initial().model)
+    step, model, _ = other.restore_parameters(initial().model)
     assert step == 4 and warnings == []
     assert_equal(named_parameters(model), named_parameters(trained(step=4).model))
 

@@ -1,5 +1,7 @@
 """Reading work directories."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from block_recurrent import LanguageModel
 from block_recurrent.lab.tables.seed_groups import group_runs
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.runs import reading
+from block_recurrent.runs.errors import SelectionError
 from tests.synthetic_runs import TARGETS, load, paper, small, write_evaluation, write_run
 
 
@@ -115,3 +118,21 @@ def test_parameters_of_a_large_model_need_no_memory():
     before = jax.live_arrays()  # held, so that none of them is freed meanwhile
     assert reading.parameters_without_embedding(load(paper("rec_fixed_skip")).model) > 1.5e8
     assert len(jax.live_arrays()) == len(before)
+
+
+def test_figures_of_different_text_under_one_name_are_refused(tmp_path):
+    one, two = (write_run(tmp_path / name, small(), [3.0, 2.0]) for name in ("one", "two"))
+    assert len(reading.read_runs([one, two])) == 2
+    for run in (one, two):
+        sums = {"nats": 1.0, "tokens": 1, "words": 1}
+        line = {"step": 2, "corpus": "books", "documents": 1, **sums, "bytes": len(run.name)}
+        (run / "evaluation_test.json").write_text(json.dumps(line), encoding="utf-8")
+    assert len(reading.read_runs([one, two])) == 2
+    metrics = two / "metrics.jsonl"
+    metrics.write_text(
+        metrics.read_text().replace('"validation/bytes": 1000', '"validation/bytes": 7')
+    )
+    with pytest.raises(
+        SelectionError, match=r"different documents of .* validation of 'books', 1,000 and 7 bytes"
+    ):
+        reading.read_runs([one, two])

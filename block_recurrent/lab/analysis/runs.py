@@ -21,7 +21,7 @@ from block_recurrent.data.loading import load_split
 from block_recurrent.data.tokenized import Fingerprint, count_unknown
 from block_recurrent.lab.analysis.study import Subject
 from block_recurrent.lab.tables.naming import distinct_names, is_recurrent
-from block_recurrent.runs.reading import Run, SelectionError, read_runs
+from block_recurrent.runs.reading import Run, SelectionError, read_runs, same_tokens
 from block_recurrent.runs.trained import load
 
 
@@ -49,12 +49,21 @@ def load_subjects(runs: Sequence[Run]) -> list[Subject]:
 
     Raises:
       CheckpointError: a run has no checkpoint.
+      SelectionError: the models have not been trained on the same number of tokens.
     """
-    names, subjects = distinct_names([run.config for run in runs]), []
+    names, subjects, first = distinct_names([run.config for run in runs]), [], 0.0
     for name, run in zip(names, runs, strict=True):
         if names.count(name) > 1:
             name = f"{name} ({run.workdir.name})"
         trained = load(run.workdir)
+        seen = run.tokens_at(trained.step)
+        first = first or seen
+        if seen and not same_tokens(first, seen):
+            raise SelectionError(
+                f"{runs[0].workdir} has been trained on {first:,.0f} tokens and {run.workdir} on "
+                f"{seen:,.0f}, so they cannot be compared: train them equally long, or analyse "
+                "them apart"
+            )
         subjects.append(
             Subject(name, str(run.workdir), trained.step, trained.config, trained.model)
         )

@@ -32,6 +32,7 @@ from block_recurrent.lab.tables.options import parse_runs
 from block_recurrent.lab.tables.seed_groups import (
     SeedGroup,
     cells,
+    common_points,
     common_steps,
     group_runs,
     spread,
@@ -46,14 +47,29 @@ FIGURE = "bits_per_byte"  # the figure of `Evaluation` that the curves show
 DESCRIPTION = (
     "Validation bits per byte at the end of training. Deviation is the sample standard deviation "
     "over seeds (n - 1). A difference is a row's figure minus that of the reference with the same "
-    "seeds, for finished runs, or runs at the same step; its 95 % interval is the t-interval over "
-    "n pairs of seeds: it is wide for small n, and says nothing of other corpora or sizes. @STEP: "
+    "seeds, both after the last number of training tokens at which both were evaluated, to 1 %. "
+    "Its 95 % interval is the t-interval over n pairs of seeds: it is wide for small n, and says "
+    "nothing of other corpora or sizes. @STEP: "
     "not finished, the figures are from that step. In the picture a thin line is a seed, a thick "
     "line the mean of all seeds, a band their range from least to greatest."
 )
 GROUP_COLUMNS = ("row", "parameters", "steps", "tokens seen")
 SPREAD_COLUMNS = ("mean", "deviation", "n", "by seed")
-DIFFERENCE_COLUMNS = ("difference", "its deviation", "95 % interval", "n pairs")
+DIFFERENCE_COLUMNS = ("difference", "its deviation", "95 % interval", "n pairs", "after tokens")
+
+
+class Difference(NamedTuple):
+    """How much the figure of a run is above that of another with the same seeds.
+
+    Attributes:
+      step: of the other run.
+      tokens: training targets that both had seen.
+      bits: the difference; below zero the run is better.
+    """
+
+    step: int
+    tokens: int
+    bits: float
 
 
 class Section(NamedTuple):
@@ -71,18 +87,36 @@ class Section(NamedTuple):
         """The groups with their colours, lines and markers."""
         return list(zip(self.groups, styles([group.name for group in self.groups]), strict=True))
 
-    def differences(self, group: SeedGroup) -> dict[tuple[int, int], float]:
-        """Differences to the reference by seeds; none for the reference itself."""
+    def pairs(self, group: SeedGroup) -> list[tuple[Run, Run]]:
+        """The evaluated runs, each with the reference's of the same seeds; none for itself."""
         if self.reference is None or group is self.reference:
-            return {}
-        theirs = {run.seeds: (run, point) for run, point in self.reference.final}
-        found = {}
-        for run, point in group.final:
-            if run.seeds in theirs:
-                other, its_point = theirs[run.seeds]
-                if (run.finished and other.finished) or point.step == its_point.step:
-                    found[run.seeds] = _bits(point) - _bits(its_point)
-        return found
+            return []
+        theirs = {run.seeds: run for run in self.reference.runs if run.points}
+        return [
+            (run, theirs[run.seeds]) for run in group.runs if run.points and run.seeds in theirs
+        ]
+
+    def differences(self, group: SeedGroup) -> dict[tuple[int, int], Difference]:
+        """Differences to the reference by seeds, each after the last tokens that both have seen."""
+        found = {run.seeds: difference_curve(run, other) for run, other in self.pairs(group)}
+        return {seeds: curve[-1] for seeds, curve in found.items() if curve}
+
+    def not_compared(self, group: SeedGroup) -> list[str]:
+        """For people: the pairs of runs that were never evaluated after the same tokens."""
+        return [
+            f"{run.workdir} ({run.points[-1].tokens_seen:,} tokens) and {other.workdir} "
+            f"({other.points[-1].tokens_seen:,})"
+            for run, other in self.pairs(group)
+            if not difference_curve(run, other)
+        ]
+
+
+def difference_curve(run: Run, other: Run) -> list[Difference]:
+    """The differences of two runs, wherever both were evaluated after the same tokens."""
+    return [
+        Difference(its_point.step, point.tokens_seen, _bits(point) - _bits(its_point))
+        for point, its_point in common_points(run, other)
+    ]
 
 
 def _bits(point: Point) -> float:
@@ -121,23 +155,27 @@ def _reference(name: str, groups: Sequence[SeedGroup], against: str) -> SeedGrou
 
 def make_page(sections: Mapping[str, Section], draw: Draw) -> Page:
     """A page with a table for each corpus."""
-    tables, corpora = {}, {}
+    tables, corpora, apart = {}, {}, []
     columns = (*GROUP_COLUMNS, *SPREAD_COLUMNS, *DIFFERENCE_COLUMNS)
     for name, section in sections.items():
         reference = section.reference and section.reference.name
         title = f"{name}: differences to {reference}" if reference else name
         rows, data = [], []
         for group in section.groups:
+            apart += section.not_compared(group)
             difference = _difference_data(section.differences(group))
             data.append({**group.data(), "difference": difference})
-            last = ["reference", "", "", ""]
+            last = ["reference", *[""] * (len(DIFFERENCE_COLUMNS) - 1)]
             if group is not section.reference:
                 last = _difference_cells(difference)
             rows.append([*cells(group, GROUP_COLUMNS), *_spread_cells(group), *last])
         tables[title] = TextTable(columns, rows, ("row", "by seed"))
         corpora[name] = {"reference": reference, "rows": data}
     data = {"figure": FIGURE, "corpora": corpora}
-    return Page("curves", tables, DESCRIPTION, data, {"curves": draw})
+    description = DESCRIPTION
+    if apart:
+        description += f" Not compared, at no time after the same tokens: {'; '.join(apart)}."
+    return Page("curves", tables, description, data, {"curves": draw})
 
 
 def _cell(value: float | None, sign: str = "") -> str:
@@ -155,10 +193,15 @@ def _spread_cells(group: SeedGroup) -> list[str]:
     return [mean, _cell(found.deviation), str(found.n), ", ".join(seeds) or MISSING]
 
 
-def _difference_data(differences: Mapping[tuple[int, int], float]) -> dict[str, Any]:
-    found = spread(list(differences.values()))
+def _difference_data(differences: Mapping[tuple[int, int], Difference]) -> dict[str, Any]:
+    found = spread([difference.bits for difference in differences.values()])
     pairs = [
-        {"training_seed": training, "data_seed": data, "difference": difference}
+        {
+            "training_seed": training,
+            "data_seed": data,
+            "tokens": difference.tokens,
+            "difference": difference.bits,
+        }
         for (training, data), difference in differences.items()
     ]
     return {**found._asdict(), "bounds": found.bounds, "pairs": pairs}
@@ -166,7 +209,9 @@ def _difference_data(differences: Mapping[tuple[int, int], float]) -> dict[str, 
 
 def _difference_cells(found: Mapping[str, Any]) -> list[str]:
     interval = "[{:+.4f}, {:+.4f}]".format(*found["bounds"]) if found["bounds"] else MISSING
-    return [_cell(found["mean"], "+"), _cell(found["deviation"]), interval, str(found["n"])]
+    tokens = dict.fromkeys(short_count(pair["tokens"]) for pair in found["pairs"])
+    cells = [_cell(found["mean"], "+"), _cell(found["deviation"]), interval, str(found["n"])]
+    return [*cells, ", ".join(tokens) or MISSING]
 
 
 def draw(sections: Mapping[str, Section], picture: "Figure") -> None:
@@ -178,8 +223,7 @@ def draw(sections: Mapping[str, Section], picture: "Figure") -> None:
             evaluated = [run for run in group.runs if run.points]
             label = f"{group.name}, {short_count(group.parameters)}, n = {len(evaluated)}"
             _draw_curves(above, evaluated, style | {"label": label})
-            if section.reference and group is not section.reference:
-                _draw_differences(below, evaluated, section.reference, style)
+            _draw_differences(below, section.pairs(group), style)
         above.set(title=name, ylabel="validation bits per byte")
         below.axhline(0.0, color="black", linewidth=0.8)
         if section.reference:
@@ -202,17 +246,16 @@ def _draw_curves(panel: "Axes", runs: Sequence[Run], style: dict[str, Any]) -> N
 
 
 def _draw_differences(
-    panel: "Axes", runs: Sequence[Run], reference: SeedGroup, style: dict[str, Any]
+    panel: "Axes", pairs: Sequence[tuple[Run, Run]], style: dict[str, Any]
 ) -> None:
-    """Draws paired differences at the steps at which all pairs were evaluated."""
-    theirs = {run.seeds: run for run in reference.runs if run.points}
-    own = [run for run in runs if run.seeds in theirs]
-    paired = [theirs[run.seeds] for run in own]
-    if steps := common_steps([*own, *paired]):
-        tokens, bits = _at(steps, own)
-        differences = bits - _at(steps, paired)[1]
-        panel.plot(tokens, differences.T, color=style["color"], linewidth=0.6, alpha=0.6)
-        panel.plot(tokens, differences.mean(0), **style, markersize=4)
+    """Draws paired differences, and their mean where all pairs have one."""
+    found = [{d.step: d for d in difference_curve(*pair)} for pair in pairs]
+    for curve in found:
+        tokens, bits = [d.tokens for d in curve.values()], [d.bits for d in curve.values()]
+        panel.plot(tokens, bits, color=style["color"], linewidth=0.6, alpha=0.6)
+    if steps := sorted(set[int].intersection(*map(set, found)) if found else ()):
+        means = np.array([[curve[step][1:] for step in steps] for curve in found]).mean(0)
+        panel.plot(*means.T, **style, markersize=4)
 
 
 def _at(steps: Sequence[int], found: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
@@ -251,7 +294,7 @@ def draw_by(arranged: Mapping[Any, Mapping[str, Section]], by: str, picture: "Fi
             if section.reference:
                 references.add(section.reference.name)
             for group in section.groups:
-                if differences := list(section.differences(group).values()):
+                if differences := [d.bits for d in section.differences(group).values()]:
                     lines.setdefault(group.name, {})[x] = differences
         for (name, points), style in zip(lines.items(), styles(list(lines)), strict=True):
             found = list(map(spread, points.values()))

@@ -15,7 +15,13 @@ from block_recurrent.lab.tables.naming import (
     row_name,
     window_of,
 )
-from block_recurrent.runs.reading import Point, Run, SelectionError, parameters_without_embedding
+from block_recurrent.runs.reading import (
+    Point,
+    Run,
+    SelectionError,
+    parameters_without_embedding,
+    same_tokens,
+)
 
 
 class Spread(NamedTuple):
@@ -215,6 +221,16 @@ def common_steps(runs: Iterable[Run]) -> list[int]:
     """The steps at which every run was evaluated, of the runs that ever were."""
     steps = [{point.step for point in run.points} for run in runs if run.points]
     return sorted(set.intersection(*steps)) if steps else []
+
+
+def common_points(run: Run, other: Run) -> list[tuple[Point, Point]]:
+    """The evaluations of two runs after the same number of training targets, see `same_tokens`."""
+    pairs = [
+        (point, min(other.points, key=lambda found: abs(found.tokens_seen - point.tokens_seen)))
+        for point in run.points
+        if other.points
+    ]
+    return [(a, b) for a, b in pairs if same_tokens(a.tokens_seen, b.tokens_seen)]
 
 
 def group_runs(runs: Iterable[Run]) -> list[SeedGroup]:

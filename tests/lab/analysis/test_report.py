@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from block_recurrent.data.loading import load_split
+from block_recurrent.runs.metrics import read_metrics
 from block_recurrent.runs.trained import load
 from block_recurrent.training.evaluation import evaluate
 from experiments import analyze
@@ -156,6 +158,16 @@ def test_runs_of_other_documents_or_tokenizers_are_a_sentence(folder, tmp_path, 
     (tmp_path / "run/config.gin").write_text(changed)
     assert exit_status(analyze.main, folder / "rec", tmp_path / "run", *SMALL) == 2
     assert "different validation documents" in capsys.readouterr().err
+
+
+def test_runs_that_have_seen_other_numbers_of_tokens_are_refused(folder, tmp_path, capsys):
+    shutil.copytree(folder / "copy", longer := tmp_path / "longer")
+    metrics = read_metrics(longer / "metrics.jsonl")
+    lines = (json.dumps(line | {"targets": 2 * line.get("targets", 0)}) + "\n" for line in metrics)
+    (longer / "metrics.jsonl").write_text("".join(lines))
+    assert exit_status(analyze.main, folder / "slide", longer, *SMALL) == 2
+    found = re.search(r"trained on (\d+) tokens and .*longer on (\d+),", capsys.readouterr().err)
+    assert found and int(found[2]) == 2 * int(found[1])
 
 
 @pytest.mark.parametrize(

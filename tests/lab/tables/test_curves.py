@@ -37,7 +37,8 @@ def test_differences_are_those_of_the_same_seeds(tmp_path):
     expected = np.subtract(*BITS.values())
     found = section.differences(recurrent)
     assert list(found) == [(0, 0), (1, 1), (2, 2)]
-    np.testing.assert_allclose(list(found.values()), expected, atol=1e-12)
+    np.testing.assert_allclose([d.bits for d in found.values()], expected, atol=1e-12)
+    assert {d.tokens for d in found.values()} == {4 * TARGETS}
     assert section.reference is slide and section.differences(slide) == {}
 
 
@@ -66,15 +67,30 @@ def test_a_missing_seed_makes_no_pair(tmp_path):
     assert list(section.differences(section.groups[0])) == [(1, 1), (2, 2)]
 
 
-def test_a_finished_run_and_an_unfinished_one_make_no_pair(tmp_path):
-    done = write_run(tmp_path / "done", small(), [2.0] * 4)
-    going = write_run(tmp_path / "going", small("slide_4l"), [3.0, 2.0])
-    section = sections_of([done, going])["books"]
+def test_differences_are_taken_after_the_last_tokens_that_both_have_seen(tmp_path):
+    """Whether the other run is under way, or was finished earlier or later."""
+    done = write_run(tmp_path / "done", small(), [4.0, 3.5, 3.0, 2.0])
+    for steps in (4, 2):
+        config = small("slide_4l", training__num_steps=steps)
+        other = write_run(tmp_path / f"other{steps}", config, [4.0, 3.75])
+        section = sections_of([done, other])["books"]
+        page = curves.make_page({"books": section}, lambda figure: None)
+        table = page.tables["books: differences to Slide:4L"]
+        assert table.rows[0][-5:] == ["-0.2500", "-", "-", "1", "8.19 k"]
+        assert "Not compared" not in page.description
+    drawn = curves.difference_curve(section.groups[0].runs[0], section.reference.runs[0])
+    assert [(d.tokens, d.bits) for d in drawn] == [(TARGETS, 0.0), (2 * TARGETS, -0.25)]
+
+
+def test_runs_that_never_saw_as_many_tokens_are_named_with_the_counts(tmp_path):
+    few = write_run(tmp_path / "few", small(), [2.0])
+    many = write_run(tmp_path / "many", small("slide_4l"), [3.0] * 4)
+    lines = (many / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (many / "metrics.jsonl").write_text("".join(lines[:1] + lines[2:]))
+    section = sections_of([few, many])["books"]
+    page = curves.make_page({"books": section}, lambda figure: None)
     assert section.differences(section.groups[0]) == {}
-    table = curves.make_page({"books": section}, lambda figure: None).tables[
-        "books: differences to Slide:4L"
-    ]
-    assert table.rows[0][-4:] == ["-", "-", "-", "0"] and table.rows[1][4] == "2.0000 @2"
+    assert f"{few} (4,096 tokens) and {many} (16,384)" in page.description
 
 
 def test_corpora_stand_apart(tmp_path):
