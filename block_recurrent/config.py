@@ -391,9 +391,11 @@ class OptimizerConfig(_Checked):
 
     Attributes:
       schedule: "rsqrt", `learning_rate / sqrt(max(step, warmup_steps))`, or "cosine", from
-        `learning_rate` to `final_learning_rate` over the run; both after a linear ramp.
+        `learning_rate` to `final_learning_rate` over `decay_steps`; both after a linear ramp.
       learning_rate: factor of "rsqrt", peak of "cosine".
       final_learning_rate: end of "cosine".
+      decay_steps: length of "cosine", ramp included; `training.num_steps` unless given, so that a
+        run that is made longer gets another learning rate.
       warmup_steps: length of the linear ramp.
       clip_norm: gradients are scaled down to this global norm; None leaves them alone.
     """
@@ -401,6 +403,7 @@ class OptimizerConfig(_Checked):
     schedule: Literal["rsqrt", "cosine"] = "rsqrt"
     learning_rate: float = 1.0
     final_learning_rate: float = 0.0
+    decay_steps: int | None = None
     warmup_steps: int = 1000
     clip_norm: float | None = None
 
@@ -408,6 +411,10 @@ class OptimizerConfig(_Checked):
         self._require(
             self.schedule == "cosine" or self.final_learning_rate == 0.0,
             "final_learning_rate belongs to the cosine schedule",
+        )
+        self._require(
+            self.schedule == "cosine" or self.decay_steps is None,
+            "decay_steps belongs to the cosine schedule",
         )
 
 

@@ -4,10 +4,13 @@ Everything that differs is named, and no file is changed.
 """
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from block_recurrent.config import ConfigError, ExperimentConfig, TransformerXLConfig
 from block_recurrent.data import DataError
@@ -18,10 +21,14 @@ from block_recurrent.runs.errors import CheckpointError
 from block_recurrent.runs.metrics import METRICS
 from block_recurrent.runs.workdir import CHECKPOINTS, CONFIG, LOCK, config_file
 from block_recurrent.system.files import PARTIAL
+from block_recurrent.training.optimizer import make_schedule
 
 # A run may become longer, be logged, evaluated and saved at other steps, and its files may move:
 # their content is compared with what the run began with.
-MAY_CHANGE = ("training.", "mesh.", "data.path", "data.cache_path", "data.vocab_path", "data.name")
+MAY_CHANGE = (
+    *("training.", "mesh.", "optimizer.decay_steps"),
+    *("data.path", "data.cache_path", "data.vocab_path", "data.name"),
+)
 MAY_NOT_CHANGE = ("training.seed", "training.clear_states")
 # An evaluation does not depend on how batches are cut and where the files are.
 NOT_IN_FIGURES = (
@@ -93,6 +100,40 @@ def _read(path: Path) -> ExperimentConfig:
             f"{path} is damaged, so it is not known what the run there began with: restore the "
             f"file, or choose another --workdir ({error})"
         ) from error
+
+
+def check_length(workdir: Path, config: ExperimentConfig, step: int) -> str:
+    """Checks that a run which goes on has not taken more steps already than it is to take.
+
+    Args:
+      workdir: the run's directory, with the configuration that it had until now.
+      config: the configuration that it goes on with.
+      step: the number of steps taken.
+
+    Returns:
+      A line for people if the next step's learning rate is another one than it was, else "".
+
+    Raises:
+      ConfigError: it has; no file was changed.
+    """
+    if step > config.training.num_steps:
+        raise ConfigError(
+            f"the run in {workdir} has taken {step:,} steps already, more than training.num_steps "
+            f"= {config.training.num_steps:,}: set it to at least {step:,}, or choose another "
+            "--workdir"
+        )
+    before = _read(workdir / CONFIG)
+    old, new = (
+        float(np.asarray(make_schedule(each.optimizer, each.training.num_steps)(step)))
+        for each in (before, config)
+    )
+    if math.isclose(old, new, rel_tol=1e-6):
+        return ""
+    length = before.optimizer.decay_steps or before.training.num_steps
+    return (
+        f"the learning rate of step {step + 1:,} is {new:.3g}; before the length of its schedule "
+        f"changed, it was {old:.3g}. --gin.optimizer.decay_steps={length} keeps it"
+    )
 
 
 def other_settings(workdir: Path, config: ExperimentConfig) -> list[str]:

@@ -9,16 +9,23 @@ from typing import Any
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data.lanes import describe_batches
 from block_recurrent.data.loading import Corpora, load_corpora, makes_token_cache
+from block_recurrent.gin_files import to_gin
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
 from block_recurrent.runs.bucket import Bucket, BucketError, bucket_of
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.errors import SaveFailed
-from block_recurrent.runs.identity import check_bucket, check_claim, check_same_data, check_unused
+from block_recurrent.runs.identity import (
+    check_bucket,
+    check_claim,
+    check_length,
+    check_same_data,
+    check_unused,
+)
 from block_recurrent.runs.metrics import METRICS, read_metrics
 from block_recurrent.runs.records import Records, record_launch
-from block_recurrent.runs.workdir import CHECKPOINTS, locked, write_config
+from block_recurrent.runs.workdir import CHECKPOINTS, CONFIG, locked, write_config
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.progress import ProgressLine, Stopwatch
 from block_recurrent.system.signals import Stopped, StopRequest, stop_on_signal
@@ -93,7 +100,9 @@ def _claim(
         if bucket:
             check_bucket(bucket, config)
         if bucket and not here and bucket.steps():
-            write_config(workdir, config)  # before anything is copied from there
+            # What the run was until now, before anything is copied from there.
+            before = bucket.read(CONFIG)
+            write_config(workdir, before.decode() if before else to_gin(config))
     except BucketError as error:
         if not here:
             raise
@@ -165,6 +174,10 @@ class TrainingLoop:
             state, progress = self.checkpoints.restore(self.trainer.abstract_state())
             check_same_data(workdir, progress, self.progress())
             self.trainer.restore(state, progress)
+            if line := processes.decided(
+                lambda: check_length(workdir, self.config, self.trainer.step)
+            ):
+                self.line.end(line)
         else:
             self.trainer.begin()
         processes.decided(lambda: self._open_workdir(workdir, continues))
@@ -177,7 +190,7 @@ class TrainingLoop:
         if continues:
             read_metrics(workdir / METRICS)  # damage is noticed before anything is changed
         workdir.mkdir(parents=True, exist_ok=True)
-        write_config(workdir, self.config)
+        write_config(workdir, to_gin(self.config))
         record_launch(workdir)
         if continues:
             self.checkpoints.tidy()

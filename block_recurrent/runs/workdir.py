@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from block_recurrent.config import ConfigError, ExperimentConfig
-from block_recurrent.gin_files import to_gin
+from block_recurrent.config import ConfigError
 from block_recurrent.runs.errors import WorkdirInUse
 from block_recurrent.system.files import hold, reason, write_whole
 
@@ -59,9 +58,9 @@ def _hold_lock(workdir: Path) -> BinaryIO:
         ) from error
 
 
-def write_config(workdir: Path, config: ExperimentConfig) -> None:
-    """Writes the resolved configuration; `check_claim` must have been called before."""
-    write_whole(workdir / CONFIG, to_gin(config))
+def write_config(workdir: Path, text: str) -> None:
+    """Writes the resolved configuration as gin; `check_claim` must have been called before."""
+    write_whole(workdir / CONFIG, text)
 
 
 def holds_run(workdir: Path) -> bool:

@@ -30,10 +30,10 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     """The learning rate as a function of the step, counted from 0.
 
     A linear ramp over `warmup_steps`, then either `learning_rate / sqrt(step)` or a cosine that
-    reaches `final_learning_rate` at `num_steps`.
+    reaches `final_learning_rate` at `decay_steps`, or else at `num_steps`.
     """
     if config.schedule == "cosine":
-        steps = max(num_steps, config.warmup_steps + 1)
+        steps = max(config.decay_steps or num_steps, config.warmup_steps + 1)
         return optax.warmup_cosine_decay_schedule(
             0.0, config.learning_rate, config.warmup_steps, steps, config.final_learning_rate
         )

@@ -13,6 +13,7 @@ import pytest
 
 from block_recurrent.config import (
     AdafactorConfig,
+    ConfigError,
     DataConfig,
     ExperimentConfig,
     LSTMConfig,
@@ -32,8 +33,10 @@ from block_recurrent.system.signals import stop_on_signal
 from block_recurrent.training import trainer
 from block_recurrent.training.build import make_lanes, make_model
 from block_recurrent.training.evaluation import evaluate
+from block_recurrent.training.optimizer import make_schedule
 from block_recurrent.training.step import StepMetrics
 from tests.helpers import SIZES, assert_equal, steps_compiled_once
+from tests.quick_runs import tree_of
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
@@ -185,6 +188,36 @@ def test_a_run_made_longer_is_the_long_run(uninterrupted, tmp_path):
     for steps in (4, STEPS):
         run(change(num_steps=steps), tmp_path)
     assert_equal(result_of(tmp_path, CONFIG), result_of(uninterrupted(CONFIG), CONFIG))
+
+
+COSINE = AdafactorConfig(schedule="cosine", learning_rate=0.01, warmup_steps=1)
+
+
+def test_a_longer_schedule_is_said_with_both_rates_and_can_be_kept(tmp_path, capsys):
+    def train_for(steps, workdir, **optimizer):
+        optimizer = dataclasses.replace(COSINE, **optimizer)
+        config = change(num_steps=steps, seed=7)  # no step compiled for another optimizer
+        train(dataclasses.replace(config, optimizer=optimizer), workdir, CORPORA)
+        return capsys.readouterr().err
+
+    for name in ("changed", "kept"):
+        assert "learning rate" not in train_for(4, tmp_path / name)
+    said = train_for(8, tmp_path / "changed")
+    rates = [float(make_schedule(COSINE, steps)(4)) for steps in (8, 4)]
+    sentence = "the learning rate of step 5 is {:.3g}; before the length of its schedule changed"
+    assert sentence.format(rates[0]) in said and f"it was {rates[1]:.3g}" in said
+    assert "--gin.optimizer.decay_steps=4 keeps it" in said
+    assert "learning rate" not in train_for(8, tmp_path / "kept", decay_steps=4)
+    last = figures_of(tmp_path / "kept")[-2]
+    assert last["learning_rate"] == pytest.approx(float(make_schedule(COSINE, 4)(7)))
+
+
+def test_fewer_steps_than_were_taken_are_refused_and_nothing_changes(tmp_path):
+    run(change(num_steps=4), tmp_path)
+    before = tree_of(tmp_path)
+    with pytest.raises(ConfigError, match=r"taken 4 steps already, more than .* = 3: set it to"):
+        run(change(num_steps=3), tmp_path)
+    assert tree_of(tmp_path) == before
 
 
 def test_a_run_cut_off_repeats_the_steps_after_its_checkpoint(uninterrupted, tmp_path, monkeypatch):

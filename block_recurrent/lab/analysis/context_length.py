@@ -9,7 +9,8 @@ of model i on the token at t given exactly the c tokens before it:
 - a longer context c' gives model i `f_i(c, c') = mean_t min(b(c, t), l_i(c', t))` there, and the
   relative gain is how much less its perplexity is,
   `g_i(c, c') = (exp f_i(c, c) - exp f_i(c, c')) / exp f_i(c, c)`;
-- its RECL is the first c at which g_i(c, c') is below a threshold, the next c' tried.
+- its RECL is the longest length c' to which an increase from c gains at least a threshold
+  (section 4.3): a doubling that gains less does not end the search.
 
 Different from the paper: c' is 2c and not c plus a few tokens, so the result is known to a factor
 of two; and the positions are a sample.
@@ -135,7 +136,7 @@ def context_gains(
 
     Returns:
       g_i(c, 2c) on the hard positions of c, [M, C - 1]; and the RECL of each model, None where the
-      gain is still there at the longest context.
+      gain is still there at the longest context, and the shortest where there is none at all.
     """
     baseline = losses.min(0)
     count = max(1, round(HARD * losses.shape[2]))
@@ -145,5 +146,6 @@ def context_gains(
         before = baseline[short, hardest]
         with_more = np.minimum(before, losses[:, short + 1, hardest]).mean(-1)
         gains[:, short] = 1 - np.exp(with_more - before.mean())
-    small = gains < THRESHOLD
-    return gains, [lengths[int(row.argmax())] if row.any() else None for row in small]
+    enough = [np.flatnonzero(row >= THRESHOLD) for row in gains]
+    reached = [int(row[-1]) + 1 if row.size else 0 for row in enough]
+    return gains, [lengths[index] if index < len(lengths) - 1 else None for index in reached]

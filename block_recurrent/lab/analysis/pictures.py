@@ -182,7 +182,7 @@ def draw_context(data: Data, picture: "Figure") -> None:
     for index, (_, style) in enumerate(_styled(data)):
         recl = context["recl"][index]
         left.plot(lengths, context["bits"][index], **style)
-        style["label"] += f": RECL {f'over {lengths[-2]:,}' if recl is None else f'{recl:,}'}"
+        style["label"] += f": RECL {f'at least {lengths[-1]:,}' if recl is None else f'{recl:,}'}"
         right.plot(lengths[:-1], 100 * context["relative_gains"][index], **style)
     right.axhline(100 * THRESHOLD, color="black", linewidth=0.8, linestyle=":")
     _logarithmic(left, "tokens of context", lengths)

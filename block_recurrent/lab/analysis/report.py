@@ -157,7 +157,7 @@ def _context_table(runs: Sequence[Data], context: Data) -> TextTable:
     rows, lengths = [], context["lengths"]
     for index, (run, recl) in enumerate(zip(runs, context["recl"], strict=True)):
         losses = [_cell(bits, ".3f") for bits in context["bits"][index]]
-        longest = f"> {lengths[-2]:,}" if recl is None else f"{recl:,}"
+        longest = f"≥ {lengths[-1]:,}" if recl is None else f"{recl:,}"
         rows.append([run["name"], *losses, longest])
         gains = [_cell(gain, ".2%").replace("%", " %") for gain in context["relative_gains"][index]]
         rows.append(["  relative gain of twice as much", *gains, "", ""])

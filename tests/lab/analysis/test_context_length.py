@@ -83,6 +83,11 @@ def test_only_hard_positions_count_and_a_gain_to_the_end_has_no_length():
     assert recl == [None]
 
 
+def test_a_doubling_that_gains_nothing_does_not_hide_a_later_gain():
+    losses = np.array([[8.0, 8.0, 6.0, 6.0]])[..., None] + np.zeros(10)
+    assert context_gains(losses, [4, 8, 16, 32])[1] == [16]
+
+
 def test_a_longer_context_that_harms_is_no_gain():
     losses = np.array([[1.0, 3.0]])[..., None] + np.zeros(10)
     assert context_gains(losses, [2, 4])[0].tolist() == [[0.0]]
