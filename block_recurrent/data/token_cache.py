@@ -29,8 +29,8 @@ from block_recurrent.data.tfds_reader import TfdsDirectory
 from block_recurrent.data.tokenized import (
     Fingerprint,
     TokenizedCorpus,
-    count_unknown,
     encode_document,
+    lost_bytes,
     token_type,
 )
 from block_recurrent.data.tokenizers import Tokenizer
@@ -136,13 +136,13 @@ def _write(
     identity: dict[str, Any],
     progress: Callable[[int], None],
 ) -> None:
-    fingerprint, unknown, size, end = Fingerprint(tokenizer.name), 0, 0, 0
+    fingerprint, lost, size, end = Fingerprint(tokenizer.name), 0, 0, 0
     ids, index = [], []
     with open(folder / "tokens.bin", "wb") as file:
         for document, tokens in documents:
             file.write(tokens.tobytes())
             fingerprint.add(document.id, tokens)
-            unknown += count_unknown(tokens, tokenizer)
+            lost += lost_bytes(document.text, tokens, tokenizer)
             end += len(tokens)
             ids.append(document.id)
             counts = byte_count(document), word_count(document)
@@ -154,7 +154,7 @@ def _write(
     facts = {
         "documents": len(ids),
         "tokens": end,
-        "unknown": unknown,
+        "lost": lost,
         "fingerprint": fingerprint.hexdigest(),
         "index_sha256": _index_digest(folder),
     }
@@ -197,7 +197,7 @@ def _open(
         tokenizer.name,
         tokenizer.vocab_size,
         tokenizer.beginning_of_document,
-        facts["unknown"],
+        facts["lost"],
         facts["fingerprint"],
         checksums=checksums,
     )

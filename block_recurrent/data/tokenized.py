@@ -12,9 +12,6 @@ from block_recurrent.data.documents import DataError, Document, byte_count, word
 from block_recurrent.data.tokenizers import Tokenizer
 from block_recurrent.system.digests import digest_number
 
-# Above this share of unknown tokens, bits per token say little about the text.
-_UNKNOWN_SHARE = 1e-3
-
 
 @dataclass(frozen=True)
 class TokenizedCorpus:
@@ -30,7 +27,7 @@ class TokenizedCorpus:
       tokenizer: name of the tokenizer.
       vocab_size: size of the tokenizer's vocabulary; token ids are below it.
       beginning_of_document: the id that is the input of a document's first target.
-      unknown: how many tokens replace text outside the vocabulary.
+      lost: bytes of the documents that do not come back from the tokens, at least.
       fingerprint: 64 hexadecimal digits that follow from the ids, tokens and tokenizer.
       notes: lines for people about what was read, see `summary`.
       checksums: digests of each document's tokens, [D] int64; None for tokens in memory.
@@ -45,7 +42,7 @@ class TokenizedCorpus:
     tokenizer: str
     vocab_size: int
     beginning_of_document: int
-    unknown: int
+    lost: int
     fingerprint: str
     notes: str = ""
     checksums: np.ndarray | None = None
@@ -82,11 +79,12 @@ class TokenizedCorpus:
         unit = "" if self.tokenizer == "bytes" else f", {len(self.tokens):,} tokens"
         what = f"{len(self):,} documents, {int(self.byte_counts.sum()):,} bytes{unit}"
         lines = [f"{self.origin}: {what}", self.notes]
-        share = self.unknown / max(len(self.tokens), 1)
-        if share > _UNKNOWN_SHARE:
+        if self.lost:
+            share = self.lost / self.byte_counts.sum()
             lines.append(
-                f"WARNING: {share:.2%} of the tokens are unknown to the vocabulary, so bits per "
-                "token say little: use bytes, or a vocabulary of `block-recurrent train-vocab`."
+                f"WARNING: the vocabulary loses {share:.2%} of the bytes of this text: they do not "
+                "come back from its tokens. So bits per byte cannot be compared with those of "
+                "other tokenizers: use bytes, or a vocabulary of `block-recurrent train-vocab`."
             )
         return "\n".join(filter(None, lines))
 
@@ -131,9 +129,19 @@ def encode_document(document: Document, tokenizer: Tokenizer, origin: str) -> np
     return tokens.astype(token_type(tokenizer.vocab_size))
 
 
-def count_unknown(tokens: np.ndarray, tokenizer: Tokenizer) -> int:
-    """Returns how many of the tokens [n] replace text outside the vocabulary."""
-    return 0 if tokenizer.unknown is None else int((tokens == tokenizer.unknown).sum())
+def lost_bytes(text: str, tokens: np.ndarray, tokenizer: Tokenizer) -> int:
+    """Returns how many bytes of a text, at least, do not come back from its tokens [n].
+
+    Bytes that come back in another place count as kept, but of a text that changes at least one
+    byte is lost.
+    """
+    back = text if tokenizer.name == "bytes" else tokenizer.decode(tokens)
+    if back == text:
+        return 0
+    before, after = (
+        np.bincount(np.frombuffer(each.encode(), np.uint8), minlength=256) for each in (text, back)
+    )
+    return max(1, int(np.maximum(before - after, 0).sum()))
 
 
 def tokenize(corpus: Corpus, tokenizer: Tokenizer) -> TokenizedCorpus:
@@ -142,10 +150,11 @@ def tokenize(corpus: Corpus, tokenizer: Tokenizer) -> TokenizedCorpus:
     Raises:
       DataError: a document has no tokens, or one outside the tokenizer's vocabulary.
     """
-    fingerprint, pieces = Fingerprint(tokenizer.name), []
+    fingerprint, pieces, lost = Fingerprint(tokenizer.name), [], 0
     for document in corpus.documents:
         pieces.append(encode_document(document, tokenizer, corpus.origin))
         fingerprint.add(document.id, pieces[-1])
+        lost += lost_bytes(document.text, pieces[-1], tokenizer)
     empty = np.zeros(0, token_type(tokenizer.vocab_size))
     tokens = np.concatenate([empty, *pieces])
     return TokenizedCorpus(
@@ -158,7 +167,7 @@ def tokenize(corpus: Corpus, tokenizer: Tokenizer) -> TokenizedCorpus:
         tokenizer.name,
         tokenizer.vocab_size,
         tokenizer.beginning_of_document,
-        count_unknown(tokens, tokenizer),
+        lost,
         fingerprint.hexdigest(),
         corpus.account(),
     )

@@ -18,10 +18,11 @@ from block_recurrent.system.extras import require
 
 # SentencePiece writes a space as this character, so the character itself needs another way.
 _SPACE_MARK = "\u2581"
+_STAND_IN = "\ue000"  # for private use: in no vocabulary, so it becomes bytes
 
 
 class Tokenizer(Protocol):
-    """What corpora, metrics and sampling need of a tokenizer: four facts and three methods."""
+    """What corpora, metrics and sampling need of a tokenizer: three facts and three methods."""
 
     @property
     def name(self) -> str:
@@ -36,11 +37,6 @@ class Tokenizer(Protocol):
     @property
     def beginning_of_document(self) -> int:
         """The id that is the input of a document's first target. It is never added as a target."""
-        ...
-
-    @property
-    def unknown(self) -> int | None:
-        """The id that replaces text outside the vocabulary; None if there is no such text."""
         ...
 
     def encode(self, text: str) -> np.ndarray:
@@ -66,7 +62,6 @@ class ByteTokenizer:
     name = "bytes"
     vocab_size = 256
     beginning_of_document = 0
-    unknown = None
 
     def encode(self, text: str) -> np.ndarray:
         """Returns the UTF-8 bytes of `text`, [n] int32.
@@ -132,7 +127,6 @@ class SentencePieceTokenizer:
             for piece in pieces
             if self._processor.is_byte(piece)
         }
-        self.unknown = None if self._bytes else self._processor.unk_id()
 
     def encode(self, text: str) -> np.ndarray:
         """Returns the pieces of `text`, [n] int32."""
@@ -140,8 +134,15 @@ class SentencePieceTokenizer:
             return np.asarray(self._processor.encode(text), np.int32)
         mark = [self._bytes[byte] for byte in _SPACE_MARK.encode()]
         parts = re.split(f"({_SPACE_MARK})", text)
-        pieces = (mark if part == _SPACE_MARK else self._processor.encode(part) for part in parts)
+        pieces = [self._processor.encode(parts[0])]
+        pieces += [mark if part == _SPACE_MARK else self._goes_on(part) for part in parts[1:]]
         return np.concatenate([np.asarray(part, np.int32) for part in pieces])
+
+    def _goes_on(self, text: str) -> list[int]:
+        """Returns the pieces of text inside a text, without the space put before a text."""
+        stand_in = [self._bytes[byte] for byte in _STAND_IN.encode()]
+        pieces = self._processor.encode(_STAND_IN + text)
+        return pieces[pieces.index(stand_in[0]) + len(stand_in) :]
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
         """Returns the text of the pieces [n].

@@ -155,6 +155,7 @@ def read_run(directory: Path) -> Run:
 
 
 def _evaluation(line: Mapping[str, Any], where: str, prefix: str = "") -> Evaluation:
+    line = {f"{prefix}lost": 0} | dict(line)
     nats, *counts = (number_in(line, prefix + name, where) for name in SUMS)
     evaluation = Evaluation(nats, *map(int, counts))
     if min(evaluation.tokens, evaluation.bytes) < 1:

@@ -40,12 +40,14 @@ class Evaluation(NamedTuple):
       tokens: targets scored.
       bytes: UTF-8 bytes of the documents.
       words: whitespace-separated words of the documents.
+      lost: bytes that the vocabulary loses, see `TokenizedCorpus`.
     """
 
     nats: float
     tokens: int
     bytes: int
     words: int
+    lost: int = 0
 
     @property
     def bits_per_token(self) -> float:
@@ -59,7 +61,7 @@ class Evaluation(NamedTuple):
 
     @property
     def bits_per_byte(self) -> float:
-        """Comparable between tokenizers."""
+        """Comparable between tokenizers that lose no text."""
         return self.nats / self.bytes / math.log(2)
 
     @property
@@ -75,7 +77,8 @@ class Evaluation(NamedTuple):
     def describe(self) -> str:
         """The most important metrics, as text."""
         return (
-            f"{self.bits_per_token:.4f} bits/token, {self.bits_per_byte:.4f} bits/byte, "
+            f"{self.bits_per_token:.4f} bits/token, {self.bits_per_byte:.4f} bits/byte"
+            f"{' of a text that lost bytes' if self.lost else ''}, "
             f"perplexity {self.perplexity:.3f} ({self.tokens:,} tokens)"
         )
 
@@ -137,7 +140,8 @@ def evaluate(
         nats += float(more_nats)
         tokens += int(more_tokens)
         progress(tokens / len(corpus.tokens))
-    return Evaluation(nats, tokens, int(corpus.byte_counts.sum()), int(corpus.word_counts.sum()))
+    sums = int(corpus.byte_counts.sum()), int(corpus.word_counts.sum())
+    return Evaluation(nats, tokens, *sums, corpus.lost)
 
 
 def initial_carried(model: Model, batch_size: int, mesh: Mesh) -> CarriedState:

@@ -67,7 +67,7 @@ def test_a_cache_holds_what_tokenizing_in_memory_gives(tmp_path):
         tokens = cached(tmp_path)
         for name in ("tokens", "ends", "byte_counts", "word_counts"):
             np.testing.assert_array_equal(getattr(tokens, name), getattr(expected, name))
-        for name in ("fingerprint", "unknown", "tokenizer", "vocab_size", "beginning_of_document"):
+        for name in ("fingerprint", "lost", "tokenizer", "vocab_size", "beginning_of_document"):
             assert getattr(tokens, name) == getattr(expected, name)
         assert tuple(tokens.ids) == expected.ids
         assert isinstance(tokens.tokens, np.memmap) and not tokens.tokens.flags.writeable

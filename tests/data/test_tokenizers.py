@@ -6,6 +6,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import strategies
 
 from block_recurrent.config import DataConfig
@@ -16,6 +17,7 @@ from block_recurrent.data import (
     SentencePieceTokenizer,
     make_tokenizer,
 )
+from block_recurrent.data.tokenized import lost_bytes
 from block_recurrent.lab.corpora.vocabulary import train_vocabulary
 
 TEXTS = [
@@ -62,6 +64,42 @@ def test_any_text_comes_back(vocabulary, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+@pytest.fixture(scope="session")
+def with_prefix(tmp_path_factory):
+    """The file of a vocabulary that puts a space before a text, as most of other people's do."""
+    path = tmp_path_factory.mktemp("vocabulary") / "prefix"
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LETTERS.split("\n")),
+        model_prefix=str(path),
+        vocab_size=440,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    return path.with_suffix(".model")
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "under\u2581score", "a\u2581 b \u2581c", "\ue000\u2581x"])
+def test_text_comes_back_of_a_vocabulary_that_puts_a_space_before_it(text, with_prefix):
+    tokenizer = SentencePieceTokenizer(with_prefix)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_what_a_vocabulary_loses_is_counted(tmp_path):
+    """Without bytes for other text, and with white space that is joined."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(PROSE.split("\n")),
+        model_prefix=str(tmp_path / "lossy"),
+        vocab_size=30,
+        minloglevel=2,
+    )
+    tokenizer = SentencePieceTokenizer(tmp_path / "lossy.model")
+    for text, lost in {"the state": 0, "the\nstate": 1, "the  state": 1, "the {state}": 2}.items():
+        assert lost_bytes(text, tokenizer.encode(text), tokenizer) == lost, text
+    assert lost_bytes("\n", ByteTokenizer().encode("\n"), ByteTokenizer()) == 0
+
+
 def test_a_byte_is_a_token():
     text = "".join(map(chr, range(0x800)))
     tokens = ByteTokenizer().encode(text)
@@ -83,7 +121,7 @@ def test_id_outside_the_vocabulary_is_an_error(tokenizers):
 def test_pieces_are_learnt_and_white_space_is_kept(vocabulary):
     tokenizer = SentencePieceTokenizer(vocabulary)
     assert len(tokenizer.encode(PROSE)) < 0.6 * len(PROSE)
-    assert tokenizer.vocab_size == 440 and tokenizer.unknown is None
+    assert tokenizer.vocab_size == 440
     newline = tokenizer.encode("\n")
     assert tokenizer.encode("a\n\nb").tolist().count(newline[0]) == 2
 

@@ -139,7 +139,7 @@ def test_derived_figures_follow_their_formulas():
     assert result.word_perplexity == pytest.approx(2**15)
     figures = result.metrics()
     assert list(figures) == [
-        *("nats", "tokens", "bytes", "words"),
+        *("nats", "tokens", "bytes", "words", "lost"),
         *("bits_per_token", "perplexity", "bits_per_byte", "word_perplexity"),
     ]
     assert all(figures[name] == getattr(result, name) for name in figures)

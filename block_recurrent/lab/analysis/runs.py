@@ -18,7 +18,7 @@ from block_recurrent.data import (
     word_count,
 )
 from block_recurrent.data.loading import load_split
-from block_recurrent.data.tokenized import Fingerprint, count_unknown
+from block_recurrent.data.tokenized import Fingerprint
 from block_recurrent.lab.analysis.study import Subject
 from block_recurrent.lab.tables.naming import distinct_names, is_recurrent
 from block_recurrent.runs.reading import Run, SelectionError, read_runs, same_tokens
@@ -161,7 +161,7 @@ def take_documents(
         ends=np.cumsum([len(piece) for piece in pieces], dtype=np.int64),
         byte_counts=np.array(list(map(byte_count, documents)), np.int64),
         word_counts=np.array(list(map(word_count, documents)), np.int64),
-        unknown=count_unknown(tokens, tokenizer),
+        lost=0,
         fingerprint=fingerprint.hexdigest(),
         notes="",
         checksums=None,

@@ -35,7 +35,7 @@ def random_corpus(documents: int, length: int, vocab_size: int) -> TokenizedCorp
         tokenizer="none",
         vocab_size=vocab_size,
         beginning_of_document=0,
-        unknown=0,
+        lost=0,
         fingerprint="",
     )
 

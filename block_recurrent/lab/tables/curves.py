@@ -30,6 +30,7 @@ from block_recurrent.lab.tables.layout import (
 )
 from block_recurrent.lab.tables.options import parse_runs
 from block_recurrent.lab.tables.seed_groups import (
+    LOST_NOTE,
     SeedGroup,
     cells,
     common_points,
@@ -51,7 +52,7 @@ DESCRIPTION = (
     "Its 95 % interval is the t-interval over n pairs of seeds: it is wide for small n, and says "
     "nothing of other corpora or sizes. @STEP: "
     "not finished, the figures are from that step. In the picture a thin line is a seed, a thick "
-    "line the mean of all seeds, a band their range from least to greatest."
+    f"line the mean of all seeds, a band their range from least to greatest. {LOST_NOTE}"
 )
 GROUP_COLUMNS = ("row", "parameters", "steps", "tokens seen")
 SPREAD_COLUMNS = ("mean", "deviation", "n", "by seed")
@@ -189,7 +190,7 @@ def _spread_cells(group: SeedGroup) -> list[str]:
         f"{'/'.join(map(str, dict.fromkeys(run.seeds)))}: {_bits(point):.4f}"
         for run, point in group.final
     ]
-    mean = _cell(found.mean) + group.step_mark
+    mean = _cell(found.mean) + group.lost_mark + group.step_mark
     return [mean, _cell(found.deviation), str(found.n), ", ".join(seeds) or MISSING]
 
 

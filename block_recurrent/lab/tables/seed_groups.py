@@ -23,6 +23,11 @@ from block_recurrent.runs.reading import (
     same_tokens,
 )
 
+LOST_NOTE = (
+    "*: the vocabulary loses bytes of the text, so bits per byte cannot be compared with those of "
+    "other tokenizers."
+)
+
 
 class Spread(NamedTuple):
     """Mean and spread of several figures.
@@ -114,14 +119,20 @@ class SeedGroup(NamedTuple):
         return spread([getattr(point.evaluation, figure) for _, point in self.final])
 
     @property
+    def lost_mark(self) -> str:
+        """Follows bits per byte of text of which the vocabulary has lost bytes, see `LOST_NOTE`."""
+        return "*" if any(point.evaluation.lost for _, point in self.final) else ""
+
+    @property
     def step_mark(self) -> str:
         """Follows the figures of a group without a finished run: the step they are from."""
         final = self.final
         return "" if self.finished or not final else f" @{final[0][1].step:,}"
 
     def cell(self, figure: str) -> str:
-        """A figure at the end as text, with the step if no run is finished."""
-        return self.spread(figure).cell() + self.step_mark
+        """A figure at the end as text, with marks."""
+        lost = self.lost_mark if figure == "bits_per_byte" else ""
+        return self.spread(figure).cell() + lost + self.step_mark
 
     def tokens_seen(self) -> int | None:
         """Training targets seen before the last figures, the mean over runs."""

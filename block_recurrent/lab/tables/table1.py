@@ -27,7 +27,13 @@ from block_recurrent.lab.tables.naming import COLUMNS, column, row_name
 from block_recurrent.lab.tables.options import parse_runs
 from block_recurrent.lab.tables.paper import LENGTH, TITLES, published_cell, row_figures
 from block_recurrent.lab.tables.rows import TableRow, paper_row, paper_rows
-from block_recurrent.lab.tables.seed_groups import SeedGroup, group_runs, group_table, marker
+from block_recurrent.lab.tables.seed_groups import (
+    LOST_NOTE,
+    SeedGroup,
+    group_runs,
+    group_table,
+    marker,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +49,7 @@ DESCRIPTION = (
     f"{MISSING}: no run. {SEE_PAPER}: the paper has a figure that could not be verified. Figures "
     "of tokens are comparable only with the same vocabulary. Step time is the time of a token "
     f"relative to {REFERENCE}'s on the same corpus, from the medians of tokens per second, which "
-    "is fair if both ran on the same machine."
+    f"is fair if both ran on the same machine. {LOST_NOTE}"
 )
 OTHER_COLUMNS = (
     "row",
