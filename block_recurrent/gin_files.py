@@ -22,7 +22,10 @@ Only gin's parser is used, never its global registry, so a call does not affect 
 """
 
 import dataclasses
+import logging
+import os
 import re
+import textwrap
 import tokenize
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +37,7 @@ from gin import config_parser
 from block_recurrent.config import ConfigError, ExperimentConfig, must_be_one_of
 from block_recurrent.system.text import did_you_mean
 
+_log = logging.getLogger(__name__)
 TO_BE_GIVEN = "(to be given)"
 FLAG = "--gin."
 # Installed, the experiment files are inside the package; in the repository they are beside it.
@@ -55,6 +59,17 @@ PARAMETERS = dict.fromkeys(
     for kind in kinds
     for field in dataclasses.fields(kind)
 )
+
+
+# Those that take text of any kind.
+_TEXTS = frozenset(
+    f"{section}.{name}"
+    for section, kinds in SECTIONS.items()
+    for kind in kinds
+    for name, hint in typing.get_type_hints(kind).items()
+    if hint in (str, str | None)
+)
+_PATHS = ("path", "vocab_path", "cache_path")  # in the section data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +110,12 @@ def _read(text: str, where: Callable[[int], str]) -> list[Any]:
 
 
 def _read_flag(name: str, text: str) -> config_parser.BindingStatement:
+    """The binding of a flag; a number is text where only text is taken, as of a folder 2023."""
     try:
         statements = _read(f"{name} = {text}", lambda line: f"--gin.{name}")
-        if len(statements) == 1:
+        if len(statements) == 1 and not (
+            name in _TEXTS and isinstance(statements[0].value, (int, float))
+        ):
             return statements[0]
     except ConfigError:
         if text[0] in "\"'([{%@":
@@ -194,7 +212,9 @@ class _Bindings:
             raise ConfigError(f"{where}: references (@{statement.value.name}) have no meaning here")
         if "." in name and name not in PARAMETERS:
             raise ConfigError(f"{where}: unknown parameter {name!r}{_nearest_parameter(name)}")
-        if name in seen:
+        if name in seen and where.startswith(FLAG):
+            _log.warning("%s is given several times: the last counts", where)
+        elif name in seen:
             raise ConfigError(f"{where}: {name} is bound twice, first at {seen[name]}")
         seen[name] = where
         target = self.parameters if name in PARAMETERS else self.macros
@@ -317,10 +337,13 @@ def load(
     bound = _Bindings()
     for file in files:
         folders = [Path(), GIN_FOLDER, GIN_FOLDER.parent]
-        bound.add_file(_find(str(file), folders, f"--gin_file={file}"))
+        bound.add_file(_find(os.path.expanduser(str(file)), folders, f"--gin_file={file}"))
     bound.add_flags(bindings)
     bound.check()
     values = {name: bound.values(name) for name in SECTIONS}
+    for name in _PATHS:
+        if isinstance(path := values["data"].get(name), str):
+            values["data"][name] = os.path.expanduser(path)
     if not needs_data:
         data = values["data"]
         missing = ["path"] if data.get("source") in ("jsonl", "text", "tfds") else []
@@ -328,6 +351,39 @@ def load(
         values["data"] = dict.fromkeys(missing, TO_BE_GIVEN) | data
     sections = {name: bound.build(bound.kind(name), values[name], name) for name in SECTIONS}
     return bound.build(ExperimentConfig, sections)
+
+
+def describe_parameters() -> str:
+    """Every parameter with its type, its default value and its meaning, for people."""
+    lines, seen = [], set()
+    for section, kinds in SECTIONS.items():
+        for kind in kinds:
+            hints, meanings = typing.get_type_hints(kind), _meanings(kind)
+            for field in dataclasses.fields(kind):
+                name, required = f"{section}.{field.name}", field.default is dataclasses.MISSING
+                if name not in seen:
+                    seen.add(name)
+                    default = "required" if required else f"default {field.default!r}"
+                    lines.append(f"{name}: {_type_name(hints[field.name])}, {default}")
+                    lines.append(textwrap.indent(textwrap.fill(meanings[field.name], 76), "    "))
+    return "\n".join(lines)
+
+
+def _meanings(kind: type) -> dict[str, str]:
+    """What the docstrings of a class and its bases say of each of its attributes."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        attributes = (base.__doc__ or "").partition("Attributes:")[2]
+        pattern = re.compile(r"^ {6}(\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
+        found.update((name, " ".join(text.split())) for name, text in pattern.findall(attributes))
+    return found
+
+
+def _type_name(hint: Any) -> str:
+    """A type as people write it; of `Literal` its values."""
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(hint)))
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
 def to_gin(experiment: ExperimentConfig) -> str:

@@ -210,7 +210,6 @@ WRONG_FLAGS = {
     "--gin.model.num_layers": ["--gin.model.num_layers: write --gin.NAME=VALUE"],
     "--gin.model.num_layers=": ["write --gin.NAME=VALUE"],
     "--gin.a/model.num_layers=4": ["write --gin.NAME=VALUE"],
-    "--gin.model.num_layers=4 --gin.model.num_layers=4": ["num_layers is bound twice"],
     "--gin.model.recurrent_layers=(1,": ["--gin.model.recurrent_layers: "],
     "--gin.model.window=%W": ["--gin.model.window", "macro %W is not defined"],
     "--gin.batch_size=8": [

@@ -13,7 +13,9 @@ failure always shows its traceback.
 
 import contextlib
 import functools
+import io
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -62,6 +64,7 @@ def reported(program: Callable[..., int]) -> Callable[..., int]:
     def main(argv: Sequence[str] | None = None) -> int:
         words = list(sys.argv[1:] if argv is None else argv)
         keep_freed_memory()
+        _show_anything()
         try:
             with _logs_shown():
                 return program([word for word in words if word != DEBUG])
@@ -69,6 +72,9 @@ def reported(program: Callable[..., int]) -> Callable[..., int]:
             return stopped.exit_status
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
+        except BrokenPipeError:  # who reads the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
         except Exception as error:
             described = None if DEBUG in words else describe(error)
             if described is None and not processes.several():
@@ -80,6 +86,15 @@ def reported(program: Callable[..., int]) -> Callable[..., int]:
             return status
 
     return main
+
+
+def _show_anything() -> None:
+    """Lets a console that is not UTF-8, or closed, show what it can, in place of an error."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager

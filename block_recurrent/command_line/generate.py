@@ -1,6 +1,7 @@
 """Continues a text with a trained model, as the start of a document.
 
-echo "import os" | block-recurrent generate --workdir=runs/rec --top_p=0.95
+block-recurrent generate --workdir=runs/rec --prompt="import os" --top_p=0.95
+block-recurrent generate --workdir=runs/rec --prompt_file=start.py
 """
 
 import argparse
@@ -13,7 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from block_recurrent.command_line.failures import knobs_named, reported
-from block_recurrent.command_line.generated_text import Stream, read_prompt, text_after
+from block_recurrent.command_line.generated_text import (
+    Stream,
+    encode_prompt,
+    read_prompt,
+    text_after,
+)
 from block_recurrent.command_line.options import add_checkpoint_option, file_to_read, positive
 from block_recurrent.command_line.parser import make_parser, parse
 from block_recurrent.config import ExperimentConfig
@@ -33,8 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--workdir", required=True, type=Path, help="of the training run")
     add_checkpoint_option(parser)
-    parser.add_argument(
-        "--prompt", type=file_to_read, default="-", metavar="FILE", help="a file, or - for stdin"
+    prompt = parser.add_mutually_exclusive_group().add_argument
+    prompt("--prompt", metavar="TEXT", help="the text to continue")
+    prompt(
+        "--prompt_file",
+        type=file_to_read,
+        default=Path("-"),
+        metavar="FILE",
+        help="a file with the text, or - for standard input (unless given)",
     )
     parser.add_argument("--max_new_tokens", type=positive, default=512)
     parser.add_argument("--temperature", type=float, default=1.0, help="0: always the likeliest")
@@ -61,7 +73,8 @@ def _continue_text(
     """Prints continuations of the prompt; a single one as it is drawn."""
     mesh = make_mesh(dataclasses.replace(reading_mesh(config.mesh), data=1))
     trained = load(arguments.workdir, arguments.checkpoint, config=config, mesh=mesh)
-    prompt, samples = read_prompt(arguments.prompt, trained.tokenizer), arguments.samples
+    text = read_prompt(arguments.prompt_file) if arguments.prompt is None else arguments.prompt
+    prompt, samples = encode_prompt(text, trained.tokenizer), arguments.samples
     stream = Stream(trained.tokenizer, prompt)
     new_tokens = generate(
         trained.model,

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from block_recurrent.data import Tokenizer
+from block_recurrent.data.documents import replace_lone_surrogates
 
 # Tokens before a piece of text that may decide how it is written: the space before a word.
 CONTEXT = 8
@@ -42,8 +43,14 @@ class Stream:
         return text_after(self._tokenizer, self._written, self._tokens)
 
 
-def read_prompt(path: str, tokenizer: Tokenizer) -> np.ndarray:
-    """The beginning of a document and the text of a file or, for "-", of standard input: [P]."""
-    text = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    tokens = tokenizer.encode(text.decode("utf-8", errors="replace"))
+def read_prompt(path: Path) -> str:
+    """The text of a file or, for "-", of standard input, which may be closed."""
+    if str(path) != "-":
+        return path.read_bytes().decode("utf-8", errors="replace")
+    return sys.stdin.buffer.read().decode("utf-8", errors="replace") if sys.stdin else ""
+
+
+def encode_prompt(text: str, tokenizer: Tokenizer) -> np.ndarray:
+    """The beginning of a document and the tokens of a text, [P]; lone surrogates are U+FFFD."""
+    tokens = tokenizer.encode(replace_lone_surrogates(text)[0])
     return np.concatenate([[tokenizer.beginning_of_document], tokens]).astype(np.int32)

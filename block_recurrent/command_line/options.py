@@ -17,19 +17,21 @@ def positive(text: str) -> int:
 
 def file_to_write(text: str) -> Path:
     """The path of a file, which may exist; a directory is an error."""
-    if Path(text).is_dir():
+    path = Path(text).expanduser()
+    if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a directory; name a file in it")
-    return Path(text)
+    return path
 
 
-def file_to_read(text: str) -> str:
+def file_to_read(text: str) -> Path:
     """The path of a readable file, or `-` for standard input."""
+    path = Path(text).expanduser()
     try:
         if text != "-":
-            Path(text).open("rb").close()
+            path.open("rb").close()
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from error
-    return text
+    return path
 
 
 def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,8 @@ def test_a_work_directory_of_a_baseline_serves_every_program(name, tmp_path, cap
     capsys.readouterr()
     prompt = tmp_path / "prompt.txt"
     prompt.write_text("the quick brown", encoding="utf-8")
-    assert generate.main([f"--workdir={workdir}", f"--prompt={prompt}", "--max_new_tokens=5"]) == 0
+    options = [f"--prompt_file={prompt}", "--max_new_tokens=5"]
+    assert generate.main([f"--workdir={workdir}", *options]) == 0
     assert capsys.readouterr().out.endswith("\n")
 
 

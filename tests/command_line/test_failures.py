@@ -199,7 +199,7 @@ def test_generation_that_needs_too_much_names_the_samples(tmp_path, capsys, monk
     trained = TrainedModel(model, config, make_tokenizer(config.data), step=1)
     monkeypatch.setattr(generate_program, "load", lambda *_, **__: trained)
     (tmp_path / "prompt").write_text("x")
-    words = [f"--workdir={tmp_path}", f"--prompt={tmp_path / 'prompt'}", f"--samples={10**13}"]
+    words = [f"--workdir={tmp_path}", f"--prompt_file={tmp_path / 'prompt'}", f"--samples={10**13}"]
     assert generate.main(words) == 6
     assert "what needs less: --samples (now 10000000000000)" in capsys.readouterr().err
 

@@ -14,7 +14,12 @@ import pytest
 
 import block_recurrent
 from block_recurrent import gin_files
-from block_recurrent.command_line.generated_text import Stream, read_prompt, text_after
+from block_recurrent.command_line.generated_text import (
+    Stream,
+    encode_prompt,
+    read_prompt,
+    text_after,
+)
 from block_recurrent.data import ByteTokenizer
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.runs import identity
@@ -238,8 +243,9 @@ def test_the_best_checkpoint_is_there_after_an_evaluation_only(trained, tmp_path
 
 def test_the_prompt_begins_a_document(tmp_path):
     (tmp_path / "prompt").write_bytes("é\n".encode() + b"\xff")
-    prompt = read_prompt(str(tmp_path / "prompt"), ByteTokenizer())
+    prompt = encode_prompt(read_prompt(tmp_path / "prompt"), ByteTokenizer())
     assert prompt.tolist() == [0, *"é\n\ufffd".encode()]
+    assert encode_prompt("a\udcffb", ByteTokenizer()).tolist() == [0, *"a\ufffdb".encode()]
 
 
 @pytest.mark.parametrize(
@@ -268,7 +274,7 @@ def test_the_space_between_words_is_written_whatever_a_tokenizer_does_with_the_f
 
 def test_generation_continues_the_prompt(trained, tmp_path, capsys):
     (tmp_path / "prompt").write_text("the quick ")
-    options = [f"--prompt={tmp_path / 'prompt'}", "--max_new_tokens=40"]
+    options = [f"--prompt_file={tmp_path / 'prompt'}", "--max_new_tokens=40"]
     assert generate.main([f"--workdir={trained}", *options]) == 0
     assert capsys.readouterr().out.startswith("brown fox")
 
@@ -281,13 +287,13 @@ def test_samples_differ_and_follow_from_prompt_and_seed(trained, tmp_path, capsy
         assert generate.main([f"--workdir={trained}", prompt, f"--seed={seed}", *options]) == 0
         return capsys.readouterr().out
 
-    output = samples(f"--prompt={tmp_path / 'prompt'}", seed=3)
+    output = samples(f"--prompt_file={tmp_path / 'prompt'}", seed=3)
     first, second = output.removeprefix("--- 1 ---\n").split("--- 2 ---\n")
     assert first != second and min(len(first), len(second)) > 20
     with (tmp_path / "prompt").open() as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
-        assert samples("--prompt=-", seed=3) == output
-    assert samples(f"--prompt={tmp_path / 'prompt'}", seed=4) != output
+        assert samples("--prompt_file=-", seed=3) == output
+    assert samples(f"--prompt_file={tmp_path / 'prompt'}", seed=4) != output
 
 
 # `tests/reliability/test_command_lines.py` has more wrong calls.

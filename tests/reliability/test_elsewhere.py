@@ -85,7 +85,7 @@ else:
 gin, workdir, prompt = sys.argv[1:]
 assert train.main([f"--gin_file={gin}", f"--workdir={workdir}"]) == 0
 assert evaluate.main([f"--workdir={workdir}"]) == 0
-options = [f"--prompt={prompt}", "--max_new_tokens=5"]
+options = [f"--prompt_file={prompt}", "--max_new_tokens=5"]
 assert generate.main([f"--workdir={workdir}", *options]) == 0
 """
 

@@ -120,7 +120,7 @@ def evaluating(folder: Path, name: str, *numbers: int) -> Ended:
 
 
 def generating(folder: Path, name: str, *numbers: int) -> Ended:
-    options = (f"--workdir={folder / 'trained'}", f"--prompt={folder / CONFIG}")
+    options = (f"--workdir={folder / 'trained'}", f"--prompt_file={folder / CONFIG}")
     program = Program(folder, name, "generate.py", *options, "--max_new_tokens=100000")
     return program.send(*numbers, until=lambda: len(program.output) > 5)
 

@@ -37,7 +37,7 @@ def test_every_program_takes_what_a_script_has_trained(inputs, tmp_path, capsys)
     scored = json.loads((workdir / "evaluation_validation.json").read_text())
     assert (scored["step"], scored["nats"]) == (STEPS, evaluation.nats)
     (tmp_path / "prompt").write_text("the quick ")
-    options = [f"--prompt={tmp_path / 'prompt'}", "--max_new_tokens=3"]
+    options = [f"--prompt_file={tmp_path / 'prompt'}", "--max_new_tokens=3"]
     assert generate.main([f"--workdir={workdir}", *options]) == 0
     run = reading.read_run(workdir)
     assert run.finished and run.config == config
