@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from block_recurrent.config import LayerConfig
@@ -117,12 +118,17 @@ def check_layer_call(layer: Any, x: Any, state: Any, dropout_key: Any, name: str
     check_key("dropout_key", dropout_key)
 
 
-def check_model_call(tokens: Any, start_of_document: Any, dropout_key: Any) -> None:
+def check_model_call(
+    tokens: Any, start_of_document: Any, dropout_key: Any, vocab_size: int
+) -> None:
     """Raises unless these are arguments of a model's call.
 
-    Token ids are not looked at, because a compiled program does not know them.
+    Within a compiled program token ids are not looked at, because it does not know them.
     """
     check_array("tokens", tokens, "B N", np.integer)
+    known = not isinstance(tokens, Tracer)
+    if known and getattr(tokens, "is_fully_addressable", True):
+        _check_inside("tokens", np.asarray(tokens), vocab_size)
     for name, size in zip(("the batch size", "the length of a segment"), tokens.shape, strict=True):
         check_size(name, size)
     if start_of_document is not None:
@@ -139,10 +145,14 @@ def check_token_ids(name: str, tokens: ArrayLike, vocab_size: int) -> Array:
     check_array(name, values, "B P", np.integer)
     if values.size == 0:
         raise ValueError(f"{name} must have at least one token, but has shape {values.shape}")
+    _check_inside(name, values, vocab_size)
+    return jnp.asarray(values, jnp.int32)
+
+
+def _check_inside(name: str, values: np.ndarray, vocab_size: int) -> None:
     outside = values[(values < 0) | (values >= vocab_size)]
     if outside.size:
         raise ValueError(f"{name}: token id {outside[0]} is outside the vocabulary of {vocab_size}")
-    return jnp.asarray(values, jnp.int32)
 
 
 def check_sampling(

@@ -81,7 +81,7 @@ class BaseLanguageModel(nnx.Module):
 
         Takes the arguments of a call, returns the same state, and raises the same errors.
         """
-        checks.check_model_call(tokens, start_of_document, dropout_key)
+        checks.check_model_call(tokens, start_of_document, dropout_key, self.config.vocab_size)
         self.check_state(state, tokens.shape[0])
         if start_of_document is not None:
             state = reset(state, self.start_like(state), start_of_document, batch_axis=1)

@@ -94,6 +94,9 @@ WRONG_TYPES = {
 WRONG_VALUES = {
     "gate.*'lstn'": lambda r: br.LayerConfig(gate="lstn"),
     "batch_size must be a whole number of at least 1": lambda r: r.model.initial_state(True),
+    "tokens: token id 13 is outside the vocabulary of 11": lambda r: r.model(
+        r.tokens.at[1, 2].set(13), r.state
+    ),
     r"state.cache.keys has shape \(3, 3,": lambda r: r.model(r.tokens, r.model.initial_state(3)),
     "segment of 6 tokens is no multiple of the window 4": lambda r: r.layer(r.x[:, :6], r.cache),
     "state_context must be given": lambda r: r.layer(r.x, r.cache, r.other_blocks),
