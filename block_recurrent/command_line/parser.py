@@ -102,7 +102,10 @@ def _without_gin_bindings(words: Sequence[str]) -> Iterator[str]:
         if name != "--gin_bindings":
             yield word
             continue
-        for line in filter(str.strip, (text if joined else next(rest, "")).splitlines()):
+        text = text if joined else next(rest, "")
+        if not joined and (not text or text.startswith("--")):
+            raise ConfigError("--gin_bindings: write --gin_bindings='NAME = VALUE'")
+        for line in filter(str.strip, text.splitlines()):
             yield "--gin." + re.sub(r"^\s*([\w.]+)\s*=\s*", r"\1=", line)
 
 
@@ -120,7 +123,10 @@ def parse(
       base_files: given the program's arguments, returns gin files to read before `--gin_file`'s.
       needs_data: given the program's arguments, returns whether the paths of data must be set.
     """
-    words = list(_without_gin_bindings(sys.argv[1:] if argv is None else argv))
+    try:
+        words = list(_without_gin_bindings(sys.argv[1:] if argv is None else argv))
+    except ConfigError as error:
+        parser.error(str(error))
     bindings = [word.removeprefix("--gin.") for word in words if word.startswith("--gin.")]
     rest = [word for word in words if not word.startswith("--gin.")]
     arguments, unknown = parser.parse_known_args(rest)
