@@ -34,7 +34,7 @@ TRAIN = {
     "--gin.model.gate=lstn": "--gin.model.gate: .*(did you mean 'lstm'?)",
     "--gin.model.gate='lstm": "--gin.model.gate",
     "--gin_bindings --workdir=x": "write --gin_bindings='NAME = VALUE'",
-    "--gin.optimizer.schedule=cosine --gin.optimizer.decay_steps=-1": "decay_steps must be positive, not -1",
+    "--gin.optimizer.schedule=cosine --gin.optimizer.decay_steps=-1": "must be positive, not -1",
     "--gin.model.num_layers": "--gin.model.num_layers: write --gin.NAME=VALUE",
     "--gin.model.window 64": "'64'; a value is joined by =, for example --gin.model.window=128",
     "--gin.WINDOW=64": "--gin.WINDOW: nothing uses the macro 'WINDOW'",
