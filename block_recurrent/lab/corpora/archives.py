@@ -12,7 +12,6 @@ import gzip
 import io
 import os
 import re
-import sys
 import tarfile
 import zlib
 from collections import Counter
@@ -30,7 +29,6 @@ TOO_LARGE = "archive too large"
 
 _BLOCK = tarfile.BLOCKSIZE
 _CHUNK = 2**16
-_FOLDER = "folder"
 _DRIVE = re.compile("[A-Za-z]:")
 # What tarfile and gzip raise for damaged input; a chain of long names exhausts the recursion.
 _DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError, LookupError, ArithmeticError)
@@ -98,8 +96,6 @@ def read_archive(
             name = safe_name(full_name)
             if number > limits.members:
                 raise Unusable(TOO_LARGE)
-            if refusal == _FOLDER:
-                continue
             if name is None:
                 skipped["unsafe name"] += 1
             elif refusal:
@@ -119,7 +115,7 @@ def read_archive(
 def _members(path: Path, limits: Limits, skipped: Counter[str]) -> Iterator[_Member]:
     if path.is_dir():
         for name in files_below(path, skipped):
-            yield name, "", partial(_read_file, path / name, limits)
+            yield name, "", partial(_read_file, path / name, limits.member_bytes)
         return
     with open(path, "rb") as packed:
         compressed = packed.peek(2)[:2] == b"\x1f\x8b"
@@ -128,53 +124,58 @@ def _members(path: Path, limits: Limits, skipped: Counter[str]) -> Iterator[_Mem
         file.seek(0)
         if head.startswith(b"%PDF-"):
             raise Unusable(PDF_ONLY)
-        if _is_tar(head):
-            yield from _tar_members(_Stream(file, limits.total_bytes), limits)
+        if is_tar := _is_tar(head):
+            data = _read_within(file, limits.total_bytes)
         elif compressed:
-            name = re.sub(r"\.(tar\.gz|tgz|gz)$", "", path.name)
-            yield name, "", _Stream(file, min(limits.member_bytes, limits.total_bytes)).read
+            data = _read_within(file, min(limits.member_bytes, limits.total_bytes))
         else:
             raise DataError(
                 f"{path} is neither a gzip nor a tar file; fetch it again or remove it."
             )
+    if is_tar:
+        yield from _tar_members(data, limits.member_bytes)
+    else:
+        yield re.sub(r"\.(tar\.gz|tgz|gz)$", "", path.name), "", lambda: data
 
 
-def _read_file(file: Path, limits: Limits) -> bytes:
+def _read_file(file: Path, limit: int) -> bytes:
     with file.open("rb") as opened:
-        return _Stream(opened, limits.member_bytes).read()
+        return _read_within(opened, limit)
 
 
-def _tar_members(stream: "_Stream", limits: Limits) -> Iterator[_Member]:
-    with tarfile.TarFile(
-        fileobj=stream, mode="r", encoding="utf-8", errors="surrogateescape"
-    ) as archive:
+def _read_within(file: BinaryIO | gzip.GzipFile, limit: int) -> bytes:
+    """Reads to the end, where gzip compares the checksum; Unusable beyond `limit` bytes."""
+    data = io.BytesIO()
+    while piece := file.read(_CHUNK):
+        if data.write(piece) and data.tell() > limit:
+            raise Unusable(TOO_LARGE)
+    return data.getvalue()
+
+
+def _tar_members(data: bytes, limit: int) -> Iterator[_Member]:
+    file = io.BytesIO(data)
+    with tarfile.TarFile(fileobj=file, encoding="utf-8", errors="surrogateescape") as archive:
         for member in archive:
             if member.size < 0:
                 raise tarfile.ReadError(f"member {member.name!r} has a negative size")
-            yield member.name, _refusal(member), partial(_read_member, archive, member, limits)
-    # tarfile takes a damaged or missing header for the end of the archive.
-    if len(stream.last) < _BLOCK or any(stream.last):
-        raise tarfile.ReadError(f"no valid header and no end mark before byte {stream.tell()}")
-    while stream.read(_CHUNK):  # only at its end does gzip compare the checksum
-        pass
+            if member.isdir():
+                continue
+            refusal = "" if member.isreg() and not member.issparse() else "not a file"
+            if member.issym() or member.islnk():
+                refusal = "link"
+            yield member.name, refusal, partial(_read_member, data, member, limit)
+        end = data[archive.offset : archive.offset + _BLOCK]
+    if len(end) < _BLOCK or any(end):  # tarfile takes a damaged or missing header for the end
+        raise tarfile.ReadError(f"no valid header and no end mark at byte {archive.offset}")
 
 
-def _refusal(member: tarfile.TarInfo) -> str:
-    if member.isdir():
-        return _FOLDER
-    if member.issym() or member.islnk():
-        return "link"
-    return "" if member.isreg() and not member.issparse() else "not a file"
-
-
-def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, limits: Limits) -> bytes:
-    if member.size > limits.member_bytes:
+def _read_member(data: bytes, member: tarfile.TarInfo, limit: int) -> bytes:
+    if member.size > limit:
         raise Unusable(TOO_LARGE)
-    file = archive.extractfile(member)
-    data = file.read() if file else b""
-    if len(data) != member.size:
+    content = data[member.offset_data : member.offset_data + member.size]
+    if len(content) != member.size:
         raise tarfile.ReadError("unexpected end of data")
-    return data
+    return content
 
 
 def _is_tar(head: bytes) -> bool:
@@ -244,39 +245,3 @@ def _naming(what: Path | str) -> Iterator[None]:
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{what} cannot be read: {reason}; fetch it again or remove it.") from error
-
-
-class _Stream(io.RawIOBase):
-    """A file that is read forward only, and no further than `limit` bytes: then it is Unusable.
-
-    Attributes:
-      last: the bytes of the last read.
-    """
-
-    def __init__(self, file: BinaryIO | gzip.GzipFile, limit: int):
-        self._file, self._limit, self._position = file, limit, 0
-        self.last = b""
-
-    def tell(self) -> int:
-        """The position of the next byte."""
-        return self._position
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Reads so many bytes, or all; raises Unusable beyond the limit."""
-        pieces, left = [], sys.maxsize if size < 0 else size
-        while piece := self._file.read(min(_CHUNK, left)):
-            self._position += len(piece)
-            if self._position > self._limit:
-                raise Unusable(TOO_LARGE)
-            pieces.append(piece)
-            left -= len(piece)
-        self.last = b"".join(pieces)
-        return self.last
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Reads on to a byte; raises OSError for one that has been passed."""
-        if whence != os.SEEK_SET or offset < self._position:
-            raise OSError(f"the archive leads back to byte {offset}")
-        while self._position < offset and self.read(min(_CHUNK, offset - self._position)):
-            pass
-        return self._position
