@@ -155,8 +155,7 @@ def download(
     server: str = SERVER,
     workers: int = 8,
     report: Callable[[int, int], object] = lambda done, total: None,
-    stop: Callable[[], object] = lambda: False,
-) -> bool:
+) -> None:
     """Downloads what is missing of 28,752 books and their metadata, about 11 GB.
 
     A file gets its name only when its size and MD5 are those of the bucket's listing.
@@ -165,12 +164,8 @@ def download(
       directory: gets `train/`, `validation/`, `test/` and `metadata.csv`.
       server: address of the server of the bucket.
       workers: how many files are downloaded at a time.
-      report: called with the number of files that are there and the number of all files.
-      stop: called after every file. If it returns something true, the download ends when the files
-        that have been begun are complete.
-
-    Returns:
-      Whether all files are there now.
+      report: called with the number of files that are there and the number of all files. What it
+        raises ends the download when the files that have been begun are complete.
 
     Raises:
       DataError: the server cannot be reached or a file cannot be written; the same call continues.
@@ -192,11 +187,8 @@ def download(
                 future.result()
                 done += 1
                 report(done, len(objects))
-                if stop():
-                    break
         finally:
             pool.shutdown(cancel_futures=True)
-    return done == len(objects)
 
 
 def _list(server: str, prefix: str) -> Iterator[_Object]:

@@ -18,8 +18,20 @@ from block_recurrent.data import DataError, split_of
 from block_recurrent.data.documents import SPLITS
 from block_recurrent.data.tfds_reader import TfdsDirectory
 from block_recurrent.lab.corpora import corpus_files
-from block_recurrent.lab.corpora.corpus_writer import Interrupted, prepare
+from block_recurrent.lab.corpora.corpus_writer import Progress, prepare
 from block_recurrent.lab.corpora.entries import Content, Entry, Unusable
+
+
+class Interrupted(Exception):
+    """What the report of a caller raises to stop."""
+
+
+def stopping(when: Callable[[Progress], object]) -> Callable[[Progress], None]:
+    def report(progress: Progress) -> None:
+        if when(progress):
+            raise Interrupted
+
+    return report
 
 
 class Listed:
@@ -180,7 +192,7 @@ class Counted(Listed):
 def test_stopped_and_continued_is_as_in_one_go(whole, tmp_path, stop_after):
     path, calls = tmp_path / "corpus", iter(range(1000))
     with pytest.raises(Interrupted):
-        write(path, stop=lambda: next(calls) >= stop_after)
+        write(path, report=stopping(lambda progress: next(calls) >= stop_after))
     assert not path.exists()
     write(path)
     assert tree(path) == tree(whole)
@@ -189,13 +201,10 @@ def test_stopped_and_continued_is_as_in_one_go(whole, tmp_path, stop_after):
 
 def interrupted_in(split: str, path: Path, source=None) -> None:
     """Stops the writing of a corpus with the third document of a split."""
-    reports = Counter()
-
-    def report(progress):
-        reports[progress.split] += 1
-
+    calls = iter(range(1000))
+    third = stopping(lambda progress: progress.split == split and next(calls) == 2)
     with pytest.raises(Interrupted):
-        write(path, source, report=report, stop=lambda: reports[split] > 2)
+        write(path, source, report=third)
     assert not path.exists() and path.with_name("c.partial").is_dir()
 
 
