@@ -29,6 +29,7 @@ TOO_LARGE = "archive too large"
 
 _BLOCK = tarfile.BLOCKSIZE
 _CHUNK = 2**16
+_FOLDER = "folder"
 _DRIVE = re.compile("[A-Za-z]:")
 # What tarfile and gzip raise for damaged input; a chain of long names exhausts the recursion.
 _DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError, LookupError, ArithmeticError)
@@ -96,6 +97,8 @@ def read_archive(
             name = safe_name(full_name)
             if number > limits.members:
                 raise Unusable(TOO_LARGE)
+            if refusal == _FOLDER:
+                continue
             if name is None:
                 skipped["unsafe name"] += 1
             elif refusal:
@@ -158,11 +161,11 @@ def _tar_members(data: bytes, limit: int) -> Iterator[_Member]:
         for member in archive:
             if member.size < 0:
                 raise tarfile.ReadError(f"member {member.name!r} has a negative size")
-            if member.isdir():
-                continue
             refusal = "" if member.isreg() and not member.issparse() else "not a file"
             if member.issym() or member.islnk():
                 refusal = "link"
+            elif member.isdir():
+                refusal = _FOLDER
             yield member.name, refusal, partial(_read_member, data, member, limit)
         end = data[archive.offset : archive.offset + _BLOCK]
     if len(end) < _BLOCK or any(end):  # tarfile takes a damaged or missing header for the end
