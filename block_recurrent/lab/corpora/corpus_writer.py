@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,12 +22,12 @@ from block_recurrent.data.splits import choose_split
 from block_recurrent.lab.corpora.corpus_files import (
     MAX_RECORD,
     Examples,
-    ShardWriter,
     Split,
     describe,
     make_manifest,
     sha256_of,
     write_manifest,
+    write_shard,
     writing,
 )
 from block_recurrent.lab.corpora.entries import Entry, Source, Unusable, listed
@@ -273,30 +274,23 @@ class _Preparation:
 
     def _write(self, name: str) -> Split:
         """Writes a split from its start."""
-        split, shard = Split(name, self._identity(name)), None
+        split, records, size = Split(name, self._identity(name)), [], 0
         limit, sizes = self._options["limit"], Counter(self._split_of.values()).values()
         total = sum(sizes if limit is None else (min(size, limit) for size in sizes))
         stem = f"{self._settings['name']}-{name}.array_record"
         entries = (e for e in self._source.entries() if self._split_of.get(e.id) == name)
-        try:
-            for entry in entries:
-                if len(split.documents) == limit:
-                    break
-                if record := self._record(split, entry):
-                    index = len(split.shards)
-                    shard = shard or ShardWriter(self._corpus / f"{stem}-{index:05d}")
-                    shard.write(record)
-                    split.documents[-1]["shard"] = index
-                    if shard.record_bytes >= self._options["shard_bytes"]:
-                        shard.close(split)
-                        shard = None
-                self._report(Progress(name, self._read, total, self._bytes))
-            if shard:
-                shard.close(split)
-        except BaseException:
-            if shard:
-                shard.discard()
-            raise
+        for entry in entries:
+            if len(split.documents) == limit:
+                break
+            if record := self._record(split, entry):
+                records.append(record)
+                size += len(record)
+                if size >= self._options["shard_bytes"]:
+                    write_shard(self._corpus / f"{stem}-{len(split.shards):05d}", split, records)
+                    records, size = [], 0
+            self._report(Progress(name, self._read, total, self._bytes))
+        if records:
+            write_shard(self._corpus / f"{stem}-{len(split.shards):05d}", split, records)
         self._finish(split)
         return split
 
@@ -345,12 +339,13 @@ class _Preparation:
 
     def _finish(self, split: Split) -> None:
         """Gives the shards their final names and records the split."""
+        documents = iter(split.documents)
         with writing(self._corpus):
             for shard in split.shards:
                 file = f"{shard['file']}-of-{len(split.shards):05d}"
                 (self._corpus / shard["file"]).rename(self._corpus / file)
                 shard["file"] = file
-            for document in split.documents:
-                document["shard"] = split.shards[document["shard"]]["file"]
+                for document in islice(documents, shard["documents"]):
+                    document["shard"] = file
             flush_to_disk(self._corpus)
             write_whole(self._partial / f"{split.name}.json", json.dumps(vars(split)))
