@@ -36,22 +36,11 @@ _DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError, LookupError, Arithme
 _DAMAGE += (zlib.error, RecursionError)
 
 
-class Limits(NamedTuple):
-    """Bounds on one archive; an archive past any of them is Unusable("archive too large").
-
-    Attributes:
-      member_bytes: the most bytes that a file may have that is kept.
-      total_bytes: the most bytes that all unpacked files may have; in a folder only the files count
-        that are kept.
-      members: the greatest number of members, or of files in a folder.
-    """
-
-    member_bytes: int = 2**26
-    total_bytes: int = 2**29
-    members: int = 10_000
-
-
-LIMITS = Limits()
+# The most bytes that a file may have that is kept, that all files may have (of a folder only those
+# that are kept), and the greatest number of members, or of files in a folder.
+MEMBER_BYTES = 2**26
+TOTAL_BYTES = 2**29
+MEMBERS = 10_000
 
 
 class Unpacked(NamedTuple):
@@ -72,30 +61,28 @@ class Unpacked(NamedTuple):
 _Member = tuple[str, str, Callable[[], bytes]]
 
 
-def read_archive(
-    path: Path, *, limits: Limits = LIMITS, wanted: Callable[[str], bool] = lambda name: True
-) -> Unpacked:
+def read_archive(path: Path, *, wanted: Callable[[str], bool] = lambda name: True) -> Unpacked:
     """Returns the files of an archive or a folder.
 
     Args:
       path: a `.tar`, `.tar.gz` or `.tgz` file, a `.gz` of one file, whose name is then the path's
         without the extension, or a folder.
-      limits: bounds on what is unpacked.
       wanted: whether the file of this name is to be read; the others are listed in `unread`.
 
     Raises:
-      Unusable: the archive is past a limit, or a PDF file, compressed or not ("PDF only").
+      Unusable: the archive is past a limit ("archive too large"), or a PDF file, compressed or not
+        ("PDF only").
       DataError: the archive is damaged or cut short; the message names it and, where it is known,
         the member.
     """
     files: dict[str, bytes] = {}
     unread: dict[str, None] = {}
     skipped: Counter[str] = Counter()
-    left = limits.total_bytes
+    left = TOTAL_BYTES
     with _naming(path):
-        for number, (full_name, refusal, read) in enumerate(_members(path, limits, skipped), 1):
+        for number, (full_name, refusal, read) in enumerate(_members(path, skipped), 1):
             name = safe_name(full_name)
-            if number > limits.members:
+            if number > MEMBERS:
                 raise Unusable(TOO_LARGE)
             if refusal == _FOLDER:
                 continue
@@ -115,10 +102,10 @@ def read_archive(
     return Unpacked(files, tuple(unread), dict(skipped))
 
 
-def _members(path: Path, limits: Limits, skipped: Counter[str]) -> Iterator[_Member]:
+def _members(path: Path, skipped: Counter[str]) -> Iterator[_Member]:
     if path.is_dir():
         for name in files_below(path, skipped):
-            yield name, "", partial(_read_file, path / name, limits.member_bytes)
+            yield name, "", partial(_read_file, path / name)
         return
     with open(path, "rb") as packed:
         compressed = packed.peek(2)[:2] == b"\x1f\x8b"
@@ -127,23 +114,21 @@ def _members(path: Path, limits: Limits, skipped: Counter[str]) -> Iterator[_Mem
         file.seek(0)
         if head.startswith(b"%PDF-"):
             raise Unusable(PDF_ONLY)
-        if is_tar := _is_tar(head):
-            data = _read_within(file, limits.total_bytes)
-        elif compressed:
-            data = _read_within(file, min(limits.member_bytes, limits.total_bytes))
-        else:
+        is_tar = _is_tar(head)
+        if not is_tar and not compressed:
             raise DataError(
                 f"{path} is neither a gzip nor a tar file; fetch it again or remove it."
             )
+        data = _read_within(file, TOTAL_BYTES if is_tar else min(MEMBER_BYTES, TOTAL_BYTES))
     if is_tar:
-        yield from _tar_members(data, limits.member_bytes)
+        yield from _tar_members(data)
     else:
         yield re.sub(r"\.(tar\.gz|tgz|gz)$", "", path.name), "", lambda: data
 
 
-def _read_file(file: Path, limit: int) -> bytes:
+def _read_file(file: Path) -> bytes:
     with file.open("rb") as opened:
-        return _read_within(opened, limit)
+        return _read_within(opened, MEMBER_BYTES)
 
 
 def _read_within(file: BinaryIO | gzip.GzipFile, limit: int) -> bytes:
@@ -155,7 +140,7 @@ def _read_within(file: BinaryIO | gzip.GzipFile, limit: int) -> bytes:
     return data.getvalue()
 
 
-def _tar_members(data: bytes, limit: int) -> Iterator[_Member]:
+def _tar_members(data: bytes) -> Iterator[_Member]:
     file = io.BytesIO(data)
     with tarfile.TarFile(fileobj=file, encoding="utf-8", errors="surrogateescape") as archive:
         for member in archive:
@@ -166,14 +151,14 @@ def _tar_members(data: bytes, limit: int) -> Iterator[_Member]:
                 refusal = "link"
             elif member.isdir():
                 refusal = _FOLDER
-            yield member.name, refusal, partial(_read_member, data, member, limit)
+            yield member.name, refusal, partial(_read_member, data, member)
         end = data[archive.offset : archive.offset + _BLOCK]
     if len(end) < _BLOCK or any(end):  # tarfile takes a damaged or missing header for the end
         raise tarfile.ReadError(f"no valid header and no end mark at byte {archive.offset}")
 
 
-def _read_member(data: bytes, member: tarfile.TarInfo, limit: int) -> bytes:
-    if member.size > limit:
+def _read_member(data: bytes, member: tarfile.TarInfo) -> bytes:
+    if member.size > MEMBER_BYTES:
         raise Unusable(TOO_LARGE)
     content = data[member.offset_data : member.offset_data + member.size]
     if len(content) != member.size:

@@ -22,7 +22,7 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -31,8 +31,10 @@ from typing import NamedTuple
 from block_recurrent.data.documents import DataError, replace_lone_surrogates
 from block_recurrent.data.json_lines import json_lines, parse_json
 from block_recurrent.lab.corpora.archives import (
-    LIMITS,
+    MEMBER_BYTES,
+    MEMBERS,
     PDF_ONLY,
+    TOTAL_BYTES,
     children,
     files_below,
     read_archive,
@@ -108,12 +110,19 @@ class LatexBundles:
         directory: Path,
         *,
         metadata: Path | None = None,
-        categories: Iterable[str] = (),
+        categories: Sequence[str] = (),
         skip_damaged: bool = False,
     ):
         self._directory, self._metadata = directory, metadata
         self._categories = tuple(categories)
-        self._skip_damaged = skip_damaged
+        self.options: Mapping[str, object] = {
+            "metadata": metadata is not None,
+            "categories": list(categories),
+            "skip_damaged": skip_damaged,
+            "member_bytes": MEMBER_BYTES,
+            "total_bytes": TOTAL_BYTES,
+            "members": MEMBERS,
+        }
         self.left_out: Counter[str] = Counter()
         if not directory.is_dir():
             raise DataError(f"{directory} is not a directory: give the one that holds the bundles.")
@@ -121,16 +130,6 @@ class LatexBundles:
             raise DataError(f"{metadata} is not a file: give the metadata, or none.")
         if self._categories and metadata is None:
             raise DataError(f"categories {self._categories} need metadata: give its file too.")
-
-    @property
-    def options(self) -> Mapping[str, object]:
-        """What decides the documents and their texts, as JSON values for the manifest."""
-        return {
-            "metadata": self._metadata is not None,
-            "categories": list(self._categories),
-            "skip_damaged": self._skip_damaged,
-            **LIMITS._asdict(),
-        }
 
     def entries(self) -> Iterator[Entry]:
         """Lists the papers by path: files, folders that are papers, then what is in the others.
@@ -171,7 +170,7 @@ class LatexBundles:
         try:
             unpacked = read_archive(path, wanted=lambda name: not _FIGURE.search(name))
         except DataError as error:
-            if self._skip_damaged:
+            if self.options["skip_damaged"]:
                 raise Unusable("damaged archive") from error
             raise
         names = [*unpacked.files, *unpacked.unread]
