@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.parser import Parser
@@ -47,11 +46,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     with stop_on_signal() as stop:
         display = _Display(stop)
         try:
-            manifest = _prepare(arguments, display)
-        except Stopped as stopped:
+            check_target(arguments.output, overwrite=arguments.overwrite)
+            if arguments.download is not None:
+                download(arguments.download, report=display.downloading)
+                display.end()
+            manifest = prepare(
+                arguments.make_source(arguments),
+                arguments.output,
+                name=arguments.name,
+                validation_percent=arguments.validation_percent,
+                test_percent=arguments.test_percent,
+                limit=arguments.limit,
+                overwrite=arguments.overwrite,
+                report=display.preparing,
+            )
+        except (DataError, Stopped):
+            if stop.signal is None:
+                raise
+            # Ctrl-C also reaches the programs that a source has started, which then fail
             display.end()
-            print(stopped, file=sys.stderr)
-            raise
+            print(f"stopped by {stop.signal}; the same command continues", file=sys.stderr)
+            raise Stopped(stop.signal) from None
         finally:
             display.end()
     print(
@@ -60,27 +75,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"--gin.data.path={arguments.output} --workdir=DIR"
     )
     return 0
-
-
-def _prepare(arguments: argparse.Namespace, display: "_Display") -> dict[str, Any]:
-    check_target(arguments.output, overwrite=arguments.overwrite)
-    try:
-        if arguments.download is not None:
-            download(arguments.download, report=display.downloading)
-            display.end()
-        return prepare(
-            arguments.make_source(arguments),
-            arguments.output,
-            name=arguments.name,
-            validation_percent=arguments.validation_percent,
-            test_percent=arguments.test_percent,
-            limit=arguments.limit,
-            overwrite=arguments.overwrite,
-            report=display.preparing,
-        )
-    except DataError:
-        display.check()  # Ctrl-C also reaches the programs that a source has started
-        raise
 
 
 def _pg19(parser: argparse.ArgumentParser) -> None:
@@ -217,11 +211,7 @@ class _Display:
         if last or time.monotonic() - self._shown >= _REPORT_SECONDS:
             self._shown, self._text = time.monotonic(), text
             self._line.show(text)
-        self.check()
-
-    def check(self) -> None:
-        """Raises Stopped if a signal has arrived."""
-        self._stop.check("; the same command continues")
+        self._stop.check()
 
     def end(self) -> None:
         """Ends the line with the last text."""

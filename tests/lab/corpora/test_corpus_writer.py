@@ -396,6 +396,16 @@ def test_nothing_is_replaced_unasked_and_nothing_but_a_corpus_at_all(whole, tmp_
         (tmp_path / name / "precious").unlink()
 
 
+def test_a_document_that_appears_after_the_listing_is_not_written(tmp_path):
+    class Growing(Listed):
+        def entries(self):
+            yield from super().entries()
+            self.documents = {**BOOKS, "late": "late"}
+
+    write(tmp_path / "c", Growing(BOOKS))
+    assert all("late" not in documents for documents in texts(tmp_path / "c").values())
+
+
 def test_a_shared_id_and_an_id_that_cannot_be_written_are_errors(tmp_path):
     class Twice(Listed):
         def entries(self):
