@@ -18,7 +18,7 @@ from block_recurrent.data import (
     make_tokenizer,
 )
 from block_recurrent.data.tokenized import lost_bytes
-from block_recurrent.lab.corpora.vocabulary import train_vocabulary
+from block_recurrent.lab.corpora.train_vocab import train_vocabulary
 
 TEXTS = [
     "",

@@ -15,7 +15,7 @@ import pytest
 
 from block_recurrent.data import DataError
 from block_recurrent.data.tfds_reader import TfdsDirectory
-from block_recurrent.lab.corpora import prepare_corpus
+from block_recurrent.lab.corpora import prepare_data as program
 from experiments import prepare_data
 
 ROOT = Path(prepare_data.__file__).parents[1]
@@ -116,20 +116,27 @@ def test_a_part_of_pg19_must_be_called_one(tmp_path, capsys):
 
 
 def test_pg19_is_downloaded_first_if_asked(tmp_path, monkeypatch, capsys):
-    def download(path, *, report, stop):
+    def download(path, *, report):
         (path / "train").mkdir(parents=True)
         (path / "train" / "7.txt").write_text("seven", encoding="utf-8")
         (path / "metadata.csv").write_text("7,T,1900,u\n", encoding="utf-8")
         report(2, 2)
-        return not stop()
 
-    monkeypatch.setattr(prepare_corpus, "download", download)
+    monkeypatch.setattr(program, "download", download)
     arguments = ("pg19", f"--download={tmp_path / 'raw'}", "--partial")
     assert run(*arguments, f"--output={tmp_path / 'out'}") == 0
     assert texts(tmp_path / "out") == {"7": "seven"}
     assert "downloading: 2 of 2 files" in capsys.readouterr().err
-    monkeypatch.setattr(prepare_corpus, "download", lambda path, report, stop: False)
-    assert run(*arguments, f"--output={tmp_path / 'out2'}") == 130
+
+
+def test_a_signal_stops_a_download(tmp_path, monkeypatch, capsys):
+    def download(path, *, report):
+        os.kill(os.getpid(), signal.SIGINT)
+        report(1, 2)
+
+    monkeypatch.setattr(program, "download", download)
+    assert run("pg19", f"--download={tmp_path / 'raw'}", f"--output={tmp_path / 'out'}") == 130
+    assert "stopped by SIGINT; the same command continues" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -184,7 +191,7 @@ def test_an_error_that_a_signal_caused_in_a_source_is_a_stop(tmp_path, monkeypat
         os.kill(os.getpid(), signal.SIGTERM)
         raise DataError("git was stopped")
 
-    monkeypatch.setattr(prepare_corpus, "prepare", stopped)
+    monkeypatch.setattr(program, "prepare", stopped)
     assert run("text", jsonl(tmp_path / "d.jsonl"), f"--output={tmp_path / 'out'}") == 143
 
 

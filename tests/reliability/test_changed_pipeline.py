@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from block_recurrent.data import DataError, Document
-from block_recurrent.lab.corpora.vocabulary import train_vocabulary
+from block_recurrent.lab.corpora.train_vocab import train_vocabulary
 from block_recurrent.runs.identity import WHAT, check_same_data
 from tests import quick_runs
 from tests.quick_runs import STEPS, TEXT, Steps, run, tree_of, write_corpus, write_gin

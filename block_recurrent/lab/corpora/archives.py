@@ -12,7 +12,6 @@ import gzip
 import io
 import os
 import re
-import sys
 import tarfile
 import zlib
 from collections import Counter
@@ -37,22 +36,11 @@ _DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError, LookupError, Arithme
 _DAMAGE += (zlib.error, RecursionError)
 
 
-class Limits(NamedTuple):
-    """Bounds on one archive; an archive past any of them is Unusable("archive too large").
-
-    Attributes:
-      member_bytes: the most bytes that a file may have that is kept.
-      total_bytes: the most bytes that all unpacked files may have; in a folder only the files count
-        that are kept.
-      members: the greatest number of members, or of files in a folder.
-    """
-
-    member_bytes: int = 2**26
-    total_bytes: int = 2**29
-    members: int = 10_000
-
-
-LIMITS = Limits()
+# The most bytes that a file may have that is kept, that all files may have (of a folder only those
+# that are kept), and the greatest number of members, or of files in a folder.
+MEMBER_BYTES = 2**26
+TOTAL_BYTES = 2**29
+MEMBERS = 10_000
 
 
 class Unpacked(NamedTuple):
@@ -73,30 +61,28 @@ class Unpacked(NamedTuple):
 _Member = tuple[str, str, Callable[[], bytes]]
 
 
-def read_archive(
-    path: Path, *, limits: Limits = LIMITS, wanted: Callable[[str], bool] = lambda name: True
-) -> Unpacked:
+def read_archive(path: Path, *, wanted: Callable[[str], bool] = lambda name: True) -> Unpacked:
     """Returns the files of an archive or a folder.
 
     Args:
       path: a `.tar`, `.tar.gz` or `.tgz` file, a `.gz` of one file, whose name is then the path's
         without the extension, or a folder.
-      limits: bounds on what is unpacked.
       wanted: whether the file of this name is to be read; the others are listed in `unread`.
 
     Raises:
-      Unusable: the archive is past a limit, or a PDF file, compressed or not ("PDF only").
+      Unusable: the archive is past a limit ("archive too large"), or a PDF file, compressed or not
+        ("PDF only").
       DataError: the archive is damaged or cut short; the message names it and, where it is known,
         the member.
     """
     files: dict[str, bytes] = {}
     unread: dict[str, None] = {}
     skipped: Counter[str] = Counter()
-    left = limits.total_bytes
+    left = TOTAL_BYTES
     with _naming(path):
-        for number, (full_name, refusal, read) in enumerate(_members(path, limits, skipped), 1):
+        for number, (full_name, refusal, read) in enumerate(_members(path, skipped), 1):
             name = safe_name(full_name)
-            if number > limits.members:
+            if number > MEMBERS:
                 raise Unusable(TOO_LARGE)
             if refusal == _FOLDER:
                 continue
@@ -116,10 +102,10 @@ def read_archive(
     return Unpacked(files, tuple(unread), dict(skipped))
 
 
-def _members(path: Path, limits: Limits, skipped: Counter[str]) -> Iterator[_Member]:
+def _members(path: Path, skipped: Counter[str]) -> Iterator[_Member]:
     if path.is_dir():
         for name in files_below(path, skipped):
-            yield name, "", partial(_read_file, path / name, limits)
+            yield name, "", partial(_read_file, path / name)
         return
     with open(path, "rb") as packed:
         compressed = packed.peek(2)[:2] == b"\x1f\x8b"
@@ -128,53 +114,56 @@ def _members(path: Path, limits: Limits, skipped: Counter[str]) -> Iterator[_Mem
         file.seek(0)
         if head.startswith(b"%PDF-"):
             raise Unusable(PDF_ONLY)
-        if _is_tar(head):
-            yield from _tar_members(_Stream(file, limits.total_bytes), limits)
-        elif compressed:
-            name = re.sub(r"\.(tar\.gz|tgz|gz)$", "", path.name)
-            yield name, "", _Stream(file, min(limits.member_bytes, limits.total_bytes)).read
-        else:
+        is_tar = _is_tar(head)
+        if not is_tar and not compressed:
             raise DataError(
                 f"{path} is neither a gzip nor a tar file; fetch it again or remove it."
             )
+        data = _read_within(file, TOTAL_BYTES if is_tar else min(MEMBER_BYTES, TOTAL_BYTES))
+    if is_tar:
+        yield from _tar_members(data)
+    else:
+        yield re.sub(r"\.(tar\.gz|tgz|gz)$", "", path.name), "", lambda: data
 
 
-def _read_file(file: Path, limits: Limits) -> bytes:
+def _read_file(file: Path) -> bytes:
     with file.open("rb") as opened:
-        return _Stream(opened, limits.member_bytes).read()
+        return _read_within(opened, MEMBER_BYTES)
 
 
-def _tar_members(stream: "_Stream", limits: Limits) -> Iterator[_Member]:
-    with tarfile.TarFile(
-        fileobj=stream, mode="r", encoding="utf-8", errors="surrogateescape"
-    ) as archive:
+def _read_within(file: BinaryIO | gzip.GzipFile, limit: int) -> bytes:
+    """Reads to the end, where gzip compares the checksum; Unusable beyond `limit` bytes."""
+    data = io.BytesIO()
+    while piece := file.read(_CHUNK):
+        if data.write(piece) and data.tell() > limit:
+            raise Unusable(TOO_LARGE)
+    return data.getvalue()
+
+
+def _tar_members(data: bytes) -> Iterator[_Member]:
+    file = io.BytesIO(data)
+    with tarfile.TarFile(fileobj=file, encoding="utf-8", errors="surrogateescape") as archive:
         for member in archive:
             if member.size < 0:
                 raise tarfile.ReadError(f"member {member.name!r} has a negative size")
-            yield member.name, _refusal(member), partial(_read_member, archive, member, limits)
-    # tarfile takes a damaged or missing header for the end of the archive.
-    if len(stream.last) < _BLOCK or any(stream.last):
-        raise tarfile.ReadError(f"no valid header and no end mark before byte {stream.tell()}")
-    while stream.read(_CHUNK):  # only at its end does gzip compare the checksum
-        pass
+            refusal = "" if member.isreg() and not member.issparse() else "not a file"
+            if member.issym() or member.islnk():
+                refusal = "link"
+            elif member.isdir():
+                refusal = _FOLDER
+            yield member.name, refusal, partial(_read_member, data, member)
+        end = data[archive.offset : archive.offset + _BLOCK]
+    if len(end) < _BLOCK or any(end):  # tarfile takes a damaged or missing header for the end
+        raise tarfile.ReadError(f"no valid header and no end mark at byte {archive.offset}")
 
 
-def _refusal(member: tarfile.TarInfo) -> str:
-    if member.isdir():
-        return _FOLDER
-    if member.issym() or member.islnk():
-        return "link"
-    return "" if member.isreg() and not member.issparse() else "not a file"
-
-
-def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, limits: Limits) -> bytes:
-    if member.size > limits.member_bytes:
+def _read_member(data: bytes, member: tarfile.TarInfo) -> bytes:
+    if member.size > MEMBER_BYTES:
         raise Unusable(TOO_LARGE)
-    file = archive.extractfile(member)
-    data = file.read() if file else b""
-    if len(data) != member.size:
+    content = data[member.offset_data : member.offset_data + member.size]
+    if len(content) != member.size:
         raise tarfile.ReadError("unexpected end of data")
-    return data
+    return content
 
 
 def _is_tar(head: bytes) -> bool:
@@ -244,39 +233,3 @@ def _naming(what: Path | str) -> Iterator[None]:
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{what} cannot be read: {reason}; fetch it again or remove it.") from error
-
-
-class _Stream(io.RawIOBase):
-    """A file that is read forward only, and no further than `limit` bytes: then it is Unusable.
-
-    Attributes:
-      last: the bytes of the last read.
-    """
-
-    def __init__(self, file: BinaryIO | gzip.GzipFile, limit: int):
-        self._file, self._limit, self._position = file, limit, 0
-        self.last = b""
-
-    def tell(self) -> int:
-        """The position of the next byte."""
-        return self._position
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Reads so many bytes, or all; raises Unusable beyond the limit."""
-        pieces, left = [], sys.maxsize if size < 0 else size
-        while piece := self._file.read(min(_CHUNK, left)):
-            self._position += len(piece)
-            if self._position > self._limit:
-                raise Unusable(TOO_LARGE)
-            pieces.append(piece)
-            left -= len(piece)
-        self.last = b"".join(pieces)
-        return self.last
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Reads on to a byte; raises OSError for one that has been passed."""
-        if whence != os.SEEK_SET or offset < self._position:
-            raise OSError(f"the archive leads back to byte {offset}")
-        while self._position < offset and self.read(min(_CHUNK, offset - self._position)):
-            pass
-        return self._position

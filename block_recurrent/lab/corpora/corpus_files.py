@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,51 +68,36 @@ class Split:
     record_bytes: int = 0
 
 
-class ShardWriter:
-    """Writes one file of records; `close` or `discard` ends it."""
+def write_shard(path: Path, split: Split, records: Sequence[bytes]) -> None:
+    """Writes a file of records; adds it to its split when it is on the disk and reads as written.
 
-    def __init__(self, path: Path):
-        self.path, self.count, self.record_bytes = path, 0, 0
-        self._digest = hashlib.sha256()
-        self._module = require("array_record.python.array_record_module", "data")
-        with writing(path):
-            self._writer = self._module.ArrayRecordWriter(os.fspath(path), _OPTIONS)
-
-    def write(self, record: bytes) -> None:
-        """Adds a record. A full disk may show in `close` only."""
-        with writing(self.path):
-            self._writer.write(record)
-        self.count += 1
-        self.record_bytes += len(record)
-        self._digest.update(record)
-
-    def close(self, split: Split) -> None:
-        """Adds the file to its split, when it is on the disk and reads as it was written."""
-        with writing(self.path):
-            self._writer.close()
-            reader = self._module.ArrayRecordReader(os.fspath(self.path), READ_OPTIONS)
-            found = hashlib.sha256()
-            for number in range(reader.num_records()):
-                found.update(reader.read([number])[0])
-            if reader.num_records() != self.count or found.digest() != self._digest.digest():
-                raise OSError(errno.EIO, "it does not read as it was written")
-            reader.close()
-            flush_to_disk(self.path)
-            split.shards.append(
-                {
-                    "file": self.path.name,
-                    "split": split.name,
-                    "documents": self.count,
-                    "size": self.path.stat().st_size,
-                    "sha256": sha256_of(self.path),
-                }
-            )
-        split.record_bytes += self.record_bytes
-
-    def discard(self) -> None:
-        with suppress(RuntimeError):
-            self._writer.close()
-        self.path.unlink(missing_ok=True)
+    Raises:
+      DataError: it cannot be written. A full disk may show only when the file is closed.
+    """
+    array_record = require("array_record.python.array_record_module", "data")
+    with writing(path):
+        writer = array_record.ArrayRecordWriter(os.fspath(path), _OPTIONS)
+        try:
+            for record in records:
+                writer.write(record)
+        finally:
+            writer.close()
+        reader = array_record.ArrayRecordReader(os.fspath(path), READ_OPTIONS)
+        same = (reader.read([number])[0] == record for number, record in enumerate(records))
+        if reader.num_records() != len(records) or not all(same):
+            raise OSError(errno.EIO, "it does not read as it was written")
+        reader.close()
+        flush_to_disk(path)
+        split.shards.append(
+            {
+                "file": path.name,
+                "split": split.name,
+                "documents": len(records),
+                "size": path.stat().st_size,
+                "sha256": sha256_of(path),
+            }
+        )
+    split.record_bytes += sum(map(len, records))
 
 
 class Examples:

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,12 +22,12 @@ from block_recurrent.data.splits import choose_split
 from block_recurrent.lab.corpora.corpus_files import (
     MAX_RECORD,
     Examples,
-    ShardWriter,
     Split,
     describe,
     make_manifest,
     sha256_of,
     write_manifest,
+    write_shard,
     writing,
 )
 from block_recurrent.lab.corpora.entries import Entry, Source, Unusable, listed
@@ -45,10 +46,6 @@ SHARD_BYTES = 64 * 2**20
 ORDER = ("test", "validation", "train")
 _LOCK = "lock"
 _NAMES = {_LOCK, "corpus", *(f"{split}.json" for split in ORDER)}
-
-
-class Interrupted(Exception):
-    """The caller asked to stop; the same call continues."""
 
 
 class Progress(NamedTuple):
@@ -78,7 +75,6 @@ def prepare(
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
     report: Callable[[Progress], object] = lambda progress: None,
-    stop: Callable[[], object] = lambda: False,
 ) -> dict[str, Any]:
     """Writes a corpus and returns its manifest (see `make_manifest`).
 
@@ -95,35 +91,33 @@ def prepare(
       limit: at most so many documents of each split, for a trial.
       shard_bytes: a shard ends when its records have so many bytes.
       overwrite: replace the corpus that is in the directory.
-      report: called with the progress after every document.
-      stop: called after every document; Interrupted is raised if it returns something true.
+      report: called with the progress after every document. What it raises ends the preparation;
+        the same call continues.
 
     Raises:
       DataError: an option is out of range, the directory exists or is being written, documents
         share an id, there is no document, the raw data is damaged, or a file cannot be written.
-      Interrupted: `stop` asked for it.
     """
     name = source.name if name is None else name
     check_options(name, validation_percent, test_percent, limit, shard_bytes)
-    options = {
-        **source.options,
-        "validation_percent": validation_percent,
-        "test_percent": test_percent,
-        "limit": limit,
-        "shard_bytes": shard_bytes,
-    }
     settings = {
         "name": name,
         "source": source.name,
         "decision": source.decision,
-        "options": options,
+        "options": {
+            **source.options,
+            "validation_percent": validation_percent,
+            "test_percent": test_percent,
+            "limit": limit,
+            "shard_bytes": shard_bytes,
+        },
     }
     target = Path(os.path.abspath(directory))
     check_target(target, overwrite=overwrite)
     partial = target.with_name(target.name + PARTIAL)
     with closing(_hold(partial)):
         try:
-            work = _Preparation(source, settings, partial, report, stop)
+            work = _Preparation(source, settings, partial, report)
             splits = work.splits()
         except BaseException:
             if not any(partial.glob("*.json")):
@@ -215,12 +209,10 @@ class _Preparation:
         settings: Mapping[str, Any],
         partial: Path,
         report: Callable[[Progress], object],
-        stop: Callable[[], object],
     ):
         self._source, self._settings, self._options = source, settings, settings["options"]
-        self._partial, self._corpus = partial, partial / "corpus"
-        self._report, self._stop = report, stop
-        self._ids: dict[str, list[str]] = {split: [] for split in ORDER}
+        self._partial, self._corpus, self._report = partial, partial / "corpus", report
+        self._split_of: dict[str, str] = {}
         self._split_of_text: dict[str, str] = {}
         self._read = self._kept = self._bytes = 0
         self.left_out: Mapping[str, int] = {}
@@ -228,7 +220,11 @@ class _Preparation:
 
     def splits(self) -> list[Split]:
         """Returns what was written of every split, by this call or an earlier one."""
-        self._list()
+        percent = self._options["validation_percent"], self._options["test_percent"]
+        for number, entry in enumerate(listed(self._source), start=1):
+            self._split_of[entry.id] = choose_split(entry.id, entry.among, *percent)
+            self._report(Progress("", number))
+        self.left_out = dict(self._source.left_out)
         splits: list[Split] = []
         for name in ORDER:
             if (split := self._finished(name)) is None:
@@ -249,25 +245,11 @@ class _Preparation:
             )
         return splits
 
-    def _list(self) -> None:
-        for number, entry in enumerate(listed(self._source), start=1):
-            self._ids[self._split_of(entry)].append(entry.id)
-            self._tell(Progress("", number))
-        self.left_out = dict(self._source.left_out)
-
-    def _split_of(self, entry: Entry) -> str:
-        percent = self._options["validation_percent"], self._options["test_percent"]
-        return choose_split(entry.id, entry.among, *percent)
-
-    def _tell(self, progress: Progress) -> None:
-        self._report(progress)
-        if self._stop():
-            raise Interrupted
-
     def _identity(self, split: str) -> dict[str, Any]:
         """Returns all that decides what is in a split, as JSON values."""
-        ids = hashlib.sha256(json.dumps(self._ids[split]).encode()).hexdigest()
-        return json.loads(json.dumps({**self._settings, "ids": ids}))
+        ids = [each for each, its_split in self._split_of.items() if its_split == split]
+        digest = hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+        return json.loads(json.dumps({**self._settings, "ids": digest}))
 
     def _finished(self, name: str) -> Split | None:
         """Returns a split that an earlier call finished, if it is the same and undamaged."""
@@ -292,30 +274,23 @@ class _Preparation:
 
     def _write(self, name: str) -> Split:
         """Writes a split from its start."""
-        split, shard = Split(name, self._identity(name)), None
-        limit, shard_bytes = self._options["limit"], self._options["shard_bytes"]
-        sizes = map(len, self._ids.values())
+        split, records, size = Split(name, self._identity(name)), [], 0
+        limit, sizes = self._options["limit"], Counter(self._split_of.values()).values()
         total = sum(sizes if limit is None else (min(size, limit) for size in sizes))
         stem = f"{self._settings['name']}-{name}.array_record"
-        try:
-            for entry in (e for e in self._source.entries() if self._split_of(e) == name):
-                if len(split.documents) == limit:
-                    break
-                if record := self._record(split, entry):
-                    index = len(split.shards)
-                    shard = shard or ShardWriter(self._corpus / f"{stem}-{index:05d}")
-                    shard.write(record)
-                    split.documents[-1]["shard"] = index
-                    if shard.record_bytes >= shard_bytes:
-                        shard.close(split)
-                        shard = None
-                self._tell(Progress(name, self._read, total, self._bytes))
-            if shard:
-                shard.close(split)
-        except BaseException:
-            if shard:
-                shard.discard()
-            raise
+        entries = (e for e in self._source.entries() if self._split_of.get(e.id) == name)
+        for entry in entries:
+            if len(split.documents) == limit:
+                break
+            if record := self._record(split, entry):
+                records.append(record)
+                size += len(record)
+                if size >= self._options["shard_bytes"]:
+                    write_shard(self._corpus / f"{stem}-{len(split.shards):05d}", split, records)
+                    records, size = [], 0
+            self._report(Progress(name, self._read, total, self._bytes))
+        if records:
+            write_shard(self._corpus / f"{stem}-{len(split.shards):05d}", split, records)
         self._finish(split)
         return split
 
@@ -364,12 +339,13 @@ class _Preparation:
 
     def _finish(self, split: Split) -> None:
         """Gives the shards their final names and records the split."""
+        documents = iter(split.documents)
         with writing(self._corpus):
             for shard in split.shards:
                 file = f"{shard['file']}-of-{len(split.shards):05d}"
                 (self._corpus / shard["file"]).rename(self._corpus / file)
                 shard["file"] = file
-            for document in split.documents:
-                document["shard"] = split.shards[document["shard"]]["file"]
+                for document in islice(documents, shard["documents"]):
+                    document["shard"] = file
             flush_to_disk(self._corpus)
             write_whole(self._partial / f"{split.name}.json", json.dumps(vars(split)))

@@ -22,7 +22,8 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -30,8 +31,10 @@ from typing import NamedTuple
 from block_recurrent.data.documents import DataError, replace_lone_surrogates
 from block_recurrent.data.json_lines import json_lines, parse_json
 from block_recurrent.lab.corpora.archives import (
-    LIMITS,
+    MEMBER_BYTES,
+    MEMBERS,
     PDF_ONLY,
+    TOTAL_BYTES,
     children,
     files_below,
     read_archive,
@@ -50,7 +53,6 @@ _FIGURE = re.compile(
     r"\.(e?psi?|epsf|pdf|png|jpe?g|gif|svg|tiff?|bmp|mp4|avi|mov|mpe?g|zip|gz|tar|[to]tf|pfb)$",
     re.I,
 )
-_WINDOWS = re.compile(b"[\x80-\x9f]")  # letters there, control characters in Latin-1
 _CONTROL_WORD = re.compile(r"\\[A-Za-z]")
 # What a program's source code, with its \n and \t, does not have.
 _TEX_COMMAND = re.compile(
@@ -68,9 +70,9 @@ _INPUT = re.compile(
 
 
 class _Metadata(NamedTuple):
-    title: str
-    year: int
-    categories: tuple[str, ...]
+    title: str = ""
+    year: int = 0
+    categories: tuple[str, ...] = ()
 
 
 class LatexBundles:
@@ -105,33 +107,29 @@ class LatexBundles:
 
     def __init__(
         self,
-        directory: str | Path,
+        directory: Path,
         *,
-        metadata: str | Path | None = None,
-        categories: Iterable[str] = (),
+        metadata: Path | None = None,
+        categories: Sequence[str] = (),
         skip_damaged: bool = False,
     ):
-        self._directory = Path(directory)
-        self._metadata = None if metadata is None else Path(metadata)
-        self._categories = (categories,) if isinstance(categories, str) else tuple(categories)
-        self._skip_damaged = skip_damaged
-        self.left_out: Counter[str] = Counter()
-        if not self._directory.is_dir():
-            raise DataError(f"{directory} is not a directory: give the one that holds the bundles.")
-        if self._metadata is not None and not self._metadata.is_file():
-            raise DataError(f"{metadata} is not a file: give the metadata, or none.")
-        if self._categories and self._metadata is None:
-            raise DataError(f"categories {self._categories} need metadata: give its file too.")
-
-    @property
-    def options(self) -> Mapping[str, object]:
-        """What decides the documents and their texts, as JSON values for the manifest."""
-        return {
-            "metadata": self._metadata is not None,
-            "categories": list(self._categories),
-            "skip_damaged": self._skip_damaged,
-            **LIMITS._asdict(),
+        self._directory, self._metadata = directory, metadata
+        self._categories = tuple(categories)
+        self.options: Mapping[str, object] = {
+            "metadata": metadata is not None,
+            "categories": list(categories),
+            "skip_damaged": skip_damaged,
+            "member_bytes": MEMBER_BYTES,
+            "total_bytes": TOTAL_BYTES,
+            "members": MEMBERS,
         }
+        self.left_out: Counter[str] = Counter()
+        if not directory.is_dir():
+            raise DataError(f"{directory} is not a directory: give the one that holds the bundles.")
+        if metadata is not None and not metadata.is_file():
+            raise DataError(f"{metadata} is not a file: give the metadata, or none.")
+        if self._categories and metadata is None:
+            raise DataError(f"categories {self._categories} need metadata: give its file too.")
 
     def entries(self) -> Iterator[Entry]:
         """Lists the papers by path: files, folders that are papers, then what is in the others.
@@ -145,10 +143,13 @@ class LatexBundles:
         if self._metadata is not None:
             records = _read_metadata(self._metadata, frozenset(ids.values()))
         for path, paper in ids.items():
-            record = records.get(paper)
-            if self._keeps(record):
-                read = partial(self._read, paper, path, record or _Metadata("", 0, ()))
-                yield Entry(paper, read, str(path))
+            record = records.get(paper, _Metadata())
+            if not self._categories or any(
+                category.startswith(self._categories) for category in record.categories
+            ):
+                yield Entry(paper, partial(self._read, paper, path, record), str(path))
+            else:
+                self.left_out["other category" if paper in records else "no metadata"] += 1
 
     def _ids(self) -> dict[Path, str]:
         """Returns the ids of the papers; a PDF beside its source is left out."""
@@ -163,21 +164,13 @@ class LatexBundles:
         self.left_out.update(["PDF beside its source"] * len(beside))
         return {path: paper for path, paper in ids.items() if path not in beside}
 
-    def _keeps(self, record: _Metadata | None) -> bool:
-        if not self._categories:
-            return True
-        if record and any(each.startswith(self._categories) for each in record.categories):
-            return True
-        self.left_out["other category" if record else "no metadata"] += 1
-        return False
-
     def _read(self, paper: str, path: Path, record: _Metadata) -> Content:
         if path.suffix == ".pdf":
             raise Unusable(PDF_ONLY)
         try:
             unpacked = read_archive(path, wanted=lambda name: not _FIGURE.search(name))
         except DataError as error:
-            if self._skip_damaged:
+            if self.options["skip_damaged"]:
                 raise Unusable("damaged archive") from error
             raise
         names = [*unpacked.files, *unpacked.unread]
@@ -246,7 +239,6 @@ class _Bundle:
     def __init__(self, files: Mapping[str, bytes], skipped: Mapping[str, int]):
         self._files = files
         self._texts: dict[str, str] = {}
-        self._named: dict[str, list[str]] = {}
         self.skipped = Counter(skipped)
         self.repaired: set[str] = set()
 
@@ -303,12 +295,10 @@ class _Bundle:
 
     def _inputs(self, name: str, folder: str) -> Iterator[str]:
         """Yields the files that a file inputs, with those of `folder` before others."""
-        if name not in self._named:
-            found = _INPUT.findall(_COMMENT.sub(r"\1", self.text(name)))
-            targets = ("".join(groups).strip(' \t\r\n"') for groups in found)
-            self._named[name] = list(dict.fromkeys(filter(None, targets)))
+        found = _INPUT.findall(_COMMENT.sub(r"\1", self.text(name)))
+        targets = dict.fromkeys("".join(groups).strip(' \t\r\n"') for groups in found)
         folders = [folder, "", posixpath.dirname(name)]
-        for target in self._named[name]:
+        for target in filter(None, targets):
             paths = (
                 posixpath.normpath(posixpath.join(folder, file))
                 for folder in folders
@@ -329,20 +319,18 @@ def _read_metadata(file: Path, wanted: Collection[str]) -> dict[str, _Metadata]:
         if paper in records:
             raise DataError(f"{where}: a second record for the id {paper!r}; keep one.")
         if paper in wanted:
-            records[paper] = _metadata(values, where)
+            title, categories, date = (
+                _string({key: values.get(key) or ""}, key, where)
+                for key in ("title", "categories", "update_date")
+            )
+            year = re.fullmatch(r"(\d{4})-\d\d-\d\d", date)
+            if date and not year:
+                raise DataError(f"{where}: 'update_date' is {date!r:.60}; write it as 2007-05-23.")
+            title = " ".join(replace_lone_surrogates(title)[0].split())
+            records[paper] = _Metadata(
+                title, int(year[1]) if year else 0, tuple(categories.split())
+            )
     return records
-
-
-def _metadata(values: Mapping[str, object], where: str) -> _Metadata:
-    title, categories, date = (
-        _string({key: values.get(key) or ""}, key, where)
-        for key in ("title", "categories", "update_date")
-    )
-    year = re.fullmatch(r"(\d{4})-\d\d-\d\d", date)
-    if date and not year:
-        raise DataError(f"{where}: 'update_date' is {date!r:.60}; write it as 2007-05-23.")
-    title = " ".join(replace_lone_surrogates(title)[0].split())
-    return _Metadata(title, int(year[1]) if year else 0, tuple(categories.split()))
 
 
 def _string(values: Mapping[str, object], key: str, where: str) -> str:
@@ -354,11 +342,7 @@ def _string(values: Mapping[str, object], key: str, where: str) -> str:
 def _decode(data: bytes) -> tuple[str, bool]:
     """Returns the text of a TeX file, and whether it is not UTF-8 but an older encoding."""
     data = data.removeprefix(codecs.BOM_UTF8)
-    try:
-        return data.decode(), False
-    except UnicodeDecodeError:
-        pass
-    try:
-        return data.decode("cp1252" if _WINDOWS.search(data) else "latin-1"), True
-    except UnicodeDecodeError:  # a byte that Windows-1252 leaves undefined
-        return data.decode("latin-1"), True
+    for encoding in ("utf-8", "cp1252"):  # the latter has letters for Latin-1's control characters
+        with suppress(UnicodeDecodeError):
+            return data.decode(encoding), encoding != "utf-8"
+    return data.decode("latin-1"), True

@@ -9,7 +9,6 @@ import csv
 import hashlib
 import http.client
 import json
-import os
 import re
 import time
 import urllib.error
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from block_recurrent.data.documents import SPLITS, DataError, decode_file
+from block_recurrent.data.json_lines import read_errors
 from block_recurrent.lab.corpora.corpus_files import writing
 from block_recurrent.lab.corpora.entries import Content, Entry
 
@@ -35,9 +35,6 @@ SERVER = "https://storage.googleapis.com"
 BUCKET = "deepmind-gutenberg"
 _WANTED = re.compile(r"(train|validation|test)/[0-9]+\.txt|metadata\.csv")
 _ATTEMPTS, _PAUSE, _TIMEOUT = 3, 1.0, 30  # the last two in seconds
-
-
-_Row = tuple[str, int, str]  # what `metadata.csv` says of a book: title, year, link
 
 
 class PG19:
@@ -57,19 +54,15 @@ class PG19:
     wanted = "the books of PG-19"
     decision = "splits: as published"
 
-    def __init__(self, path: str | os.PathLike[str], *, expect_counts: bool = True):
-        self._path, self._expect_counts = Path(path), expect_counts
+    def __init__(self, path: Path, *, expect_counts: bool = True):
+        self._path = path
+        self.options: Mapping[str, object] = {"expect_counts": expect_counts}
         self.left_out: Counter[str] = Counter()
-        if not any((self._path / split).is_dir() for split in SPLITS):
+        if not any((path / split).is_dir() for split in SPLITS):
             raise DataError(
                 f"{path} holds none of the folders {', '.join(SPLITS)}: give a copy of PG-19, or "
                 "get one with --download."
             )
-
-    @property
-    def options(self) -> Mapping[str, object]:
-        """What decides which books are read."""
-        return {"expect_counts": self._expect_counts}
 
     def entries(self) -> Iterator[Entry]:
         """Yields the books: train, validation, test, each by number."""
@@ -87,16 +80,15 @@ class PG19:
             for split, published in COUNTS.items()
             if len(books[split]) != published
         ]
-        if self._expect_counts and wrong:
+        if self.options["expect_counts"] and wrong:
             raise DataError(
                 f"{self._path} is not all of PG-19: {'; '.join(wrong)}. Complete it, or say "
                 "--partial if it is a part."
             )
         for split, files in books.items():
             for file in files:
-                yield Entry(
-                    file.stem, partial(_read_book, file, rows[file.stem]), str(file), (split,)
-                )
+                read = partial(_read_book, file, *rows[file.stem])
+                yield Entry(file.stem, read, str(file), (split,))
 
     def _books_of(self, split: str) -> list[Path]:
         folder = self._path / split
@@ -109,12 +101,9 @@ class PG19:
         return sorted(books, key=lambda book: int(book.stem))
 
 
-def _read_book(file: Path, row: _Row) -> Content:
-    try:
+def _read_book(file: Path, title: str, year: int, link: str) -> Content:
+    with read_errors(file):
         text, repaired = decode_file(file.read_bytes(), str(file))
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}): fetch it again.") from error
-    title, year, link = row
     return Content(title, text, link, year, repaired=repaired, number=int(file.stem))
 
 
@@ -122,9 +111,9 @@ def _is_id(text: str) -> bool:
     return text.isascii() and text.isdecimal() and str(int(text)) == text and int(text) <= _MAX_ID
 
 
-def _read_metadata(file: Path) -> dict[str, _Row]:
-    """Returns the rows by id."""
-    rows: dict[str, _Row] = {}
+def _read_metadata(file: Path) -> dict[str, tuple[str, int, str]]:
+    """Returns book -> title, year, link."""
+    rows: dict[str, tuple[str, int, str]] = {}
     try:
         with file.open(encoding="utf-8", errors="replace", newline="") as text:
             reader = csv.reader(text, strict=True)
@@ -150,39 +139,30 @@ class _Object(NamedTuple):
 
 
 def download(
-    directory: str | os.PathLike[str],
+    root: Path,
     *,
     server: str = SERVER,
     workers: int = 8,
     report: Callable[[int, int], object] = lambda done, total: None,
-    stop: Callable[[], object] = lambda: False,
-) -> bool:
+) -> None:
     """Downloads what is missing of 28,752 books and their metadata, about 11 GB.
 
     A file gets its name only when its size and MD5 are those of the bucket's listing.
 
     Args:
-      directory: gets `train/`, `validation/`, `test/` and `metadata.csv`.
+      root: gets `train/`, `validation/`, `test/` and `metadata.csv`.
       server: address of the server of the bucket.
       workers: how many files are downloaded at a time.
-      report: called with the number of files that are there and the number of all files.
-      stop: called after every file. If it returns something true, the download ends when the files
-        that have been begun are complete.
-
-    Returns:
-      Whether all files are there now.
+      report: called with the number of files that are there and the number of all files. What it
+        raises ends the download when the files that have been begun are complete.
 
     Raises:
       DataError: the server cannot be reached or a file cannot be written; the same call continues.
     """
-    root = Path(directory)
     prefixes = (METADATA, "test/", "validation/", "train/")
     objects = [found for prefix in prefixes for found in _list(server, prefix)]
     there = {path: path.stat().st_size for path in root.rglob("*") if path.is_file()}
     missing = [found for found in objects if there.get(root / found.name) != found.size]
-    for folder in {(root / found.name).parent for found in missing}:
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
     done = len(objects) - len(missing)
     report(done, len(objects))
     with ThreadPoolExecutor(workers) as pool:
@@ -192,11 +172,8 @@ def download(
                 future.result()
                 done += 1
                 report(done, len(objects))
-                if stop():
-                    break
         finally:
             pool.shutdown(cancel_futures=True)
-    return done == len(objects)
 
 
 def _list(server: str, prefix: str) -> Iterator[_Object]:
@@ -208,14 +185,12 @@ def _list(server: str, prefix: str) -> Iterator[_Object]:
         data = _get(url)
         try:
             page: dict[str, Any] = json.loads(data)
-            found = [
-                _Object(item["name"], int(item["size"]), item.get("md5Hash", ""))
-                for item in page.get("items", ())
-            ]
+            for item in page.get("items", ()):
+                if _WANTED.fullmatch(item["name"]):
+                    yield _Object(item["name"], int(item["size"]), item.get("md5Hash", ""))
             token = page.get("nextPageToken", "")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{url} gives no listing ({error!r}): try again later.") from error
-        yield from (each for each in found if _WANTED.fullmatch(each.name))
         if not token:
             return
 
@@ -225,6 +200,7 @@ def _fetch(server: str, found: _Object, root: Path) -> None:
     part = file.with_name(f".{file.name}.part")
     data = _get(f"{server}/{BUCKET}/{found.name}", found)
     with writing(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)
         part.rename(file)
 

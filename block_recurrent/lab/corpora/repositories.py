@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +25,7 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, NamedTuple
 
 from block_recurrent.data.documents import DataError, decode_file
+from block_recurrent.data.json_lines import read_errors
 from block_recurrent.lab.corpora.archives import children, files_below
 from block_recurrent.lab.corpora.entries import Content, Entry, Unusable
 
@@ -81,12 +82,16 @@ class Repositories:
     wanted = "git repositories or folders with source code that has one of the extensions"
     decision = "splits: by a hash of each repository's id"
 
-    def __init__(
-        self, directories: Sequence[str | Path], *, extensions: Sequence[str] = EXTENSIONS
-    ):
-        self._directories = [Path(each) for each in directories]
+    def __init__(self, directories: Sequence[Path], *, extensions: Sequence[str] = EXTENSIONS):
+        self._directories = directories
         self._extensions = tuple(extension.lower() for extension in extensions)
         self.left_out: Counter[str] = Counter()
+        self.options: Mapping[str, object] = {
+            "extensions": list(self._extensions),
+            "max_file_bytes": MAX_FILE_BYTES,
+            "max_bytes": MAX_BYTES,
+            "vendored": sorted(VENDORED),
+        }
         for directory in self._directories:
             if not directory.is_dir():
                 raise DataError(f"{directory} is not a directory: give one that holds source code.")
@@ -94,33 +99,19 @@ class Repositories:
             if not extension.startswith("."):
                 raise DataError(f"extension {extension!r} does not begin with a dot: write '.py'.")
 
-    @property
-    def options(self) -> Mapping[str, object]:
-        """What decides the documents and their texts, as JSON values for the manifest."""
-        return {
-            "extensions": list(self._extensions),
-            "max_file_bytes": MAX_FILE_BYTES,
-            "max_bytes": MAX_BYTES,
-            "vendored": sorted(VENDORED),
-        }
-
     def entries(self) -> Iterator[Entry]:
         """Lists the repositories of one directory after the other, sorted by the bytes of names."""
         self.left_out = Counter()
         for directory in self._directories:
-            for name, path in self._found(directory):
+            left_out: Counter[str] = Counter()
+            below = [] if _git_folder(directory) else _repositories_below(directory, left_out)
+            if below:
+                self.left_out.update(left_out)
+            itself = Path(os.path.abspath(directory)).name
+            found = [(name, directory / name) for name in below] or [(itself, directory)]
+            for name, path in found:
                 key = os.fsencode(name.removesuffix(".git") or name).decode("utf-8", "replace")
                 yield Entry(key, partial(self._read, key, path), str(path))
-
-    def _found(self, directory: Path) -> Iterator[tuple[str, Path]]:
-        """Yields the ids and folders of the documents of a directory."""
-        left_out: Counter[str] = Counter()
-        below = [] if _git_folder(directory) else _repositories_below(directory, left_out)
-        if below:
-            self.left_out.update(left_out)
-            yield from ((name, directory / name) for name in below)
-        else:
-            yield Path(os.path.abspath(directory)).name, directory
 
     def _read(self, title: str, path: Path) -> Content:
         skipped: Counter[str] = Counter()
@@ -193,10 +184,8 @@ def _on_disk(root: Path, skipped: Counter[str]) -> Iterator[_File]:
 
 
 def _file_bytes(path: Path) -> bytes:
-    try:
+    with read_errors(path):
         return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; make it readable.") from error
 
 
 def _repositories_below(directory: Path, left_out: Counter[str]) -> list[str]:
@@ -241,12 +230,10 @@ def _database(folder: Path, repository: Path) -> Iterator["_Database"]:
 
     Raises Unusable for a repository without a commit.
     """
-    git = shutil.which("git")
-    if git is None:
+    if shutil.which("git") is None:
         raise DataError(f"{repository} is a git repository, and there is no git: install it.")
     strange: Counter[str] = Counter()
-    for _ in files_below(folder / "objects", strange):
-        pass
+    deque(files_below(folder / "objects", strange), maxlen=0)
     if strange:
         raise DataError(f"{folder}/objects holds links or pipes: clone {repository} again.")
     references = [f"refs/{name}" for name in files_below(folder / "refs", Counter())]
@@ -274,13 +261,12 @@ def _database(folder: Path, repository: Path) -> Iterator["_Database"]:
             "GIT_ALLOW_PROTOCOL": "none",
             "GIT_TERMINAL_PROMPT": "0",
         }
-        yield _Database(git, repository, environment)
+        yield _Database(repository, environment)
 
 
 class _Database(NamedTuple):
     """The objects of one repository, read by git."""
 
-    git: str
     repository: Path
     environment: dict[str, str]
 
@@ -327,7 +313,7 @@ class _Database(NamedTuple):
         with (
             TemporaryFile() as errors,
             subprocess.Popen(
-                [self.git, *command],
+                ["git", *command],
                 stdin=subprocess.DEVNULL if stdin is None else stdin,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from block_recurrent.data.documents import DataError
-from block_recurrent.lab.corpora.archives import Limits, files_below, read_archive, safe_name
+from block_recurrent.lab.corpora import archives
+from block_recurrent.lab.corpora.archives import files_below, read_archive, safe_name
 from block_recurrent.lab.corpora.entries import Unusable
 
 UNSAFE = ["/etc/x", "../x", "a/../x", "a/../../x", "C:/x", "c:x", "a\\x", "..\\x", "..", "//x"]
@@ -59,23 +60,25 @@ def test_every_kind_holds_the_same_files(archive):
     assert unpacked == (files, (), {})
 
 
-def test_only_wanted_files_are_read(archive):
+def test_only_wanted_files_are_read(archive, monkeypatch):
     path = archive({"a.tex": b"A", "b.png": b"P" * 100})
-    limits = Limits(member_bytes=50)
-    unpacked = read_archive(path, limits=limits, wanted=lambda name: name.endswith(".tex"))
+    monkeypatch.setattr(archives, "MEMBER_BYTES", 50)
+    unpacked = read_archive(path, wanted=lambda name: name.endswith(".tex"))
     assert unpacked == ({"a.tex": b"A"}, ("b.png",), {})
 
 
-@pytest.mark.parametrize("bound", ["member_bytes", "total_bytes", "members"])
-def test_a_bound_that_is_passed_makes_an_archive_unusable(archive, bound):
+@pytest.mark.parametrize("bound", ["MEMBER_BYTES", "TOTAL_BYTES", "MEMBERS"])
+def test_a_bound_that_is_passed_makes_an_archive_unusable(archive, monkeypatch, bound):
     path = archive({f"{n}": b"x" * 20_000 for n in range(3)})
-    exact = {"member_bytes": 20_000, "total_bytes": 60_000, "members": 3}[bound]
-    if bound == "total_bytes" and not path.is_dir():
+    exact = {"MEMBER_BYTES": 20_000, "TOTAL_BYTES": 60_000, "MEMBERS": 3}[bound]
+    if bound == "TOTAL_BYTES" and not path.is_dir():
         data = path.read_bytes()
         exact = len(gzip.decompress(data) if path.suffix == ".gz" else data)
-    read_archive(path, limits=Limits(**{bound: exact}))
+    monkeypatch.setattr(archives, bound, exact)
+    read_archive(path)
+    monkeypatch.setattr(archives, bound, exact - 1)
     with pytest.raises(Unusable, match=r"^archive too large$"):
-        read_archive(path, limits=Limits(**{bound: exact - 1}))
+        read_archive(path)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -270,12 +273,14 @@ def _header(size: int, kind: bytes) -> bytes:
     ],
     ids=["single", "member", "tera", "pax", "longname", "skipped", "tail"],
 )
-def test_a_bomb_is_refused_within_the_bound(tmp_path, head):
+def test_a_bomb_is_refused_within_the_bound(tmp_path, monkeypatch, head):
     path = _bomb(tmp_path / "a.gz", head)
     bound = 2**22
+    monkeypatch.setattr(archives, "MEMBER_BYTES", bound)
+    monkeypatch.setattr(archives, "TOTAL_BYTES", bound)
     tracemalloc.start()
     with pytest.raises(Unusable, match=r"^archive too large$"):
-        read_archive(path, limits=Limits(member_bytes=bound, total_bytes=bound))
+        read_archive(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.5 * bound

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tensorflow_datasets as tfds
@@ -18,8 +19,20 @@ from block_recurrent.data import DataError, split_of
 from block_recurrent.data.documents import SPLITS
 from block_recurrent.data.tfds_reader import TfdsDirectory
 from block_recurrent.lab.corpora import corpus_files
-from block_recurrent.lab.corpora.corpus_writer import Interrupted, prepare
+from block_recurrent.lab.corpora.corpus_writer import Progress, prepare
 from block_recurrent.lab.corpora.entries import Content, Entry, Unusable
+
+
+class Interrupted(Exception):
+    """What the report of a caller raises to stop."""
+
+
+def stopping(when: Callable[[Progress], object]) -> Callable[[Progress], None]:
+    def report(progress: Progress) -> None:
+        if when(progress):
+            raise Interrupted
+
+    return report
 
 
 class Listed:
@@ -180,7 +193,7 @@ class Counted(Listed):
 def test_stopped_and_continued_is_as_in_one_go(whole, tmp_path, stop_after):
     path, calls = tmp_path / "corpus", iter(range(1000))
     with pytest.raises(Interrupted):
-        write(path, stop=lambda: next(calls) >= stop_after)
+        write(path, report=stopping(lambda progress: next(calls) >= stop_after))
     assert not path.exists()
     write(path)
     assert tree(path) == tree(whole)
@@ -189,13 +202,10 @@ def test_stopped_and_continued_is_as_in_one_go(whole, tmp_path, stop_after):
 
 def interrupted_in(split: str, path: Path, source=None) -> None:
     """Stops the writing of a corpus with the third document of a split."""
-    reports = Counter()
-
-    def report(progress):
-        reports[progress.split] += 1
-
+    calls = iter(range(1000))
+    third = stopping(lambda progress: progress.split == split and next(calls) == 2)
     with pytest.raises(Interrupted):
-        write(path, source, report=report, stop=lambda: reports[split] > 2)
+        write(path, source, report=third)
     assert not path.exists() and path.with_name("c.partial").is_dir()
 
 
@@ -340,13 +350,18 @@ def test_a_full_disk_is_an_error_and_not_the_end(whole, tmp_path, monkeypatch):
     assert tree(path) == tree(whole)
 
 
-def test_a_shard_that_does_not_read_as_written_is_no_success(tmp_path):
-    writer = corpus_files.ShardWriter(tmp_path / "s")
-    writer.write(b"a")
-    writer.write(b"b")
-    writer.count = 3
+def test_a_shard_that_does_not_read_as_written_is_no_success(tmp_path, monkeypatch):
+    module = corpus_files.require("array_record.python.array_record_module", "data")
+
+    class Losing(module.ArrayRecordWriter):
+        def write(self, record: bytes) -> None:
+            if record != b"b":
+                super().write(record)
+
+    losing = SimpleNamespace(ArrayRecordWriter=Losing, ArrayRecordReader=module.ArrayRecordReader)
+    monkeypatch.setattr(corpus_files, "require", lambda *names: losing)
     with pytest.raises(DataError, match="s cannot be written: it does not read as it was written"):
-        writer.close(corpus_files.Split("train", {}))
+        corpus_files.write_shard(tmp_path / "s", corpus_files.Split("train", {}), [b"a", b"b"])
 
 
 def test_an_error_before_the_first_shard_leaves_nothing(tmp_path):
@@ -379,6 +394,16 @@ def test_nothing_is_replaced_unasked_and_nothing_but_a_corpus_at_all(whole, tmp_
         with pytest.raises(DataError, match=rf"{name} exists and is no .*--output"):
             write(tmp_path / "e", overwrite=True)
         (tmp_path / name / "precious").unlink()
+
+
+def test_a_document_that_appears_after_the_listing_is_not_written(tmp_path):
+    class Growing(Listed):
+        def entries(self):
+            yield from super().entries()
+            self.documents = {**BOOKS, "late": "late"}
+
+    write(tmp_path / "c", Growing(BOOKS))
+    assert all("late" not in documents for documents in texts(tmp_path / "c").values())
 
 
 def test_a_shared_id_and_an_id_that_cannot_be_written_are_errors(tmp_path):

@@ -419,7 +419,6 @@ def test_titles_and_years_come_from_the_metadata(tmp_path, compressed):
     [
         (["math."], ["0704.0001"]),
         (["math"], ["0704.0001", "math/0101001"]),
-        ("math", ["0704.0001", "math/0101001"]),
         (["cs.LG", "hep-"], ["0704.0001", "0704.0002"]),
         (["ath."], []),
     ],

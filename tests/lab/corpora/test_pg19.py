@@ -210,26 +210,31 @@ def tree(root: Path) -> dict[str, bytes]:
 
 def test_a_download_is_the_published_directory(bucket, tmp_path):
     steps = []
-    assert download(tmp_path / "dl", server=bucket.url, report=lambda *step: steps.append(step))
+    download(tmp_path / "dl", server=bucket.url, report=lambda *step: steps.append(step))
     assert tree(tmp_path / "dl") == tree(tmp_path / "published")
     assert steps == [(number, 6) for number in range(7)]
     assert len(list(PG19(tmp_path / "dl").entries())) == 5
 
 
 def test_a_download_goes_on_with_what_is_missing(bucket, tmp_path):
-    assert not download(tmp_path / "dl", server=bucket.url, workers=1, stop=lambda: True)
+    def stop(done, total):
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        download(tmp_path / "dl", server=bucket.url, workers=1, report=stop)
     there = set(tree(tmp_path / "dl"))
     assert 0 < len(there) < 6
     (tmp_path / "dl" / "train").mkdir(exist_ok=True)
     (tmp_path / "dl" / "train" / "10.txt").write_bytes(b"cut")
-    assert download(tmp_path / "dl", server=bucket.url)
+    download(tmp_path / "dl", server=bucket.url)
     assert tree(tmp_path / "dl") == tree(tmp_path / "published")
     assert all(bucket.asked[f"/deepmind-gutenberg/{name}"] == 1 for name in there)
 
 
 def test_what_comes_damaged_is_asked_for_again_and_never_kept(bucket, tmp_path):
     bucket.damaged["train/10.txt"] = [b"ten, ?!", b"short"]
-    assert download(tmp_path / "dl", server=bucket.url)
+    download(tmp_path / "dl", server=bucket.url)
     assert tree(tmp_path / "dl") == tree(tmp_path / "published")
     assert bucket.asked["/deepmind-gutenberg/train/10.txt"] == 3
     bucket.damaged["train/10.txt"] = [b"ten, ?!"] * 9
