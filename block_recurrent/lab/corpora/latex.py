@@ -6,13 +6,16 @@ The text of a paper is its main file, then every file it inputs, joined by newli
   file it is one with `\begin{document}`, else one with a class, else any TeX file. Among several
   the least deep folder wins, then the most characters with what it inputs itself, then the first
   path.
-* Inputs follow in the order of `\input`, `\include` and `\subfile`, depth first, each file once;
-  after a `%` they do not count. A name is looked up with `.tex` added and then as it is, in the
-  folder of the main file, in the root and in the folder of the including file, never outside.
-* TeX files that are never input, binary and empty ones are skipped. A file that is not UTF-8 is
-  read as Latin-1, and the paper counts as repaired.
+* Inputs follow in the order of `\input`, `\include`, `\subfile`, `\import` and their relatives,
+  depth first, each file once; after a `%` they do not count. If the main file has `\includeonly`,
+  `\include` follows what that lists. A name is looked up with `.tex` added and then as it is, in
+  the folder of the main file, in the root and in the folder of the including file, never outside.
+* TeX files that are never input, binary and empty ones are skipped. A paper of which more than half
+  of the TeX is never input is also counted by itself. A file that is not UTF-8 is read as
+  Windows-1252, or else as Latin-1, and the paper counts as repaired.
 
-A TeX file is one called `*.tex`. Where a bundle has a single file, that is also TeX if it has a
+A TeX file is one called `*.tex`, `*.ltx` or `*.latex`, or one without an ending that has a document
+class. Where a bundle has a single file, that is also TeX if it has a
 command of TeX's own (`_TEX_COMMAND`). A bundle is left out as "no TeX file" if it has none, and as
 "no LaTeX" if no TeX file in it has any command, such as a folder of plain text called `*.tex`.
 """
@@ -64,9 +67,13 @@ _CLASS = re.compile(r"\\document(?:class|style)(?![A-Za-z])")
 _BEGIN = re.compile(r"\\begin\s*\{document\}")
 _COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%[^\r\n]*")
 _INPUT = re.compile(
-    r"\\(?:input|include|subfile)(?![A-Za-z@])\s*\{([^{}]*)\}"
-    r"|\\input(?![A-Za-z@])\s*(\"[^\"\r\n]+\"|[^\s\\{}%#\"]+)"
+    r"\\(input|include|subfile|subfileinclude|InputIfFileExists|@input)(?![A-Za-z@])\s*\{([^{}]*)\}"
+    r"|\\(input)(?![A-Za-z@])\s*(\"[^\"\r\n]+\"|[^\s\\{}%#\"]+)"
+    r"|\\((?:sub)?(?:import|inputfrom|includefrom))\*?(?![A-Za-z@])"
+    r"\s*\{([^{}]*)\}\s*\{([^{}]*)\}"
 )
+_INCLUDE_ONLY = re.compile(r"\\includeonly\s*\{([^{}]*)\}")
+_BLANK = ' \t\r\n"'
 
 
 class _Metadata(NamedTuple):
@@ -179,8 +186,12 @@ class LatexBundles:
         bundle = _Bundle(unpacked.files, unpacked.skipped)
         tex = bundle.tex_files(is_single=len(names) == 1)
         order = bundle.order(bundle.main(tex))
-        if unused := len(set(tex) - set(order)):
-            bundle.skipped["never input"] += unused
+        if unused := set(tex) - set(order):
+            bundle.skipped["never input"] += len(unused)
+            lost, kept = (
+                sum(len(bundle.text(name)) for name in names) for names in (unused, order)
+            )
+            bundle.skipped.update(["more than half of the TeX of a paper"] * (lost > kept))
         text, repaired = "\n".join(map(bundle.text, order)), not bundle.repaired.isdisjoint(order)
         link = f"https://arxiv.org/abs/{paper}" if arxiv_id(paper) else ""
         return Content(record.title, text, link, record.year, dict(bundle.skipped), repaired)
@@ -227,7 +238,7 @@ def arxiv_id(path: str) -> str | None:
 
 
 def _is_tex(name: str) -> bool:
-    return name.lower().endswith(".tex")
+    return name.lower().endswith((".tex", ".ltx", ".latex"))
 
 
 class _Bundle:
@@ -244,7 +255,12 @@ class _Bundle:
 
     def tex_files(self, *, is_single: bool) -> list[str]:
         """Returns the names of the TeX files; `is_single` says that the paper has one file."""
-        tex = [name for name in self._files if _is_tex(name) and self.text(name)]
+        tex = [
+            name
+            for name in self._files
+            if (_is_tex(name) and self.text(name))
+            or ("." not in posixpath.basename(name) and _CLASS.search(self.text(name)))
+        ]
         if is_single and not tex:
             texts = {name: self.text(name) for name in self._files}
             tex = [name for name, text in texts.items() if _TEX_COMMAND.search(text)]
@@ -286,17 +302,26 @@ class _Bundle:
         """Returns a file and all that it inputs, depth first, each once."""
         found: dict[str, None] = {}
         pending = [main]
+        listed = _INCLUDE_ONLY.search(_COMMENT.sub(r"\1", self.text(main)))
+        only = listed and {name.strip(_BLANK) for name in listed[1].split(",")}
         while pending:
             name = pending.pop()
             if name not in found:
                 found[name] = None
-                pending += reversed(list(self._inputs(name, posixpath.dirname(main))))
+                pending += reversed(list(self._inputs(name, posixpath.dirname(main), only)))
         return list(found)
 
-    def _inputs(self, name: str, folder: str) -> Iterator[str]:
-        """Yields the files that a file inputs, with those of `folder` before others."""
-        found = _INPUT.findall(_COMMENT.sub(r"\1", self.text(name)))
-        targets = dict.fromkeys("".join(groups).strip(' \t\r\n"') for groups in found)
+    def _inputs(self, name: str, folder: str, only: Collection[str] | None = None) -> Iterator[str]:
+        """Yields the files that a file inputs, with those of `folder` before others.
+
+        Of the files that are included, only those in `only`, if that is given.
+        """
+        targets: dict[str, None] = {}
+        for match in _INPUT.finditer(_COMMENT.sub(r"\1", self.text(name))):
+            command, *parts = [group for group in match.groups() if group is not None]
+            target = posixpath.join(*(part.strip(_BLANK) for part in parts))
+            if command != "include" or only is None or target in only:
+                targets[target] = None
         folders = [folder, "", posixpath.dirname(name)]
         for target in filter(None, targets):
             paths = (
