@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from block_recurrent.lab.tables import train as parent
+from block_recurrent.lab.tables import train_table as parent
 from block_recurrent.lab.tables.rows import small_table_rows
 from experiments import train_table
 from tests.quick_runs import write_corpus

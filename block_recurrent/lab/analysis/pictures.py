@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from block_recurrent.lab.analysis.context_length import THRESHOLD
-from block_recurrent.lab.analysis.figures import Data, middles
 from block_recurrent.lab.analysis.interventions import NORMAL
 from block_recurrent.lab.analysis.states import LAGS
+from block_recurrent.lab.analysis.study import Data, middles
 from block_recurrent.lab.analysis.token_losses import Estimate
 from block_recurrent.lab.tables.layout import LINES, finish, label_logarithmic, styles
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from block_recurrent.lab.analysis.figures import EARLY, Data
 from block_recurrent.lab.analysis.interventions import NORMAL
 from block_recurrent.lab.analysis.pictures import pictures_of
 from block_recurrent.lab.analysis.states import LAGS
+from block_recurrent.lab.analysis.study import EARLY, Data
 from block_recurrent.lab.analysis.token_losses import Estimate
 from block_recurrent.lab.tables.layout import MISSING, Page, TextTable
 

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,22 +15,6 @@ from block_recurrent.training import TrainState, make_train_step
 from block_recurrent.training.build import make_train_state
 from block_recurrent.training.optimizer import make_optimizer
 from block_recurrent.training.step import StepMetrics
-
-
-class Build(NamedTuple):
-    """The costs of compiling a step.
-
-    Attributes:
-      lowering_seconds: from Python to StableHLO.
-      compile_seconds: from there to machine code.
-      temporary_bytes: peak memory beside arguments and results, by XLA's own analysis.
-      flops: of one step, by XLA's own count, in which a loop's body counts once.
-    """
-
-    lowering_seconds: float
-    compile_seconds: float
-    temporary_bytes: int
-    flops: float
 
 
 def timed(function: Callable[[], Any]) -> float:
@@ -49,7 +33,12 @@ def random_batch(config: ExperimentConfig) -> Batch:
 
 
 class TimedStep:
-    """A compiled training step on random tokens, the state that it updates, and its costs."""
+    """A compiled training step on random tokens, and the state that it updates.
+
+    Attributes:
+      costs: seconds from Python to StableHLO and from there to machine code; by XLA's own analysis
+        the peak bytes beside arguments and results, and the operations, a loop's body counted once.
+    """
 
     def __init__(self, config: ExperimentConfig):
         step: Any = make_train_step(make_optimizer(config), jax.random.key(0))
@@ -59,10 +48,13 @@ class TimedStep:
         lowered = step.lower(self._state, self._batch)
         middle = time.perf_counter()
         self._compiled = lowered.compile()
-        end = time.perf_counter()
-        memory, cost = self._compiled.memory_analysis(), self._compiled.cost_analysis() or {}
-        temporary = memory.temp_size_in_bytes if memory is not None else 0
-        self.build = Build(middle - begin, end - middle, temporary, cost.get("flops", 0.0))
+        memory = self._compiled.memory_analysis()
+        self.costs: dict[str, float] = {
+            "lowering_seconds": middle - begin,
+            "compile_seconds": time.perf_counter() - middle,
+            "temporary_bytes": memory.temp_size_in_bytes if memory is not None else 0,
+            "flops": (self._compiled.cost_analysis() or {}).get("flops", 0.0),
+        }
 
     def run(self) -> tuple[TrainState, StepMetrics]:
         """Takes one step."""
@@ -86,9 +78,8 @@ def ratio(seconds: list[float], reference: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(seconds, reference, strict=True))
 
 
-def matmul_rate(size: int = 2048, rounds: int = 5, dtype: str = "float32") -> float:
-    """Floating-point operations a second of a large matrix product in this process, the median."""
-    x = jnp.ones((size, size), dtype)
-    multiply = jax.jit(lambda a: a @ a)
+def matmul_rate(rounds: int = 5, dtype: str = "float32") -> float:
+    """Floating-point operations a second of a product of 2048 x 2048 matrices, the median."""
+    x, multiply = jnp.ones((2048, 2048), dtype), jax.jit(lambda a: a @ a)
     jax.block_until_ready(multiply(x))
-    return statistics.median(2 * size**3 / timed(lambda: multiply(x)) for _ in range(rounds))
+    return statistics.median(2 * 2048**3 / timed(lambda: multiply(x)) for _ in range(rounds))

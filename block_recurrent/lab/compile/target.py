@@ -110,19 +110,15 @@ device_description_str: "{name}"
     return Chip(name, "cuda", peak, memory, bandwidth, description=description)
 
 
-def _tpu(name: str, peak: float, gib: float, bandwidth: float, clock: float, cores: int) -> Chip:
-    return Chip(name, "tpu", peak, int(gib * 2**30), bandwidth, clock, cores)
-
-
 # The memory of a TPU is the part of the chip's 16 GiB and so on that a program can use.
 CHIPS = {
-    "v2": _tpu("TPU v2", 45.9e12, 14.96, 0.7e12, 0.7e9, 2),
-    "v3": _tpu("TPU v3", 123e12, 30.96, 0.9e12, 0.94e9, 2),
-    "v4": _tpu("TPU v4", 275e12, 30.5, 1.23e12, 1.05e9, 2),
-    "v5e": _tpu("TPU v5e", 197e12, 15.75, 0.82e12, 1.5e9, 1),
-    "v5p": _tpu("TPU v5p", 459e12, 95.74, 2.77e12, 1.75e9, 2),
-    "v6e": _tpu("TPU v6e", 918e12, 31.25, 1.64e12, 1.75e9, 1),
-    "tpu7x": _tpu("TPU7x", 2307e12, 189.5, 7.38e12, 2.2e9, 2),
+    "v2": Chip("TPU v2", "tpu", 45.9e12, int(14.96 * 2**30), 0.7e12, 0.7e9, 2),
+    "v3": Chip("TPU v3", "tpu", 123e12, int(30.96 * 2**30), 0.9e12, 0.94e9, 2),
+    "v4": Chip("TPU v4", "tpu", 275e12, int(30.5 * 2**30), 1.23e12, 1.05e9, 2),
+    "v5e": Chip("TPU v5e", "tpu", 197e12, int(15.75 * 2**30), 0.82e12, 1.5e9, 1),
+    "v5p": Chip("TPU v5p", "tpu", 459e12, int(95.74 * 2**30), 2.77e12, 1.75e9, 2),
+    "v6e": Chip("TPU v6e", "tpu", 918e12, int(31.25 * 2**30), 1.64e12, 1.75e9, 1),
+    "tpu7x": Chip("TPU7x", "tpu", 2307e12, int(189.5 * 2**30), 7.38e12, 2.2e9, 2),
     "a100": _gpu(
         "NVIDIA A100-SXM4-80GB", 312e12, 84_987_740_160, 2.04e12,
         major=8, cores=108, units=64, gigahertz=1.41, cache=40, shared=164,
@@ -173,13 +169,24 @@ def make_target(topology: str) -> Target:
         os.environ.setdefault(variable, value)
     jax.config.update("jax_platforms", "cpu")
     try:
-        devices = list(_describe(topology, chip, sizes).devices)
+        if chip.platform == "tpu":
+            options = {"chips_per_host_bounds": [1, 1, 1]} if math.prod(sizes) == 1 else {}
+            described = topologies.get_topology_desc(topology, "tpu", **options)
+        elif len(sizes) > 2:
+            raise ValueError("write devices, or hosts x devices of a host")
+        else:
+            options = {
+                "target_config": chip.description,
+                "topology": f"{'1x' * (3 - len(sizes))}{shape}",
+            }
+            described = topologies.get_topology_desc(topology, "cuda", **options)
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0].removeprefix("INVALID_ARGUMENT: ")
         raise ConfigError(
             f"--topology={topology}: the compiler does not know it ({reason}); "
             f"known are such as {EXAMPLES}"
         ) from error
+    devices: list[Any] = list(described.devices)
     return Target(topology, chip.part(len(devices) // math.prod(sizes)), devices)
 
 
@@ -189,16 +196,3 @@ def is_installed(package: str) -> bool:
         return find_spec(package) is not None
     except ModuleNotFoundError:
         return False
-
-
-def _describe(topology: str, chip: Chip, sizes: list[int]) -> Any:
-    """JAX's description; `sizes` of GPUs are devices, or hosts and the devices of each."""
-    if chip.platform == "tpu":
-        options = {"chips_per_host_bounds": [1, 1, 1]} if math.prod(sizes) == 1 else {}
-        return topologies.get_topology_desc(topology, "tpu", **options)
-    if len(sizes) > 2:
-        raise ValueError("write devices, or hosts x devices of a host")
-    shape = "x".join(map(str, [1] * (3 - len(sizes)) + sizes))
-    return topologies.get_topology_desc(
-        topology, "cuda", target_config=chip.description, topology=shape
-    )

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from block_recurrent.system.signals import StopRequest
 
@@ -17,25 +16,15 @@ POLL_SECONDS = 0.2
 Lines = queue.SimpleQueue[tuple[str, str | None]]  # a child's name, and a line or None at the end
 
 
-class Ended(NamedTuple):
-    """A child that has ended.
-
-    Attributes:
-      name: of the child.
-      status: its exit status; negative, the number of the signal that ended it.
-    """
-
-    name: str
-    status: int
-
-
 def run_side_by_side(
     commands: Mapping[str, Sequence[str]],
     at_once: int,
     stop: StopRequest,
     hear: Callable[[str, str], object],
-) -> Iterator[Ended]:
-    """Runs programs, some at once, and yields each as it ends.
+) -> Iterator[tuple[str, int]]:
+    """Runs programs, some at once, and yields the name and the exit status of each as it ends.
+
+    The status is negative if a signal has ended it.
 
     After a stop request no program starts, and those that run receive the signal. Each has a
     session of its own, so that a signal from the terminal reaches it only once, through this
@@ -65,7 +54,7 @@ def run_side_by_side(
             except queue.Empty:
                 continue
             if text is None:
-                yield Ended(name, running.pop(name).wait())
+                yield name, running.pop(name).wait()
             else:
                 hear(name, text)
     finally:

@@ -9,8 +9,9 @@ seed, the row's figure minus the reference's: below zero the row is better. With
 compared if that parameter is equal, and the picture shows the differences against it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial, reduce
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ from block_recurrent.lab.tables.layout import (
     Page,
     TextTable,
     finish,
+    interval_cell,
+    number_cell,
     publish,
     short_count,
     styles,
@@ -33,12 +36,10 @@ from block_recurrent.lab.tables.seed_groups import (
     LOST_NOTE,
     SeedGroup,
     cells,
-    common_points,
-    common_steps,
     group_runs,
     spread,
 )
-from block_recurrent.runs.reading import Point, Run, SelectionError
+from block_recurrent.runs.reading import Run, SelectionError, same_tokens
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,17 +60,17 @@ SPREAD_COLUMNS = ("mean", "deviation", "n", "by seed")
 DIFFERENCE_COLUMNS = ("difference", "its deviation", "95 % interval", "n pairs", "after tokens")
 
 
-class Difference(NamedTuple):
-    """How much the figure of a run is above that of another with the same seeds.
+class Sample(NamedTuple):
+    """A point of a curve.
 
     Attributes:
-      step: of the other run.
-      tokens: training targets that both had seen.
-      bits: the difference; below zero the run is better.
+      step: of the run, or of the reference if the curve is that of a difference.
+      tokens: training targets seen.
+      bits: the figure of the run, or how much it is above the reference's.
     """
 
     step: int
-    tokens: int
+    tokens: float
     bits: float
 
 
@@ -97,31 +98,27 @@ class Section(NamedTuple):
             (run, theirs[run.seeds]) for run in group.runs if run.points and run.seeds in theirs
         ]
 
-    def differences(self, group: SeedGroup) -> dict[tuple[int, int], Difference]:
+    def differences(self, group: SeedGroup) -> dict[tuple[int, int], Sample]:
         """Differences to the reference by seeds, each after the last tokens that both have seen."""
         found = {run.seeds: difference_curve(run, other) for run, other in self.pairs(group)}
         return {seeds: curve[-1] for seeds, curve in found.items() if curve}
 
-    def not_compared(self, group: SeedGroup) -> list[str]:
-        """For people: the pairs of runs that were never evaluated after the same tokens."""
-        return [
-            f"{run.workdir} ({run.points[-1].tokens_seen:,} tokens) and {other.workdir} "
-            f"({other.points[-1].tokens_seen:,})"
-            for run, other in self.pairs(group)
-            if not difference_curve(run, other)
-        ]
 
-
-def difference_curve(run: Run, other: Run) -> list[Difference]:
-    """The differences of two runs, wherever both were evaluated after the same tokens."""
+def curve_of(run: Run) -> list[Sample]:
+    """The figures of a run at all its evaluations."""
     return [
-        Difference(its_point.step, point.tokens_seen, _bits(point) - _bits(its_point))
-        for point, its_point in common_points(run, other)
+        Sample(step, tokens, getattr(evaluation, FIGURE)) for step, tokens, evaluation in run.points
     ]
 
 
-def _bits(point: Point) -> float:
-    return getattr(point.evaluation, FIGURE)
+def difference_curve(run: Run, other: Run) -> list[Sample]:
+    """The differences of two runs, wherever both were evaluated after the same tokens."""
+    found, theirs = [], curve_of(other)
+    for own in curve_of(run):
+        nearest = min(theirs, key=lambda its, own=own: abs(its.tokens - own.tokens))
+        if same_tokens(own.tokens, nearest.tokens):
+            found.append(Sample(nearest.step, own.tokens, own.bits - nearest.bits))
+    return found
 
 
 def arrange(groups: Sequence[SeedGroup], against: str) -> dict[str, Section]:
@@ -163,12 +160,16 @@ def make_page(sections: Mapping[str, Section], draw: Draw) -> Page:
         title = f"{name}: differences to {reference}" if reference else name
         rows, data = [], []
         for group in section.groups:
-            apart += section.not_compared(group)
-            difference = _difference_data(section.differences(group))
+            apart += [
+                f"{run.workdir} ({run.points[-1].tokens_seen:,} tokens) and {other.workdir} "
+                f"({other.points[-1].tokens_seen:,})"
+                for run, other in section.pairs(group)
+                if not difference_curve(run, other)
+            ]
+            difference, last = _difference(section.differences(group))
             data.append({**group.data(), "difference": difference})
-            last = ["reference", *[""] * (len(DIFFERENCE_COLUMNS) - 1)]
-            if group is not section.reference:
-                last = _difference_cells(difference)
+            if group is section.reference:
+                last = ["reference", *[""] * (len(DIFFERENCE_COLUMNS) - 1)]
             rows.append([*cells(group, GROUP_COLUMNS), *_spread_cells(group), *last])
         tables[title] = TextTable(columns, rows, ("row", "by seed"))
         corpora[name] = {"reference": reference, "rows": data}
@@ -179,40 +180,35 @@ def make_page(sections: Mapping[str, Section], draw: Draw) -> Page:
     return Page("curves", tables, description, data, {"curves": draw})
 
 
-def _cell(value: float | None, sign: str = "") -> str:
-    return MISSING if value is None else f"{value:{sign}.4f}"
-
-
 def _spread_cells(group: SeedGroup) -> list[str]:
     found = group.spread(FIGURE)
     # Both seeds, of parameters and of data, or one number if they are equal.
     seeds = [
-        f"{'/'.join(map(str, dict.fromkeys(run.seeds)))}: {_bits(point):.4f}"
+        f"{'/'.join(map(str, dict.fromkeys(run.seeds)))}: {getattr(point.evaluation, FIGURE):.4f}"
         for run, point in group.final
     ]
-    mean = _cell(found.mean) + group.lost_mark + group.step_mark
-    return [mean, _cell(found.deviation), str(found.n), ", ".join(seeds) or MISSING]
+    mean = number_cell(found.mean) + group.lost_mark + group.step_mark
+    return [mean, number_cell(found.deviation), str(found.n), ", ".join(seeds) or MISSING]
 
 
-def _difference_data(differences: Mapping[tuple[int, int], Difference]) -> dict[str, Any]:
-    found = spread([difference.bits for difference in differences.values()])
+def _difference(differences: Mapping[tuple[int, int], Sample]) -> tuple[dict[str, Any], list[str]]:
+    """The differences to the reference by seeds, as JSON values and as cells."""
+    found = spread([sample.bits for sample in differences.values()])
+    bounds = None
+    if found.mean is not None and found.interval is not None:
+        bounds = found.mean - found.interval, found.mean + found.interval
     pairs = [
-        {
-            "training_seed": training,
-            "data_seed": data,
-            "tokens": difference.tokens,
-            "difference": difference.bits,
-        }
-        for (training, data), difference in differences.items()
+        {"training_seed": seed, "data_seed": data, "tokens": tokens, "difference": bits}
+        for (seed, data), (_, tokens, bits) in differences.items()
     ]
-    return {**found._asdict(), "bounds": found.bounds, "pairs": pairs}
-
-
-def _difference_cells(found: Mapping[str, Any]) -> list[str]:
-    interval = "[{:+.4f}, {:+.4f}]".format(*found["bounds"]) if found["bounds"] else MISSING
-    tokens = dict.fromkeys(short_count(pair["tokens"]) for pair in found["pairs"])
-    cells = [_cell(found["mean"], "+"), _cell(found["deviation"]), interval, str(found["n"])]
-    return [*cells, ", ".join(tokens) or MISSING]
+    tokens = dict.fromkeys(short_count(sample.tokens) for sample in differences.values())
+    return {**found._asdict(), "bounds": bounds, "pairs": pairs}, [
+        number_cell(found.mean, "+.4f"),
+        number_cell(found.deviation),
+        interval_cell(*bounds) if bounds else MISSING,
+        str(found.n),
+        ", ".join(tokens) or MISSING,
+    ]
 
 
 def draw(sections: Mapping[str, Section], picture: "Figure") -> None:
@@ -223,8 +219,8 @@ def draw(sections: Mapping[str, Section], picture: "Figure") -> None:
         for group, style in section.styled():
             evaluated = [run for run in group.runs if run.points]
             label = f"{group.name}, {short_count(group.parameters)}, n = {len(evaluated)}"
-            _draw_curves(above, evaluated, style | {"label": label})
-            _draw_differences(below, section.pairs(group), style)
+            _draw_lines(above, map(curve_of, evaluated), style | {"label": label}, band=True)
+            _draw_lines(below, starmap(difference_curve, section.pairs(group)), style)
         above.set(title=name, ylabel="validation bits per byte")
         below.axhline(0.0, color="black", linewidth=0.8)
         if section.reference:
@@ -234,36 +230,21 @@ def draw(sections: Mapping[str, Section], picture: "Figure") -> None:
     finish(panels.flat)
 
 
-def _draw_curves(panel: "Axes", runs: Sequence[Run], style: dict[str, Any]) -> None:
-    for run in runs:
-        tokens = [point.tokens_seen for point in run.points]
-        bits = list(map(_bits, run.points))
-        panel.plot(tokens, bits, color=style["color"], linewidth=0.6, alpha=0.6)
-    if steps := common_steps(runs):
-        tokens, bits = _at(steps, runs)
-        panel.plot(tokens, bits.mean(0), **style, markersize=4)
-        band = {"color": style["color"], "alpha": 0.2, "linewidth": 0}
-        panel.fill_between(tokens, bits.min(0), bits.max(0), **band)
-
-
-def _draw_differences(
-    panel: "Axes", pairs: Sequence[tuple[Run, Run]], style: dict[str, Any]
+def _draw_lines(
+    panel: "Axes", curves: Iterable[list[Sample]], style: dict[str, Any], band: bool = False
 ) -> None:
-    """Draws paired differences, and their mean where all pairs have one."""
-    found = [{d.step: d for d in difference_curve(*pair)} for pair in pairs]
+    """Draws thin curves, their mean at the steps that all of them have, and perhaps their range."""
+    found = [{sample.step: sample[1:] for sample in curve} for curve in curves]
     for curve in found:
-        tokens, bits = [d.tokens for d in curve.values()], [d.bits for d in curve.values()]
-        panel.plot(tokens, bits, color=style["color"], linewidth=0.6, alpha=0.6)
+        values = np.array(list(curve.values())).reshape(-1, 2)
+        panel.plot(*values.T, color=style["color"], linewidth=0.6, alpha=0.6)
     if steps := sorted(set[int].intersection(*map(set, found)) if found else ()):
-        means = np.array([[curve[step][1:] for step in steps] for curve in found]).mean(0)
-        panel.plot(*means.T, **style, markersize=4)
-
-
-def _at(steps: Sequence[int], found: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens seen, the mean over runs, [steps], and bits per byte, [runs, steps]."""
-    points = [[point for point in run.points if point.step in steps] for run in found]
-    tokens = np.array([[point.tokens_seen for point in line] for line in points])
-    return tokens.mean(0), np.array([list(map(_bits, line)) for line in points])
+        values = np.array([[curve[step] for step in steps] for curve in found])
+        tokens, mean = values.mean(0).T
+        panel.plot(tokens, mean, **style, markersize=4)
+        if band:
+            ends, shade = (values.min(0)[:, 1], values.max(0)[:, 1]), {"alpha": 0.2, "linewidth": 0}
+            panel.fill_between(tokens, *ends, color=style["color"], **shade)
 
 
 def arrange_by(runs: Sequence[Run], against: str, by: str) -> dict[Any, dict[str, Section]]:

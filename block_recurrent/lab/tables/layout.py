@@ -48,9 +48,14 @@ def styles(rows: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def count_cell(number: float | None) -> str:
-    """A count with thousands separated."""
-    return MISSING if number is None else f"{number:,.0f}"
+def number_cell(number: float | None, form: str = ".4f", missing: str = MISSING) -> str:
+    """A number as text, or `missing` if there is none or it is not finite."""
+    return f"{number:{form}}" if number is not None and math.isfinite(number) else missing
+
+
+def interval_cell(low: float, high: float) -> str:
+    """An interval as text, `MISSING` if it is not finite."""
+    return f"[{low:+.4f}, {high:+.4f}]" if math.isfinite(low) else MISSING
 
 
 def short_count(number: float) -> str:
@@ -76,23 +81,17 @@ class TextTable(NamedTuple):
 
     def text(self) -> str:
         """The table for the screen."""
-        rows = [self.columns, *self.rows]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(self._aligned(row, widths)).rstrip() for row in rows]
-        lines.insert(1, "  ".join("-" * width for width in widths))
-        return "\n".join(lines)
+        widths = [max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True)]
+        sides = ["<" if column in self.left else ">" for column in self.columns]
+        form = "  ".join(f"{{:{side}{n}}}" for side, n in zip(sides, widths, strict=True))
+        rows = [self.columns, ["-" * width for width in widths], *self.rows]
+        return "\n".join(form.format(*row).rstrip() for row in rows)
 
     def markdown(self) -> str:
         """The table as Markdown."""
         rule = ["---" if column in self.left else "---:" for column in self.columns]
         lines = ["| " + " | ".join(row) + " |" for row in [self.columns, rule, *self.rows]]
         return "\n".join(lines)
-
-    def _aligned(self, row: Sequence[str], widths: Sequence[int]) -> list[str]:
-        return [
-            cell.ljust(width) if column in self.left else cell.rjust(width)
-            for column, cell, width in zip(self.columns, row, widths, strict=True)
-        ]
 
 
 class Page(NamedTuple):
@@ -122,13 +121,13 @@ class Page(NamedTuple):
         )
         return "\n\n".join([*parts, description])
 
-    def markdown(self, *, pictures: bool) -> str:
-        """The page as Markdown, with its pictures or without."""
+    def markdown(self) -> str:
+        """The page as Markdown."""
         parts = [
             f"## {title}\n\n{table.markdown()}" if title else table.markdown()
             for title, table in (*self.tables.items(), *self.details.items())
         ]
-        shown = [f"![{name}]({name}.png)" for name in self.pictures if pictures]
+        shown = [f"![{name}]({name}.png)" for name in self.pictures]
         return "\n\n".join([*parts, self.description, *shown]) + "\n"
 
 
@@ -146,15 +145,18 @@ def publish(page: Page, folder: Path) -> None:
     try:
         require("matplotlib", "plots")
     except MissingPackage as error:
-        missing = error
+        page, missing = page._replace(pictures={}), error
+    data = _json_values({**page.data, "description": page.description})
     written = [folder / f"{page.name}.md", folder / f"{page.name}.json"]
-    written[0].write_text(page.markdown(pictures=not missing), encoding="utf-8")
-    written[1].write_text(
-        json_text({**page.data, "description": page.description}), encoding="utf-8"
-    )
-    for name, draw in () if missing else page.pictures.items():
+    written[0].write_text(page.markdown(), encoding="utf-8")
+    written[1].write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    for name, draw in page.pictures.items():
+        from matplotlib.figure import Figure
+
+        picture = Figure(figsize=(12, 5), layout="constrained")
+        draw(picture)
         written.append(folder / f"{name}.png")
-        _save_picture(draw, written[-1])
+        picture.savefig(written[-1], dpi=120)
     print(page.text() + "\n")
     if missing:
         print(f"no picture: {missing}")
@@ -162,20 +164,8 @@ def publish(page: Page, folder: Path) -> None:
         print(f"written to {path}")
 
 
-def _save_picture(draw: Draw, path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    picture = Figure(figsize=(12, 5), layout="constrained")
-    draw(picture)
-    picture.savefig(path, dpi=120)
-
-
-def json_text(data: Any) -> str:
-    """JSON values as the content of a file; null stands for numbers that are not finite."""
-    return json.dumps(_json_values(data), indent=2, allow_nan=False) + "\n"
-
-
 def _json_values(data: Any) -> Any:
+    """What JSON has, for arrays and NamedTuples too; None for numbers that are not finite."""
     if isinstance(data, (np.ndarray, np.generic)):
         data = data.tolist()
     elif hasattr(data, "_asdict"):

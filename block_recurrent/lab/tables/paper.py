@@ -5,8 +5,6 @@ Hutchins et al. 2022, arXiv 2203.07852v3.
 
 from typing import NamedTuple
 
-from block_recurrent.lab.corpora.pg19 import COUNTS
-
 # Section 4: the models of Table 1, and how long each was trained.
 SIZE = "12 layers of size 1024"
 LENGTH = "500,000 steps of 131,072 tokens"
@@ -42,17 +40,8 @@ def published_cell(name: str, value: float | None) -> str:
     return f"{value:.2f}" if name == "step_time" else f"{value:#.3g}"
 
 
-class Split(NamedTuple):
-    """A split of PG19: how many books it has, and how many words separated by whitespace."""
-
-    books: int
-    words: int
-
-
-PG19_SPLITS = {
-    "validation": Split(COUNTS["validation"], 3_007_061),
-    "test": Split(COUNTS["test"], 6_966_499),
-}
+# PG19: words separated by whitespace in all books of a split; `COUNTS` has the numbers of books.
+PG19_WORDS = {"validation": 3_007_061, "test": 6_966_499}
 
 # Table 2: test perplexity, as printed, by model and size.
 TABLE_2 = {

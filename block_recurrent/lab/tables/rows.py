@@ -7,13 +7,7 @@ from typing import Any, NamedTuple
 
 from block_recurrent import gin_files
 from block_recurrent.baselines import lstm_of_size
-from block_recurrent.config import (
-    ExperimentConfig,
-    LSTMConfig,
-    ModelConfig,
-    TransformerConfig,
-    TransformerXLConfig,
-)
+from block_recurrent.config import ExperimentConfig, LSTMConfig, ModelConfig
 from block_recurrent.lab.tables.naming import ROWS, SIZES, row_name
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.training.build import abstract_model
@@ -25,14 +19,17 @@ class TableRow(NamedTuple):
     """A row of a table.
 
     Attributes:
-      name: the row's name, with the sizes it has here.
       paper: the row's name in the paper's Table 1; empty if it is not in that table.
       config: the configuration of its run.
     """
 
-    name: str
     paper: str
     config: ExperimentConfig
+
+    @property
+    def name(self) -> str:
+        """The row's name, with the sizes it has here."""
+        return row_name(self.config)
 
 
 @functools.cache
@@ -55,10 +52,8 @@ def row_at(base: ExperimentConfig, gin: str, *, same_lanes: bool = False) -> Tab
     """
     row = _at_paper_size(gin)
     if isinstance(row.model, ModelConfig):
-        config = _scaled(base, row, same_lanes)
-        return TableRow(row_name(config), ROWS[gin], config)
-    config = _older_system(base, row.model)
-    return TableRow(row_name(config), "", config)
+        return TableRow(ROWS[gin], _scaled(base, row, same_lanes))
+    return TableRow("", _older_system(base, row.model))
 
 
 def _scaled(base: ExperimentConfig, row: ExperimentConfig, same_lanes: bool) -> ExperimentConfig:
@@ -87,22 +82,21 @@ def _scaled(base: ExperimentConfig, row: ExperimentConfig, same_lanes: bool) -> 
 
 def _older_system(base: ExperimentConfig, kind: Any) -> ExperimentConfig:
     """An LSTM, Transformer or Transformer-XL, whose segment and memory are one base window."""
-    model, optimizer = base.model, base.optimizer
-    shared = ("vocab_size", "model_size", "dropout", "dtype")
-    fields = {name: getattr(model, name) for name in shared}
-    layers = {name: getattr(model, name) for name in (*SIZES, "remat")}
+    model = base.model
     if isinstance(kind, LSTMConfig):
         # Two layers with as many parameters as the reference.
         counterpart = abstract_model(reference(base).config.model)
         size = count_parameters(counterpart, embedding=False)
+        shared = ("vocab_size", "model_size", "dropout", "dtype")
+        fields = {name: getattr(model, name) for name in shared}
         config = lstm_of_size(size, num_layers=2, **fields)
         # Unclipped, the gradient overflowed with twice the small table's learning rate.
-        optimizer = dataclasses.replace(optimizer, clip_norm=1.0)
-    elif isinstance(kind, TransformerXLConfig):
-        config = TransformerXLConfig(**fields | layers, segment=model.window, memory=model.window)
-    else:
-        config = TransformerConfig(**fields | layers, segment=model.window)
-    return dataclasses.replace(base, model=config, optimizer=optimizer)
+        optimizer = dataclasses.replace(base.optimizer, clip_norm=1.0)
+        return dataclasses.replace(base, model=config, optimizer=optimizer)
+    names = (vars(kind).keys() & vars(model).keys()) - {"architecture"}
+    fields = {name: getattr(model, name) for name in names}
+    fields |= {name: model.window for name in ("segment", "memory") if hasattr(kind, name)}
+    return dataclasses.replace(base, model=dataclasses.replace(kind, **fields))
 
 
 def reference(base: ExperimentConfig) -> TableRow:
@@ -112,8 +106,7 @@ def reference(base: ExperimentConfig) -> TableRow:
 
 def table_rows(base: ExperimentConfig) -> list[TableRow]:
     """All rows of the paper's Table 1 at the size of `base`."""
-    paper = [gin for gin in ROWS if isinstance(_at_paper_size(gin).model, ModelConfig)]
-    return [row_at(base, gin) for gin in paper]
+    return [row for gin in ROWS if (row := row_at(base, gin)).paper]
 
 
 def small_table_rows(base: ExperimentConfig) -> list[TableRow]:

@@ -8,20 +8,11 @@ import numpy as np
 from scipy import stats
 
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.lab.tables.layout import MISSING, TextTable, color_of, count_cell
-from block_recurrent.lab.tables.naming import (
-    distinct_names,
-    is_recurrent,
-    row_name,
-    window_of,
-)
-from block_recurrent.runs.reading import (
-    Point,
-    Run,
-    SelectionError,
-    parameters_without_embedding,
-    same_tokens,
-)
+from block_recurrent.lab.tables.layout import MISSING, TextTable, color_of, number_cell
+from block_recurrent.lab.tables.naming import distinct_names, is_recurrent, row_name, window_of
+from block_recurrent.runs.reading import Point, Run, SelectionError, parameters_without_embedding
+
+RUN_FIGURES = ("step", "tokens_seen", "finished", "tokens_per_second")
 
 LOST_NOTE = (
     "*: the vocabulary loses bytes of the text, so bits per byte cannot be compared with those of "
@@ -43,13 +34,6 @@ class Spread(NamedTuple):
     deviation: float | None
     interval: float | None
     n: int
-
-    @property
-    def bounds(self) -> tuple[float, float] | None:
-        """The ends of the interval, or None."""
-        if self.mean is None or self.interval is None:
-            return None
-        return self.mean - self.interval, self.mean + self.interval
 
     def cell(self) -> str:
         """The mean as text, with spread and number if there are several figures."""
@@ -103,16 +87,11 @@ class SeedGroup(NamedTuple):
         These are the finished runs. If there are none, they are all runs that have been evaluated,
         at the last step at which each of them was.
         """
-        finished = [(run, run.points[-1]) for run in self.runs if run.finished]
-        if finished:
-            return finished
-        steps = common_steps(self.runs)
-        return [
-            (run, point)
-            for run in self.runs
-            for point in run.points
-            if steps and point.step == steps[-1]
-        ]
+        if self.finished:
+            return [(run, run.points[-1]) for run in self.runs if run.finished]
+        steps = [{point.step for point in run.points} for run in self.runs if run.points]
+        last = max(set.intersection(*steps), default=None) if steps else None
+        return [(run, point) for run in self.runs for point in run.points if point.step == last]
 
     def spread(self, figure: str) -> Spread:
         """Mean and spread at the end of a figure of `Evaluation`, such as "bits_per_token"."""
@@ -126,8 +105,7 @@ class SeedGroup(NamedTuple):
     @property
     def step_mark(self) -> str:
         """Follows the figures of a group without a finished run: the step they are from."""
-        final = self.final
-        return "" if self.finished or not final else f" @{final[0][1].step:,}"
+        return "" if self.finished or not self.final else f" @{self.final[0][1].step:,}"
 
     def cell(self, figure: str) -> str:
         """A figure at the end as text, with marks."""
@@ -146,10 +124,10 @@ class SeedGroup(NamedTuple):
 
     def progress(self) -> str:
         """The step of the last figures and how many there will be, such as "2/4"."""
-        last = max((point.step for _, point in self.final), default=None)
         total = self.config.training.num_steps
-        if last is None:
+        if not self.final:
             return f"{max(run.step for run in self.runs):,}/{total:,}, not evaluated"
+        last = max(point.step for _, point in self.final)
         return f"{last:,}" if self.finished else f"{last:,}/{total:,}"
 
     def data(self) -> dict[str, Any]:
@@ -168,33 +146,24 @@ class SeedGroup(NamedTuple):
             "tokens_per_second": self.tokens_per_second(),
             "bits_per_token": self.spread("bits_per_token"),
             "bits_per_byte": self.spread("bits_per_byte"),
-            "runs": [_run_data(run) for run in self.runs],
+            "runs": [
+                {
+                    "workdir": str(run.workdir),
+                    "training_seed": run.config.training.seed,
+                    "data_seed": run.config.data.seed,
+                    **{name: getattr(run, name) for name in RUN_FIGURES},
+                    "validation": [
+                        {"step": step, "tokens_seen": tokens, **evaluation.metrics()}
+                        for step, tokens, evaluation in run.points
+                    ],
+                    "evaluations": {
+                        split: {**scored._asdict(), "evaluation": scored.evaluation.metrics()}
+                        for split, scored in run.scored.items()
+                    },
+                }
+                for run in self.runs
+            ],
         }
-
-
-def _run_data(run: Run) -> dict[str, Any]:
-    return {
-        "workdir": str(run.workdir),
-        "training_seed": run.config.training.seed,
-        "data_seed": run.config.data.seed,
-        "step": run.step,
-        "tokens_seen": run.tokens_seen,
-        "finished": run.finished,
-        "tokens_per_second": run.tokens_per_second,
-        "validation": [
-            {"step": point.step, "tokens_seen": point.tokens_seen, **point.evaluation.metrics()}
-            for point in run.points
-        ],
-        "evaluations": {
-            split: {**scored._asdict(), "evaluation": scored.evaluation.metrics()}
-            for split, scored in run.scored.items()
-        },
-    }
-
-
-def _window_cell(config: ExperimentConfig) -> str:
-    window = window_of(config)
-    return "" if window is None else f"{window:,}"
 
 
 # What tables say of a group, by the column's title.
@@ -202,13 +171,13 @@ CELLS: Mapping[str, Callable[[SeedGroup], str]] = {
     "row": lambda group: group.name,
     "parameters": lambda group: f"{group.parameters:,}",
     "segment": lambda group: f"{group.config.data.segment_length:,}",
-    "window": lambda group: _window_cell(group.config),
+    "window": lambda group: number_cell(window_of(group.config), ",", ""),
     "recurrent": lambda group: "yes" if is_recurrent(group.config) else "no",
     "bits/token": lambda group: group.cell("bits_per_token"),
     "bits/byte": lambda group: group.cell("bits_per_byte"),
     "steps": SeedGroup.progress,
-    "tokens seen": lambda group: count_cell(group.tokens_seen()),
-    "tokens/s": lambda group: count_cell(group.tokens_per_second()),
+    "tokens seen": lambda group: number_cell(group.tokens_seen(), ","),
+    "tokens/s": lambda group: number_cell(group.tokens_per_second(), ",.0f"),
 }
 
 
@@ -228,22 +197,6 @@ def marker(group: SeedGroup) -> dict[str, Any]:
     return {"fmt": "o", "color": color, "markerfacecolor": color if group.finished else "none"}
 
 
-def common_steps(runs: Iterable[Run]) -> list[int]:
-    """The steps at which every run was evaluated, of the runs that ever were."""
-    steps = [{point.step for point in run.points} for run in runs if run.points]
-    return sorted(set.intersection(*steps)) if steps else []
-
-
-def common_points(run: Run, other: Run) -> list[tuple[Point, Point]]:
-    """The evaluations of two runs after the same number of training targets, see `same_tokens`."""
-    pairs = [
-        (point, min(other.points, key=lambda found: abs(found.tokens_seen - point.tokens_seen)))
-        for point in run.points
-        if other.points
-    ]
-    return [(a, b) for a, b in pairs if same_tokens(a.tokens_seen, b.tokens_seen)]
-
-
 def group_runs(runs: Iterable[Run]) -> list[SeedGroup]:
     """Runs grouped by their configuration without the seeds, in the order of the first runs.
 
@@ -252,21 +205,17 @@ def group_runs(runs: Iterable[Run]) -> list[SeedGroup]:
     """
     groups: dict[ExperimentConfig, dict[tuple[int, int], Run]] = {}
     for run in runs:
-        seeds = groups.setdefault(_without_seeds(run.config), {})
+        data = dataclasses.replace(run.config.data, seed=0)
+        training = dataclasses.replace(run.config.training, seed=0)
+        alike = dataclasses.replace(run.config, data=data, training=training)
+        seeds = groups.setdefault(alike, {})
         if run.seeds in seeds:
             raise SelectionError(
                 f"{seeds[run.seeds].workdir} and {run.workdir} hold the same run: configuration "
                 "and seeds are equal; leave one out"
             )
         seeds[run.seeds] = run
-    names = distinct_names(list(groups))
     return [
-        SeedGroup(name, tuple(run for _, run in sorted(seeds.items(), key=lambda item: item[0])))
-        for name, seeds in zip(names, groups.values(), strict=True)
+        SeedGroup(name, tuple(seeds[key] for key in sorted(seeds)))
+        for name, seeds in zip(distinct_names(list(groups)), groups.values(), strict=True)
     ]
-
-
-def _without_seeds(config: ExperimentConfig) -> ExperimentConfig:
-    data = dataclasses.replace(config.data, seed=0)
-    training = dataclasses.replace(config.training, seed=0)
-    return dataclasses.replace(config, data=data, training=training)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from block_recurrent.lab.tables.layout import Page, TextTable, color_of
+from block_recurrent.lab.tables.layout import Page, TextTable, color_of, number_cell
 from block_recurrent.lab.tables.paper import TITLES, published_cell
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def make_page(
     """The rows with their figures, and below them the baselines that need no training.
 
     Args:
-      results: of each row, as `train.train_row` writes them.
+      results: of each row, as `train_table.train_row` writes them.
       untrained: bits per byte of the baselines, by name.
       description: what was trained, on what, and for how long.
     """
@@ -28,7 +28,7 @@ def make_page(
             result["row"],
             f"{result['parameters']:,}",
             f"{result['segment']:,}",
-            "" if result["window"] is None else f"{result['window']:,}",
+            number_cell(result["window"], ",", ""),
             f"{result['step_time']:.2f}",
             f"{result['bits_per_byte']:.3f}",
             result["paper_row"],

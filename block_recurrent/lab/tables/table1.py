@@ -20,6 +20,7 @@ from block_recurrent.lab.tables.layout import (
     color_of,
     explain_markers,
     label_rows,
+    number_cell,
     publish,
     short_count,
 )
@@ -28,6 +29,7 @@ from block_recurrent.lab.tables.options import parse_runs
 from block_recurrent.lab.tables.paper import LENGTH, TITLES, published_cell, row_figures
 from block_recurrent.lab.tables.rows import TableRow, paper_row, paper_rows
 from block_recurrent.lab.tables.seed_groups import (
+    CELLS,
     LOST_NOTE,
     SeedGroup,
     group_runs,
@@ -51,17 +53,7 @@ DESCRIPTION = (
     f"relative to {REFERENCE}'s on the same corpus, from the medians of tokens per second, which "
     f"is fair if both ran on the same machine. {LOST_NOTE}"
 )
-OTHER_COLUMNS = (
-    "row",
-    "parameters",
-    "segment",
-    "window",
-    "bits/token",
-    "bits/byte",
-    "steps",
-    "tokens seen",
-    "tokens/s",
-)
+OTHER_COLUMNS = tuple(column for column in CELLS if column != "recurrent")
 
 
 class Arranged(NamedTuple):
@@ -81,11 +73,9 @@ class Arranged(NamedTuple):
 
     def step_time(self, row: str) -> float | None:
         """A row's step time relative to the reference's, the median over columns that have both."""
-        own, theirs = (
-            [group and group.tokens_per_second() for group in self.of_row(name)]
-            for name in (row, REFERENCE)
-        )
-        ratios = [b / a for a, b in zip(own, theirs, strict=True) if a and b]
+        pairs = zip(self.of_row(row), self.of_row(REFERENCE), strict=True)
+        speeds = [(a.tokens_per_second(), b.tokens_per_second()) for a, b in pairs if a and b]
+        ratios = [theirs / own for own, theirs in speeds if own and theirs]
         return median(ratios) if ratios else None
 
 
@@ -110,38 +100,36 @@ def make_page(arranged: Arranged) -> Page:
     """The paper's table, and below it a table for each column of other runs."""
     titles = [name for title in CORPORA for name in (title, "paper")]
     columns = ["row", "segment", "window", "step time", "paper", *titles, "steps"]
-    rows = [_row_data(arranged, row) for row in paper_rows()]
-    cells = [_row_cells(row, arranged.of_row(row["row"])) for row in rows]
-    tables = {"": TextTable(columns, cells, ("row",))}
+    lines = [_line(arranged, row) for row in paper_rows()]
+    tables = {"": TextTable(columns, [cells for _, cells in lines], ("row",))}
     tables |= {
         f"Other runs: {title}": group_table(found, OTHER_COLUMNS)
         for title, found in arranged.others.items()
     }
     others = {title: [g.data() for g in found] for title, found in arranged.others.items()}
-    data = {"rows": rows, "others": others}
+    data = {"rows": [row for row, _ in lines], "others": others}
     return Page("table1", tables, DESCRIPTION, data, {"table1": partial(draw, arranged)})
 
 
-def _row_data(arranged: Arranged, row: TableRow) -> dict[str, Any]:
-    groups = zip(CORPORA.values(), arranged.of_row(row.paper), strict=True)
-    return {
+def _line(arranged: Arranged, row: TableRow) -> tuple[dict[str, Any], list[str]]:
+    """A row of the paper's table, as JSON values and as cells."""
+    segment, window = row.config.data.segment_length, row.config.model.window
+    time, paper = arranged.step_time(row.paper), row_figures(row.paper)
+    groups = dict(zip(CORPORA.values(), arranged.of_row(row.paper), strict=True))
+    shown = {name: published_cell(name, x) or SEE_PAPER for name, x in paper.items()}
+    cells = [row.paper, f"{segment:,}", f"{window:,}", number_cell(time, ".2f"), shown["step_time"]]
+    for name, group in groups.items():
+        cells += [group.cell("bits_per_token") if group else MISSING, shown[name]]
+    steps = dict.fromkeys(group.progress() for group in groups.values() if group)
+    data = {
         "row": row.paper,
-        "segment": row.config.data.segment_length,
-        "window": row.config.model.window,
-        "step_time": arranged.step_time(row.paper),
-        "paper": row_figures(row.paper),
-        "cells": {name: group and group.data() for name, group in groups},
+        "segment": segment,
+        "window": window,
+        "step_time": time,
+        "paper": paper,
+        "cells": {name: group and group.data() for name, group in groups.items()},
     }
-
-
-def _row_cells(row: dict[str, Any], groups: Sequence[SeedGroup | None]) -> list[str]:
-    paper = {name: published_cell(name, x) or SEE_PAPER for name, x in row["paper"].items()}
-    time = MISSING if row["step_time"] is None else f"{row['step_time']:.2f}"
-    cells = [row["row"], f"{row['segment']:,}", f"{row['window']:,}", time, paper["step_time"]]
-    for name, group in zip(CORPORA.values(), groups, strict=True):
-        cells += [group.cell("bits_per_token") if group else MISSING, paper[name]]
-    steps = dict.fromkeys(group.progress() for group in groups if group)
-    return [*cells, "; ".join(steps) or MISSING]
+    return data, [*cells, "; ".join(steps) or MISSING]
 
 
 def draw(arranged: Arranged, picture: "Figure") -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.parser import Parser
+from block_recurrent.lab.corpora.pg19 import COUNTS
 from block_recurrent.lab.tables.layout import (
     MISSING,
     Page,
@@ -24,7 +25,7 @@ from block_recurrent.lab.tables.layout import (
     short_count,
 )
 from block_recurrent.lab.tables.options import parse_runs
-from block_recurrent.lab.tables.paper import PG19_SPLITS, TABLE_2
+from block_recurrent.lab.tables.paper import PG19_WORDS, TABLE_2
 from block_recurrent.lab.tables.seed_groups import group_runs
 from block_recurrent.runs.reading import Run
 from block_recurrent.training.evaluation import Evaluation
@@ -45,13 +46,9 @@ DESCRIPTION = (
 
 
 class WordPerplexity(NamedTuple):
-    """Word-level perplexity of a run on a split.
+    """Word-level perplexity of a run at a step, and the number of words that it was computed with.
 
-    Attributes:
-      step: the step of the run that was scored.
-      perplexity: exp(nats / words).
-      words: the number of words that it was computed with.
-      published: whether that is the published number.
+    `published` says whether that is the published number of words.
     """
 
     step: int
@@ -63,17 +60,13 @@ class WordPerplexity(NamedTuple):
 def word_perplexity(
     split: str, step: int, evaluation: Evaluation, books: int | None
 ) -> WordPerplexity:
-    """The word-level perplexity of an evaluation.
+    """The word-level perplexity, exp(nats / words), of an evaluation of a split at a step.
 
-    Args:
-      split: "validation" or "test".
-      step: the step of the run that was scored.
-      evaluation: sums over the documents that were scored.
-      books: how many documents were scored; None if that is not known.
+    `books` is how many documents were scored, None if that is not known.
     """
-    whole = PG19_SPLITS[split]
-    full = books == whole.books and abs(evaluation.words / whole.words - 1) < TOLERANCE
-    words = whole.words if full else evaluation.words
+    published = PG19_WORDS[split]
+    full = books == COUNTS[split] and abs(evaluation.words / published - 1) < TOLERANCE
+    words = published if full else evaluation.words
     perplexity = evaluation._replace(words=words).word_perplexity
     return WordPerplexity(step, perplexity, words, full)
 
@@ -105,7 +98,7 @@ def make_page(runs: Sequence[Run]) -> Page:
             "step": run.step,
             "num_steps": run.config.training.num_steps,
             "finished": run.finished,
-            **{split: newest_word_perplexity(run, split) for split in PG19_SPLITS},
+            **{split: newest_word_perplexity(run, split) for split in PG19_WORDS},
         }
         for group in group_runs(on_pg19)
         for run in group.runs
@@ -132,7 +125,7 @@ def make_page(runs: Sequence[Run]) -> Page:
 
 def _cells(line: Line) -> list[str]:
     """A run's cells, one for each column."""
-    scores = [line[split] for split in PG19_SPLITS]
+    scores = [line[split] for split in PG19_WORDS]
     steps = dict.fromkeys(score.step for score in scores if score) or [line["step"]]
     done = ", ".join(f"{step:,}" for step in steps)
     if min(steps) < line["num_steps"]:

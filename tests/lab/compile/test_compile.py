@@ -12,7 +12,7 @@ import pytest
 from block_recurrent.config import ConfigError
 from block_recurrent.gin_files import load
 from block_recurrent.lab.compile import compile as program
-from block_recurrent.lab.compile import report, target
+from block_recurrent.lab.compile import target
 from block_recurrent.lab.compile.costs import LINES
 from block_recurrent.lab.compile.target import CHIPS, is_installed
 from block_recurrent.training import estimate
@@ -144,15 +144,15 @@ def test_lanes_that_cannot_be_shared_out_are_an_error():
     with pytest.raises(
         ConfigError, match="a batch of 4 rows cannot be sharded evenly over 3 groups of devices"
     ):
-        report.compile_step(tiny(), fake(devices=3))
+        program.compile_step(tiny(), fake(devices=3))
 
 
 @pytest.fixture(scope="module")
 def figures():
     """Of a step that is compiled for this machine's own device."""
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
-        patch.setattr(report, "COMPILER_OPTIONS", {"tpu": {}})
-        return report.compile_step(tiny(**NARROW), fake())
+        patch.setattr(program, "COMPILER_OPTIONS", {"tpu": {}})
+        return program.compile_step(tiny(**NARROW), fake())
 
 
 def test_what_is_on_every_device_is_what_a_run_has_before_its_first_step(figures):
@@ -164,14 +164,14 @@ def test_what_is_on_every_device_is_what_a_run_has_before_its_first_step(figures
 def test_any_compiler_gives_the_keys_and_the_text(figures):
     assert set(figures) >= KEYS and json.loads(json.dumps(figures)) == figures
     assert figures["fits"] and figures["cycles"] is None
-    text = report.describe(figures)
+    text = program.describe(figures)
     assert "v5e:1: 1 x TPU v5e" in text and "estimates none" in text
 
 
 def test_the_text_of_a_tpu_has_cycles_kernels_and_places(figures):
     kernel = {"name": "attend", "calls": 9, "seconds": {"MXU": 0.5, "VPU": 0.25, "HBM": 0.125}}
     place = {"place": "model/attention.py:98", "pass": "forward", "cycles": 10**9, "share": 0.4}
-    text = report.describe(
+    text = program.describe(
         figures
         | {"cycles_outside_kernels": 15 * 10**8, "cycles_of_kernels": 75 * 10**7}
         | {"cycles": 225 * 10**7, "seconds": 1.5, "share_of_peak": 0.14, "kernels": [kernel]}
@@ -188,7 +188,7 @@ def test_the_text_of_a_tpu_has_cycles_kernels_and_places(figures):
 @pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 def test_what_does_not_fit_is_written_before_it_is_said(tmp_path, capsys, monkeypatch):
     small = fake()._replace(chip=CHIPS["v5e"]._replace(memory_bytes=1000))
-    monkeypatch.setattr(report, "COMPILER_OPTIONS", {"tpu": {}})
+    monkeypatch.setattr(program, "COMPILER_OPTIONS", {"tpu": {}})
     monkeypatch.setattr(program, "make_target", lambda topology: small)
     call = ["--topology=v5e:1", f"--json={tmp_path / 'figures.json'}"]
     assert program.main([*call, *options(NARROW)]) == 6

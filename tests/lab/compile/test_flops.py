@@ -10,7 +10,7 @@ from jax.extend.core import jaxprs_in_params
 
 from block_recurrent.config import ConfigError, LSTMConfig
 from block_recurrent.gin_files import load
-from block_recurrent.lab.benchmark.report import choose_rows
+from block_recurrent.lab.benchmark.benchmark import choose_rows
 from block_recurrent.lab.compile.flops import forward_flops, step_flops
 from block_recurrent.training.build import abstract_model
 from tests.baselines.tiny import CONFIGS as BASELINES

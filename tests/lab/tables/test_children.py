@@ -9,7 +9,6 @@ import time
 import pytest
 
 from block_recurrent.lab.tables.children import (
-    Ended,
     count_cores,
     default_backend,
     run_side_by_side,
@@ -56,7 +55,7 @@ def test_every_program_ends_once_with_its_status_and_its_words(at_once):
     ended = list(
         run_side_by_side(commands, at_once, StopRequest(), lambda *said: heard.append(said))
     )
-    assert sorted(ended) == [Ended(f"child {n}", n) for n in range(3)]
+    assert sorted(ended) == [(f"child {n}", n) for n in range(3)]
     assert sorted(heard) == [(f"child {n}", str(n)) for n in range(3)]
 
 

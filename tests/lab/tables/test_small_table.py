@@ -19,7 +19,7 @@ from block_recurrent.lab.tables.rows import (
     table_rows,
 )
 from block_recurrent.lab.tables.small_table import make_page
-from block_recurrent.lab.tables.train import shorten
+from block_recurrent.lab.tables.train_table import shorten
 from block_recurrent.lab.tables.untrained import Order2Model, lzma_bits_per_byte
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.training.build import abstract_model

@@ -5,27 +5,28 @@ import math
 
 import pytest
 
+from block_recurrent.lab.corpora.pg19 import COUNTS
 from block_recurrent.lab.tables import table2
-from block_recurrent.lab.tables.paper import PG19_SPLITS, TABLE_2
+from block_recurrent.lab.tables.paper import PG19_WORDS, TABLE_2
 from block_recurrent.runs import reading
 from block_recurrent.training.evaluation import Evaluation
 from experiments import table2 as program
 from tests.synthetic_runs import evaluation_sums, paper, small, write_evaluation, write_run
 
-TEST = PG19_SPLITS["test"]
+WORDS, BOOKS = PG19_WORDS["test"], COUNTS["test"]
 
 
 def test_perplexity_of_a_full_split_takes_the_published_words():
-    evaluation = Evaluation(2.5e7, 4 * 10**7, 4 * 10**7, TEST.words - 100)
-    found = table2.word_perplexity("test", 1, evaluation, TEST.books)
+    evaluation = Evaluation(2.5e7, 4 * 10**7, 4 * 10**7, WORDS - 100)
+    found = table2.word_perplexity("test", 1, evaluation, BOOKS)
     assert found.published and found.words == 6_966_499
     assert found.perplexity == pytest.approx(math.exp(2.5e7 / 6_966_499))
 
 
 PARTIAL = {
-    "fewer books": (99, TEST.words),
-    "shortened books": (TEST.books, TEST.words // 2),
-    "unknown books": (None, TEST.words),
+    "fewer books": (99, WORDS),
+    "shortened books": (BOOKS, WORDS // 2),
+    "unknown books": (None, WORDS),
     "the other split": (50, 3_007_061),
 }
 
@@ -39,9 +40,9 @@ def test_perplexity_of_a_part_takes_the_words_counted(books, words):
 
 
 def test_perplexity_does_not_depend_on_the_tokenizer():
-    evaluation = Evaluation(2.5e7, 10**7, 4 * 10**7, TEST.words)
+    evaluation = Evaluation(2.5e7, 10**7, 4 * 10**7, WORDS)
     finer = evaluation._replace(tokens=4 * 10**7)
-    found = [table2.word_perplexity("test", 1, e, TEST.books) for e in (evaluation, finer)]
+    found = [table2.word_perplexity("test", 1, e, BOOKS) for e in (evaluation, finer)]
     assert found[0] == found[1]
 
 
@@ -73,13 +74,13 @@ def test_the_newest_evaluation_counts(tmp_path):
 
 def test_the_table_has_runs_on_pg19_and_the_paper(tmp_path, capsys):
     folder = write_run(tmp_path / "a", paper("rec_fixed_skip"), [1.0] * 4)
-    sums = evaluation_sums(1.0, tokens=4 * 10**7, words=TEST.words)
-    write_evaluation(folder, "test", TEST.books, **sums)
+    sums = evaluation_sums(1.0, tokens=4 * 10**7, words=WORDS)
+    write_evaluation(folder, "test", BOOKS, **sums)
     other = write_run(tmp_path / "latex", small(), [1.0] * 4)
     output = tmp_path / "out"
     assert program.main([str(folder), str(other), f"--output={output}"]) == 0
     printed = capsys.readouterr().out
-    perplexity = math.exp(sums["nats"] / TEST.words)
+    perplexity = math.exp(sums["nats"] / WORDS)
     assert f"{perplexity:.2f}  6,966,499 published" in printed
     assert all(figure in printed for figure in TABLE_2.values())
     assert f"Left out, not being on PG19 by data.name: {other}" in " ".join(printed.split())

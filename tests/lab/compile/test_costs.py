@@ -3,13 +3,11 @@
 import pytest
 
 from block_recurrent.lab.compile import costs as costs_of
-from block_recurrent.lab.compile import hlo
-from block_recurrent.lab.compile.costs import program_costs
-from block_recurrent.lab.compile.hlo import type_bytes
+from block_recurrent.lab.compile.costs import program_costs, type_bytes
 from block_recurrent.lab.compile.target import CHIPS
 
 V5E = CHIPS["v5e"]
-FILE = f"{hlo._PACKAGE}/model/attention.py"
+FILE = f"{costs_of._PACKAGE}/model/attention.py"
 HEAD = f"""HloModule step, is_scheduled=true
 
 FileNames
