@@ -13,6 +13,7 @@ from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.mesh import with_shardings
 from block_recurrent.runs.bucket import bucket_of
+from block_recurrent.runs.checkpoint_folder import read_model
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.errors import CheckpointError
 from block_recurrent.runs.workdir import CHECKPOINTS, config_file
@@ -82,12 +83,12 @@ def load_with_progress(
             raise CheckpointError(
                 f"no checkpoint in {workdir} has a validation loss, so the best one is not known"
             )
-    model = abstract_model(config.model)
+    like = abstract_model(config.model)
     if mesh is not None:
-        model = with_shardings(model, model_sharding(mesh, model))
+        like = with_shardings(like, model_sharding(mesh, like))
     number = None if step in (None, NEWEST) else int(step)
-    restored, model, progress = checkpoints.restore_parameters(model, number)
-    return TrainedModel(model, config, tokenizer, restored), progress
+    step, (model, progress) = checkpoints.read(lambda folder: read_model(folder, like), number)
+    return TrainedModel(model, config, tokenizer, step), progress
 
 
 def _warn(sentence: str) -> None:
