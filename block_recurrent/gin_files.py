@@ -34,7 +34,8 @@ from typing import Any, NamedTuple
 
 from gin import config_parser
 
-from block_recurrent.config import ConfigError, ExperimentConfig, must_be_one_of
+from block_recurrent.config import ConfigError, ExperimentConfig
+from block_recurrent.system.hints import must_be_one_of, type_name
 from block_recurrent.system.text import did_you_mean
 
 _log = logging.getLogger(__name__)
@@ -364,7 +365,7 @@ def describe_parameters() -> str:
                 if name not in seen:
                     seen.add(name)
                     default = "required" if required else f"default {field.default!r}"
-                    lines.append(f"{name}: {_type_name(hints[field.name])}, {default}")
+                    lines.append(f"{name}: {type_name(hints[field.name])}, {default}")
                     lines.append(textwrap.indent(textwrap.fill(meanings[field.name], 76), "    "))
     return "\n".join(lines)
 
@@ -377,13 +378,6 @@ def _meanings(kind: type) -> dict[str, str]:
         pattern = re.compile(r"^ {6}(\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
         found.update((name, " ".join(text.split())) for name, text in pattern.findall(attributes))
     return found
-
-
-def _type_name(hint: Any) -> str:
-    """A type as people write it; of `Literal` its values."""
-    if typing.get_origin(hint) is typing.Literal:
-        return " or ".join(map(repr, typing.get_args(hint)))
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
 def to_gin(experiment: ExperimentConfig) -> str:

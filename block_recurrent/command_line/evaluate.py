@@ -12,6 +12,7 @@ not the run's own: they are printed, and written only to the file that `--output
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -95,13 +96,12 @@ def _score(
     corpus = read(arguments.split)
     if processes.is_primary():
         print(corpus.summary(), flush=True)
-    lanes = arguments.batch_size or scoring_lanes(config.data, corpus, batch_shards(mesh))
     metrics = evaluate(
         config,
         trained.model,
         corpus,
         lambda share: line.show(f"evaluating {corpus.origin}: {share:.0%}"),
-        batch_size=lanes,
+        batch_size=arguments.batch_size or scoring_lanes(config.data, corpus, batch_shards(mesh)),
     ).metrics()
     line.end()
     if processes.is_primary():
@@ -117,12 +117,11 @@ def _score(
         "documents": len(corpus),
         **metrics,
     }
-    try:
+    with contextlib.suppress(DataError):  # no documents for validation
         validation = corpus if arguments.split == "validation" else read("validation")
-        same = validation.fingerprint == progress["validation"]
-    except DataError:  # no documents for validation
-        same = False
-    return result, [] if same else [f"documents: those of {config.data.path or config.data.source}"]
+        if validation.fingerprint == progress["validation"]:
+            return result, []
+    return result, [f"documents: those of {config.data.path or config.data.source}"]
 
 
 def _write(arguments: argparse.Namespace, result: dict[str, Any], others: list[str]) -> None:

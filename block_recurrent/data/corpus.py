@@ -56,10 +56,9 @@ def load_corpus(
         (site-packages and build-specific files) are not read, at any depth.
       site_packages: the same for the packages installed for the running interpreter, or in the
         directory `path`.
-      text: the files that `TextFiles` finds at `path`, a file or a directory: every `*.txt` is a
-        document, and so is every record of JSON, CSV, Parquet and Arrow files. The id of a text
-        file is its relative POSIX path.
-      jsonl: the same.
+      text, jsonl: the files that `TextFiles` finds at `path`, a file or a directory: every `*.txt`
+        is a document, and so is every record of JSON, CSV, Parquet and Arrow files. The id of a
+        text file is its relative POSIX path.
 
     The names of files and folders decide the split of a document (`decide_splits`), or else its id
     does (`split_of`).
@@ -99,21 +98,20 @@ def load_corpus(
         else:
             reader.dropped["empty"] += 1
     origin = f"{source} {split}" if path is None else f"{source} {split} ({os.fspath(path)})"
-    dropped = count_reasons(reader.dropped)
-    if not reader.found:
-        raise DataError(
-            f"{origin} holds no documents (dropped: {dropped}): point path at a corpus."
-        )
     if not kept:
-        way_out = f"change validation_percent = {validation_percent} or add documents."
-        if "by the names" in reader.decision:
-            way_out = f"{reader.decision}; {BY_HASH}."
-        raise DataError(
-            f"{origin} holds none of the {reader.found:,} documents found (dropped: {dropped}): "
-            f"{way_out}"
-        )
+        raise DataError(f"{origin} holds {_why_none(reader)}")
     dropped = dict(reader.dropped)
     return Corpus(tuple(sorted(kept)), origin, dropped, reader.repaired, reader.decision)
+
+
+def _why_none(reader: SplitReader) -> str:
+    dropped = count_reasons(reader.dropped)
+    if not reader.found:
+        return f"no documents (dropped: {dropped}): point path at a corpus."
+    way_out = f"change validation_percent = {reader.validation_percent} or add documents."
+    if "by the names" in reader.decision:
+        way_out = f"{reader.decision}; {BY_HASH}."
+    return f"none of the {reader.found:,} documents found (dropped: {dropped}): {way_out}"
 
 
 def _check_is_one_of(what: str, name: str, known: Collection[str]) -> None:

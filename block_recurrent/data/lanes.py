@@ -213,10 +213,7 @@ class TrainingLanes:
     lane reads does not depend on the number of processes.
 
     Args:
-      corpus: the documents.
-      batch_size: B, the number of lanes of all hosts.
-      segment_length: N, in tokens.
-      vocab_size: V, the vocabulary of the model.
+      corpus, batch_size, segment_length, vocab_size: as of `LaneReader`; B counts all hosts' lanes.
       seed: seed of the order, at least 0.
       rows: the lanes of this process; all lanes by default.
 
