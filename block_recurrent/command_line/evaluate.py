@@ -35,7 +35,7 @@ from block_recurrent.data.loading import load_split, makes_token_cache
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.mesh import batch_shards, make_mesh, reading_mesh
 from block_recurrent.runs.identity import other_settings
-from block_recurrent.runs.trained import NEWEST, load_with_progress
+from block_recurrent.runs.trained import NEWEST, load
 from block_recurrent.runs.workdir import config_file
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.files import write_whole
@@ -83,9 +83,7 @@ def _score(
     """
     line = ProgressLine(quiet=not processes.is_primary())
     mesh = make_mesh(config.mesh, config.data.batch_size, exact=processes.several())
-    trained, progress = load_with_progress(
-        arguments.workdir, arguments.checkpoint, config=config, mesh=mesh
-    )
+    trained = load(arguments.workdir, arguments.checkpoint, config=config, mesh=mesh)
 
     def read(split: str) -> TokenizedCorpus:
         return processes.together(
@@ -119,7 +117,7 @@ def _score(
     }
     with contextlib.suppress(DataError):  # no documents for validation
         validation = corpus if arguments.split == "validation" else read("validation")
-        if validation.fingerprint == progress["validation"]:
+        if validation.fingerprint == trained.progress["validation"]:
             return result, []
     return result, [f"documents: those of {config.data.path or config.data.source}"]
 

@@ -266,9 +266,7 @@ class TrainingLoop:
         """Scores the validation documents, and keeps a checkpoint of the best model.
 
         Raises:
-          Stopped: a stop was requested meanwhile.
-          FloatingPointError: a step or the state is not finite.
-          SaveFailed: metrics or several checkpoints cannot be written.
+          Stopped: a stop was requested meanwhile; and what `save` raises.
         """
         trainer, documents = self.trainer, self.corpora.validation
         trainer.check_state()
