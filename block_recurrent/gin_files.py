@@ -54,22 +54,12 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     section: (f"{section}.{field}", {getattr(kind, field): kind for kind in SECTIONS[section]})
     for section, field in (("model", "architecture"), ("optimizer", "name"))
 }
-PARAMETERS = dict.fromkeys(
-    f"{section}.{field.name}"
-    for section, kinds in SECTIONS.items()
-    for kind in kinds
-    for field in dataclasses.fields(kind)
-)
-
-
-# Those that take text of any kind.
-_TEXTS = frozenset(
-    f"{section}.{name}"
+PARAMETERS: dict[str, Any] = {  # with their types
+    f"{section}.{name}": hint
     for section, kinds in SECTIONS.items()
     for kind in kinds
     for name, hint in typing.get_type_hints(kind).items()
-    if hint in (str, str | None)
-)
+}
 _PATHS = ("path", "vocab_path", "cache_path")  # in the section data
 
 
@@ -114,9 +104,8 @@ def _read_flag(name: str, text: str) -> config_parser.BindingStatement:
     """The binding of a flag; a number is text where only text is taken, as of a folder 2023."""
     try:
         statements = _read(f"{name} = {text}", lambda line: f"--gin.{name}")
-        if len(statements) == 1 and not (
-            name in _TEXTS and isinstance(statements[0].value, (int, float))
-        ):
+        is_text = PARAMETERS.get(name) in (str, str | None)
+        if len(statements) == 1 and not (is_text and isinstance(statements[0].value, (int, float))):
             return statements[0]
     except ConfigError:
         if text[0] in "\"'([{%@":
@@ -240,9 +229,7 @@ class _Bindings:
 
     def kind(self, section: str) -> Any:
         """The class that configures a section."""
-        if section not in CHOICES:
-            return SECTIONS[section][0]
-        parameter, kinds = CHOICES[section]
+        parameter, kinds = CHOICES.get(section, ("", {}))
         if parameter not in self.parameters:
             return SECTIONS[section][0]
         value, where = self.parameters[parameter]

@@ -27,8 +27,7 @@ class Batch(NamedTuple):
       targets: [B, N] int32, 0 where padded.
       mask: [B, N] bool, True where a target counts; its sum is the number of target tokens.
       start_of_document: [B] bool, True where the lane begins a document, or a part of one, with
-        this segment. It is False for a lane that has run out of documents; all targets of such a
-        lane are masked.
+        this segment; False for a lane without a document, all of whose targets are masked.
     """
 
     inputs: np.ndarray

@@ -366,7 +366,7 @@ class Checkpoints:
         return f"there is no checkpoint in {self.directory}{others}"
 
     def tidy(self) -> None:
-        """Renames the damaged checkpoints that `restore` found, and removes temporary folders.
+        """Renames the damaged checkpoints that `restore` found, and removes what kills have left.
 
         Only one process at a time may save or tidy in a directory.
         """
@@ -379,15 +379,11 @@ class Checkpoints:
                     self._bucket.own()
                     self._bucket.remove(step)
         self._damaged = []
-        for leftover in self.leftovers():
-            remove(leftover)
-
-    def leftovers(self) -> list[Path]:
-        """The temporary folders of killed processes."""
         old = time.time() - FETCHING_SECONDS
-        fetched = self.directory.glob(f"{FETCHING}*")
-        abandoned = [path for path in fetched if path.stat().st_mtime < old]
-        return [*self.directory.glob(f"*{SAVING}"), *abandoned]
+        for path in self.directory.glob("*"):
+            abandoned = path.name.startswith(FETCHING) and path.stat().st_mtime < old
+            if abandoned or path.name.endswith(SAVING):
+                remove(path)
 
 
 def read_parameters(

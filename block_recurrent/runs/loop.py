@@ -199,12 +199,16 @@ class TrainingLoop:
         self.records = Records(workdir, self.first_step, self.checkpoints, self.warn)
 
     def finish(self) -> tuple[Model, Evaluation]:
-        """Takes the remaining steps. Returns and raises what `train` does."""
+        """Takes the remaining steps, and says where the time went; returns as `train` does."""
         try:
             with processes.noticing_loss():
                 return self._finish()
         finally:
-            self._summarize()
+            if processes.is_primary():
+                self.checkpoints.settle()
+                times = {"seconds": self.clock.seconds, "shares": self.clock.shares()}
+                self.records.summarize(self._outcome, self.trainer.step, times)
+                self.line.end(self.clock.describe())
 
     def _finish(self) -> tuple[Model, Evaluation]:
         try:
@@ -319,15 +323,6 @@ class TrainingLoop:
     def warn(self, sentence: str) -> None:
         """Shows a warning that stays on the screen."""
         self.line.end(f"WARNING: {sentence}")
-
-    def _summarize(self) -> None:
-        """Says where the time went, on the screen and in `summary.json`."""
-        if not processes.is_primary():
-            return
-        self.checkpoints.settle()
-        times = {"seconds": self.clock.seconds, "shares": self.clock.shares()}
-        self.records.summarize(self._outcome, self.trainer.step, times)
-        self.line.end(self.clock.describe())
 
     def close(self) -> None:
         """Closes files and threads, after which there is nothing to save.

@@ -1,8 +1,10 @@
 """Laws of checkpoints: what comes back is what was saved, to the last bit."""
 
 import functools
+import os
 import shutil
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -255,9 +257,19 @@ def test_what_is_half_written_is_removed_by_tidying_only(store):
     (store.directory / "4.orbax-checkpoint-tmp/parameters").mkdir(parents=True)
     store.restore(initial())
     restore_model(store)
-    assert len(store.leftovers()) == 1
+    assert names(store) == {"3", "4.orbax-checkpoint-tmp"}
     store.tidy()
-    assert store.leftovers() == [] and names(store) == {"3"}
+    assert names(store) == {"3"}
+
+
+def test_a_download_is_abandoned_after_an_hour(store):
+    save(store, 3)
+    for name, age in (("new", 60), ("old", 4000)):
+        folder = store.directory / f".fetching-2-{name}"
+        folder.mkdir()
+        os.utime(folder, (time.time() - age,) * 2)
+    store.tidy()
+    assert names(store) == {"3", ".fetching-2-new"}
 
 
 def test_where_nothing_is_saved_an_error_names_the_directory(store, tmp_path):
