@@ -5,15 +5,13 @@ W `window`, S `num_states`, V `vocab_size`, L `num_layers`, B `batch_size`, N `s
 """
 
 import dataclasses
-import math
 import re
-import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any, Literal
 
-from block_recurrent.system.text import did_you_mean
+from block_recurrent.system.hints import has_type, type_error
 
 # What a value must be, by the field's name in any configuration. None has no limits.
 _LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
@@ -21,9 +19,9 @@ _LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "positive",
         lambda value: value > 0,
         "model_size num_heads head_size mlp_size window num_states vocab_size num_layers segment "
-        "hidden_size batch_size segment_length learning_rate warmup_steps clip_norm decay_rate "
-        "clipping_threshold eps1 eps num_steps log_every evaluate_every checkpoint_every "
-        "keep_checkpoints",
+        "hidden_size batch_size segment_length learning_rate decay_steps warmup_steps clip_norm "
+        "decay_rate clipping_threshold eps1 eps num_steps log_every evaluate_every "
+        "checkpoint_every keep_checkpoints",
     ),
     ("at least 0", lambda value: value >= 0, "memory seed weight_decay"),
     ("in [0, 1)", lambda value: 0 <= value < 1, "dropout momentum b1 b2"),
@@ -34,51 +32,18 @@ class ConfigError(ValueError):
     """A configuration, a gin file or a command line is wrong; the message says what and where."""
 
 
-def _has_type(value: Any, hint: Any) -> bool:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return any(_has_type(value, argument) for argument in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_has_type(item, arguments[0]) for item in value)
-    if hint in (int, float):
-        known = isinstance(value, (int, hint)) and not isinstance(value, bool)
-        return known and math.isfinite(value)
-    return isinstance(value, hint)
-
-
-def _type_error(owner: str, name: str, value: Any, hint: Any) -> Exception:
-    if typing.get_origin(hint) is Literal:
-        return ValueError(f"{owner}.{name} {must_be_one_of(typing.get_args(hint), value)}")
-    if isinstance(value, float) and not math.isfinite(value):
-        return ValueError(f"{owner}.{name} must be finite, not {value}")
-    expected = hint.__name__ if isinstance(hint, type) else re.sub(r"\w+\.(?=\w)", "", str(hint))
-    sentence = f"{owner}.{name} must be {expected}, not {value!r} ({type(value).__name__})"
-    if typing.get_origin(hint) is tuple and _has_type(value, typing.get_args(hint)[0]):
-        sentence += f"; write ({value!r},)"
-    return TypeError(sentence)
-
-
-def must_be_one_of(choices: Collection[str], value: Any) -> str:
-    """The end of a message about a wrong value, with all choices and the nearest one."""
-    nearest = did_you_mean(value, choices) if isinstance(value, str) else ""
-    return f"must be one of {', '.join(map(repr, choices))}, not {value!r}{nearest}"
-
-
 class _Checked:
     """Base of the configurations: checks the type and the limits of every field."""
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for name, value in vars(self).items():
-            if not _has_type(value, hints[name]):
-                raise _type_error(type(self).__name__, name, value, hints[name])
+            if not has_type(value, hints[name]):
+                raise type_error(f"{type(self).__name__}.{name}", value, hints[name])
         for limit, holds, names in _LIMITS:
             for name in names.split():
                 value = getattr(self, name, None)
-                if value is not None:
-                    self._require(holds(value), f"{name} must be {limit}, not {value}")
+                self._require(value is None or holds(value), f"{name} must be {limit}, not {value}")
         self._validate()
 
     def _validate(self) -> None:
@@ -268,11 +233,6 @@ class TransformerXLConfig(RelativeConfig):
             f"clamp_length must be positive, or None or -1 for no limit, not {self.clamp_length}",
         )
 
-    @property
-    def largest_distance(self) -> int | None:
-        """The distance that all larger ones count as, if there is one."""
-        return None if self.clamp_length == -1 else self.clamp_length
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig(RelativeConfig):
@@ -363,13 +323,9 @@ class DataConfig(_Checked):
             ("vocab_path", "tokenizer", sentencepiece),
             ("vocab_sha256", "tokenizer", sentencepiece),
         ):
-            what = f"needs a {name}; set data.{name}"
-            if not needed:
-                what = f"takes no {name}; leave data.{name} out"
-            self._require(
-                needed == (getattr(self, name) is not None),
-                f"{owner} {getattr(self, owner)!r} {what}",
-            )
+            given, of = getattr(self, name), f"{owner} {getattr(self, owner)!r}"
+            self._require(not needed or given is not None, f"{of} needs a {name}; set data.{name}")
+            self._require(needed or given is None, f"{of} takes no {name}; leave data.{name} out")
         self._require(
             self.source == "tfds" or self.cache_path is None,
             f"cache_path belongs to source 'tfds', not to {self.source!r}",
@@ -408,14 +364,11 @@ class OptimizerConfig(_Checked):
     clip_norm: float | None = None
 
     def _validate(self) -> None:
-        self._require(
-            self.schedule == "cosine" or self.final_learning_rate == 0.0,
-            "final_learning_rate belongs to the cosine schedule",
-        )
-        self._require(
-            self.schedule == "cosine" or self.decay_steps is None,
-            "decay_steps belongs to the cosine schedule",
-        )
+        for name in ("final_learning_rate", "decay_steps"):
+            self._require(
+                self.schedule == "cosine" or not getattr(self, name),
+                f"{name} belongs to the cosine schedule",
+            )
         self._require(
             self.decay_steps is None or self.decay_steps > 0,
             f"decay_steps must be positive, not {self.decay_steps}",

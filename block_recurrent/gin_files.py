@@ -34,7 +34,8 @@ from typing import Any, NamedTuple
 
 from gin import config_parser
 
-from block_recurrent.config import ConfigError, ExperimentConfig, must_be_one_of
+from block_recurrent.config import ConfigError, ExperimentConfig
+from block_recurrent.system.hints import must_be_one_of, type_name
 from block_recurrent.system.text import did_you_mean
 
 _log = logging.getLogger(__name__)
@@ -53,22 +54,12 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     section: (f"{section}.{field}", {getattr(kind, field): kind for kind in SECTIONS[section]})
     for section, field in (("model", "architecture"), ("optimizer", "name"))
 }
-PARAMETERS = dict.fromkeys(
-    f"{section}.{field.name}"
-    for section, kinds in SECTIONS.items()
-    for kind in kinds
-    for field in dataclasses.fields(kind)
-)
-
-
-# Those that take text of any kind.
-_TEXTS = frozenset(
-    f"{section}.{name}"
+PARAMETERS: dict[str, Any] = {  # with their types
+    f"{section}.{name}": hint
     for section, kinds in SECTIONS.items()
     for kind in kinds
     for name, hint in typing.get_type_hints(kind).items()
-    if hint in (str, str | None)
-)
+}
 _PATHS = ("path", "vocab_path", "cache_path")  # in the section data
 
 
@@ -113,9 +104,8 @@ def _read_flag(name: str, text: str) -> config_parser.BindingStatement:
     """The binding of a flag; a number is text where only text is taken, as of a folder 2023."""
     try:
         statements = _read(f"{name} = {text}", lambda line: f"--gin.{name}")
-        if len(statements) == 1 and not (
-            name in _TEXTS and isinstance(statements[0].value, (int, float))
-        ):
+        is_text = PARAMETERS.get(name) in (str, str | None)
+        if len(statements) == 1 and not (is_text and isinstance(statements[0].value, (int, float))):
             return statements[0]
     except ConfigError:
         if text[0] in "\"'([{%@":
@@ -239,9 +229,7 @@ class _Bindings:
 
     def kind(self, section: str) -> Any:
         """The class that configures a section."""
-        if section not in CHOICES:
-            return SECTIONS[section][0]
-        parameter, kinds = CHOICES[section]
+        parameter, kinds = CHOICES.get(section, ("", {}))
         if parameter not in self.parameters:
             return SECTIONS[section][0]
         value, where = self.parameters[parameter]
@@ -364,7 +352,7 @@ def describe_parameters() -> str:
                 if name not in seen:
                     seen.add(name)
                     default = "required" if required else f"default {field.default!r}"
-                    lines.append(f"{name}: {_type_name(hints[field.name])}, {default}")
+                    lines.append(f"{name}: {type_name(hints[field.name])}, {default}")
                     lines.append(textwrap.indent(textwrap.fill(meanings[field.name], 76), "    "))
     return "\n".join(lines)
 
@@ -377,13 +365,6 @@ def _meanings(kind: type) -> dict[str, str]:
         pattern = re.compile(r"^ {6}(\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
         found.update((name, " ".join(text.split())) for name, text in pattern.findall(attributes))
     return found
-
-
-def _type_name(hint: Any) -> str:
-    """A type as people write it; of `Literal` its values."""
-    if typing.get_origin(hint) is typing.Literal:
-        return " or ".join(map(repr, typing.get_args(hint)))
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
 def to_gin(experiment: ExperimentConfig) -> str:

@@ -36,14 +36,6 @@ class LSTMState(NamedTuple):
         return LSTMState("LBU", "LBU")  # type: ignore[arg-type]
 
 
-def _sigmoid(x: Array) -> Array:
-    return jax.nn.sigmoid(x.astype(jnp.float32))
-
-
-def _tanh(x: Array) -> Array:
-    return jnp.tanh(x.astype(jnp.float32))
-
-
 class LSTMLayer(nnx.Module):
     """`x + projection(cell(rms(x)))`, token by token; gates and state are float32."""
 
@@ -53,8 +45,8 @@ class LSTMLayer(nnx.Module):
         self.cell = nnx.OptimizedLSTMCell(
             config.model_size,
             config.hidden_size,
-            gate_fn=_sigmoid,
-            activation_fn=_tanh,
+            gate_fn=lambda x: jax.nn.sigmoid(x.astype(jnp.float32)),
+            activation_fn=lambda x: jnp.tanh(x.astype(jnp.float32)),
             dtype=jnp.dtype(config.dtype),
             rngs=rngs,
         )

@@ -85,7 +85,7 @@ class TransformerXL(RelativeModel):
             filled[0],
             segment=segment,
             span=config.memory if config.same_length else None,
-            largest=config.largest_distance,
+            largest=None if config.clamp_length == -1 else config.clamp_length,
             dropout_key=dropout_key,
         )
         filled = jnp.minimum(filled + length, config.memory)

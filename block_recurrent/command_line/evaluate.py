@@ -12,6 +12,7 @@ not the run's own: they are printed, and written only to the file that `--output
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ from block_recurrent.data.loading import load_split, makes_token_cache
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.mesh import batch_shards, make_mesh, reading_mesh
 from block_recurrent.runs.identity import other_settings
-from block_recurrent.runs.trained import NEWEST, load_with_progress
+from block_recurrent.runs.trained import NEWEST, load
 from block_recurrent.runs.workdir import config_file
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.files import write_whole
@@ -82,9 +83,7 @@ def _score(
     """
     line = ProgressLine(quiet=not processes.is_primary())
     mesh = make_mesh(config.mesh, config.data.batch_size, exact=processes.several())
-    trained, progress = load_with_progress(
-        arguments.workdir, arguments.checkpoint, config=config, mesh=mesh
-    )
+    trained = load(arguments.workdir, arguments.checkpoint, config=config, mesh=mesh)
 
     def read(split: str) -> TokenizedCorpus:
         return processes.together(
@@ -95,13 +94,12 @@ def _score(
     corpus = read(arguments.split)
     if processes.is_primary():
         print(corpus.summary(), flush=True)
-    lanes = arguments.batch_size or scoring_lanes(config.data, corpus, batch_shards(mesh))
     metrics = evaluate(
         config,
         trained.model,
         corpus,
         lambda share: line.show(f"evaluating {corpus.origin}: {share:.0%}"),
-        batch_size=lanes,
+        batch_size=arguments.batch_size or scoring_lanes(config.data, corpus, batch_shards(mesh)),
     ).metrics()
     line.end()
     if processes.is_primary():
@@ -117,12 +115,11 @@ def _score(
         "documents": len(corpus),
         **metrics,
     }
-    try:
+    with contextlib.suppress(DataError):  # no documents for validation
         validation = corpus if arguments.split == "validation" else read("validation")
-        same = validation.fingerprint == progress["validation"]
-    except DataError:  # no documents for validation
-        same = False
-    return result, [] if same else [f"documents: those of {config.data.path or config.data.source}"]
+        if validation.fingerprint == trained.progress["validation"]:
+            return result, []
+    return result, [f"documents: those of {config.data.path or config.data.source}"]
 
 
 def _write(arguments: argparse.Namespace, result: dict[str, Any], others: list[str]) -> None:

@@ -6,6 +6,7 @@ block-recurrent generate --workdir=runs/rec --prompt_file=start.py
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from block_recurrent.command_line.failures import knobs_named, reported
-from block_recurrent.command_line.generated_text import (
-    Stream,
-    encode_prompt,
-    read_prompt,
-    text_after,
-)
 from block_recurrent.command_line.options import add_checkpoint_option, file_to_read, positive
 from block_recurrent.command_line.parser import make_parser, parse
 from block_recurrent.config import ExperimentConfig
+from block_recurrent.data import Tokenizer
+from block_recurrent.data.documents import replace_lone_surrogates
 from block_recurrent.model.decoding import check_sampling, generate
 from block_recurrent.parallel.mesh import make_mesh, reading_mesh
 from block_recurrent.runs.trained import load
@@ -31,6 +28,8 @@ from block_recurrent.system.devices import check_device
 from block_recurrent.system.signals import stop_on_signal
 
 SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
+# Tokens before a piece of text that may decide how it is written: the space before a word.
+CONTEXT = 8
 
 
 @reported
@@ -89,3 +88,47 @@ def _continue_text(
         return
     for number, row in enumerate(np.asarray(new_tokens), 1):
         print(f"--- {number} ---\n{text_after(trained.tokenizer, prompt, row)}")
+
+
+def text_after(tokenizer: Tokenizer, before: np.ndarray, tokens: np.ndarray) -> str:
+    """The text of `tokens`, [n], where they follow the tokens `before`, [m]."""
+    context = before[-CONTEXT:]
+    return tokenizer.decode(np.concatenate([context, tokens]))[len(tokenizer.decode(context)) :]
+
+
+class Stream:
+    """Writes tokens as text as they come, a character as soon as it is complete."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: np.ndarray):
+        self._tokenizer = tokenizer
+        self._written = prompt
+        self._tokens = prompt[:0]
+
+    def __call__(self, tokens: np.ndarray) -> None:
+        """Takes the next token, [1] int32."""
+        self._tokens = np.concatenate([self._tokens, tokens])
+        if not self._text().endswith("\N{REPLACEMENT CHARACTER}"):
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is left, even part of a character."""
+        sys.stdout.write(self._text())
+        sys.stdout.flush()
+        self._written = np.concatenate([self._written, self._tokens])[-CONTEXT:]
+        self._tokens = self._tokens[:0]
+
+    def _text(self) -> str:
+        return text_after(self._tokenizer, self._written, self._tokens)
+
+
+def read_prompt(path: Path) -> str:
+    """The text of a file or, for "-", of standard input, which may be closed."""
+    if str(path) != "-":
+        return path.read_bytes().decode("utf-8", errors="replace")
+    return sys.stdin.buffer.read().decode("utf-8", errors="replace") if sys.stdin else ""
+
+
+def encode_prompt(text: str, tokenizer: Tokenizer) -> np.ndarray:
+    """The beginning of a document and the tokens of a text, [P]; lone surrogates are U+FFFD."""
+    tokens = tokenizer.encode(replace_lone_surrogates(text)[0])
+    return np.concatenate([[tokenizer.beginning_of_document], tokens]).astype(np.int32)

@@ -1,7 +1,7 @@
 """Loading one split of a corpus into memory, with counts of what was dropped or repaired."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from block_recurrent.data.documents import SPLITS, DataError, Document
 from block_recurrent.data.sources import SOURCES, SplitReader
 from block_recurrent.data.splits import BY_HASH
 from block_recurrent.data.text_files import PUBLISHED, Columns
-from block_recurrent.system.text import count_reasons, did_you_mean
+from block_recurrent.system.hints import must_be_one_of
+from block_recurrent.system.text import count_reasons
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,9 @@ def load_corpus(
         (site-packages and build-specific files) are not read, at any depth.
       site_packages: the same for the packages installed for the running interpreter, or in the
         directory `path`.
-      text: the files that `TextFiles` finds at `path`, a file or a directory: every `*.txt` is a
-        document, and so is every record of JSON, CSV, Parquet and Arrow files. The id of a text
-        file is its relative POSIX path.
-      jsonl: the same.
+      text, jsonl: the files that `TextFiles` finds at `path`, a file or a directory: every `*.txt`
+        is a document, and so is every record of JSON, CSV, Parquet and Arrow files. The id of a
+        text file is its relative POSIX path.
 
     The names of files and folders decide the split of a document (`decide_splits`), or else its id
     does (`split_of`).
@@ -82,8 +82,9 @@ def load_corpus(
         not clear, a record has no text, an id occurs twice, a file is damaged, the percentage is
         out of range, or the split has no documents.
     """
-    _check_is_one_of("source", source, SOURCES)
-    _check_is_one_of("split", split, SPLITS)
+    for what, name, known in (("source", source, SOURCES), ("split", split, SPLITS)):
+        if name not in known:
+            raise DataError(f"{what} {must_be_one_of(known, name)}.")
     if validation_percent not in range(100):
         raise DataError(
             f"validation_percent = {validation_percent} must be a whole number from 0 to 99."
@@ -99,24 +100,17 @@ def load_corpus(
         else:
             reader.dropped["empty"] += 1
     origin = f"{source} {split}" if path is None else f"{source} {split} ({os.fspath(path)})"
-    dropped = count_reasons(reader.dropped)
-    if not reader.found:
-        raise DataError(
-            f"{origin} holds no documents (dropped: {dropped}): point path at a corpus."
-        )
     if not kept:
-        way_out = f"change validation_percent = {validation_percent} or add documents."
-        if "by the names" in reader.decision:
-            way_out = f"{reader.decision}; {BY_HASH}."
-        raise DataError(
-            f"{origin} holds none of the {reader.found:,} documents found (dropped: {dropped}): "
-            f"{way_out}"
-        )
+        raise DataError(f"{origin} holds {_why_none(reader)}")
     dropped = dict(reader.dropped)
     return Corpus(tuple(sorted(kept)), origin, dropped, reader.repaired, reader.decision)
 
 
-def _check_is_one_of(what: str, name: str, known: Collection[str]) -> None:
-    if name not in known:
-        near = did_you_mean(name, known)
-        raise DataError(f"unknown {what} {name!r}{near}: choose one of {', '.join(known)}.")
+def _why_none(reader: SplitReader) -> str:
+    dropped = count_reasons(reader.dropped)
+    if not reader.found:
+        return f"no documents (dropped: {dropped}): point path at a corpus."
+    way_out = f"change validation_percent = {reader.validation_percent} or add documents."
+    if "by the names" in reader.decision:
+        way_out = f"{reader.decision}; {BY_HASH}."
+    return f"none of the {reader.found:,} documents found (dropped: {dropped}): {way_out}"

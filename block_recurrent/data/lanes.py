@@ -27,8 +27,7 @@ class Batch(NamedTuple):
       targets: [B, N] int32, 0 where padded.
       mask: [B, N] bool, True where a target counts; its sum is the number of target tokens.
       start_of_document: [B] bool, True where the lane begins a document, or a part of one, with
-        this segment. It is False for a lane that has run out of documents; all targets of such a
-        lane are masked.
+        this segment; False for a lane without a document, all of whose targets are masked.
     """
 
     inputs: np.ndarray
@@ -213,10 +212,7 @@ class TrainingLanes:
     lane reads does not depend on the number of processes.
 
     Args:
-      corpus: the documents.
-      batch_size: B, the number of lanes of all hosts.
-      segment_length: N, in tokens.
-      vocab_size: V, the vocabulary of the model.
+      corpus, batch_size, segment_length, vocab_size: as of `LaneReader`; B counts all hosts' lanes.
       seed: seed of the order, at least 0.
       rows: the lanes of this process; all lanes by default.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from block_recurrent.data.documents import DataError, Document, decode
 from block_recurrent.system.extras import require
-from block_recurrent.system.text import did_you_mean
+from block_recurrent.system.hints import must_be_one_of
 
 INFO, FEATURES, MANIFEST = "dataset_info.json", "features.json", "manifest.json"
 READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -71,8 +71,7 @@ class TfdsDirectory:
     def documents(self, split: str) -> Iterator[Document]:
         """Yields the documents of a split, in the order in which they are stored."""
         if split not in self.splits:
-            near, choices = did_you_mean(split, self.splits), ", ".join(self.splits)
-            raise DataError(f"unknown split {split!r}{near}: choose one of {choices}.")
+            raise DataError(f"split {must_be_one_of(self.splits, split)}.")
         for shard, _ in self._shards[split]:
             _size(shard)  # a missing one is an error before the first document
         return (document for shard in self._shards[split] for document in self._read(*shard))

@@ -48,7 +48,7 @@ def cached_tokens(
     split: str,
     tokenizer: Tokenizer,
     cache_path: Path,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda size: None,
 ) -> TokenizedCorpus:
     """Returns the tokens of a split from the cache below `cache_path`; the first call makes it.
 
@@ -79,12 +79,13 @@ def cached_tokens(
     if not folder.exists():
         documents = _encode(corpus.documents(split), tokenizer, origin)
         try:
-            _build(folder, documents, tokenizer, identity, progress or (lambda size: None))
+            _build(folder, documents, tokenizer, identity, progress)
         except OSError as error:
-            raise DataError(
-                f"the token cache {folder} cannot be written: {reason(error)}; make room "
-                "there, or set data.cache_path to a folder with more. Nothing was left behind."
-            ) from error
+            if not folder.exists():  # no other process was faster
+                raise DataError(
+                    f"the token cache {folder} cannot be written: {reason(error)}; make room "
+                    "there, or set data.cache_path to a folder with more. Nothing was left behind."
+                ) from error
     return _open(folder, origin, identity, tokenizer)
 
 
@@ -103,16 +104,33 @@ def _build(
     identity: dict[str, Any],
     progress: Callable[[int], None],
 ) -> None:
-    """Makes the cache, unless another process is faster."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder.parent)
     name = f"{_BUILDING}{os.getpid()}@{platform.node()}-{secrets.token_hex(4)}"
-    try:
-        with whole_folder(folder, folder.with_name(name)) as building:
-            _write(building, documents, tokenizer, identity, progress)
-    except OSError:
-        if not folder.exists():
-            raise
+    fingerprint, lost, size, end = Fingerprint(tokenizer.name), 0, 0, 0
+    ids, index = [], []
+    with whole_folder(folder, folder.with_name(name)) as building:
+        with open(building / "tokens.bin", "wb") as file:
+            for document, tokens in documents:
+                file.write(tokens.tobytes())
+                fingerprint.add(document.id, tokens)
+                lost += lost_bytes(document.text, tokens, tokenizer)
+                end += len(tokens)
+                ids.append(document.id)
+                counts = byte_count(document), word_count(document)
+                index.append((end, *counts, digest_number(tokens)))
+                size += counts[0]
+                progress(size)
+        np.save(building / "index.npy", np.array(index, np.int64).reshape(-1, 4).T)
+        (building / "ids.json").write_text(json.dumps(ids))
+        facts = {
+            "documents": len(ids),
+            "tokens": end,
+            "lost": lost,
+            "fingerprint": fingerprint.hexdigest(),
+            "index_sha256": _index_digest(building),
+        }
+        (building / "cache.json").write_text(json.dumps(identity | facts, indent=2) + "\n")
 
 
 def _remove_leftovers(parent: Path) -> None:
@@ -127,38 +145,6 @@ def _remove_leftovers(parent: Path) -> None:
             remove(leftover)
         except (ValueError, PermissionError):
             continue
-
-
-def _write(
-    folder: Path,
-    documents: Iterable[_Encoded],
-    tokenizer: Tokenizer,
-    identity: dict[str, Any],
-    progress: Callable[[int], None],
-) -> None:
-    fingerprint, lost, size, end = Fingerprint(tokenizer.name), 0, 0, 0
-    ids, index = [], []
-    with open(folder / "tokens.bin", "wb") as file:
-        for document, tokens in documents:
-            file.write(tokens.tobytes())
-            fingerprint.add(document.id, tokens)
-            lost += lost_bytes(document.text, tokens, tokenizer)
-            end += len(tokens)
-            ids.append(document.id)
-            counts = byte_count(document), word_count(document)
-            index.append((end, *counts, digest_number(tokens)))
-            size += index[-1][1]
-            progress(size)
-    np.save(folder / "index.npy", np.array(index, np.int64).reshape(-1, 4).T)
-    (folder / "ids.json").write_text(json.dumps(ids))
-    facts = {
-        "documents": len(ids),
-        "tokens": end,
-        "lost": lost,
-        "fingerprint": fingerprint.hexdigest(),
-        "index_sha256": _index_digest(folder),
-    }
-    (folder / "cache.json").write_text(json.dumps(identity | facts, indent=2) + "\n")
 
 
 def _index_digest(folder: Path) -> str:

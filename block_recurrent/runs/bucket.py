@@ -44,11 +44,22 @@ class Bucket:
     """
 
     def __init__(self, url: str, config: str = ""):
+        import tensorstore
+
         self.url = url.rstrip("/") + "/"
-        self._store = _open(self.url)
+        place, retried = _specification(self.url), ("s3_request_retries", "gcs_request_retries")
+        context = tensorstore.Context(dict.fromkeys(retried, RETRIES))
+        self._store = self._result(lambda: tensorstore.KvStore.open(place, context=context))
         self._config = config
         self._token = secrets.token_hex(8)
         self._owned = False
+
+    def _result(self, begin: Callable[[], Any]) -> Any:
+        """The result of what the store begins to do; its errors become one that names the URL."""
+        try:
+            return begin().result()
+        except ValueError as error:
+            raise BucketError(f"{self.url} cannot be used ({reason(error)})") from error
 
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, oldest first."""
@@ -57,16 +68,16 @@ class Bucket:
 
     def names(self) -> list[str]:
         """The names of all objects."""
-        return [key.decode() for key in _result(self.url, self._store.list)]
+        return [key.decode() for key in self._result(self._store.list)]
 
     def read(self, name: str) -> bytes | None:
         """An object's content, None if there is none."""
-        found = _result(self.url, lambda: self._store.read(name))
+        found = self._result(lambda: self._store.read(name))
         return None if found.state == "missing" else found.value
 
     def write(self, name: str, content: bytes | None) -> None:
         """Writes an object; None removes it."""
-        _result(self.url, lambda: self._store.write(name, content))
+        self._result(lambda: self._store.write(name, content))
 
     def own(self) -> None:
         """Takes the path over at the first call: a run that wrote there before will notice.
@@ -93,10 +104,8 @@ class Bucket:
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = folder.with_name(f"{FETCHING}{step}-{secrets.token_hex(4)}")
         names = [name for name in self.names() if name.startswith(f"{step}/")]
-        if f"{step}/{SEAL}" not in names:
-            raise BucketError(f"checkpoint {step:,} is no longer in {self.url}")
         with whole_folder(folder, building):
-            for name in names:
+            for name in {f"{step}/{SEAL}", *names}:
                 path, content = building / name.removeprefix(f"{step}/"), self.read(name)
                 if content is None:
                     raise BucketError(f"{name} is no longer in {self.url}")
@@ -115,22 +124,6 @@ def bucket_of(config: ExperimentConfig) -> Bucket | None:
     """The bucket of a run, None if it has none. Raises: what `Bucket` raises."""
     url = config.training.bucket
     return Bucket(url, to_gin(config)) if url else None
-
-
-def _open(url: str) -> Any:
-    import tensorstore
-
-    names, specification = ("s3_request_retries", "gcs_request_retries"), _specification(url)
-    context = tensorstore.Context(dict.fromkeys(names, RETRIES))
-    return _result(url, lambda: tensorstore.KvStore.open(specification, context=context))
-
-
-def _result(url: str, begin: Callable[[], Any]) -> Any:
-    """The result of what the store begins to do; its errors become one that names the URL."""
-    try:
-        return begin().result()
-    except ValueError as error:
-        raise BucketError(f"{url} cannot be used ({reason(error)})") from error
 
 
 def _specification(url: str) -> str | dict[str, Any]:

@@ -111,8 +111,8 @@ def arrays_of(state: TrainState) -> dict[str, dict[str, Any]]:
 
     Arrays without elements, which Orbax refuses, are left out.
     """
-    training, _ = _training(state)
-    return {PARAMETERS: _filled(named_parameters(state.model)), TRAINING: _filled(training)}
+    arrays = {PARAMETERS: named_parameters(state.model), TRAINING: _training(state)[0]}
+    return {name: _filled(each) for name, each in arrays.items()}
 
 
 def _training(state: TrainState) -> tuple[dict[str, Any], Any]:
@@ -164,10 +164,10 @@ def read_arrays(folder: Path, name: str = PARAMETERS) -> dict[str, np.ndarray]:
 
 def _read(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Checkpointables with the arrays `wanted`, once they are known to fit, and the progress."""
-    targets = {
-        name: {path: _target(array) for path, array in arrays.items()}
-        for name, arrays in wanted.items()
-    }
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    targets = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or first), wanted
+    )
     filled = {name: _filled(arrays) for name, arrays in targets.items()}
     with _reading(folder):
         metadata = ocp.checkpointables_metadata(str(folder)).metadata
@@ -176,15 +176,9 @@ def _read(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> dict[str, An
         found = ocp.load_checkpointables(str(folder), {**filled, PROGRESS: None})
     for name, arrays in targets.items():
         for path in arrays.keys() - filled[name].keys():
-            target = arrays[path]
-            found[name][path] = jnp.zeros(target.shape, target.dtype, device=target.sharding)
+            empty = arrays[path]
+            found[name][path] = jnp.zeros(empty.shape, empty.dtype, device=empty.sharding)
     return found
-
-
-def _target(array: Any) -> jax.ShapeDtypeStruct:
-    """An array's shape and dtype, and its sharding, the first device if it has none."""
-    sharding = array.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,9 @@
 """The checkpoints of a run: parameters, optimizer, carried state and data position.
 
 Orbax writes them in the background, each into a folder that is named after its step when it is
-complete. What Orbax lacks is here: a sealed checkpoint is checked before it is restored, a damaged
-one is set aside and the next older one is used, a failed save is reported, old checkpoints are
-removed here and in the bucket, and several processes agree on all of this. Process 0 decides; every
-process writes and reads its own shards of the arrays.
+complete. Here they are sealed and checked, a damaged one is set aside and the next older one used,
+failed saves are reported, and old checkpoints are removed. Of several processes process 0 decides
+all of this; every process writes and reads its own shards of the arrays.
 """
 
 import contextlib
@@ -23,7 +22,6 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
-from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
 from block_recurrent.runs.bucket import FETCHING, Bucket, BucketError
 from block_recurrent.runs.checkpoint_folder import (
@@ -32,7 +30,6 @@ from block_recurrent.runs.checkpoint_folder import (
     begin_save,
     late_writes_ignored,
     read_arrays,
-    read_model,
     read_state,
 )
 from block_recurrent.runs.errors import CheckpointError, Damaged, SaveFailed
@@ -158,10 +155,15 @@ class Checkpoints:
         if not processes.decided(lambda: self._is_wanted(step, loss, patience)):
             return
         items = {**arrays_of(state), PROGRESS: copy.deepcopy(progress)}
+        partial = self._path(f"{step}{SAVING}")
+
+        def complete() -> None:
+            if loss is not None:
+                write_whole(partial / LOSS, seal(loss))
+            write_seal(partial, step)
+
         try:
-            finish = begin_save(
-                self._path(step), items, lambda: self._complete(step, loss), LONGEST_SAVE
-            )
+            finish = begin_save(self._path(step), items, complete, LONGEST_SAVE)
         except Exception as error:
             if processes.lost(error):
                 raise
@@ -193,13 +195,6 @@ class Checkpoints:
             self._saving = self._worker.submit(self._fail, step, error)
             return False
         return True
-
-    def _complete(self, step: int, loss: float | None) -> None:
-        """Adds to a checkpoint what Orbax lacks, just before it gets its name."""
-        folder = self._path(f"{step}{SAVING}")
-        if loss is not None:
-            write_whole(folder / LOSS, seal(loss))
-        write_seal(folder, step)
 
     def _finish(self, step: int, finish: Callable[[], None], subject: str) -> None:
         """Waits in a thread until all processes have saved, and removes old checkpoints."""
@@ -236,10 +231,12 @@ class Checkpoints:
                 return
 
     def _fail(self, step: int, error: Exception, what: str = "could not be written to") -> NoReturn:
-        sentence = f"the checkpoint of step {step:,} {what} {self.directory} ({reason(error)})"
-        sentence += f"; {self.describe_newest()}"
-        self._failures.append(SaveFailed(sentence))
-        raise SaveFailed(sentence) from error  # its frames hold arrays for a while
+        sentence = (
+            f"the checkpoint of step {step:,} {what} {self.directory} ({reason(error)}); "
+            f"{self.describe_newest()}"
+        )
+        self._failures.append(SaveFailed(sentence))  # without the frames of `error`, with arrays
+        raise SaveFailed(sentence) from error
 
     def _retain(self, new: int | None = None) -> None:
         """Removes old checkpoints here and in the bucket, which gets a copy of every other one.
@@ -310,25 +307,8 @@ class Checkpoints:
         self._newest, restored = self.read(lambda folder: read_state(folder, state))
         return restored
 
-    def restore_parameters(
-        self, model: Model, step: int | None = None
-    ) -> tuple[int, Model, dict[str, Any]]:
-        """A checkpoint's step, `model` with its parameters, and the progress.
-
-        Files are left as by `restore`.
-
-        Args:
-          model: may hold `jax.ShapeDtypeStruct`s in place of arrays.
-          step: the checkpoint's step; the newest intact checkpoint unless given.
-
-        Raises:
-          CheckpointError: there is none, it is damaged, or it belongs to another model.
-        """
-        step, found = self.read(lambda folder: read_model(folder, model), step)
-        return step, *found
-
     def read(self, read: Callable[[Path], T], step: int | None = None) -> tuple[int, T]:
-        """A checkpoint's step, and the result of `read` for its folder.
+        """A checkpoint's step, and the result of `read` for its folder; files as by `restore`.
 
         Args:
           read: a function of `checkpoint_folder`.
@@ -338,29 +318,14 @@ class Checkpoints:
           CheckpointError: there is none, it is damaged, or `read` raises it.
         """
         steps = processes.decided(self.steps)
-        if step is None:
-            return self._read_newest(read, steps)
-        if step not in steps:
+        damaged: dict[int, CheckpointError] = {}
+        if step is not None:
+            if step in steps:
+                return step, self._read_one(step, read)
             found = ", ".join(map(str, steps)) or "none"
             raise CheckpointError(
                 f"there is no checkpoint {step} in {self.directory}: found {found}"
             )
-        return step, self._read_one(step, read)
-
-    def _read_one(self, step: int, read: Callable[[Path], T]) -> T:
-        """The result of `read`. First each process checks a part of the checkpoint's files."""
-        folder, part, parts = self._path(step), processes.index(), processes.count()
-        processes.decided(lambda: self._fetch(step))
-        processes.together(lambda: check_seal(folder, part, parts))
-        return processes.together(lambda: read(folder))
-
-    def _fetch(self, step: int) -> None:
-        """Copies a checkpoint from the bucket if it is only there."""
-        if self._bucket and not self._path(step).is_dir():
-            self._bucket.download(step, self._path(step))
-
-    def _read_newest(self, read: Callable[[Path], T], steps: Sequence[int]) -> tuple[int, T]:
-        damaged: dict[int, CheckpointError] = {}
         while steps:
             step = steps[-1]
             try:
@@ -371,7 +336,7 @@ class Checkpoints:
                 if not isinstance(error, Damaged) and processes.decided(self._path(step).is_dir):
                     raise
                 damaged[step] = error
-                steps = [step for step in processes.decided(self.steps) if step not in damaged]
+                steps = [each for each in processes.decided(self.steps) if each not in damaged]
                 continue
             here = processes.decided(self._steps_here)
             self._damaged = [other for other in damaged if other in here]  # not removed meanwhile
@@ -380,6 +345,14 @@ class Checkpoints:
                 self._warn(f"{sentence}; using {step:,} instead")
             return step, result
         raise CheckpointError(self._why_none(damaged))
+
+    def _read_one(self, step: int, read: Callable[[Path], T]) -> T:
+        """The result of `read`. First each process checks a part of the checkpoint's files."""
+        folder, part, parts = self._path(step), processes.index(), processes.count()
+        if bucket := self._bucket:
+            processes.decided(lambda: folder.is_dir() or bucket.download(step, folder))
+        processes.together(lambda: check_seal(folder, part, parts))
+        return processes.together(lambda: read(folder))
 
     def _why_none(self, damaged: Mapping[int, Exception]) -> str:
         if damaged:
@@ -393,7 +366,7 @@ class Checkpoints:
         return f"there is no checkpoint in {self.directory}{others}"
 
     def tidy(self) -> None:
-        """Renames the damaged checkpoints that `restore` found, and removes temporary folders.
+        """Renames the damaged checkpoints that `restore` found, and removes what kills have left.
 
         Only one process at a time may save or tidy in a directory.
         """
@@ -406,15 +379,11 @@ class Checkpoints:
                     self._bucket.own()
                     self._bucket.remove(step)
         self._damaged = []
-        for leftover in self.leftovers():
-            remove(leftover)
-
-    def leftovers(self) -> list[Path]:
-        """The temporary folders of killed processes."""
         old = time.time() - FETCHING_SECONDS
-        fetched = self.directory.glob(f"{FETCHING}*")
-        abandoned = [path for path in fetched if path.stat().st_mtime < old]
-        return [*self.directory.glob(f"*{SAVING}"), *abandoned]
+        for path in self.directory.glob("*"):
+            abandoned = path.name.startswith(FETCHING) and path.stat().st_mtime < old
+            if abandoned or path.name.endswith(SAVING):
+                remove(path)
 
 
 def read_parameters(

@@ -199,12 +199,16 @@ class TrainingLoop:
         self.records = Records(workdir, self.first_step, self.checkpoints, self.warn)
 
     def finish(self) -> tuple[Model, Evaluation]:
-        """Takes the remaining steps. Returns and raises what `train` does."""
+        """Takes the remaining steps, and says where the time went; returns as `train` does."""
         try:
             with processes.noticing_loss():
                 return self._finish()
         finally:
-            self._summarize()
+            if processes.is_primary():
+                self.checkpoints.settle()
+                times = {"seconds": self.clock.seconds, "shares": self.clock.shares()}
+                self.records.summarize(self._outcome, self.trainer.step, times)
+                self.line.end(self.clock.describe())
 
     def _finish(self) -> tuple[Model, Evaluation]:
         try:
@@ -266,9 +270,7 @@ class TrainingLoop:
         """Scores the validation documents, and keeps a checkpoint of the best model.
 
         Raises:
-          Stopped: a stop was requested meanwhile.
-          FloatingPointError: a step or the state is not finite.
-          SaveFailed: metrics or several checkpoints cannot be written.
+          Stopped: a stop was requested meanwhile; and what `save` raises.
         """
         trainer, documents = self.trainer, self.corpora.validation
         trainer.check_state()
@@ -321,15 +323,6 @@ class TrainingLoop:
     def warn(self, sentence: str) -> None:
         """Shows a warning that stays on the screen."""
         self.line.end(f"WARNING: {sentence}")
-
-    def _summarize(self) -> None:
-        """Says where the time went, on the screen and in `summary.json`."""
-        if not processes.is_primary():
-            return
-        self.checkpoints.settle()
-        times = {"seconds": self.clock.seconds, "shares": self.clock.shares()}
-        self.records.summarize(self._outcome, self.trainer.step, times)
-        self.line.end(self.clock.describe())
 
     def close(self) -> None:
         """Closes files and threads, after which there is nothing to save.

@@ -1,13 +1,11 @@
 """The seal of a checkpoint: the checksum of every file in its folder.
 
-Orbax writes and reads arrays but notices no damage. The seal is written before the folder gets its
-name, and is checked before anything is restored.
+Orbax notices no damage. The seal is written before the folder gets its name, and is checked before
+anything is restored.
 """
 
 import errno
-import mmap
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from block_recurrent.system.files import PARTIAL, flush_folder, flush_to_disk, r
 
 FORMAT = 2
 SEAL = "seal.json"
+CHUNK = 1 << 20  # bytes that are read at once
 LOSS = "loss.json"  # has a checksum of its own, for it may be added later
 # The seal itself, and what is written after it: nothing that a restore needs.
 UNSEALED = {SEAL, "_CHECKPOINT_METADATA", "commit_success.txt", LOSS, LOSS + PARTIAL}
@@ -31,7 +30,7 @@ def write_seal(folder: Path, step: int) -> None:
       OSError: a file cannot be read, or the seal cannot be written.
     """
     flush_folder(folder)
-    files = _checksums(folder, _files_in(folder))
+    files = {name: _checksum(folder / name) for name in _files_in(folder)}
     (folder / SEAL).write_text(seal({"format": FORMAT, "step": step, "files": files}))
     flush_to_disk(folder / SEAL)
 
@@ -50,18 +49,16 @@ def check_seal(folder: Path, part: int = 0, parts: int = 1) -> None:
     """
     try:
         files = _read_seal(folder)
-        found = set(_files_in(folder))
-        for name in sorted(found ^ files.keys()):
-            problem = "does not belong there" if name in found else "is missing"
+        for name in sorted({*_files_in(folder)} ^ files.keys()):
+            problem = "is missing" if name in files else "does not belong there"
             raise Damaged(f"{folder / name} {problem}")
-        checksums = _checksums(folder, sorted(files)[part::parts])
+        for name in sorted(files)[part::parts]:
+            if _checksum(folder / name) != files[name]:
+                raise Damaged(f"{folder / name} is damaged")
     except OSError as error:
         kind = Damaged if error.errno in GONE else CheckpointError
         path = error.filename or folder
         raise kind(f"{path} cannot be read ({reason(error)})") from error
-    for name, checksum in checksums.items():
-        if checksum != files[name]:
-            raise Damaged(f"{folder / name} is damaged")
 
 
 def _read_seal(folder: Path) -> dict[str, str]:
@@ -82,17 +79,13 @@ def _read_seal(folder: Path) -> dict[str, str]:
     return files
 
 
-def _checksums(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """The CRC-32 of files in a folder, by path, which takes a third of the time of a SHA-256."""
-    return {name: f"{_crc32(folder / name):08x}" for name in names}
-
-
-def _crc32(path: Path) -> int:
+def _checksum(path: Path) -> str:
+    """The CRC-32 of a file, which takes a third of the time of a SHA-256."""
+    checksum = 0
     with path.open("rb") as file:
-        if not path.stat().st_size:
-            return zlib.crc32(b"")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return zlib.crc32(content)
+        while chunk := file.read(CHUNK):
+            checksum = zlib.crc32(chunk, checksum)
+    return f"{checksum:08x}"
 
 
 def _files_in(folder: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """A trained model, read from the work directory of its run."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.mesh import with_shardings
 from block_recurrent.runs.bucket import bucket_of
+from block_recurrent.runs.checkpoint_folder import read_model
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.errors import CheckpointError
 from block_recurrent.runs.workdir import CHECKPOINTS, config_file
@@ -30,12 +32,14 @@ class TrainedModel(NamedTuple):
       config: the run's configuration.
       tokenizer: turns text into the model's tokens and back.
       step: training step of the checkpoint.
+      progress: the JSON values that the checkpoint holds beside the arrays.
     """
 
     model: Model
     config: ExperimentConfig
     tokenizer: Tokenizer
     step: int
+    progress: Mapping[str, Any] = {}
 
 
 def load(
@@ -62,17 +66,6 @@ def load(
       CheckpointError: there is no such checkpoint, or it does not fit the configuration.
       DataError: the tokenizer's vocabulary cannot be read.
     """
-    return load_with_progress(workdir, step, config=config, mesh=mesh)[0]
-
-
-def load_with_progress(
-    workdir: str | Path,
-    step: int | str | None = None,
-    *,
-    config: ExperimentConfig | None = None,
-    mesh: Mesh | None = None,
-) -> tuple[TrainedModel, dict[str, Any]]:
-    """What `load` returns, and the JSON values that the checkpoint holds beside the arrays."""
     config = config or gin_files.load([config_file(workdir)])
     tokenizer = make_tokenizer(config.data)
     checkpoints = Checkpoints(Path(workdir) / CHECKPOINTS, warn=_warn, bucket=bucket_of(config))
@@ -82,12 +75,12 @@ def load_with_progress(
             raise CheckpointError(
                 f"no checkpoint in {workdir} has a validation loss, so the best one is not known"
             )
-    model = abstract_model(config.model)
+    like = abstract_model(config.model)
     if mesh is not None:
-        model = with_shardings(model, model_sharding(mesh, model))
+        like = with_shardings(like, model_sharding(mesh, like))
     number = None if step in (None, NEWEST) else int(step)
-    restored, model, progress = checkpoints.restore_parameters(model, number)
-    return TrainedModel(model, config, tokenizer, restored), progress
+    step, (model, progress) = checkpoints.read(lambda folder: read_model(folder, like), number)
+    return TrainedModel(model, config, tokenizer, step, progress)
 
 
 def _warn(sentence: str) -> None:

@@ -49,13 +49,11 @@ class ProgressLine:
 
     Args:
       stream: standard error unless given, which may be closed.
-      prefix: begins every line.
       quiet: write nothing.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, prefix: str = "", quiet: bool = False):
+    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False):
         self._stream = stream or sys.stderr or io.StringIO()
-        self._prefix = prefix
         self._quiet = quiet or not (stream or sys.stderr)
         self._terminal = self._stream.isatty()
         self._last = 0.0
@@ -67,7 +65,6 @@ class ProgressLine:
         if self._quiet or not (self._terminal or always or now - self._last >= 10):
             return
         self._last = now
-        text = self._prefix + text
         if self._terminal:
             self._write("\r" + text.ljust(self._width))
             self._width = len(text)

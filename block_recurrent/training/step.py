@@ -64,19 +64,14 @@ TrainStep = Callable[..., tuple[TrainState, StepMetrics]]
 def model_sharding(mesh: AnyMesh, model: Model) -> Model:
     """The sharding of every parameter of a model, or of its shapes, in the model's structure.
 
-    Raises:
-      ConfigError: the mesh axes do not divide the sizes of some parameters.
+    Raises: what `parameter_shardings` raises.
     """
     shardings = parameter_shardings(mesh, named_parameters(model))
     return replace_parameters(model, cast(Any, shardings))
 
 
 def train_state_sharding(mesh: AnyMesh, state: TrainState) -> TrainState:
-    """The sharding of every array of a state, or of its shapes.
-
-    Raises:
-      ConfigError: the mesh axes do not divide the sizes of some parameters.
-    """
+    """The sharding of every array of a state, or of its shapes. Raises: as `model_sharding`."""
     return TrainState(
         model_sharding(mesh, state.model),
         optimizer_sharding(mesh, state.optimizer, named_parameters(state.model)),

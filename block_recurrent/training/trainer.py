@@ -50,8 +50,7 @@ def make_run_step(config: ExperimentConfig, state: TrainState) -> TrainStep:
 def abstract_run_state(config: ExperimentConfig, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of a run's arrays on a mesh; nothing is computed.
 
-    Raises:
-      ConfigError: the mesh axes do not divide the sizes of some parameters.
+    Raises: what `train_state_sharding` raises.
     """
     state = abstract_train_state(config)
     return with_shardings(state, train_state_sharding(mesh, state))
@@ -96,12 +95,9 @@ class Trainer:
         self._compiled = False
 
     def begin(self) -> None:
-        """Makes the state before the first step.
+        """Makes the state before the first step. Raises: as `train_state_sharding`.
 
         If parameters are sharded, no device ever has all of them.
-
-        Raises:
-          ConfigError: the mesh axes do not divide the sizes of some parameters.
         """
         if self._mesh.shape[FSDP] * self._mesh.shape[TENSOR] == 1:
             state = make_train_state(self._config)
@@ -159,11 +155,7 @@ class Trainer:
         self._compiled = True
 
     def metrics(self) -> dict[str, float]:
-        """The metrics since the last call, and the learning rate of the last step.
-
-        Raises:
-          FloatingPointError: a step was not finite and may not be skipped.
-        """
+        """The metrics since the last call, and the learning rate. Raises: as `check_finite`."""
         with self._clock.part("step"):
             self.check_finite()
         rate = float(jnp.asarray(self._schedule(self.step - 1)))

@@ -57,8 +57,8 @@ def test_empty_documents_are_dropped_and_counted(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "options", "sentence"),
     [
-        (("stdlb", "train"), {}, "unknown source 'stdlb' .did you mean 'stdlib'"),
-        (("stdlib", "valid"), {}, "unknown split 'valid' .did you mean 'validation'"),
+        (("stdlb", "train"), {}, "source must be .* not 'stdlb' .did you mean 'stdlib'"),
+        (("stdlib", "valid"), {}, "split must be .* not 'valid' .did you mean 'validation'"),
         (("jsonl", "train"), {}, "needs a path: give a file"),
         (("text", "train"), {}, "needs a path: give a file"),
         (("text", "train"), {"path": "/no/such/folder"}, "'/no/such/folder' does not exist"),

@@ -219,7 +219,7 @@ def test_features_that_hold_no_named_text_are_refused(tmp_path):
 
 
 def test_an_unknown_split_is_told_the_nearest(made):
-    with pytest.raises(DataError, match="unknown split 'tran' .did you mean 'train'"):
+    with pytest.raises(DataError, match="split must be .* not 'tran' .did you mean 'train'"):
         TfdsDirectory(made).documents("tran")
 
 

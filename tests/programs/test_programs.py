@@ -14,7 +14,7 @@ import pytest
 
 import block_recurrent
 from block_recurrent import gin_files
-from block_recurrent.command_line.generated_text import (
+from block_recurrent.command_line.generate import (
     Stream,
     encode_prompt,
     read_prompt,

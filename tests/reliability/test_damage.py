@@ -12,6 +12,7 @@ import pytest
 
 from block_recurrent.model.parameters import named_parameters
 from block_recurrent.runs import seal as seal_module
+from block_recurrent.runs.checkpoint_folder import read_model
 from block_recurrent.runs.checkpoints import CheckpointError, Checkpoints, read_parameters
 from block_recurrent.runs.errors import Damaged
 from block_recurrent.runs.seal import UNSEALED, check_seal
@@ -188,7 +189,8 @@ def test_parameters_alone_are_checked_in_the_same_way(saved, tmp_path):
     with pytest.raises(CheckpointError, match="manifest.ocdbt"):
         read_parameters(directory, NEW)
     warnings = []
-    assert Checkpoints(directory, warn=warnings.append).restore_parameters(initial().model)[0] == 3
+    store = Checkpoints(directory, warn=warnings.append)
+    assert store.read(lambda folder: read_model(folder, initial().model))[0] == 3
     assert len(warnings) == 1
 
 

@@ -21,6 +21,7 @@ from block_recurrent.data.loading import Corpora
 from block_recurrent.gin_files import to_gin
 from block_recurrent.model.parameters import named_parameters, replace_parameters
 from block_recurrent.runs import loop
+from block_recurrent.runs.checkpoint_folder import read_model
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.loop import TrainingLoop
 from block_recurrent.runs.metrics import read_metrics
@@ -102,7 +103,8 @@ def assert_last_finite(workdir, step: int) -> None:
     """The newest checkpoint is that of a step, and whole and finite."""
     checkpoints = Checkpoints(workdir / "checkpoints")
     assert checkpoints.latest_step() == step
-    restored, model, _ = checkpoints.restore_parameters(make_model(CONFIG))
+    like = make_model(CONFIG)
+    restored, (model, _) = checkpoints.read(lambda folder: read_model(folder, like))
     checkpoints.close()
     assert restored == step
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(model))

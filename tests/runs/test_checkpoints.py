@@ -1,8 +1,10 @@
 """Laws of checkpoints: what comes back is what was saved, to the last bit."""
 
 import functools
+import os
 import shutil
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +62,13 @@ def save(store, *steps, loss=None, name="slide"):
         store.wait()
 
 
+def restore_model(store, like=None, step=None):
+    """The step and the model in a checkpoint, the newest unless given."""
+    model = (like or initial()).model
+    found, (model, _) = store.read(lambda path: checkpoint_folder.read_model(path, model), step)
+    return found, model
+
+
 def names(store) -> set[str]:
     return {path.name for path in store.directory.iterdir()}
 
@@ -83,7 +92,7 @@ def test_shapes_are_enough_to_restore(name, store):
     restored, _ = store.restore(shapes)
     assert_equal(restored, trained(name))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(restored))
-    step, model, _ = store.restore_parameters(shapes.model)
+    step, model = restore_model(store, shapes)
     assert step == 5
     assert_equal(model, trained(name).model)
 
@@ -92,7 +101,7 @@ def test_shapes_are_enough_to_restore(name, store):
 def test_parameters_are_read_with_a_model_and_without(name, store):
     expected = named_parameters(trained(name).model)
     save(store, 5, name=name)
-    step, model, _ = store.restore_parameters(initial(name).model)
+    step, model = restore_model(store, initial(name))
     arrays = read_parameters(store.directory)
     assert step == 5 and {type(array) for array in arrays.values()} == {np.ndarray}
     for found in (named_parameters(model), arrays):
@@ -103,7 +112,7 @@ def test_parameters_are_read_with_a_model_and_without(name, store):
 def test_parameters_of_any_step_are_read(store):
     save(store, 1, 2)
     assert_equal(read_parameters(store.directory, 1), named_parameters(trained(step=1).model))
-    step, model, _ = store.restore_parameters(initial().model, 1)
+    step, model = restore_model(store, step=1)
     assert step == 1
     assert_equal(model, trained(step=1).model)
     with pytest.raises(CheckpointError, match="no checkpoint 3 in .*: found 1, 2"):
@@ -153,7 +162,7 @@ def test_another_store_in_the_directory_restores_the_newest(store, tmp_path):
 
 
 def test_what_another_process_removes_meanwhile_is_not_damaged(store, tmp_path, monkeypatch):
-    warnings, read = [], checkpoints.read_model
+    warnings, read = [], checkpoint_folder.read_model
     other = Checkpoints(tmp_path / "checkpoints", warn=warnings.append)
     save(store, 1, 2)
 
@@ -162,8 +171,8 @@ def test_what_another_process_removes_meanwhile_is_not_damaged(store, tmp_path, 
             save(store, 3, 4)  # which removes 1 and 2
         return read(folder, *arguments)
 
-    monkeypatch.setattr(checkpoints, "read_model", reading)
-    step, model, _ = other.restore_parameters(initial().model)
+    monkeypatch.setattr(checkpoint_folder, "read_model", reading)
+    step, model = restore_model(other)
     assert step == 4 and warnings == []
     assert_equal(named_parameters(model), named_parameters(trained(step=4).model))
 
@@ -205,7 +214,7 @@ def test_a_loss_that_is_damaged_is_not_the_best(damage, store):
     assert bool(warnings) == (damage is not None)
     save(store, 3, 4)
     assert store.steps() == [2, 3, 4]
-    assert_equal(store.restore_parameters(initial().model, 2)[1], trained(step=2).model)
+    assert_equal(restore_model(store, step=2)[1], trained(step=2).model)
 
 
 def test_a_step_is_saved_once(store):
@@ -247,10 +256,20 @@ def test_what_is_half_written_is_removed_by_tidying_only(store):
     save(store, 3)
     (store.directory / "4.orbax-checkpoint-tmp/parameters").mkdir(parents=True)
     store.restore(initial())
-    store.restore_parameters(initial().model)
-    assert len(store.leftovers()) == 1
+    restore_model(store)
+    assert names(store) == {"3", "4.orbax-checkpoint-tmp"}
     store.tidy()
-    assert store.leftovers() == [] and names(store) == {"3"}
+    assert names(store) == {"3"}
+
+
+def test_a_download_is_abandoned_after_an_hour(store):
+    save(store, 3)
+    for name, age in (("new", 60), ("old", 4000)):
+        folder = store.directory / f".fetching-2-{name}"
+        folder.mkdir()
+        os.utime(folder, (time.time() - age,) * 2)
+    store.tidy()
+    assert names(store) == {"3", ".fetching-2-new"}
 
 
 def test_where_nothing_is_saved_an_error_names_the_directory(store, tmp_path):
@@ -258,7 +277,7 @@ def test_where_nothing_is_saved_an_error_names_the_directory(store, tmp_path):
     with pytest.raises(CheckpointError, match=f"no checkpoint in {tmp_path}/checkpoints"):
         store.restore(initial())
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        store.restore_parameters(initial().model)
+        restore_model(store)
 
 
 def test_another_models_checkpoint_is_not_taken(store):
@@ -266,7 +285,7 @@ def test_another_models_checkpoint_is_not_taken(store):
     with pytest.raises(CheckpointError, match="another model"):
         store.restore(initial("recurrent"))
     with pytest.raises(CheckpointError, match="another model(.|\n)*nothing in the checkpoint"):
-        store.restore_parameters(initial("recurrent").model)
+        restore_model(store, initial("recurrent"))
     assert names(store) == {"5"}
 
 

@@ -58,13 +58,6 @@ def test_an_end_on_a_terminal_covers_the_line_and_leaves_it(clock):
     assert stream.getvalue() == "\rin progress\rdone       \n\rnext"
 
 
-@pytest.mark.parametrize("kind, expected", [(io.StringIO, "row: a\n"), (Terminal, "\rrow: a\n")])
-def test_a_prefix_begins_every_line(kind, expected, clock):
-    stream = kind()
-    ProgressLine(stream, prefix="row: ").end("a")
-    assert stream.getvalue() == expected
-
-
 def test_elsewhere_lines_are_ten_seconds_apart(clock):
     stream = io.StringIO()
     line = ProgressLine(stream)
