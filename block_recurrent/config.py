@@ -369,10 +369,6 @@ class OptimizerConfig(_Checked):
                 self.schedule == "cosine" or not getattr(self, name),
                 f"{name} belongs to the cosine schedule",
             )
-        self._require(
-            self.decay_steps is None or self.decay_steps > 0,
-            f"decay_steps must be positive, not {self.decay_steps}",
-        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

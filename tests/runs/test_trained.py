@@ -29,8 +29,8 @@ def workdir(tmp_path_factory):
 
 
 def test_a_model_comes_with_its_configuration_and_tokenizer(workdir):
-    model, config, tokenizer, step = br.load(workdir)
-    assert step == STEPS
+    model, config, tokenizer, step, progress = br.load(workdir)
+    assert step == STEPS and progress["lanes"]
     assert config == gin_files.load([workdir / "config.gin"])
     assert_equal(named_parameters(model), read_parameters(workdir / "checkpoints"))
     assert tokenizer.decode(tokenizer.encode("a fox")) == "a fox"
