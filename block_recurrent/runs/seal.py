@@ -15,7 +15,7 @@ from block_recurrent.system.files import PARTIAL, flush_folder, flush_to_disk, r
 
 FORMAT = 2
 SEAL = "seal.json"
-CHUNK = 1 << 20  # bytes that are read at once
+CHUNK = 1 << 17  # bytes that are read at once; larger ones are slower
 LOSS = "loss.json"  # has a checksum of its own, for it may be added later
 # The seal itself, and what is written after it: nothing that a restore needs.
 UNSEALED = {SEAL, "_CHECKPOINT_METADATA", "commit_success.txt", LOSS, LOSS + PARTIAL}
