@@ -1,6 +1,7 @@
 """Settings of every test: strict dtypes, exact products, and quick compilation."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -24,6 +25,8 @@ def _compile_quickly() -> None:
 
 
 _compile_quickly()
+# What a shell starts in the background ignores Ctrl-C, and so would every program of a test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update(
     "jax_default_matmul_precision", "highest"

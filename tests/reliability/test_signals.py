@@ -132,7 +132,7 @@ def prepare_arguments(folder: Path, name: str, kind: str) -> list[str]:
 def preparing(folder: Path, name: str, *numbers: int) -> Ended:
     arguments = prepare_arguments(folder, name, "text")
     program = Program(folder, name, "prepare_data.py", *arguments)
-    return program.send(*numbers, until=lambda: [*folder.glob(f"{name}.partial/corpus/*train*")])
+    return program.send(*numbers, until=(folder / f"{name}.partial" / "validation.json").exists)
 
 
 def waiting_for_git(folder: Path, name: str, *numbers: int) -> Ended:
