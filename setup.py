@@ -28,6 +28,7 @@ class BuildWithGinFiles(build_py):
 
 # Every lower bound is a version that the tests were run with.
 DATA = ["array_record>=0.7.1", "pyarrow>=17.0", "sentencepiece>=0.2.0", "zstandard>=0.22"]
+HUGGINGFACE = ["datasets>=5.2"]
 PLOTS = ["matplotlib>=3.11"]
 TENSORBOARD = ["tensorboardX>=2.6.2"]
 DOCS = ["sphinx>=9.0", "furo>=2025.12", "myst-parser>=5.0"]
@@ -69,6 +70,7 @@ setup(
     ],
     extras_require={
         "data": DATA,
+        "huggingface": HUGGINGFACE,
         "plots": PLOTS,
         "tensorboard": TENSORBOARD,
         "cuda": ["jax[cuda13]>=0.10.2"],
@@ -76,6 +78,7 @@ setup(
         "docs": DOCS,
         "dev": [
             *DATA,
+            *HUGGINGFACE,
             *PLOTS,
             *TENSORBOARD,
             *DOCS,

@@ -267,15 +267,29 @@ else:
     _OneOfThem = AnyModelConfig
 
 
+# What only some sources read.
+_DATA_OPTIONS = {
+    "split_bytes document_start": ("jsonl", "text"),
+    "split_by": ("jsonl", "text", "huggingface"),
+    "id_column text_column title_column": ("jsonl", "text", "huggingface", "tfds"),
+    "download": ("huggingface",),
+    "cache_path": ("tfds",),
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(_Checked):
     """Documents, and how batch rows and segments are cut from them.
 
     Attributes:
       source: "stdlib" or "site_packages" (the running interpreter's Python source code), "text" or
-        "jsonl" (a file, or a directory of files: text, JSON, CSV, Parquet, Arrow) or "tfds" (a
-        directory that `block-recurrent prepare-data` or tensorflow-datasets wrote).
-      path: file or directory of "jsonl", "text" and "tfds".
+        "jsonl" (a file, or a directory of files: text, JSON, CSV, Parquet, Arrow), "huggingface"
+        (a folder, or a name on its hub, that the package `datasets` reads) or "tfds" (a directory
+        that `block-recurrent prepare-data` or tensorflow-datasets wrote).
+      path: file or directory of "jsonl", "text" and "tfds"; of "huggingface" a folder, a name, or
+        name and configuration with a colon between.
+      download: what "huggingface" may download of a name: "never" reads its cache alone, "cache"
+        downloads the data set there, "stream" downloads rows as they are read.
       name: name of the corpus, by which tables find its column; the last part of `path`, or the
         source, unless given.
       tokenizer: "bytes", or "sentencepiece" with the vocabulary in `vocab_path`.
@@ -287,6 +301,9 @@ class DataConfig(_Checked):
         `segment`.
       split_by: "names", of files and folders, decide the split of a document where they tell it,
         otherwise a hash of its id does; "hash" ignores the names.
+      split_bytes: shares of train, validation and test, such as (90, 5, 5): every text file is cut
+        there, as benchmarks of one file are.
+      document_start: a regular expression; a line of a text file that matches begins a document.
       id_column: what the id of a record is called, or several columns joined by commas; published
         layouts are known.
       text_column: what its text is called.
@@ -295,8 +312,9 @@ class DataConfig(_Checked):
       seed: order of the training documents.
     """
 
-    source: Literal["stdlib", "site_packages", "jsonl", "text", "tfds"] = "stdlib"
+    source: Literal["stdlib", "site_packages", "jsonl", "text", "huggingface", "tfds"] = "stdlib"
     path: str | None = None
+    download: Literal["never", "cache", "stream"] = "never"
     name: str | None = None
     tokenizer: Literal["bytes", "sentencepiece"] = "bytes"
     vocab_path: str | None = None
@@ -305,6 +323,8 @@ class DataConfig(_Checked):
     batch_size: int = 32
     segment_length: int = 4096
     split_by: Literal["names", "hash"] = "names"
+    split_bytes: tuple[int, ...] | None = None
+    document_start: str | None = None
     id_column: str | None = None
     text_column: str | None = None
     title_column: str | None = None
@@ -316,7 +336,7 @@ class DataConfig(_Checked):
             0 < self.validation_percent < 100,
             f"validation_percent must be between 1 and 99, not {self.validation_percent}",
         )
-        needs_path = self.source in ("jsonl", "text", "tfds")
+        needs_path = self.source not in ("stdlib", "site_packages")
         sentencepiece = self.tokenizer == "sentencepiece"
         for name, owner, needed in (
             ("path", "source", needs_path),
@@ -326,10 +346,14 @@ class DataConfig(_Checked):
             given, of = getattr(self, name), f"{owner} {getattr(self, owner)!r}"
             self._require(not needed or given is not None, f"{of} needs a {name}; set data.{name}")
             self._require(needed or given is None, f"{of} takes no {name}; leave data.{name} out")
-        self._require(
-            self.source == "tfds" or self.cache_path is None,
-            f"cache_path belongs to source 'tfds', not to {self.source!r}",
-        )
+        for names, sources in _DATA_OPTIONS.items():
+            for name in names.split():
+                unset = getattr(self, name) == getattr(DataConfig, name)
+                self._require(
+                    unset or self.source in sources,
+                    f"{name} belongs to source {' and '.join(map(repr, sources))}, not to "
+                    f"{self.source!r}",
+                )
         self._require(
             bool(re.fullmatch("[0-9a-f]{64}", self.vocab_sha256 or "0" * 64)),
             f"vocab_sha256 must be 64 hexadecimal digits, not {self.vocab_sha256!r}",

@@ -334,7 +334,9 @@ def load(
             values["data"][name] = os.path.expanduser(path)
     if not needs_data:
         data = values["data"]
-        missing = ["path"] if data.get("source") in ("jsonl", "text", "tfds") else []
+        missing = (
+            ["path"] if data.get("source", "stdlib") not in ("stdlib", "site_packages") else []
+        )
         missing += ["vocab_path"] if data.get("tokenizer") == "sentencepiece" else []
         values["data"] = dict.fromkeys(missing, TO_BE_GIVEN) | data
     sections = {name: bound.build(bound.kind(name), values[name], name) for name in SECTIONS}

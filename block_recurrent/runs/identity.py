@@ -27,13 +27,13 @@ from block_recurrent.training.optimizer import make_schedule
 # their content is compared with what the run began with.
 MAY_CHANGE = (
     *("training.", "mesh.", "optimizer.decay_steps"),
-    *("data.path", "data.cache_path", "data.vocab_path", "data.name"),
+    *("data.path", "data.download", "data.cache_path", "data.vocab_path", "data.name"),
 )
 MAY_NOT_CHANGE = ("training.seed", "training.clear_states")
 # An evaluation does not depend on how batches are cut and where the files are.
 NOT_IN_FIGURES = (
     *("data.batch_size", "data.segment_length", "mesh."),
-    *("data.path", "data.cache_path", "data.vocab_path"),
+    *("data.path", "data.download", "data.cache_path", "data.vocab_path"),
 )
 # Left by a run that was killed before its first checkpoint was complete.
 FIRST = f"0{SAVING}"

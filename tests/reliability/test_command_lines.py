@@ -218,7 +218,12 @@ def test_a_misspelt_parameter_is_answered_with_the_right_one():
 
 
 def test_a_misspelt_gin_file_is_answered_with_the_right_one():
-    names = ["sizes/tiny.gin", "laptop_slide.gin", "rows/rec_fixed_skip.gin", "data/arxiv.gin"]
+    names = [
+        "sizes/tiny.gin",
+        "laptop_slide.gin",
+        "rows/rec_fixed_skip.gin",
+        "datasets/arxiv_tokens.gin",
+    ]
     assert all((GIN_FOLDER / name).is_file() for name in names)
     meant = {typo: name for name in names for typo in typos(name)}
     missed = []
