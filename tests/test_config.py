@@ -124,6 +124,12 @@ WRONG = [
     ),
     (
         ExperimentConfig,
+        {"model": ModelConfig(**MODEL), "training": TrainingConfig(accumulate_steps=5)},
+        ValueError,
+        "data.batch_size 32 is no multiple of training.accumulate_steps 5",
+    ),
+    (
+        ExperimentConfig,
         {"model": ModelConfig(vocab_size=255)},
         ValueError,
         "bytes need model.vocab_size of at least 256, not 255",

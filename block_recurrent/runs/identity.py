@@ -32,7 +32,7 @@ MAY_CHANGE = (
 MAY_NOT_CHANGE = ("training.seed", "training.clear_states")
 # An evaluation does not depend on how batches are cut and where the files are.
 NOT_IN_FIGURES = (
-    *("data.batch_size", "data.segment_length", "mesh."),
+    *("data.batch_size", "data.segment_length", "training.accumulate_steps", "mesh."),
     *("data.path", "data.cache_path", "data.vocab_path"),
 )
 # Left by a run that was killed before its first checkpoint was complete.

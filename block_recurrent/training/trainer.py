@@ -43,6 +43,7 @@ def make_run_step(config: ExperimentConfig, state: TrainState) -> TrainStep:
         jax.random.fold_in(jax.random.key(training.seed), 1),
         clear_states=training.clear_states,
         skip_non_finite=training.non_finite == "skip",
+        accumulate_steps=training.accumulate_steps,
         shardings=jax.tree.map(lambda array: array.sharding, state),
     )
 
@@ -70,6 +71,7 @@ class Trainer:
       step: the number of steps taken.
       lanes: the batches to come, of this process's rows.
       meter: the metrics since the last log.
+      mesh: the devices.
       stop_agreed: a process was asked to stop, and all have taken the same steps since.
     """
 
@@ -84,8 +86,8 @@ class Trainer:
         advice: Callable[[], str] = str,
     ):
         self._config, self._clock, self._advice = config, clock, advice
-        self._mesh = make_mesh(config.mesh, config.data.batch_size, exact=processes.several())
-        rows = rows_of_process(self._mesh, config.data.batch_size)
+        self.mesh = make_mesh(config.mesh, config.microbatch_size, exact=processes.several())
+        rows = rows_of_process(self.mesh, config.data.batch_size)
         self.lanes = make_lanes(config, corpus, rows)
         places = config.data.batch_size * config.data.segment_length
         self.meter = Meter(config.training.num_steps, places)
@@ -99,12 +101,12 @@ class Trainer:
 
         If parameters are sharded, no device ever has all of them.
         """
-        if self._mesh.shape[FSDP] * self._mesh.shape[TENSOR] == 1:
+        if self.mesh.shape[FSDP] * self.mesh.shape[TENSOR] == 1:
             state = make_train_state(self._config)
-            self._take(put(state, train_state_sharding(self._mesh, state)))
+            self._take(put(state, train_state_sharding(self.mesh, state)))
         else:
             make = partial(make_train_state, self._config)
-            shardings = train_state_sharding(self._mesh, jax.eval_shape(make))
+            shardings = train_state_sharding(self.mesh, jax.eval_shape(make))
             self._take(jax.jit(make, out_shardings=shardings)())
 
     def _take(self, state: TrainState) -> None:
@@ -113,7 +115,7 @@ class Trainer:
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of a state's arrays; nothing is computed."""
-        return abstract_run_state(self._config, self._mesh)
+        return abstract_run_state(self._config, self.mesh)
 
     def position(self) -> dict[str, Any]:
         """The JSON values that, with the state, let a run continue from here."""
@@ -145,8 +147,8 @@ class Trainer:
         """
         size = self._config.data.batch_size
         with self._clock.part("data"), processes.turn(self.step):
-            batch = put_batch(next(self.lanes), self._mesh, size)
-            votes = (vote_array(self._mesh, vote),) if processes.several() else ()
+            batch = put_batch(next(self.lanes), self.mesh, size)
+            votes = (vote_array(self.mesh, vote),) if processes.several() else ()
         with self._clock.part("step" if self._compiled else "compilation"):
             self.state, metrics = self._train_step(self.state, batch, *votes)
             self.step += 1

@@ -35,7 +35,7 @@ from block_recurrent.training.build import make_lanes, make_model
 from block_recurrent.training.evaluation import evaluate
 from block_recurrent.training.optimizer import make_schedule
 from block_recurrent.training.step import StepMetrics
-from tests.helpers import SIZES, assert_equal, steps_compiled_once
+from tests.helpers import SIZES, assert_close, assert_equal, steps_compiled_once
 from tests.quick_runs import tree_of
 
 pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
@@ -74,6 +74,7 @@ LONG = dataclasses.replace(
     ),
 )
 STOPS = (2, 10, 16, 17, 31)
+MICROBATCHES = {"lstm": 2}
 FEWER_STOPS = {
     "bfloat16": (2, 17),
     "transformer_xl": (10, 16),
@@ -88,8 +89,8 @@ def compiled_once():
         yield
 
 
-def change(**training) -> ExperimentConfig:
-    return dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, **training))
+def change(config: ExperimentConfig = CONFIG, **training) -> ExperimentConfig:
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, **training))
 
 
 def run(config, workdir):
@@ -164,7 +165,8 @@ def run_with_stops(config, workdir, stops: int) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_stopped_run_is_the_uninterrupted_one(model, uninterrupted, tmp_path, interrupt):
-    config = dataclasses.replace(LONG, model=MODELS[model])
+    config = change(LONG, accumulate_steps=MICROBATCHES.get(model, 1))
+    config = dataclasses.replace(config, model=MODELS[model])
     expected = uninterrupted(config)
     stops = FEWER_STOPS.get(model, STOPS)
     batches = interrupt(*stops)
@@ -188,6 +190,20 @@ def test_a_run_made_longer_is_the_long_run(uninterrupted, tmp_path):
     for steps in (4, STEPS):
         run(change(num_steps=steps), tmp_path)
     assert_equal(result_of(tmp_path, CONFIG), result_of(uninterrupted(CONFIG), CONFIG))
+
+
+def test_a_run_may_go_on_with_another_number_of_microbatches(uninterrupted, tmp_path):
+    plain = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, dropout=0.0))
+    for steps, microbatches in ((4, 2), (STEPS, 1)):
+        run(change(plain, num_steps=steps, accumulate_steps=microbatches), tmp_path)
+    (state, position), (expected, expected_position) = (
+        result_of(workdir, plain) for workdir in (tmp_path, uninterrupted(plain))
+    )
+    assert_close(state, expected, 1e-6)
+    assert position == expected_position
+    for line, other in zip(figures_of(tmp_path), figures_of(uninterrupted(plain)), strict=True):
+        line.pop("validation/word_perplexity", None)  # exp of a large number
+        assert line == pytest.approx({name: other[name] for name in line}, rel=2e-6)
 
 
 COSINE = AdafactorConfig(schedule="cosine", learning_rate=0.01, warmup_steps=1)
