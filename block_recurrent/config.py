@@ -434,6 +434,9 @@ class TrainingConfig(_Checked):
       accumulate_steps: number of microbatches, equal parts of the batch rows, that a step computes
         one after the other. More of them need less memory. The step is that of the whole batch, to
         rounding, but with dropout it has other noise.
+      initial_parameters: a run's work directory, or one of its checkpoints
+        (WORKDIR/checkpoints/STEP), with whose parameters a new run begins; unless given, they are
+        random.
     """
 
     num_steps: int = 500_000
@@ -446,6 +449,7 @@ class TrainingConfig(_Checked):
     non_finite: Literal["stop", "skip"] = "stop"
     clear_states: bool = False
     accumulate_steps: int = 1
+    initial_parameters: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from block_recurrent.runs.identity import (
     check_same_data,
     check_unused,
 )
+from block_recurrent.runs.initial import find_source, read_source
 from block_recurrent.runs.metrics import METRICS, read_metrics
 from block_recurrent.runs.records import Records, record_launch
 from block_recurrent.runs.workdir import CHECKPOINTS, CONFIG, locked, write_config
@@ -34,6 +35,7 @@ from block_recurrent.training.evaluation import Evaluation, evaluate
 from block_recurrent.training.trainer import Trainer
 
 VALIDATION_LOSS = "validation/bits_per_token"
+INITIAL = "initial_parameters"  # in a checkpoint's progress
 MOST_FAILED_SAVES = 3
 BATCHES_A_VOTE = 10  # of an evaluation by several processes
 
@@ -65,7 +67,8 @@ def train(
       Stopped: a stop was requested; a checkpoint was saved.
       ConfigError: the work directory cannot be used, or belongs to another run.
       WorkdirInUse: another process is training there.
-      CheckpointError: the directory is not new, but there is no checkpoint to continue from.
+      CheckpointError: the directory is not new, but there is no checkpoint to continue from; or
+        there are no initial parameters where they should be.
       RunError: the metrics of the run are damaged.
       DataError: the documents cannot be read, or are not those that the run began with.
       DeviceMissing: JAX has no device of the kind that was asked for.
@@ -95,11 +98,12 @@ def _claim(
     """Locks a work directory that the run may use until `held` is closed."""
     held.enter_context(locked(workdir))
     check_claim(workdir, config)
-    here = Checkpoints(workdir / CHECKPOINTS).steps()
+    here, there = Checkpoints(workdir / CHECKPOINTS).steps(), []
     try:
         if bucket:
             check_bucket(bucket, config)
-        if bucket and not here and bucket.steps():
+            there = here or bucket.steps()
+        if bucket and there and not here:
             # What the run was until now, before anything is copied from there.
             before = bucket.read(CONFIG)
             write_config(workdir, before.decode() if before else to_gin(config))
@@ -108,6 +112,8 @@ def _claim(
             raise
         line.end(f"WARNING: {error}")
     check_unused(workdir, bucket)
+    if not (here or there):
+        find_source(config)  # says what is wrong before the documents are read
 
 
 def _read_corpora(config: ExperimentConfig, line: ProgressLine) -> Corpora:
@@ -147,6 +153,7 @@ class TrainingLoop:
         self.clock = Stopwatch()
         self._batches = 0  # of evaluations
         self._outcome = "failed"  # until it is something else
+        self._initial: dict[str, Any] = {}
         keep = config.training.keep_checkpoints
         self.checkpoints = Checkpoints(
             workdir / CHECKPOINTS, keep=keep, warn=self.warn, bucket=bucket
@@ -174,16 +181,28 @@ class TrainingLoop:
             state, progress = self.checkpoints.restore(self.trainer.abstract_state())
             check_same_data(workdir, progress, self.progress())
             self.trainer.restore(state, progress)
+            self._initial = {INITIAL: progress[INITIAL]} if INITIAL in progress else {}
             if line := processes.decided(
                 lambda: check_length(workdir, self.config, self.trainer.step)
             ):
                 self.line.end(line)
         else:
-            self.trainer.begin()
+            self._begin()
         processes.decided(lambda: self._open_workdir(workdir, continues))
         if not continues:
             self.checkpoints.save(self.trainer.state, self.progress())
         return continues
+
+    def _begin(self) -> None:
+        """Begins a new run, from random parameters or from those of another run."""
+        if source := find_source(self.config):
+            model, found = read_source(source, self.config, self.trainer.mesh)
+            self.trainer.begin(model)
+            self._initial = {INITIAL: found}
+            step = f"step {found['step']:,}"
+            self.line.end(f"beginning with the parameters of {source.workdir}, {step}")
+        else:
+            self.trainer.begin()
 
     def _open_workdir(self, workdir: Path, continues: bool) -> None:
         """Makes the first changes to the files of a work directory."""
@@ -310,7 +329,8 @@ class TrainingLoop:
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint holds besides arrays, as JSON values."""
-        return self.trainer.position() | {"validation": self.corpora.validation.fingerprint}
+        validation = {"validation": self.corpora.validation.fingerprint}
+        return self.trainer.position() | validation | self._initial
 
     def _wait_for_save(self) -> None:
         with self.clock.part("save"):

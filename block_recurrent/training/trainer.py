@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import TokenizedCorpus
+from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.axes import FSDP, TENSOR
 from block_recurrent.parallel.mesh import (
@@ -22,6 +23,7 @@ from block_recurrent.parallel.mesh import (
 )
 from block_recurrent.system.progress import Stopwatch
 from block_recurrent.training.build import abstract_train_state, make_lanes, make_train_state
+from block_recurrent.training.evaluation import initial_carried
 from block_recurrent.training.meter import Meter
 from block_recurrent.training.optimizer import make_optimizer, make_schedule
 from block_recurrent.training.step import (
@@ -96,18 +98,25 @@ class Trainer:
         self._skipped_in_a_row = 0
         self._compiled = False
 
-    def begin(self) -> None:
+    def begin(self, model: Model | None = None) -> None:
         """Makes the state before the first step. Raises: as `train_state_sharding`.
 
         If parameters are sharded, no device ever has all of them.
+
+        Args:
+          model: with the initial parameters, sharded over the mesh; random ones unless given.
         """
         if self.mesh.shape[FSDP] * self.mesh.shape[TENSOR] == 1:
             state = make_train_state(self._config)
-            self._take(put(state, train_state_sharding(self.mesh, state)))
+            state = put(state, train_state_sharding(self.mesh, state))
         else:
             make = partial(make_train_state, self._config)
             shardings = train_state_sharding(self.mesh, jax.eval_shape(make))
-            self._take(jax.jit(make, out_shardings=shardings)())
+            state = jax.jit(make, out_shardings=shardings)()
+        if model is not None:
+            carried = initial_carried(model, self._config.data.batch_size, self.mesh)
+            state = state._replace(model=model, carried=carried)
+        self._take(state)
 
     def _take(self, state: TrainState) -> None:
         self.state, self.step = state, int(state.step)

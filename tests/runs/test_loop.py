@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import shutil
 import signal
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import block_recurrent as br
 from block_recurrent.config import (
     AdafactorConfig,
     ConfigError,
@@ -25,13 +27,14 @@ from block_recurrent.config import (
 from block_recurrent.data import ByteTokenizer, Corpus, Document, TrainingLanes, tokenize
 from block_recurrent.data.loading import Corpora
 from block_recurrent.runs import Stopped, loop, train
-from block_recurrent.runs.checkpoints import Checkpoints
+from block_recurrent.runs.checkpoint_folder import read_state
+from block_recurrent.runs.checkpoints import CheckpointError, Checkpoints
 from block_recurrent.runs.loop import TrainingLoop
 from block_recurrent.runs.metrics import read_metrics
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import stop_on_signal
 from block_recurrent.training import trainer
-from block_recurrent.training.build import make_lanes, make_model
+from block_recurrent.training.build import make_lanes, make_model, make_train_state
 from block_recurrent.training.evaluation import evaluate
 from block_recurrent.training.optimizer import make_schedule
 from block_recurrent.training.step import StepMetrics
@@ -204,6 +207,52 @@ def test_a_run_may_go_on_with_another_number_of_microbatches(uninterrupted, tmp_
     for line, other in zip(figures_of(tmp_path), figures_of(uninterrupted(plain)), strict=True):
         line.pop("validation/word_perplexity", None)  # exp of a large number
         assert line == pytest.approx({name: other[name] for name in line}, rel=2e-6)
+
+
+def test_a_new_run_begins_with_the_parameters_of_another(uninterrupted, tmp_path, capsys):
+    source = shutil.copytree(uninterrupted(CONFIG), tmp_path / "source")
+    config = change(initial_parameters=str(source), keep_checkpoints=9)
+    train(config, tmp_path / "new", CORPORA)
+    said = f"beginning with the parameters of {source}, step {STEPS}\n"
+    assert capsys.readouterr().err.count(said) == 1
+    begun, before = br.load(tmp_path / "new", 0), br.load(source)
+    assert bits(begun.model) == bits(before.model)
+    store = Checkpoints(tmp_path / "new/checkpoints")
+    _, (state, _) = store.read(lambda f: read_state(f, make_train_state(CONFIG)), 0)
+    assert bits(state.optimizer) == bits(make_train_state(CONFIG).optimizer)
+    assert bits(state.carried) == bits(before.model.initial_state(2))
+    # Of the parameters' own run, and of the same parameters by step.
+    assert begun.progress["initial_parameters"]["step"] == STEPS
+    named = change(config, initial_parameters=str(source / f"checkpoints/{STEPS}"))
+    run(change(named, num_steps=5), tmp_path / "stopped")
+    shutil.rmtree(source)
+    run(named, tmp_path / "stopped")
+    assert bits(result_of(tmp_path / "stopped", named)) == bits(result_of(tmp_path / "new", config))
+    newest = [br.load(tmp_path / name).progress for name in ("new", "stopped")]
+    assert newest[0]["initial_parameters"] == newest[1]["initial_parameters"]
+    with pytest.raises(ConfigError, match=r"initial_parameters = '.*', now None"):
+        run(change(named, initial_parameters=None), tmp_path / "stopped")
+
+
+OTHER_SOURCES = {
+    "model.window = 4, now 8": {"window": 8},
+    "model.gate = 'fixed', now 'lstm'": {"gate": "lstm"},
+    "model.num_layers = 1, now 2": {"num_layers": 2},
+}
+
+
+@pytest.mark.parametrize("words", OTHER_SOURCES)
+def test_parameters_of_another_model_are_refused_before_anything_is_written(
+    words, uninterrupted, tmp_path
+):
+    config = change(initial_parameters=str(uninterrupted(CONFIG)))
+    model = dataclasses.replace(MODEL, **OTHER_SOURCES[words])
+    with pytest.raises(ConfigError, match=f"those of another model.*\n.*{words}"):
+        run(dataclasses.replace(config, model=model), tmp_path / "run")
+    with pytest.raises(CheckpointError, match="there is no checkpoint 7 in"):
+        place = uninterrupted(CONFIG) / "checkpoints/7"
+        run(change(initial_parameters=str(place)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 COSINE = AdafactorConfig(schedule="cosine", learning_rate=0.01, warmup_steps=1)
