@@ -437,6 +437,7 @@ class TrainingConfig(_Checked):
       initial_parameters: a run's work directory, or one of its checkpoints
         (WORKDIR/checkpoints/STEP), with whose parameters a new run begins; unless given, they are
         random.
+      profile_steps: steps to profile, such as "10:12" for steps 10, 11 and 12, counted from 1.
     """
 
     num_steps: int = 500_000
@@ -450,6 +451,25 @@ class TrainingConfig(_Checked):
     clear_states: bool = False
     accumulate_steps: int = 1
     initial_parameters: str | None = None
+    profile_steps: str | None = None
+
+    def _validate(self) -> None:
+        steps = self.profile_steps
+        valid = steps is None or (
+            bool(re.fullmatch("[0-9]+:[0-9]+", steps))
+            and 0 < self.profiled.start < self.profiled.stop <= self.num_steps + 1
+        )
+        self._require(
+            valid,
+            f"profile_steps must be FIRST:LAST, from 1 to the {self.num_steps} steps of the run, "
+            f"not {steps!r}",
+        )
+
+    @property
+    def profiled(self) -> range:
+        """The steps of `profile_steps`."""
+        first, last = map(int, (self.profile_steps or "1:0").split(":"))
+        return range(first, last + 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data.lanes import describe_batches
 from block_recurrent.data.loading import Corpora, load_corpora, makes_token_cache
@@ -25,6 +27,7 @@ from block_recurrent.runs.identity import (
 )
 from block_recurrent.runs.initial import find_source, read_source
 from block_recurrent.runs.metrics import METRICS, read_metrics
+from block_recurrent.runs.profile import Profile
 from block_recurrent.runs.records import Records, record_launch
 from block_recurrent.runs.workdir import CHECKPOINTS, CONFIG, locked, write_config
 from block_recurrent.system.devices import check_device
@@ -53,7 +56,7 @@ def train(
     Args:
       config: the run's configuration.
       workdir: the directory for `config.gin`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`,
-        `launches.jsonl` and `summary.json`. It is new, or belongs to the same run.
+        `launches.jsonl`, `summary.json` and `profile/`. It is new, or belongs to the same run.
       corpora: the documents. Unless given, they are read as the configuration says and described
         on standard output.
       line: shows progress, on standard error unless given.
@@ -154,6 +157,7 @@ class TrainingLoop:
         self._batches = 0  # of evaluations
         self._outcome = "failed"  # until it is something else
         self._initial: dict[str, Any] = {}
+        self.profile = Profile(workdir, config.training.profiled, line.end)
         keep = config.training.keep_checkpoints
         self.checkpoints = Checkpoints(
             workdir / CHECKPOINTS, keep=keep, warn=self.warn, bucket=bucket
@@ -277,7 +281,8 @@ class TrainingLoop:
           FloatingPointError: it or the one before was not finite, and may not be skipped.
           SaveFailed: the metrics cannot be written.
         """
-        self.trainer.take_step(vote=self.stop.signal is not None)
+        with self.profile.step(self.trainer.step + 1, self._wait_for_devices):
+            self.trainer.take_step(vote=self.stop.signal is not None)
         self.stop.nothing_to_save = False
         step, training = self.trainer.step, self.config.training
         if self._is_due(training.log_every) or step == training.num_steps:
@@ -332,6 +337,9 @@ class TrainingLoop:
         validation = {"validation": self.corpora.validation.fingerprint}
         return self.trainer.position() | validation | self._initial
 
+    def _wait_for_devices(self) -> None:
+        jax.block_until_ready(self.trainer.state)
+
     def _wait_for_save(self) -> None:
         with self.clock.part("save"):
             self.checkpoints.wait()
@@ -349,6 +357,7 @@ class TrainingLoop:
 
         A failure is only a warning here, so that it does not hide why the run failed.
         """
+        self.profile.close()
         self.checkpoints.close()
         if processes.is_primary():
             self.records.close()

@@ -49,6 +49,7 @@ TRAIN = {
     "--gin.model.recurrent_layers=() --gin.model.feedback=True": "feedback needs a recurrent layer",
     "--gin.training.non_finite=skp": "(did you mean 'skip'?)",
     "--gin.training.accumulate_steps=5": "--gin.training.accumulate_steps: .*no multiple of",
+    "--gin.training.profile_steps=12:10": "profile_steps: .* must be FIRST:LAST, .*not '12:10'",
     "--gin.training.initial_parameters=~/none --workdir=x": "= '/.*/none': /.*/none holds no run",
     "--gin_fille=x": "'--gin_fille=x' (did you mean '--gin_file'?)",
     "--gin_file=sizes/tinny.gin": "no file 'sizes/tinny.gin' (did you mean 'sizes/tiny.gin'?)",

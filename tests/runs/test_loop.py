@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import gzip
+import json
 import os
 import shutil
 import signal
@@ -253,6 +255,20 @@ def test_parameters_of_another_model_are_refused_before_anything_is_written(
         place = uninterrupted(CONFIG) / "checkpoints/7"
         run(change(initial_parameters=str(place)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_profile_of_some_steps_changes_no_figure(uninterrupted, tmp_path, capsys):
+    config = change(profile_steps="2:3")
+    train(config, tmp_path, CORPORA)
+    assert f"a profile of training steps is in {tmp_path / 'profile'}" in capsys.readouterr().err
+    (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    steps = [each["args"]["step_num"] for each in events if each.get("name") == "train"]
+    assert steps == ["2", "3"]
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert figures_of(tmp_path) == figures_of(uninterrupted(CONFIG))
+    assert bits(result_of(tmp_path, config)) == bits(result_of(uninterrupted(CONFIG), CONFIG))
+    assert not (uninterrupted(CONFIG) / "profile").exists()
 
 
 COSINE = AdafactorConfig(schedule="cosine", learning_rate=0.01, warmup_steps=1)
