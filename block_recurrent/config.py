@@ -21,7 +21,7 @@ _LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "model_size num_heads head_size mlp_size window num_states vocab_size num_layers segment "
         "hidden_size batch_size segment_length learning_rate decay_steps warmup_steps clip_norm "
         "decay_rate clipping_threshold eps1 eps num_steps log_every evaluate_every "
-        "checkpoint_every keep_checkpoints",
+        "checkpoint_every keep_checkpoints accumulate_steps",
     ),
     ("at least 0", lambda value: value >= 0, "memory seed weight_decay"),
     ("in [0, 1)", lambda value: 0 <= value < 1, "dropout momentum b1 b2"),
@@ -455,6 +455,13 @@ class TrainingConfig(_Checked):
         step, which leaves the parameters as they were (the run stops after ten in a row).
       clear_states: begin every segment with the initial recurrent states, in training and in
         evaluation; keys and values are still carried (an ablation of the paper).
+      accumulate_steps: number of microbatches, equal parts of the batch rows, that a step computes
+        one after the other. More of them need less memory. The step is that of the whole batch, to
+        rounding, but with dropout it has other noise.
+      initial_parameters: a run's work directory, or one of its checkpoints
+        (WORKDIR/checkpoints/STEP), with whose parameters a new run begins; unless given, they are
+        random.
+      profile_steps: steps to profile, such as "10:12" for steps 10, 11 and 12, counted from 1.
     """
 
     num_steps: int = 500_000
@@ -466,6 +473,27 @@ class TrainingConfig(_Checked):
     bucket: str | None = None
     non_finite: Literal["stop", "skip"] = "stop"
     clear_states: bool = False
+    accumulate_steps: int = 1
+    initial_parameters: str | None = None
+    profile_steps: str | None = None
+
+    def _validate(self) -> None:
+        steps = self.profile_steps
+        valid = steps is None or (
+            bool(re.fullmatch("[0-9]+:[0-9]+", steps))
+            and 0 < self.profiled.start < self.profiled.stop <= self.num_steps + 1
+        )
+        self._require(
+            valid,
+            f"profile_steps must be FIRST:LAST, from 1 to the {self.num_steps} steps of the run, "
+            f"not {steps!r}",
+        )
+
+    @property
+    def profiled(self) -> range:
+        """The steps of `profile_steps`."""
+        first, last = map(int, (self.profile_steps or "1:0").split(":"))
+        return range(first, last + 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -509,6 +537,11 @@ class ExperimentConfig(_Checked):
             segment % size == 0,
             f"data.segment_length {segment} is no multiple of model.{unit} {size}",
         )
+        rows, parts = self.data.batch_size, self.training.accumulate_steps
+        self._require(
+            rows % parts == 0,
+            f"data.batch_size {rows} is no multiple of training.accumulate_steps {parts}",
+        )
         self._require(
             isinstance(model, ModelConfig) or not self.training.clear_states,
             f"training.clear_states: the architecture {model.architecture!r} has no recurrent "
@@ -518,3 +551,8 @@ class ExperimentConfig(_Checked):
             self.data.tokenizer != "bytes" or self.model.vocab_size >= 256,
             f"bytes need model.vocab_size of at least 256, not {self.model.vocab_size}",
         )
+
+    @property
+    def microbatch_size(self) -> int:
+        """The number of batch rows that a training step computes at a time, on all devices."""
+        return self.data.batch_size // self.training.accumulate_steps

@@ -60,7 +60,7 @@ PARAMETERS: dict[str, Any] = {  # with their types
     for kind in kinds
     for name, hint in typing.get_type_hints(kind).items()
 }
-_PATHS = ("path", "vocab_path", "cache_path")  # in the section data
+_PATHS = ("data.path", "data.vocab_path", "data.cache_path", "training.initial_parameters")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,9 +329,9 @@ def load(
     bound.add_flags(bindings)
     bound.check()
     values = {name: bound.values(name) for name in SECTIONS}
-    for name in _PATHS:
-        if isinstance(path := values["data"].get(name), str):
-            values["data"][name] = os.path.expanduser(path)
+    for section, _, name in (path.partition(".") for path in _PATHS):
+        if isinstance(path := values[section].get(name), str):
+            values[section][name] = os.path.expanduser(path)
     if not needs_data:
         data = values["data"]
         missing = (

@@ -107,6 +107,10 @@ WRONG = [
     (DataConfig, {"validation_percent": 100}, ValueError, "between 1 and 99, not 100"),
     (TrainingConfig, {"non_finite": "skp"}, ValueError, "did you mean 'skip'"),
     (TrainingConfig, {"clear_states": 1}, TypeError, "clear_states must be bool, not 1"),
+    *(
+        (TrainingConfig, {"profile_steps": steps}, ValueError, f"of the run, not {steps!r}")
+        for steps in ("10", "12:10", "0:3", "499999:500001", "1:2:3", "a:b")
+    ),
     (AdamWConfig, {"name": "adam"}, ValueError, "did you mean 'adamw'"),
     (AdamWConfig, {"schedule": "linear"}, ValueError, "one of 'rsqrt', 'cosine'"),
     (AdafactorConfig, {"final_learning_rate": 0.1}, ValueError, "belongs to the cosine schedule"),
@@ -121,6 +125,12 @@ WRONG = [
         {"model": ModelConfig(**MODEL), "data": DataConfig(segment_length=1000)},
         ValueError,
         "data.segment_length 1000 is no multiple of model.window 512",
+    ),
+    (
+        ExperimentConfig,
+        {"model": ModelConfig(**MODEL), "training": TrainingConfig(accumulate_steps=5)},
+        ValueError,
+        "data.batch_size 32 is no multiple of training.accumulate_steps 5",
     ),
     (
         ExperimentConfig,

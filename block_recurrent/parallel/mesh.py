@@ -29,7 +29,7 @@ def make_mesh(
 
     Args:
       config: number of devices along each axis.
-      batch_size: B, batch rows to shard; 0 if there are none.
+      batch_size: B, batch rows to shard, those of a microbatch in training; 0 if there are none.
       devices: all devices unless given.
       exact: all devices have to be used. Otherwise, if `config.data` is -1, the mesh has only as
         many as divide the batch.
@@ -65,7 +65,7 @@ def check_batch_size(batch_size: int, sizes: Sequence[int]) -> None:
         raise ConfigError(
             f"a batch of {batch_size} rows cannot be sharded evenly over {sizes[0] * sizes[1]} "
             f"groups of devices ({_shown(sizes)}): data.batch_size must be a multiple of "
-            "mesh.data x mesh.fsdp"
+            "mesh.data x mesh.fsdp x training.accumulate_steps"
         )
 
 

@@ -58,7 +58,7 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
     Raises:
       ConfigError: the batch or the parameters do not divide by the mesh, or it leaves devices over.
     """
-    mesh = make_mesh(config.mesh, config.data.batch_size, target.devices, exact=True)
+    mesh = make_mesh(config.mesh, config.microbatch_size, target.devices, exact=True)
     lanes, length = config.data.batch_size, config.data.segment_length
     array: Any = functools.partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
     tokens, mask = array((lanes, length), jnp.int32), array((lanes, length), jnp.bool_)
