@@ -335,7 +335,7 @@ def load(
     if not needs_data:
         data = values["data"]
         missing = ["path"] if data.get("source") in ("jsonl", "text", "tfds") else []
-        missing += ["vocab_path"] if data.get("tokenizer") == "sentencepiece" else []
+        missing += ["vocab_path"] if data.get("tokenizer", "bytes") != "bytes" else []
         values["data"] = dict.fromkeys(missing, TO_BE_GIVEN) | data
     sections = {name: bound.build(bound.kind(name), values[name], name) for name in SECTIONS}
     return bound.build(ExperimentConfig, sections)
