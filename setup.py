@@ -27,7 +27,14 @@ class BuildWithGinFiles(build_py):
 
 
 # Every lower bound is a version that the tests were run with.
-DATA = ["array_record>=0.7.1", "pyarrow>=17.0", "sentencepiece>=0.2.0", "zstandard>=0.22"]
+DATA = [
+    "array_record>=0.7.1",
+    "pyarrow>=17.0",
+    "sentencepiece>=0.2.0",
+    "tiktoken>=0.9",
+    "tokenizers>=0.20",
+    "zstandard>=0.22",
+]
 HUGGINGFACE = ["datasets>=5.2"]
 PLOTS = ["matplotlib>=3.11"]
 TENSORBOARD = ["tensorboardX>=2.6.2"]

@@ -292,9 +292,12 @@ class DataConfig(_Checked):
         downloads the data set there, "stream" downloads rows as they are read.
       name: name of the corpus, by which tables find its column; the last part of `path`, or the
         source, unless given.
-      tokenizer: "bytes", or "sentencepiece" with the vocabulary in `vocab_path`.
-      vocab_path: SentencePiece model file.
+      tokenizer: "bytes", or the kind of the vocabulary in `vocab_path`: "sentencepiece",
+        "huggingface" (a tokenizer.json) or "tiktoken".
+      vocab_path: the vocabulary's file.
       vocab_sha256: hexadecimal SHA-256 of that file, which identifies it.
+      vocab_pattern: how text is cut before "tiktoken" merges bytes: "gpt2", "cl100k_base",
+        "o200k_base", or the regular expression of another encoding.
       cache_path: folder for the tokens of a "tfds" corpus; `token_cache` in `path` unless given.
       batch_size: B, number of batch rows.
       segment_length: N, tokens of a row per step, a multiple of the model's window, or of its
@@ -316,9 +319,10 @@ class DataConfig(_Checked):
     path: str | None = None
     download: Literal["never", "cache", "stream"] = "never"
     name: str | None = None
-    tokenizer: Literal["bytes", "sentencepiece"] = "bytes"
+    tokenizer: Literal["bytes", "sentencepiece", "huggingface", "tiktoken"] = "bytes"
     vocab_path: str | None = None
     vocab_sha256: str | None = None
+    vocab_pattern: str | None = None
     cache_path: str | None = None
     batch_size: int = 32
     segment_length: int = 4096
@@ -337,15 +341,19 @@ class DataConfig(_Checked):
             f"validation_percent must be between 1 and 99, not {self.validation_percent}",
         )
         needs_path = self.source not in ("stdlib", "site_packages")
-        sentencepiece = self.tokenizer == "sentencepiece"
+        has_file = self.tokenizer != "bytes"
         for name, owner, needed in (
             ("path", "source", needs_path),
-            ("vocab_path", "tokenizer", sentencepiece),
-            ("vocab_sha256", "tokenizer", sentencepiece),
+            ("vocab_path", "tokenizer", has_file),
+            ("vocab_sha256", "tokenizer", has_file),
+            ("vocab_pattern", "tokenizer", self.tokenizer == "tiktoken"),
         ):
             given, of = getattr(self, name), f"{owner} {getattr(self, owner)!r}"
             self._require(not needed or given is not None, f"{of} needs a {name}; set data.{name}")
-            self._require(needed or given is None, f"{of} takes no {name}; leave data.{name} out")
+            self._require(
+                needed or given is None,
+                f"{of} takes no {name}; leave data.{name} out, or choose another data.{owner}",
+            )
         for names, sources in _DATA_OPTIONS.items():
             for name in names.split():
                 unset = getattr(self, name) == getattr(DataConfig, name)

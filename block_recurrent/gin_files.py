@@ -334,10 +334,9 @@ def load(
             values[section][name] = os.path.expanduser(path)
     if not needs_data:
         data = values["data"]
-        missing = (
-            ["path"] if data.get("source", "stdlib") not in ("stdlib", "site_packages") else []
-        )
-        missing += ["vocab_path"] if data.get("tokenizer") == "sentencepiece" else []
+        own_text = data.get("source", "stdlib") in ("stdlib", "site_packages")
+        missing = [] if own_text else ["path"]
+        missing += ["vocab_path"] if data.get("tokenizer", "bytes") != "bytes" else []
         values["data"] = dict.fromkeys(missing, TO_BE_GIVEN) | data
     sections = {name: bound.build(bound.kind(name), values[name], name) for name in SECTIONS}
     return bound.build(ExperimentConfig, sections)

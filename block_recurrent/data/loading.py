@@ -11,7 +11,7 @@ from block_recurrent.data.text_files import Reading
 from block_recurrent.data.tfds_reader import TfdsDirectory
 from block_recurrent.data.token_cache import cached_tokens
 from block_recurrent.data.tokenized import TokenizedCorpus, tokenize
-from block_recurrent.data.tokenizers import make_tokenizer
+from block_recurrent.data.vocabularies import make_tokenizer
 
 Report = Callable[[str], None]
 
