@@ -23,6 +23,7 @@ from block_recurrent.model.cell import RecurrentCell as RecurrentCell
 from block_recurrent.model.decoding import GenerationState as GenerationState
 from block_recurrent.model.decoding import generate as generate
 from block_recurrent.model.decoding import prefill as prefill
+from block_recurrent.model.decoding import row_lengths as row_lengths
 from block_recurrent.model.gates import FixedGate as FixedGate
 from block_recurrent.model.gates import LSTMGate as LSTMGate
 from block_recurrent.model.language_model import LanguageModel as LanguageModel

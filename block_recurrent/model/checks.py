@@ -156,19 +156,25 @@ def _check_inside(name: str, values: np.ndarray, vocab_size: int) -> None:
 
 
 def check_sampling(
-    max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    seed: int,
 ) -> None:
     """Raises TypeError or ValueError for an argument of `generate` that is out of range."""
     check_size("max_new_tokens", max_new_tokens)
     check_size("top_k", 1 if top_k is None else top_k)
-    numbers = {"temperature": temperature, "top_p": 1 if top_p is None else top_p, "seed": seed}
-    for name, value in numbers.items():
+    shares = {"top_p": 1 if top_p is None else top_p, "min_p": 1 if min_p is None else min_p}
+    for name, value in {"temperature": temperature, **shares, "seed": seed}.items():
         kinds = (int, np.integer) if name == "seed" else (int, float, np.number)
         if not isinstance(value, kinds):
             raise TypeError(f"{name} must be a number, not {value!r}")
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature must be at least 0 and finite, not {temperature}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
+    for name, value in shares.items():
+        if not 0 < value <= 1:
+            raise ValueError(f"{name} must be above 0 and at most 1, not {value}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be between 0 and 2**32 - 1, not {seed}")

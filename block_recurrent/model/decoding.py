@@ -12,7 +12,7 @@ segment so far, the LSTM its state.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float32, Int32
+from jaxtyping import Bool, Float32, Int, Int32
 
 from block_recurrent.model import checks
-from block_recurrent.model.array_types import Index, Key, Token, TokenLogits
+from block_recurrent.model.array_types import AnyArray, Index, Key, Token, TokenLogits
 from block_recurrent.model.checks import check_sampling
 from block_recurrent.model.language_model import LanguageModel
 from block_recurrent.model.protocol import Baseline, Model
@@ -104,8 +104,10 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
+    stop_tokens: Sequence[int] = (),
     seed: int = 0,
-    callback: Callable[[np.ndarray], None] | None = None,
+    callback: Callable[[np.ndarray], object] | None = None,
 ) -> Int32[Array, "B P"]:
     """Continues a prompt; to go on afterwards, `prefill` prompt and result.
 
@@ -118,22 +120,30 @@ def generate(
       temperature: 0 always takes the most likely token.
       top_k: only among the k most likely tokens.
       top_p: only among the fewest tokens that together have this probability.
+      min_p: only among tokens with at least this share of the largest probability.
+      stop_tokens: a row that draws one of them ends, and repeats it until all rows have ended;
+        `row_lengths` says where.
       seed: the same seed gives the same text; rows of a batch draw independently.
-      callback: called with each new token of all rows, [B] int32, as soon as it is there.
+      callback: called with each new token of all rows, [B] int32, as soon as it is there; if it
+        returns True, that token is the last.
 
     Returns:
-      The new tokens, [B, max_new_tokens].
+      The new tokens, [B, max_new_tokens], or fewer if all rows have ended.
 
     Raises:
       TypeError, ValueError: arguments that are out of range or do not fit together.
     """
-    check_sampling(max_new_tokens, temperature, top_k, top_p, seed)
-    decoder = decoder_of(model)
+    check_sampling(max_new_tokens, temperature, top_k, top_p, min_p, seed)
+    decoder, vocab_size = decoder_of(model), model.config.vocab_size
     sampling = Sampling(
         jax.random.key(seed),
         jnp.float32(temperature),
-        None if top_k is None else jnp.int32(min(top_k, model.config.vocab_size)),
+        None if top_k is None else jnp.int32(min(top_k, vocab_size)),
         None if top_p is None else jnp.float32(top_p),
+        None if min_p is None else jnp.float32(min_p),
+        checks.check_token_ids("stop_tokens", [stop_tokens], vocab_size)[0]
+        if len(stop_tokens)
+        else NONE,
     )
     logits, point, rest = decoder.read(model, state, prompt, "prompt")
     capacity = 1 << (max_new_tokens - 1).bit_length()  # one compiled loop serves many lengths
@@ -142,9 +152,19 @@ def generate(
     stops = [max_new_tokens] if callback is None else range(1, max_new_tokens + 1)
     for stop in stops:
         progress = _decode(model, sampling, progress, jnp.int32(stop))
-        if callback is not None:
-            callback(np.asarray(progress[1][:, stop - 1]))
-    return progress[1][:, :max_new_tokens]
+        if callback is None:
+            continue
+        if progress[0] < stop or callback(np.asarray(progress[1][:, stop - 1])):
+            break
+    return progress[1][:, : int(progress[0])]
+
+
+def row_lengths(
+    new_tokens: Int32[AnyArray, "B P"], stop_tokens: Sequence[int]
+) -> Int[np.ndarray, "B"]:
+    """How many tokens each row of `generate`'s result has, with the stop token that ended it."""
+    ended = np.isin(np.asarray(new_tokens), np.asarray(stop_tokens, np.int32))
+    return np.where(ended.any(axis=1), ended.argmax(axis=1) + 1, ended.shape[1])
 
 
 @jax.jit(donate_argnums=2)
@@ -155,14 +175,28 @@ def _decode(model, sampling: "Sampling", progress, stop: Index):
     def body(progress):
         count, new_tokens, logits, carried = progress
         token = sample(logits, sampling, count)
+        newest, ended = _newest(progress, sampling)
+        token = jnp.where(ended, newest, token)
         new_tokens = jax.lax.dynamic_update_slice_in_dim(new_tokens, token[:, None], count, axis=1)
         logits, carried = decode(model, token, carried)
         return count + 1, new_tokens, logits, carried
 
-    return jax.lax.while_loop(lambda progress: progress[0] < stop, body, progress)
+    def goes_on(progress):
+        return (progress[0] < stop) & ~jnp.all(_newest(progress, sampling)[1])
+
+    return jax.lax.while_loop(goes_on, body, progress)
+
+
+def _newest(progress, sampling: "Sampling") -> tuple[Token, Bool[Array, "B"]]:
+    """The token that each row drew last, and whether it ended the row."""
+    count, new_tokens, *_ = progress
+    newest = jax.lax.dynamic_index_in_dim(new_tokens, count - 1, axis=1, keepdims=False)
+    return newest, (count > 0) & jnp.isin(newest, sampling.stop_tokens)
 
 
 # Drawing tokens from logits.
+
+NONE = np.zeros(0, np.int32)
 
 
 class Sampling(NamedTuple):
@@ -172,12 +206,15 @@ class Sampling(NamedTuple):
     temperature: Float32[Array, ""]
     top_k: Index | None
     top_p: Float32[Array, ""] | None
+    min_p: Float32[Array, ""] | None = None
+    stop_tokens: Int32[AnyArray, "n"] = NONE
 
 
 def sample(logits: TokenLogits, sampling: Sampling, count: Index) -> Token:
     """Draws one token for each row; `count` tokens were drawn before."""
     scaled = logits / jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)
     kept = keep_top_p(keep_top_k(scaled, sampling.top_k), sampling.top_p)
+    kept = keep_min_p(kept, sampling.min_p)
     keys = jax.random.split(jax.random.fold_in(sampling.key, count), logits.shape[0])
     drawn = jax.vmap(jax.random.categorical)(keys, kept)
     greedy = jnp.argmax(logits, axis=-1)
@@ -202,6 +239,14 @@ def keep_top_p(logits: TokenLogits, top_p: Float32[Array, ""] | None) -> TokenLo
     probabilities = jax.nn.softmax(descending, axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
     smallest = jnp.min(jnp.where(before < top_p, descending, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(logits < smallest, -jnp.inf, logits)
+
+
+def keep_min_p(logits: TokenLogits, min_p: Float32[Array, ""] | None) -> TokenLogits:
+    """Minus infinity for tokens less probable than `min_p` times the most probable of the row."""
+    if min_p is None:
+        return logits
+    smallest = jnp.max(logits, axis=-1, keepdims=True) + jnp.log(min_p)
     return jnp.where(logits < smallest, -jnp.inf, logits)
 
 

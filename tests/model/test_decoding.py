@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from block_recurrent.model import decoding
-from block_recurrent.model.decoding import Sampling, generate, prefill, sample
+from block_recurrent.model.decoding import Sampling, generate, prefill, row_lengths, sample
 from tests.helpers import (
     MODELS,
     SIZES,
@@ -181,6 +181,23 @@ def test_the_callback_gets_every_token_as_it_comes():
     with pytest.raises(Enough):
         draw(callback=take)
     assert len(seen) == 16 + 4
+    assert_equal(draw(callback=lambda tokens: len(seen) == 16 + 4), draw()[:, :1])
+
+
+def test_a_row_ends_with_its_stop_token_and_the_others_go_on():
+    free = draw(temperature=3.0)
+    stops = [int(free[0, 3]), int(free[1, 6])]
+    lengths = row_lengths(free, stops)
+    stopped = draw(temperature=3.0, stop_tokens=stops)
+    assert lengths[0] != lengths[1] and stopped.shape == (BATCH, max(lengths))
+    assert_equal(row_lengths(stopped, stops), lengths)
+    for before, after, length in zip(free, stopped, lengths, strict=True):
+        assert_equal(after[:length], before[:length])
+        assert set(after[length:]) <= {after[length - 1]}
+    seen = []
+    draw(temperature=3.0, stop_tokens=stops, callback=seen.append)
+    assert_equal(np.stack(seen, axis=1), stopped)
+    assert_equal(row_lengths(free, []), [16, 16])
 
 
 def test_one_compiled_loop_serves_many_lengths(monkeypatch):
@@ -236,6 +253,14 @@ def test_top_p_keeps_the_fewest_that_reach_p(top_p):
         np.testing.assert_array_equal(after[order[:number]], before[order[:number]])
 
 
+@pytest.mark.parametrize("min_p", [1e-6, 0.1, 0.5, 1.0])
+def test_min_p_keeps_what_has_that_share_of_the_largest_probability(min_p):
+    kept = np.asarray(decoding.keep_min_p(LOGITS, jnp.float32(min_p)))
+    probabilities = np.exp(np.asarray(LOGITS, np.float64))
+    expected = probabilities >= min_p * probabilities.max(axis=1, keepdims=True) * (1 - 1e-6)
+    assert_equal(kept, np.where(expected, LOGITS, -np.inf))
+
+
 # The 99.9 % quantile of chi-square, by degrees of freedom.
 LIMITS = {2: 13.82, 3: 16.27, 10: 29.59}
 
@@ -279,6 +304,8 @@ WRONG = {
     "top_k": ({"top_k": 0}, ValueError, "top_k must be a whole number of at least 1, not 0"),
     "top_p 0": ({"top_p": 0.0}, ValueError, "top_p must be above 0 and at most 1, not 0.0"),
     "top_p 2": ({"top_p": 2}, ValueError, "top_p must be above 0 and at most 1, not 2"),
+    "min_p": ({"min_p": 0}, ValueError, "min_p must be above 0 and at most 1, not 0"),
+    "stop token": ({"stop_tokens": [3, 11]}, ValueError, "stop_tokens: token id 11 is outside"),
     "no prompt": ({"tokens": TOKENS[:, :0]}, ValueError, "prompt must have at least one token"),
     "one row": ({"tokens": TOKENS[0]}, ValueError, r"prompt has shape \(16,\), but \[B, P\]"),
     "floats": ({"tokens": np.ones((2, 3))}, TypeError, "prompt must hold integer .* not float64"),
