@@ -20,6 +20,7 @@ from tests.helpers import (
     random_model,
     random_tokens,
     read,
+    row,
 )
 
 BATCH, WINDOW = 2, SIZES["window"]
@@ -100,8 +101,38 @@ def test_prefill_in_pieces_is_prefill_at_once(name, edges):
     assert_equal((logits, point), prefill(model, state, TOKENS[:, :11]))
 
 
-def greedy(model, state, prompt, count):
-    return generate(model, state, prompt, max_new_tokens=count, temperature=0)
+SEVERAL = np.array([3, 8, 5, 11])  # lengths: within a block, whole blocks, over several
+
+
+@pytest.mark.parametrize("name", ["lstm_dual_twice", "feedback_lstm_single_rotary"])
+def test_rows_of_several_lengths_are_read_as_if_alone(name):
+    model = random_model(CONFIGS[name])
+    state, tokens = random_like(model.initial_state(4)), random_tokens(4, LENGTH)
+    logits, point = prefill(model, state, tokens, SEVERAL)
+    more = SEVERAL[::-1]
+    after, _ = prefill(model, point, tokens, more)
+    for i, length in enumerate(SEVERAL):
+        own, prompt = row(state, i), tokens[i : i + 1]
+        expected, alone = prefill(model, own, prompt[:, :length])
+        assert_close(logits[i], expected[0])
+        assert_close(row(point.block_start, i), alone.block_start)
+        assert_equal((point.tokens[i], point.length[i]), (alone.tokens[0], alone.length))
+        expected, _ = prefill(model, alone, prompt[:, : more[i]])
+        assert_close(after[i], expected[0])
+
+
+@two_models
+def test_generation_goes_on_from_the_end_of_each_row(name):
+    model, state = prepare(name)
+    new = greedy(model, state, TOKENS, 16, lengths=SEVERAL[:BATCH])
+    for i, length in enumerate(SEVERAL[:BATCH]):
+        own = jax.tree.map(lambda x, i=i: jnp.repeat(x[:, i : i + 1], BATCH, axis=1), state)
+        alone = greedy(model, own, jnp.tile(TOKENS[i, :length], (BATCH, 1)), 16)
+        assert_equal(new[i], alone[0])
+
+
+def greedy(model, state, prompt, count, **options):
+    return generate(model, state, prompt, max_new_tokens=count, temperature=0, **options)
 
 
 @two_models
@@ -306,6 +337,8 @@ WRONG = {
     "top_p 2": ({"top_p": 2}, ValueError, "top_p must be above 0 and at most 1, not 2"),
     "min_p": ({"min_p": 0}, ValueError, "min_p must be above 0 and at most 1, not 0"),
     "stop token": ({"stop_tokens": [3, 11]}, ValueError, "stop_tokens: token id 11 is outside"),
+    "no length": ({"lengths": [1, 0]}, ValueError, "lengths must be from 1 to 1, not 0"),
+    "one length": ({"lengths": [1]}, ValueError, r"lengths has shape \(1,\), but \[2\]"),
     "no prompt": ({"tokens": TOKENS[:, :0]}, ValueError, "prompt must have at least one token"),
     "one row": ({"tokens": TOKENS[0]}, ValueError, r"prompt has shape \(16,\), but \[B, P\]"),
     "floats": ({"tokens": np.ones((2, 3))}, TypeError, "prompt must hold integer .* not float64"),
