@@ -77,6 +77,8 @@ OTHERS = {
     "generate --workdir={folder}/run --top_k=0": "--top_k: must be a whole number of at least 1",
     "generate --workdir={folder}/run --samples=two": "--samples: .*not two",
     "generate --workdir={folder}/run --top_p=2": "top_p must be above 0 and at most 1, not 2",
+    "generate --workdir={folder}/run --min_p=0": "min_p must be above 0 and at most 1, not 0",
+    "generate --workdir={folder}/run --stop=": "--stop: must not be empty",
     "generate --workdir={folder}/run --temperature=-1": "temperature must be at least 0",
     "generate --workdir={folder}/run --seed=-1": "seed must be between 0",
     "generate --workdir={folder}/run --prompt_file=/no/prompt": "/no/prompt: No such file",

@@ -15,7 +15,7 @@ from block_recurrent.runs.checkpoints import CheckpointError, Checkpoints, read_
 from tests.helpers import assert_equal
 from tests.quick_runs import STEPS, Steps, make_inputs, run
 
-PAGE = Path(__file__).parents[2] / "docs/runs.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +66,44 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(workdir, tmp_path, c
     assert Checkpoints(copy / "checkpoints").steps() == [4, 6]
 
 
+def blocks(page: str) -> list[str]:
+    """The Python blocks of a page."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.+?)```", text, re.DOTALL)
+
+
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_the_documentation_works_as_shown(workdir, monkeypatch):
     """Also with Orbax alone."""
-    blocks = re.findall(r"```python\n(.+?)```", PAGE.read_text(), re.DOTALL)
-    code = "".join(blocks).replace("checkpoints/1000", "checkpoints/6")
+    code = "".join(blocks("runs.md")).replace("checkpoints/1000", "checkpoints/6")
     monkeypatch.chdir(workdir.parents[1])
     defined: dict = {}
     exec(code, defined)
     assert_equal(defined["parameters"], named_parameters(defined["model"]))
     assert defined["step"] == STEPS
+
+
+def test_scoring_works_as_shown(workdir, monkeypatch, capsys):
+    monkeypatch.chdir(workdir.parents[1])
+    exec(blocks("scoring.md")[0], defined := {})
+    assert defined["second"].bytes == 3
+    assert capsys.readouterr().out.split()[1:] == [str(defined["second"].greedy), "3", "3"]
+
+
+def test_the_harness_gets_what_it_asks_for(workdir):
+    instance = pytest.importorskip("lm_eval.api.instance")
+    exec("import block_recurrent as br\n" + blocks("scoring.md")[1], defined := {})
+    model = defined["BlockRecurrentLM"](workdir)
+
+    def ask(kind: str, *arguments):
+        request = instance.Instance(kind, {}, arguments, 0)
+        return getattr(model, kind)([request])[0]
+
+    trained = br.load(workdir)
+    pair, text = br.score(trained, [("the quick", " fox"), "the quick fox"])
+    assert ask("loglikelihood", "the quick", " fox") == (pair.log_likelihood, pair.greedy)
+    assert ask("loglikelihood_rolling", "the quick fox") == text.log_likelihood
+    whole = ask("generate_until", "the quick", {"max_gen_toks": 9})
+    stop = whole[2]
+    until = {"until": [stop], "max_gen_toks": 9}
+    assert ask("generate_until", "the quick", until) == whole.partition(stop)[0]
