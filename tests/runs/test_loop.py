@@ -38,8 +38,6 @@ from block_recurrent.training.step import StepMetrics
 from tests.helpers import SIZES, assert_equal, steps_compiled_once
 from tests.quick_runs import tree_of
 
-pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
-
 STEPS = 9
 VALIDATION = "validation/bits_per_token"
 TEXTS = ["0123456789" * 3, "abcdefg", "to be or not to be, that is", "xy", ".,;" * 11]

@@ -22,8 +22,6 @@ from block_recurrent.training import make_optimizer, make_schedule
 from block_recurrent.training.optimizer import OPTIMIZERS
 from tests.helpers import SIZES, assert_close, assert_equal, model_config, random_model
 
-pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
-
 ADAMW = {"schedule": "cosine", "learning_rate": 0.1, "warmup_steps": 2}
 
 
