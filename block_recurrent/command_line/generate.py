@@ -25,6 +25,7 @@ from block_recurrent.parallel.mesh import make_mesh, reading_mesh
 from block_recurrent.runs.trained import load
 from block_recurrent.runs.workdir import config_file
 from block_recurrent.system.devices import check_device
+from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import stop_on_signal
 
 SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
@@ -74,12 +75,19 @@ def _continue_text(
     trained = load(arguments.workdir, arguments.checkpoint, config=config, mesh=mesh)
     text = read_prompt(arguments.prompt_file) if arguments.prompt is None else arguments.prompt
     prompt, samples = encode_prompt(text, trained.tokenizer), arguments.samples
-    stream = Stream(trained.tokenizer, prompt)
+    stream, line = Stream(trained.tokenizer, prompt), ProgressLine()
+
+    def take(tokens: np.ndarray) -> None:
+        line.compiled("the generation of a token")
+        if samples == 1:
+            stream(tokens)
+
+    line.compiling("the generation of a token")
     new_tokens = generate(
         trained.model,
         trained.model.initial_state(samples),
         jnp.tile(prompt, (samples, 1)),
-        callback=stream if samples == 1 else None,
+        callback=take,
         **sampling,
     )
     if samples == 1:

@@ -258,7 +258,9 @@ class TrainingLoop:
           FloatingPointError: it or the one before was not finite, and may not be skipped.
           SaveFailed: the metrics cannot be written.
         """
+        self.line.compiling("the training step")
         self.trainer.take_step(vote=self.stop.signal is not None)
+        self.line.compiled("the training step")
         self.stop.nothing_to_save = False
         step, training = self.trainer.step, self.config.training
         if self._is_due(training.log_every) or step == training.num_steps:
@@ -275,6 +277,7 @@ class TrainingLoop:
         trainer, documents = self.trainer, self.corpora.validation
         trainer.check_state()
         self.line.show(f"step {trainer.step:,}: evaluating")
+        self.line.compiling("the evaluation")
         with self.clock.part("evaluation"):
             found = evaluate(self.config, trainer.state.model, documents, self._while_evaluating)
         metrics = {f"validation/{name}": value for name, value in found.metrics().items()}
@@ -285,6 +288,7 @@ class TrainingLoop:
         return found
 
     def _while_evaluating(self, share: float) -> None:
+        self.line.compiled("the evaluation")
         self._batches += 1
         ask = not processes.several() or self._batches % BATCHES_A_VOTE == 0
         if ask and processes.any_of(self.stop.signal is not None):
