@@ -443,6 +443,11 @@ class TrainingConfig(_Checked):
     non_finite: Literal["stop", "skip"] = "stop"
     clear_states: bool = False
 
+    def evaluations_after(self, step: int) -> int:
+        """The number of evaluations that are still to come when a run has taken `step` steps."""
+        last, taken = self.num_steps - 1, max(step - 1, 0)
+        return last // self.evaluate_every - taken // self.evaluate_every + 1
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig(_Checked):

@@ -181,6 +181,15 @@ def test_recurrent_indices_are_sorted_and_counted_from_zero():
     assert ModelConfig(**MODEL).recurrent_indices == ()
 
 
+@pytest.mark.parametrize("steps, every", [(9, 4), (8, 4), (3, 4), (1, 1), (12, 3)])
+def test_evaluations_to_come_are_those_of_the_loop(steps, every):
+    """One before each step that follows a multiple of `evaluate_every`, and one at the end."""
+    training = TrainingConfig(num_steps=steps, evaluate_every=every)
+    for taken in range(steps + 1):
+        due = [step for step in range(max(taken, 1), steps) if step % every == 0]
+        assert training.evaluations_after(taken) == len(due) + 1
+
+
 def test_defaults_are_the_papers():
     config = ModelConfig(**MODEL)
     assert (config.model_size, config.mlp_size, config.num_layers) == (1024, 4096, 12)

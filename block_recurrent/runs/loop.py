@@ -30,7 +30,7 @@ from block_recurrent.system.devices import check_device
 from block_recurrent.system.progress import ProgressLine, Stopwatch
 from block_recurrent.system.signals import Stopped, StopRequest, stop_on_signal
 from block_recurrent.training.build import abstract_model
-from block_recurrent.training.evaluation import Evaluation, evaluate
+from block_recurrent.training.evaluation import Evaluation, evaluate, evaluation_steps
 from block_recurrent.training.trainer import Trainer
 
 VALIDATION_LOSS = "validation/bits_per_token"
@@ -121,8 +121,19 @@ def _read_corpora(config: ExperimentConfig, line: ProgressLine) -> Corpora:
         for corpus in corpora:
             print(corpus.summary())
         print(describe_batches(corpora.train, config.data.batch_size, config.data.segment_length))
-        print(f"parameters: {sizes[0]}, without embedding {sizes[1]}", flush=True)
+        print(f"parameters: {sizes[0]}, without embedding {sizes[1]}")
+        print(describe_plan(config, corpora), flush=True)
     return corpora
+
+
+def describe_plan(config: ExperimentConfig, corpora: Corpora) -> str:
+    """The length of a run, for people."""
+    training, places = config.training, config.data.batch_size * config.data.segment_length
+    return (
+        f"plan: {training.num_steps:,} steps of {places:,} tokens, "
+        f"{training.num_steps * places:,} in all; "
+        f"evaluations of {len(corpora.validation.tokens):,} tokens: {training.evaluations_after(0)}"
+    )
 
 
 class TrainingLoop:
@@ -151,7 +162,8 @@ class TrainingLoop:
         self.checkpoints = Checkpoints(
             workdir / CHECKPOINTS, keep=keep, warn=self.warn, bucket=bucket
         )
-        self.trainer = Trainer(config, corpora.train, self.clock, self._last_finite)
+        steps = evaluation_steps(config.data, corpora.validation)
+        self.trainer = Trainer(config, corpora.train, self.clock, self._last_finite, steps)
         try:
             if self._begin_or_continue(workdir):
                 line.end(f"continuing from step {self.trainer.step:,}")
@@ -278,8 +290,10 @@ class TrainingLoop:
         trainer.check_state()
         self.line.show(f"step {trainer.step:,}: evaluating")
         self.line.compiling("the evaluation")
+        before = self.clock.seconds.get("evaluation", 0.0)
         with self.clock.part("evaluation"):
             found = evaluate(self.config, trainer.state.model, documents, self._while_evaluating)
+        trainer.meter.add_evaluation(self.clock.seconds["evaluation"] - before)
         metrics = {f"validation/{name}": value for name, value in found.metrics().items()}
         processes.decided(lambda: self.records.write(trainer.step, metrics))
         self.line.end(f"step {trainer.step:,}: validation {found.describe()}")

@@ -299,6 +299,8 @@ def test_progress_goes_to_standard_error_unless_told_otherwise(tmp_path, capsys)
     output, progress = capsys.readouterr()
     assert output == ""
     assert "continuing from step 1" in progress and "step 2: validation" in progress
+    for what in ("the training step", "the evaluation"):
+        assert progress.count(f"compiling {what}") == progress.count(f"compiled {what}") == 1
 
 
 def test_cleared_states_change_training_and_evaluation(tmp_path):
