@@ -100,7 +100,7 @@ WRONG = [
         DataConfig,
         {"path": "books"},
         ValueError,
-        "source 'stdlib' takes no path; leave data.path out",
+        "source 'stdlib' takes no path; set data.path = None",
     ),
     (DataConfig, {"tokenizer": "words"}, ValueError, "tokenizer must be one of 'bytes'"),
     (DataConfig, {"validation_percent": 0}, ValueError, "between 1 and 99, not 0"),

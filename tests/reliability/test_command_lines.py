@@ -47,6 +47,18 @@ TRAIN = {
     "--gin.data.batch_size=0": "batch_size must be positive, not 0",
     "--gin.data.tokenizer=sentencepiece": "needs a vocab_path",
     "--gin.model.recurrent_layers=() --gin.model.feedback=True": "feedback needs a recurrent layer",
+    "--gin.model.recurrent_layers=(1,1)": "(1, 1) names a layer twice",
+    "--gin.model.recurrent_layers=(1,) --gin.model.detach_windows=True": "without recurrent layers",
+    "--gin.model.memory=5": "model.memory needs model.architecture =",
+    "--gin.model.architecture=lstm --gin.training.clear_states=True": "no recurrent states",
+    "--gin.model.architecture=transformer_xl --gin.model.memory=0 --gin.model.same_length=True": (
+        "needs a memory"
+    ),
+    "--gin.optimizer.decay_steps=9": "belongs to the cosine schedule",
+    "--gin.data.path=books": "takes no path",
+    "--gin.data.cache_path=books": "belongs to source",
+    "--gin.data.validation_percent=0": "between 1 and 99, not 0",
+    "--gin.mesh.fsdp=-1": "only one axis can be -1",
     "--gin.training.non_finite=skp": "(did you mean 'skip'?)",
     "--gin_fille=x": "'--gin_fille=x' (did you mean '--gin_file'?)",
     "--gin_file=sizes/tinny.gin": "no file 'sizes/tinny.gin' (did you mean 'sizes/tiny.gin'?)",
