@@ -60,7 +60,7 @@ TRAIN = {
     "--gin.data.validation_percent=0": "between 1 and 99, not 0",
     "--gin.mesh.fsdp=-1": "only one axis can be -1",
     "--gin.training.non_finite=skp": "(did you mean 'skip'?)",
-    "--gin_fille=x": "'--gin_fille=x' (did you mean '--gin_file'?)",
+    "--gin_fille=laptop_slide.gin": "'--gin_fille=laptop_slide.gin' (did you mean '--gin_file'?)",
     "--gin_file=sizes/tinny.gin": "no file 'sizes/tinny.gin' (did you mean 'sizes/tiny.gin'?)",
     "--gin_file={folder}/quotes.gin": "quotes.gin:2: .*'lstm'; a string needs quotes",
     "--gin_file={folder}/open.gin": "open.gin:1",
