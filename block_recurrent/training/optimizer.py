@@ -53,7 +53,7 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
         )
 
     def rsqrt(step: ArrayLike) -> Array:
-        step = jnp.asarray(step)
+        step = jnp.asarray(step, jnp.float32)
         reached = jnp.minimum(step / config.warmup_steps, 1.0)
         return config.learning_rate * reached * jnp.maximum(step, config.warmup_steps) ** -0.5
 
