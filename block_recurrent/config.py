@@ -93,7 +93,8 @@ class LayerConfig(_Checked):
     def _validate(self) -> None:
         self._require(
             self.positions != "rotary" or self.head_size % 2 == 0,
-            f"rotary positions need an even head_size, not {self.head_size}",
+            f"rotary positions need an even head_size, not {self.head_size}: "
+            f"set head_size = {self.head_size + 1}",
         )
 
 
@@ -139,15 +140,17 @@ class ModelConfig(LayerConfig):
             )
         self._require(
             len(set(self.recurrent_indices)) == len(self.recurrent_layers),
-            f"recurrent_layers {self.recurrent_layers} names a layer twice",
+            f"recurrent_layers {self.recurrent_layers} names a layer twice: "
+            f"set recurrent_layers = {tuple(sorted(set(self.recurrent_indices)))}",
         )
         self._require(
             bool(self.recurrent_layers) or not self.feedback,
-            "feedback needs a recurrent layer; recurrent_layers is empty",
+            "feedback needs a recurrent layer: set recurrent_layers = (-1,) or feedback = False",
         )
         self._require(
             not (self.recurrent_layers and self.detach_windows),
-            "detach_windows is for models without recurrent layers, as Transformer-XL is",
+            "detach_windows is for models without recurrent layers, as Transformer-XL is: "
+            "set detach_windows = False or recurrent_layers = ()",
         )
 
     @property
@@ -195,7 +198,8 @@ class RelativeConfig(BaselineConfig):
     def _validate(self) -> None:
         self._require(
             self.model_size % 2 == 0,
-            f"sinusoidal positions need an even model_size, not {self.model_size}",
+            f"sinusoidal positions need an even model_size, not {self.model_size}: "
+            f"set model_size = {self.model_size + 1}",
         )
 
 
@@ -226,7 +230,8 @@ class TransformerXLConfig(RelativeConfig):
         super()._validate()
         self._require(
             self.memory > 0 or not self.same_length,
-            "same_length needs a memory of at least 1, not 0: no token would see anything",
+            "same_length needs a memory of at least 1, not 0: no token would see anything; "
+            "set memory = 1 or same_length = False",
         )
         self._require(
             self.clamp_length is None or self.clamp_length == -1 or self.clamp_length > 0,
@@ -350,17 +355,14 @@ class DataConfig(_Checked):
         ):
             given, of = getattr(self, name), f"{owner} {getattr(self, owner)!r}"
             self._require(not needed or given is not None, f"{of} needs a {name}; set data.{name}")
-            self._require(
-                needed or given is None,
-                f"{of} takes no {name}; leave data.{name} out, or choose another data.{owner}",
-            )
+            self._require(needed or given is None, f"{of} takes no {name}; set data.{name} = None")
         for names, sources in _DATA_OPTIONS.items():
             for name in names.split():
-                unset = getattr(self, name) == getattr(DataConfig, name)
+                default = getattr(DataConfig, name)
                 self._require(
-                    unset or self.source in sources,
+                    getattr(self, name) == default or self.source in sources,
                     f"{name} belongs to source {' and '.join(map(repr, sources))}, not to "
-                    f"{self.source!r}",
+                    f"{self.source!r}; set data.{name} = {default!r}",
                 )
         self._require(
             bool(re.fullmatch("[0-9a-f]{64}", self.vocab_sha256 or "0" * 64)),
@@ -396,10 +398,11 @@ class OptimizerConfig(_Checked):
     clip_norm: float | None = None
 
     def _validate(self) -> None:
-        for name in ("final_learning_rate", "decay_steps"):
+        for name, unused in (("final_learning_rate", 0.0), ("decay_steps", None)):
             self._require(
                 self.schedule == "cosine" or not getattr(self, name),
-                f"{name} belongs to the cosine schedule",
+                f"{name} belongs to the cosine schedule: set schedule = 'cosine' or "
+                f"{name} = {unused}",
             )
 
 
@@ -503,6 +506,11 @@ class TrainingConfig(_Checked):
         first, last = map(int, (self.profile_steps or "1:0").split(":"))
         return range(first, last + 1)
 
+    def evaluations_after(self, step: int) -> int:
+        """The number of evaluations that are still to come when a run has taken `step` steps."""
+        last, taken = self.num_steps - 1, max(step - 1, 0)
+        return last // self.evaluate_every - taken // self.evaluate_every + 1
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig(_Checked):
@@ -522,9 +530,9 @@ class MeshConfig(_Checked):
         sizes = dataclasses.asdict(self)
         for name, size in sizes.items():
             self._require(size > 0 or size == -1, f"{name} must be positive or -1, not {size}")
-        self._require(
-            list(sizes.values()).count(-1) <= 1, f"only one axis can be -1 (all left): {sizes}"
-        )
+        others = [name for name, size in sizes.items() if size == -1][1:]
+        advice = " and ".join(f"{name} = 1" for name in others)
+        self._require(not others, f"only one axis can be -1 (all left): {sizes}; set {advice}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -543,17 +551,19 @@ class ExperimentConfig(_Checked):
         size = getattr(model, unit, None) or 1
         self._require(
             segment % size == 0,
-            f"data.segment_length {segment} is no multiple of model.{unit} {size}",
+            f"data.segment_length {segment} is no multiple of model.{unit} {size}; "
+            f"set data.segment_length = {-(-segment // size) * size}",
         )
         rows, parts = self.data.batch_size, self.training.accumulate_steps
         self._require(
             rows % parts == 0,
-            f"data.batch_size {rows} is no multiple of training.accumulate_steps {parts}",
+            f"data.batch_size {rows} is no multiple of training.accumulate_steps {parts}; "
+            f"set data.batch_size = {-(-rows // parts) * parts}",
         )
         self._require(
             isinstance(model, ModelConfig) or not self.training.clear_states,
             f"training.clear_states: the architecture {model.architecture!r} has no recurrent "
-            "states to clear",
+            "states to clear; set training.clear_states = False",
         )
         self._require(
             self.data.tokenizer != "bytes" or self.model.vocab_size >= 256,

@@ -1,4 +1,4 @@
-"""Settings of every test: strict dtypes, exact products, and quick compilation."""
+"""Settings of every test: strict dtypes and ranks, exact products, quick compilation."""
 
 import os
 import signal
@@ -28,6 +28,7 @@ _compile_quickly()
 # What a shell starts in the background ignores Ctrl-C, and so would every program of a test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update(
     "jax_default_matmul_precision", "highest"
 )  # an accelerator's default is not float32
@@ -41,10 +42,3 @@ def compiled_programs_are_dropped():
     """A file's are up to ten thousand pieces of memory; Linux allows a process 65,530."""
     yield
     jax.clear_caches()
-
-
-@pytest.fixture
-def optax_mixes_integers_and_floats():
-    """For tests that take optimizer steps."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield

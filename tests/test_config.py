@@ -100,7 +100,7 @@ WRONG = [
         DataConfig,
         {"path": "books"},
         ValueError,
-        "source 'stdlib' takes no path; leave data.path out",
+        "source 'stdlib' takes no path; set data.path = None",
     ),
     (DataConfig, {"tokenizer": "words"}, ValueError, "tokenizer must be one of 'bytes'"),
     (
@@ -207,6 +207,15 @@ def test_an_int_is_a_float_and_none_turns_clipping_off():
 def test_recurrent_indices_are_sorted_and_counted_from_zero():
     assert ModelConfig(**MODEL, recurrent_layers=(-1, 4)).recurrent_indices == (4, 11)
     assert ModelConfig(**MODEL).recurrent_indices == ()
+
+
+@pytest.mark.parametrize("steps, every", [(9, 4), (8, 4), (3, 4), (1, 1), (12, 3)])
+def test_evaluations_to_come_are_those_of_the_loop(steps, every):
+    """One before each step that follows a multiple of `evaluate_every`, and one at the end."""
+    training = TrainingConfig(num_steps=steps, evaluate_every=every)
+    for taken in range(steps + 1):
+        due = [step for step in range(max(taken, 1), steps) if step % every == 0]
+        assert training.evaluations_after(taken) == len(due) + 1
 
 
 def test_defaults_are_the_papers():

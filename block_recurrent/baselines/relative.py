@@ -39,7 +39,8 @@ def linear(inputs: int, outputs: int, *, bias: bool = False, rngs: nnx.Rngs) -> 
 def apply_linear(x: Float[Array, "... I"], layer: nnx.Linear) -> Float[Array, "... O"]:
     """A layer with a bias, in the dtype of `x`."""
     assert layer.bias is not None
-    return product(x, layer.kernel[...].astype(x.dtype)) + layer.bias[...].astype(x.dtype)
+    bias = jax.lax.broadcast_to_rank(layer.bias[...].astype(x.dtype), x.ndim)
+    return product(x, layer.kernel[...].astype(x.dtype)) + bias
 
 
 class LayerNorm(nnx.Module):
@@ -60,7 +61,11 @@ class LayerNorm(nnx.Module):
         wide -= jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(wide * wide, axis=-1, keepdims=True)
         normalized = wide * jax.lax.rsqrt(variance + EPSILON)
-        return (normalized * self.scale[...] + self.bias[...]).astype(x.dtype)
+        scale, bias = (
+            jax.lax.broadcast_to_rank(parameter[...], x.ndim)
+            for parameter in (self.scale, self.bias)
+        )
+        return (normalized * scale + bias).astype(x.dtype)
 
 
 class Surroundings(NamedTuple):
@@ -89,7 +94,7 @@ def encode_distances(number: int, size: int, largest: int | None = None) -> Floa
     if largest is not None:
         distances = jnp.minimum(distances, largest)
     frequencies = 10_000.0 ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
-    angles = distances[:, None] * frequencies
+    angles = jnp.outer(distances, frequencies)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
@@ -107,13 +112,13 @@ def visible_keys(
     Returns:
       The first axis is 1 where all rows see the same keys.
     """
-    own = places + jnp.arange(length)[:, None]
-    key = jnp.arange(places + length)
+    own = jnp.expand_dims(places + jnp.arange(length), (0, 2))
+    key = jnp.expand_dims(jnp.arange(places + length), (0, 1))
     visible = key <= own
     if span is not None:
         visible &= key > own - span
     if places == 0:
-        return visible[None]
+        return visible
     return visible & (key >= places - filled[:, None, None])
 
 
@@ -190,8 +195,10 @@ class RelativeLayer(nnx.Module):
         queries, keys, values, distances = (
             y.reshape(*y.shape[:-1], *shape) for y in (queries, keys, values, distances)
         )
-        to_keys = queries + around.content_bias.astype(x.dtype)
-        to_distances = queries + around.position_bias.astype(x.dtype)
+        to_keys, to_distances = (
+            queries + jax.lax.broadcast_to_rank(bias.astype(x.dtype), queries.ndim)
+            for bias in (around.content_bias, around.position_bias)
+        )
         einsum = partial(jnp.einsum, preferred_element_type=jnp.float32)
         by_key = einsum("bihd,bjhd->bhij", to_keys, keys)
         by_distance = einsum("bihd,jhd->bhij", to_distances, distances)
@@ -253,7 +260,7 @@ class RelativeModel(BaselineModel):
         each = segment or length
         token_key, encoding_key, output_key, layers_key = split_key(dropout_key, 4)
         encoding = encode_distances(places + each, config.model_size, largest)
-        filled = filled[:, None] + np.arange(0, length, each)
+        filled = filled[:, None] + np.arange(0, length, each)[None]
         around = Surroundings(
             dropout(encoding, config.dropout, encoding_key),
             self.content_bias[...],
@@ -273,7 +280,8 @@ class RelativeModel(BaselineModel):
 
     def logits(self, features: Activations) -> Logits:
         """The logits of the next token at each position."""
-        return super().logits(features) + self.output_bias[...]
+        bias = jax.lax.broadcast_to_rank(self.output_bias[...], features.ndim)
+        return super().logits(features) + bias
 
 
 def newest(

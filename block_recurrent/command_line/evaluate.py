@@ -94,11 +94,17 @@ def _score(
     corpus = read(arguments.split)
     if processes.is_primary():
         print(corpus.summary(), flush=True)
+
+    def progress(share: float) -> None:
+        line.compiled("the evaluation")
+        line.show(f"evaluating {corpus.origin}: {share:.0%}")
+
+    line.compiling("the evaluation")
     metrics = evaluate(
         config,
         trained.model,
         corpus,
-        lambda share: line.show(f"evaluating {corpus.origin}: {share:.0%}"),
+        progress,
         batch_size=arguments.batch_size or scoring_lanes(config, corpus, batch_shards(mesh)),
     ).metrics()
     line.end()

@@ -26,6 +26,7 @@ from block_recurrent.parallel.mesh import make_mesh, reading_mesh
 from block_recurrent.runs.trained import load
 from block_recurrent.runs.workdir import config_file
 from block_recurrent.system.devices import check_device
+from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import stop_on_signal
 
 SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "seed")
@@ -89,12 +90,15 @@ def _continue_text(
     state, prompts = trained.model.initial_state(samples), jnp.tile(prompt, (samples, 1))
     files = [sys.stdout] if samples == 1 else [io.StringIO() for _ in range(samples)]
     streams = [Stream(trained.tokenizer, prompt, file, arguments.stop) for file in files]
+    line = ProgressLine()
 
     def take(tokens: np.ndarray) -> bool:
+        line.compiled("the generation of a token")
         ended = [stream(row) for stream, row in zip(streams, tokens[:, None], strict=True)]
         return all(ended)
 
     at_once = samples > 1 and not arguments.stop
+    line.compiling("the generation of a token")
     new_tokens = generate(
         trained.model,
         state,

@@ -112,7 +112,10 @@ def _why_none(reader: SplitReader) -> str:
     dropped = count_reasons(reader.dropped)
     if not reader.found:
         return f"no documents (dropped: {dropped}): point path at a corpus."
-    way_out = f"change validation_percent = {reader.validation_percent} or add documents."
+    way_out, buckets = "add documents.", reader.buckets
+    if reader.split != "test" and len(buckets) > 1 and not reader.dropped["empty"]:
+        percent = min(buckets) + 1 if reader.split == "validation" else max(buckets)
+        way_out = f"set data.validation_percent = {percent}, or add documents."
     if "by the names" in reader.decision:
         way_out = f"{reader.decision}; {BY_HASH}."
     return f"none of the {reader.found:,} documents found (dropped: {dropped}): {way_out}"

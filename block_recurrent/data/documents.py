@@ -60,11 +60,16 @@ def split_of(document_id: str, validation_percent: int, test_percent: int = 0) -
       validation_percent: expected share of the documents for validation, 0 to 100.
       test_percent: expected share of the documents for test, 0 to 100 - `validation_percent`.
     """
-    digest = hashlib.sha256(document_id.encode("utf-8", "surrogatepass")).digest()
-    bucket = int.from_bytes(digest[:8], "big") % 100
+    bucket = bucket_of(document_id)
     if bucket < validation_percent:
         return "validation"
     return "test" if bucket >= 100 - test_percent else "train"
+
+
+def bucket_of(document_id: str) -> int:
+    """Returns the number from 0 to 99 by which `split_of` decides."""
+    digest = hashlib.sha256(document_id.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") % 100
 
 
 def decode(data: bytes) -> tuple[str, bool]:

@@ -136,7 +136,7 @@ class LaneReader:
         if vocab_size < corpus.vocab_size:
             raise DataError(
                 f"vocab_size = {vocab_size} is too small for tokenizer {corpus.tokenizer!r}: "
-                f"set it to at least {corpus.vocab_size}."
+                f"set model.vocab_size = {corpus.vocab_size} or more."
             )
         self.corpus = corpus
         self.parts = balanced_parts(corpus, batch_size) if balanced else whole_documents(corpus)

@@ -14,6 +14,7 @@ from block_recurrent.system.extras import require
 
 TEXT_COLUMNS = ("book_text", "text", "content", "code")
 _ROWS = 64
+_TEXTS = ("str", "string", "large_string")  # in Python and in Arrow
 COMPRESSED = (".gz", ".zst")
 
 
@@ -51,8 +52,14 @@ class Row(NamedTuple):
 
     def described(self) -> str:
         """The names of all fields and what they hold, for messages."""
-        found = {name: type(value).__name__ for name, value in self.values.items()}
-        return ", ".join(f"{name!r} ({kind})" for name, kind in (self.kinds or found).items())
+        return ", ".join(f"{name!r} ({kind})" for name, kind in self._kinds().items())
+
+    def texts(self) -> list[str]:
+        """The names of the fields that hold text."""
+        return [name for name, kind in self._kinds().items() if kind in _TEXTS]
+
+    def _kinds(self) -> Mapping[str, str]:
+        return self.kinds or {name: type(value).__name__ for name, value in self.values.items()}
 
 
 def column(values: Mapping[str, Any], name: str, default: Any = None) -> Any:

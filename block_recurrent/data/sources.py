@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from block_recurrent.data.documents import SPLITS, DataError, Document, decode_file
+from block_recurrent.data.documents import SPLITS, DataError, Document, bucket_of, decode_file
 from block_recurrent.data.huggingface import Download, HubDataset
 from block_recurrent.data.splits import choose_split
 from block_recurrent.data.text_files import (
@@ -36,6 +36,7 @@ class SplitReader:
       reading: how files are read.
       download: what a Hugging Face data set may download, see `HubDataset`.
       found: documents met, of every split.
+      buckets: what `bucket_of` says of those whose split a hash decides.
       repaired: files or records read whose text was not valid UTF-8.
       dropped: what was left out, as reason -> number of files or documents.
       decision: a line for people: how the splits were decided.
@@ -46,6 +47,7 @@ class SplitReader:
     reading: Reading = AS_PUBLISHED
     download: Download = "never"
     found: int = 0
+    buckets: set[int] = field(default_factory=set)
     repaired: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     decision: str = ""
@@ -53,6 +55,8 @@ class SplitReader:
     def wants(self, document_id: str, among: Sequence[str] = SPLITS) -> bool:
         """Counts a document as found, and returns whether it belongs to the split."""
         self.found += 1
+        if len(among) > 1:
+            self.buckets.add(bucket_of(document_id))
         return choose_split(document_id, among, self.validation_percent) == self.split
 
     def unreadable(self, error: OSError) -> None:

@@ -352,7 +352,9 @@ def _text_of(row: Row, name: str | None) -> tuple[str | None, bool]:
             return replace_lone_surrogates(text)
         if text is not missing:
             raise DataError(f"{row.where}: {known!r} is {text!r:.60}; write it as a string.")
+    others = (repr(other) for other in row.texts() if other not in (*_IDS, "title"))
+    texts = " or ".join(others) or "NAME"
     raise DataError(
         f"{row.where}: no {name or 'text'!r}, only {row.described()}: --text_column=NAME, or "
-        "data.text_column, says what is the text."
+        f"data.text_column = {texts}, says what is the text."
     )

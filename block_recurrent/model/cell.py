@@ -136,7 +136,7 @@ class RecurrentCell(nnx.Module):
         """Norm, ids, and keys, values and queries of the states as one product."""
         config = self.config
         checks.check_array("states", states, f"B {config.num_states} {config.model_size}")
-        normed = (self.norm(states) + self.ids).astype(config.dtype)
+        normed = (self.norm(states) + self.ids[...][None]).astype(config.dtype)
         layers = (self.keys, self.values, self.queries, self.token_queries)
         lengths = [1.0, None, jnp.abs(self.scale[...]), jnp.abs(self.token_scale[...])]
         projected = apply_side_by_side(normed, *layers)

@@ -403,7 +403,7 @@ def start_in_block(model: LanguageModel, point: GenerationState, current: KeysVa
         each = jax.vmap(partial(start_in_block, model), (rows, 1))
         return each(point, add_axis(current, 2))
     start, config = point.block_start, model.config
-    read = jnp.arange(config.window)[:, None, None] < point.length
+    read = jnp.expand_dims(jnp.arange(config.window), (0, 1, 3, 4)) < point.length
     last = jax.tree.map(lambda old, new: jnp.where(read, new, old), start.cache, current)
     rings = [_positions_last(take(last, layer)) for layer in range(config.num_layers)]
     preceding = [_positions_last(take(start.cache, layer)) for layer in config.recurrent_indices]

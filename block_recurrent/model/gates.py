@@ -52,7 +52,8 @@ class BaseGate(nnx.Module):
         checks.check_array("states", states, f"... {model_size}", np.floating)
         rows = " ".join(map(str, states.shape[:-1]))
         checks.check_array("inputs", inputs, f"{rows} {input_size}", np.floating)
-        update, kept, added = self._project(inputs)
+        update, *factors = self._project(inputs)
+        kept, added = (jax.lax.broadcast_to_rank(x, states.ndim) for x in factors)
         return states * kept + self.activation(update) * added
 
     def shares(self, inputs: Float[Array, "... S R"]) -> tuple[Array, Array]:
@@ -107,8 +108,12 @@ class LSTMGate(BaseGate):
     def _project(self, inputs: Array) -> tuple[Array, Array, Array]:
         projected = apply_dense(inputs, self.output, self.forget, self.input)
         update, forget, enter = (x.astype(jnp.float32) for x in projected)
-        kept = jax.nn.sigmoid(forget + self.forget_bias + 1.0)
-        return update, kept, jax.nn.sigmoid(enter + self.input_bias - 1.0)
+        forget_bias, input_bias = (
+            jax.lax.broadcast_to_rank(bias[...], inputs.ndim)
+            for bias in (self.forget_bias, self.input_bias)
+        )
+        kept = jax.nn.sigmoid(forget + forget_bias + 1.0)
+        return update, kept, jax.nn.sigmoid(enter + input_bias - 1.0)
 
 
 Gate = FixedGate | LSTMGate

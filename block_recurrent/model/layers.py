@@ -32,7 +32,8 @@ class RMSNorm(nnx.Module):
         """The vectors `x` with a root mean square of 1, times `scale`."""
         checks.check_array("x", x, f"... {self.scale.shape[0]}", np.floating)
         x = x.astype(jnp.float32)
-        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + EPSILON) * self.scale
+        normalized = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + EPSILON)
+        return normalized * jax.lax.broadcast_to_rank(self.scale[...], x.ndim)
 
 
 # Dense layers, several of them as one matrix product.
@@ -125,10 +126,13 @@ def split_heads(
     """
     parts = jnp.split(projected, len(lengths), axis=-1)
     heads = (part.reshape(*part.shape[:-1], num_heads, -1) for part in parts)
-    return [
-        x if length is None else l2_normalize(x, jnp.asarray(length)[..., None])
-        for x, length in zip(heads, lengths, strict=True)
-    ]
+
+    def scale(x: Vectors, length: Length) -> Vectors:
+        if length is None:
+            return x
+        return l2_normalize(x, jax.lax.broadcast_to_rank(jnp.asarray(length)[..., None], x.ndim))
+
+    return [scale(x, length) for x, length in zip(heads, lengths, strict=True)]
 
 
 def l2_normalize(

@@ -8,6 +8,7 @@ product.
 import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -99,6 +100,7 @@ class Rotary(nnx.Module):
         sin, cos = (jnp.asarray(f(angles), jnp.float32) for f in (np.sin, np.cos))
         if rolled_by is not None:
             sin, cos = jnp.roll(sin, rolled_by, axis=0), jnp.roll(cos, rolled_by, axis=0)
+        sin, cos = (jax.lax.broadcast_to_rank(y, x.ndim) for y in (sin, cos))
         first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
         turned = (first * cos - second * sin, second * cos + first * sin)
         return jnp.concatenate(turned, axis=-1).astype(x.dtype)

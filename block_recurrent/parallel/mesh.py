@@ -42,8 +42,8 @@ def make_mesh(
     used = math.prod(sizes)
     if used > len(devices) or (exact and used < len(devices)):
         raise ConfigError(
-            f"{_shown(sizes)} are {used} devices, but there are {len(devices)}: set one of them "
-            "to -1 (all that are left), or use a machine with as many devices"
+            f"{_shown(sizes)} are {used} devices, but there are {len(devices)}: use a machine with "
+            "as many, or set mesh.data = -1 and mesh.fsdp = 1 and mesh.tensor = 1"
         )
     return Mesh(np.asarray(devices[:used]).reshape(sizes), (DATA, FSDP, TENSOR))
 
@@ -61,11 +61,13 @@ def _sizes(config: MeshConfig, batch_size: int, number: int, exact: bool) -> tup
 
 def check_batch_size(batch_size: int, sizes: Sequence[int]) -> None:
     """Raises ConfigError unless mesh axes of these sizes divide the batch evenly."""
-    if batch_size % (sizes[0] * sizes[1]):
+    groups = sizes[0] * sizes[1]
+    if batch_size % groups:
         raise ConfigError(
-            f"a batch of {batch_size} rows cannot be sharded evenly over {sizes[0] * sizes[1]} "
-            f"groups of devices ({_shown(sizes)}): data.batch_size must be a multiple of "
-            "mesh.data x mesh.fsdp x training.accumulate_steps"
+            f"a batch of {batch_size} rows cannot be sharded evenly over {groups} groups of "
+            f"devices ({_shown(sizes)}): data.batch_size must be a multiple of mesh.data x "
+            f"mesh.fsdp x training.accumulate_steps; set data.batch_size = "
+            f"{-(-batch_size // groups) * groups} x training.accumulate_steps"
         )
 
 

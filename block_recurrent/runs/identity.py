@@ -119,7 +119,7 @@ def check_length(workdir: Path, config: ExperimentConfig, step: int) -> str:
     if step > config.training.num_steps:
         raise ConfigError(
             f"the run in {workdir} has taken {step:,} steps already, more than training.num_steps "
-            f"= {config.training.num_steps:,}: set it to at least {step:,}, or choose another "
+            f"= {config.training.num_steps:,}: set training.num_steps = {step}, or choose another "
             "--workdir"
         )
     before = _read(workdir / CONFIG)

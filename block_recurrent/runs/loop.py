@@ -34,7 +34,7 @@ from block_recurrent.system.devices import check_device
 from block_recurrent.system.progress import ProgressLine, Stopwatch
 from block_recurrent.system.signals import Stopped, StopRequest, stop_on_signal
 from block_recurrent.training.build import abstract_model
-from block_recurrent.training.evaluation import Evaluation, evaluate
+from block_recurrent.training.evaluation import Evaluation, evaluate, evaluation_steps
 from block_recurrent.training.trainer import Trainer
 
 VALIDATION_LOSS = "validation/bits_per_token"
@@ -130,8 +130,19 @@ def _read_corpora(config: ExperimentConfig, line: ProgressLine) -> Corpora:
         for corpus in corpora:
             print(corpus.summary())
         print(describe_batches(corpora.train, config.data.batch_size, config.data.segment_length))
-        print(f"parameters: {sizes[0]}, without embedding {sizes[1]}", flush=True)
+        print(f"parameters: {sizes[0]}, without embedding {sizes[1]}")
+        print(describe_plan(config, corpora), flush=True)
     return corpora
+
+
+def describe_plan(config: ExperimentConfig, corpora: Corpora) -> str:
+    """The length of a run, for people."""
+    training, places = config.training, config.data.batch_size * config.data.segment_length
+    return (
+        f"plan: {training.num_steps:,} steps of {places:,} tokens, "
+        f"{training.num_steps * places:,} in all; "
+        f"evaluations of {len(corpora.validation.tokens):,} tokens: {training.evaluations_after(0)}"
+    )
 
 
 class TrainingLoop:
@@ -162,7 +173,8 @@ class TrainingLoop:
         self.checkpoints = Checkpoints(
             workdir / CHECKPOINTS, keep=keep, warn=self.warn, bucket=bucket
         )
-        self.trainer = Trainer(config, corpora.train, self.clock, self._last_finite)
+        steps = evaluation_steps(config.data, corpora.validation)
+        self.trainer = Trainer(config, corpora.train, self.clock, self._last_finite, steps)
         try:
             if self._begin_or_continue(workdir):
                 line.end(f"continuing from step {self.trainer.step:,}")
@@ -281,8 +293,10 @@ class TrainingLoop:
           FloatingPointError: it or the one before was not finite, and may not be skipped.
           SaveFailed: the metrics cannot be written.
         """
+        self.line.compiling("the training step")
         with self.profile.step(self.trainer.step + 1, self._wait_for_devices):
             self.trainer.take_step(vote=self.stop.signal is not None)
+        self.line.compiled("the training step")
         self.stop.nothing_to_save = False
         step, training = self.trainer.step, self.config.training
         if self._is_due(training.log_every) or step == training.num_steps:
@@ -299,8 +313,11 @@ class TrainingLoop:
         trainer, documents = self.trainer, self.corpora.validation
         trainer.check_state()
         self.line.show(f"step {trainer.step:,}: evaluating")
+        self.line.compiling("the evaluation")
+        before = self.clock.seconds.get("evaluation", 0.0)
         with self.clock.part("evaluation"):
             found = evaluate(self.config, trainer.state.model, documents, self._while_evaluating)
+        trainer.meter.add_evaluation(self.clock.seconds["evaluation"] - before)
         metrics = {f"validation/{name}": value for name, value in found.metrics().items()}
         processes.decided(lambda: self.records.write(trainer.step, metrics))
         self.line.end(f"step {trainer.step:,}: validation {found.describe()}")
@@ -309,6 +326,7 @@ class TrainingLoop:
         return found
 
     def _while_evaluating(self, share: float) -> None:
+        self.line.compiled("the evaluation")
         self._batches += 1
         ask = not processes.several() or self._batches % BATCHES_A_VOTE == 0
         if ask and processes.any_of(self.stop.signal is not None):

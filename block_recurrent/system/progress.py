@@ -58,6 +58,7 @@ class ProgressLine:
         self._terminal = self._stream.isatty()
         self._last = 0.0
         self._width = 0
+        self._begins: dict[str, float | None] = {}  # of compilations; None after the first run
 
     def show(self, text: str, *, always: bool = False) -> None:
         """Replaces the line by `text`; off a terminal only every ten seconds, unless `always`."""
@@ -78,6 +79,18 @@ class ProgressLine:
         if self._terminal and not self._quiet:
             self._write("\n")
         self._width = 0
+
+    def compiling(self, what: str) -> None:
+        """Says that `what`, such as "the step", is being compiled, before its first run only."""
+        if what not in self._begins:
+            self._begins[what] = time.monotonic()
+            self.show(f"compiling {what} ...", always=True)
+
+    def compiled(self, what: str) -> None:
+        """Says after the first run of `what` how long that and its compilation took."""
+        if (begin := self._begins.get(what)) is not None:
+            self._begins[what] = None
+            self.end(f"compiled {what} and ran it once: {duration(time.monotonic() - begin)}")
 
     def clear(self) -> None:
         """Erases the line on a terminal, so that other text can be printed there."""

@@ -164,12 +164,22 @@ def busy_lanes(data: DataConfig, corpus: TokenizedCorpus, most: int, fewest: int
 
     The longest document takes the same time however many lanes are idle beside it.
     """
-    segments = -(-np.diff(corpus.ends, prepend=0) // data.segment_length)
+    segments = _segments(data, corpus)
     busy = -(-int(segments.sum()) // int(segments.max(initial=1)))
     lanes = most
     while lanes % (2 * fewest) == 0 and lanes // 2 >= busy:
         lanes //= 2
     return lanes
+
+
+def _segments(data: DataConfig, corpus: TokenizedCorpus) -> np.ndarray:
+    """How many segments each document has, [documents]."""
+    return -(-np.diff(corpus.ends, prepend=0) // data.segment_length)
+
+
+def evaluation_steps(data: DataConfig, corpus: TokenizedCorpus) -> float:
+    """About how many training steps take as long as an evaluation; forward is a third of a step."""
+    return int(_segments(data, corpus).sum()) / data.batch_size / 3
 
 
 def scoring_lanes(config: ExperimentConfig, corpus: TokenizedCorpus, fewest: int = 1) -> int:

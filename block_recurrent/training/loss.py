@@ -17,7 +17,8 @@ Targets = Array | np.ndarray
 def target_nats(logits: Array, targets: Targets) -> Array:
     """Negative log-likelihood of every target: logits [B, N, V], [B, N] integers -> [B, N] nats."""
     # A comparison instead of a gather, because the gradient of a gather is a scatter.
-    chosen = targets[..., None] == jnp.arange(logits.shape[-1], dtype=targets.dtype)
+    ids = jnp.arange(logits.shape[-1], dtype=targets.dtype)
+    chosen = targets[..., None] == jax.lax.broadcast_to_rank(ids, logits.ndim)
     of_target = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1)
     return jax.nn.logsumexp(logits, axis=-1) - of_target
 

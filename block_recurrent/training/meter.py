@@ -1,4 +1,4 @@
-"""Measurements of training: the metrics between two logs, and the speed."""
+"""Measurements of training: the metrics between two logs, the speed and the time left."""
 
 import math
 import time
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
+from block_recurrent.config import TrainingConfig
 from block_recurrent.system.progress import duration
 from block_recurrent.training.step import StepMetrics
 
@@ -14,12 +15,15 @@ class Meter:
     """Metrics between two logs, and the speed without the first step, which compiles.
 
     Args:
-      num_steps: the number of steps of the run.
+      training: the length of the run, and when it evaluates.
       places: B N, the number of tokens in a batch, padding included.
+      evaluation_steps: about how many steps take as long as an evaluation, before one is timed.
     """
 
-    def __init__(self, num_steps: int, places: int):
-        self.num_steps, self._places = num_steps, places
+    def __init__(self, training: TrainingConfig, places: int, evaluation_steps: float = 0.0):
+        self._training, self._places = training, places
+        self._evaluation_steps = evaluation_steps
+        self._evaluation_seconds: float | None = None
         self._pending: list[StepMetrics] = []
         self._settled = 0
         self._clock: float | None = None
@@ -59,6 +63,10 @@ class Meter:
         """The metrics since the last log, once they are settled."""
         return [list(metrics) for metrics in self._pending[: self._settled]]
 
+    def add_evaluation(self, seconds: float) -> None:
+        """Notes how long an evaluation took, which is the best guess for the next."""
+        self._evaluation_seconds = seconds
+
     def restart_clock(self) -> None:
         """Excludes all steps until now, and the time between them, from the speed."""
         if self._clock is not None:  # otherwise the first step has not been compiled yet
@@ -93,7 +101,7 @@ class Meter:
 
     def describe(self, step: int, metrics: dict[str, float]) -> str:
         """The progress line."""
-        parts = [f"step {step:,}/{self.num_steps:,}"]
+        parts = [f"step {step:,}/{self._training.num_steps:,}"]
         if "bits_per_token" in metrics:
             parts.append(f"{metrics['bits_per_token']:.3f} bits/token")
         if "skipped" in metrics:
@@ -101,5 +109,12 @@ class Meter:
         if "tokens_per_second" in metrics:
             parts.append(f"{metrics['tokens_per_second']:,.0f} tokens/s")
         if self._seconds_per_step is not None:
-            parts.append(f"{duration((self.num_steps - step) * self._seconds_per_step)} left")
+            parts.append(f"{duration(self._seconds_left(step, self._seconds_per_step))} left")
         return " | ".join(parts)
+
+    def _seconds_left(self, step: int, seconds_per_step: float) -> float:
+        evaluation = self._evaluation_seconds
+        if evaluation is None:
+            evaluation = self._evaluation_steps * seconds_per_step
+        steps = (self._training.num_steps - step) * seconds_per_step
+        return steps + self._training.evaluations_after(step) * evaluation

@@ -4,6 +4,7 @@ A new optimizer is a configuration class in `config.py`, in `AnyOptimizerConfig`
 `OPTIMIZERS`.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -26,6 +27,17 @@ from block_recurrent.model.stack import stacked_layers
 ALONE = "alone"  # label of the parameters that are not stacked
 
 
+def _promoting(function: Callable) -> Callable:
+    """A function of optax, which mixes dtypes and ranks even if JAX is set to forbid that."""
+
+    @functools.wraps(function)
+    def run(*arguments: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return function(*arguments)
+
+    return run
+
+
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     """The learning rate as a function of the step, counted from 0.
 
@@ -34,12 +46,14 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     """
     if config.schedule == "cosine":
         steps = max(config.decay_steps or num_steps, config.warmup_steps + 1)
-        return optax.warmup_cosine_decay_schedule(
-            0.0, config.learning_rate, config.warmup_steps, steps, config.final_learning_rate
+        return _promoting(
+            optax.warmup_cosine_decay_schedule(
+                0.0, config.learning_rate, config.warmup_steps, steps, config.final_learning_rate
+            )
         )
 
     def rsqrt(step: ArrayLike) -> Array:
-        step = jnp.asarray(step)
+        step = jnp.asarray(step, jnp.float32)
         reached = jnp.minimum(step / config.warmup_steps, 1.0)
         return config.learning_rate * reached * jnp.maximum(step, config.warmup_steps) ** -0.5
 
@@ -93,6 +107,6 @@ def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
         cast(Any, {ALONE: rule} | dict.fromkeys(stacked, each_layer)),
         cast(Any, lambda named: {name: label(name) for name in named}),
     )
-    if optimizer.clip_norm is None:
-        return by_label
-    return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), by_label)
+    if optimizer.clip_norm is not None:
+        by_label = optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), by_label)
+    return optax.GradientTransformation(_promoting(by_label.init), _promoting(by_label.update))

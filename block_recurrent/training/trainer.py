@@ -67,6 +67,7 @@ class Trainer:
       corpus: the documents to train on.
       clock: measures the time of steps, of their compilation and of reading data.
       advice: returns the end of the message of a FloatingPointError.
+      evaluation_steps: as of `Meter`.
 
     Attributes:
       state: all that changes with a step; set by `begin` or `restore`.
@@ -86,13 +87,14 @@ class Trainer:
         corpus: TokenizedCorpus,
         clock: Stopwatch,
         advice: Callable[[], str] = str,
+        evaluation_steps: float = 0.0,
     ):
         self._config, self._clock, self._advice = config, clock, advice
         self.mesh = make_mesh(config.mesh, config.microbatch_size, exact=processes.several())
         rows = rows_of_process(self.mesh, config.data.batch_size)
         self.lanes = make_lanes(config, corpus, rows)
         places = config.data.batch_size * config.data.segment_length
-        self.meter = Meter(config.training.num_steps, places)
+        self.meter = Meter(config.training, places, evaluation_steps)
         self.stop_agreed = False
         self._schedule = make_schedule(config.optimizer, config.training.num_steps)
         self._skipped_in_a_row = 0

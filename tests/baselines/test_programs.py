@@ -8,8 +8,6 @@ from block_recurrent.runs.metrics import read_metrics
 from experiments import evaluate, generate
 from tests.quick_runs import STEPS, make_inputs, run
 
-pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
-
 FLAGS = {
     "transformer_xl": ["memory=5"],
     "lstm": ["hidden_size=5"],

@@ -32,8 +32,6 @@ from experiments import generate, table1, train
 from tests import programs
 from tests.synthetic_runs import exit_status, small, write_run
 
-pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
-
 KNOWN = {
     ConfigError("it.gin:1: so"): 2,
     SelectionError("a is given twice"): 2,

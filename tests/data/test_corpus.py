@@ -65,7 +65,7 @@ def test_empty_documents_are_dropped_and_counted(tmp_path):
         (("text", "train"), {"path": ""}, "'' does not exist"),
         (("stdlib", "train"), {"validation_percent": 100}, "whole number from 0 to 99"),
         (("stdlib", "train"), {"validation_percent": 0.1}, "0.1 must be a whole number"),
-        (("stdlib", "validation"), {"validation_percent": 0}, "change validation_percent = 0"),
+        (("stdlib", "validation"), {"validation_percent": 0}, "set data.validation_percent = "),
     ],
 )
 def test_wrong_argument_is_an_error_with_the_way_out(arguments, options, sentence):

@@ -24,7 +24,7 @@ SMALLER = {
 
 
 @pytest.fixture
-def printed(tmp_path, monkeypatch, optax_mixes_integers_and_floats):
+def printed(tmp_path, monkeypatch):
     """What each block of the page prints."""
     monkeypatch.chdir(tmp_path)
     blocks = TOOLS["code_of"](PAGE)

@@ -31,8 +31,6 @@ from experiments import evaluate, generate, train
 from tests.programs import PROGRAMS
 from tests.soak import processes
 
-pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
-
 TEXT = "the quick brown fox jumps over the lazy dog, und dann schläft er wieder ein. "
 STEPS = 300
 TINY = processes.BINDINGS | {
@@ -70,8 +68,7 @@ def figures_of(workdir: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def trained(folder) -> Path:
     """The work directory of a run without interruption."""
-    with jax.numpy_dtype_promotion("standard"):
-        assert train.main(train_arguments(folder, "trained")) == 0
+    assert train.main(train_arguments(folder, "trained")) == 0
     return folder / "trained"
 
 
@@ -140,11 +137,7 @@ def test_figures_of_other_documents_do_not_replace_the_runs(split, folder, tmp_p
     """Wherever the corpus lies and whatever it is called: its text decides."""
     workdir = tmp_path / "named"
     name, steps = "--gin.data.name=mine", "--gin.training.num_steps=2"
-    with jax.numpy_dtype_promotion("standard"):
-        assert (
-            train.main([*train_arguments(folder, "named"), f"--workdir={workdir}", name, steps])
-            == 0
-        )
+    assert train.main([*train_arguments(folder, "named"), f"--workdir={workdir}", name, steps]) == 0
     places = {where: tmp_path / where for where in ("moved", "other", "alone")}
     for where, place in places.items():
         shutil.copytree(folder / "books", place)

@@ -15,8 +15,6 @@ from block_recurrent.runs.identity import WHAT, check_same_data
 from tests import quick_runs
 from tests.quick_runs import STEPS, TEXT, Steps, run, tree_of, write_corpus, write_gin
 
-pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
-
 WRONG_CONFIG, WRONG_DATA = 2, 3
 MORE = STEPS + 3
 PROSE = "The state of a layer goes in and comes out.\n    def f(x):\n        return x\n"
@@ -31,7 +29,7 @@ class Begun(NamedTuple):
 
 
 def begin(inputs: Path) -> Begun:
-    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+    with pytest.MonkeyPatch.context() as patch:
         steps = Steps(patch)
         assert run(inputs, inputs / "whole", f"--gin.training.num_steps={MORE}") == 0
         assert run(inputs, inputs / "begun") == 0

@@ -22,8 +22,6 @@ from tests import quick_runs
 from tests.helpers import assert_equal, model_config, random_like, random_train_state
 from tests.quick_runs import SAVED, STEPS, checkpoint, logged_steps, run, tree_of, warnings_in
 
-pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
-
 POSITION = {"lanes": [[3, 40], None], "seed": 1}
 OLD, NEW = 3, 12
 ORBAX_WRITES_LAST = {"_CHECKPOINT_METADATA", "commit_success.txt"}

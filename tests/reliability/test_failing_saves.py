@@ -29,8 +29,6 @@ from tests.helpers import (
 )
 from tests.quick_runs import logged_steps, run, tree_of, warnings_in
 
-pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
-
 FILE_LIMIT = 100_000  # bytes; less than the arrays of the state below, more than anything else
 FAILED = 4
 LONG = "--gin.training.num_steps=20"

@@ -33,8 +33,6 @@ from block_recurrent.training.trainer import MOST_SKIPPED, Trainer
 from experiments import train as program
 from tests.helpers import SIZES, assert_equal, steps_compiled_once
 
-pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
-
 RARE = "~"
 SEGMENT = 2 * SIZES["window"]
 CONFIG = ExperimentConfig(

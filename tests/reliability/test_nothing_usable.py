@@ -6,14 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 from experiments import evaluate, train
 from tests import quick_runs
 from tests.quick_runs import SAVED, STEPS, Steps, checkpoint, logged_steps, run, tree_of
-
-pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 
 WRONG_CONFIG, WRONG_CHECKPOINTS = 2, 4
 LIMIT = 300  # seconds, on a busy machine; alone it takes 3
@@ -23,7 +20,7 @@ LIMIT = 300  # seconds, on a busy machine; alone it takes 3
 def inputs(tmp_path_factory):
     """A corpus, its configuration, and a run that has ended, `finished`."""
     folder = quick_runs.make_inputs(tmp_path_factory.mktemp("inputs"))
-    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+    with pytest.MonkeyPatch.context() as patch:
         Steps(patch)
         assert run(folder, folder / "finished") == 0
     return folder

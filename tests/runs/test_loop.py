@@ -43,8 +43,6 @@ from block_recurrent.training.step import StepMetrics
 from tests.helpers import SIZES, assert_close, assert_equal, steps_compiled_once
 from tests.quick_runs import tree_of
 
-pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
-
 STEPS = 9
 VALIDATION = "validation/bits_per_token"
 TEXTS = ["0123456789" * 3, "abcdefg", "to be or not to be, that is", "xy", ".,;" * 11]
@@ -296,7 +294,9 @@ def test_a_longer_schedule_is_said_with_both_rates_and_can_be_kept(tmp_path, cap
 def test_fewer_steps_than_were_taken_are_refused_and_nothing_changes(tmp_path):
     run(change(num_steps=4), tmp_path)
     before = tree_of(tmp_path)
-    with pytest.raises(ConfigError, match=r"taken 4 steps already, more than .* = 3: set it to"):
+    with pytest.raises(
+        ConfigError, match=r"taken 4 steps already, more than .* = 3: set training.num_steps = 4,"
+    ):
         run(change(num_steps=3), tmp_path)
     assert tree_of(tmp_path) == before
 
@@ -382,6 +382,8 @@ def test_progress_goes_to_standard_error_unless_told_otherwise(tmp_path, capsys)
     output, progress = capsys.readouterr()
     assert output == ""
     assert "continuing from step 1" in progress and "step 2: validation" in progress
+    for what in ("the training step", "the evaluation"):
+        assert progress.count(f"compiling {what}") == progress.count(f"compiled {what}") == 1
 
 
 def test_cleared_states_change_training_and_evaluation(tmp_path):

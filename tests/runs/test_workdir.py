@@ -19,8 +19,6 @@ from experiments import train as program
 from tests import quick_runs
 from tests.quick_runs import STEPS, tree_of
 
-pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
-
 WRONG_CONFIG = 2
 
 

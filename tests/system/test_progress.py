@@ -76,6 +76,19 @@ def test_elsewhere_an_end_is_always_written(clock):
     assert stream.getvalue() == "first\nresult\n"
 
 
+def test_the_first_run_says_that_it_compiles_and_how_long_it_took(clock):
+    stream = io.StringIO()
+    line = ProgressLine(stream)
+    for _ in range(2):
+        line.compiling("the step")
+        clock[0] += 93
+        line.compiled("the step")
+    line.compiled("another step")
+    assert (
+        stream.getvalue() == "compiling the step ...\ncompiled the step and ran it once: 1m 33s\n"
+    )
+
+
 @pytest.mark.parametrize("kind", [io.StringIO, Terminal])
 def test_quiet_writes_nothing(kind, clock):
     stream = kind()

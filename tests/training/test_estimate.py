@@ -26,8 +26,6 @@ from block_recurrent.training.trainer import abstract_run_state, make_run_step
 from experiments import train
 from tests.helpers import MODELS, model_config
 
-pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
-
 DATA = DataConfig(batch_size=2, segment_length=16)
 BYTES = {"vocab_size": 256}
 SHORT = ["data.segment_length=512"]

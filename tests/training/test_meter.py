@@ -5,13 +5,15 @@ import math
 import jax.numpy as jnp
 import pytest
 
+from block_recurrent.config import TrainingConfig
 from block_recurrent.system import progress
-from block_recurrent.system.progress import Stopwatch
+from block_recurrent.system.progress import Stopwatch, duration
 from block_recurrent.training import meter
 from block_recurrent.training.meter import Meter
 from block_recurrent.training.step import StepMetrics
 
 NAN = float("nan")
+TRAINING = TrainingConfig(num_steps=100, evaluate_every=40)
 
 
 class Clock:
@@ -39,7 +41,7 @@ def metrics(nats: float, targets: float = 4.0, norm: float = 1.0) -> StepMetrics
 
 
 def filled(*steps: StepMetrics) -> Meter:
-    meter = Meter(100, 20)
+    meter = Meter(TRAINING, 20)
     for step in steps:
         meter.add(step)
     meter.settle()
@@ -55,7 +57,7 @@ def test_loss_is_the_sum_over_targets_and_not_the_mean_over_steps(clock):
 
 
 def test_speed_leaves_out_the_first_step_and_pauses(clock):
-    meter = Meter(100, 20)
+    meter = Meter(TRAINING, 20)
     clock.pass_by(50)  # reading data and compiling
     meter.add(metrics(1))
     for _ in range(2):
@@ -97,8 +99,21 @@ def test_there_is_no_speed_where_no_step_was_timed(clock):
     assert meter.describe(2, meter.collect()).endswith("| 2 tokens/s | 3m 16s left")
 
 
+def test_the_time_left_counts_the_evaluations_to_come(clock):
+    """Those at steps 40, 80 and 100: like five steps each, until one of them was timed."""
+    meter = Meter(TRAINING, 20, evaluation_steps=5)
+    meter.add(metrics(1))
+    clock.pass_by(2)
+    meter.add(metrics(1))
+    meter.settle()
+    figures = meter.collect()
+    assert meter.describe(2, figures).endswith(f"| {duration(98 * 2 + 3 * 5 * 2)} left")
+    meter.add_evaluation(60)
+    assert meter.describe(60, figures).endswith(f"| {duration(40 * 2 + 2 * 60)} left")
+
+
 def test_whether_a_fetched_step_is_finite_is_known_without_the_device(clock):
-    meter = Meter(100, 20)
+    meter = Meter(TRAINING, 20)
     for step in (metrics(1), metrics(NAN), metrics(1, norm=math.inf)):
         meter.add(step)
     assert [step.finite for step in meter.settle()] == [True, False, False]
@@ -107,7 +122,7 @@ def test_whether_a_fetched_step_is_finite_is_known_without_the_device(clock):
 
 
 def test_an_evaluation_before_the_first_step_does_not_start_the_clock(clock):
-    meter = Meter(100, 20)
+    meter = Meter(TRAINING, 20)
     meter.restart_clock()
     clock.pass_by(60)  # compiling
     meter.add(metrics(1))
@@ -128,7 +143,7 @@ def test_skipped_steps_count_in_no_other_figure(clock):
 
 
 def test_each_step_is_settled_once_and_the_newest_may_be_left(clock):
-    meter = Meter(100, 20)
+    meter = Meter(TRAINING, 20)
     for nats in (1, 2, 3):
         meter.add(metrics(nats))
     assert [step.nats for step in meter.settle(but=1)] == [1, 2]
@@ -138,7 +153,7 @@ def test_each_step_is_settled_once_and_the_newest_may_be_left(clock):
 
 def test_unlogged_figures_go_on_in_another_meter(clock):
     steps = [metrics(1), metrics(NAN), metrics(5)]
-    first, second = filled(*steps[:2]), Meter(100, 20)
+    first, second = filled(*steps[:2]), Meter(TRAINING, 20)
     second.restore(first.unlogged)
     second.add(steps[2])
     assert [step.nats for step in second.settle()] == [5]
@@ -151,9 +166,9 @@ def test_unlogged_figures_go_on_in_another_meter(clock):
 def test_the_line_says_what_there_is(clock):
     figures = filled(metrics(4 * math.log(2)), metrics(NAN)).collect()
     line = "step 7/100 | 1.000 bits/token | 1 steps skipped | "
-    assert Meter(100, 20).describe(7, figures).startswith(line)
+    assert Meter(TRAINING, 20).describe(7, figures).startswith(line)
     nothing = filled(metrics(NAN)).collect()
-    assert "bits/token" not in Meter(100, 20).describe(7, nothing)
+    assert "bits/token" not in Meter(TRAINING, 20).describe(7, nothing)
 
 
 def test_parts_add_up_whatever_happens_in_them(clock):

@@ -22,8 +22,6 @@ from block_recurrent.training import make_optimizer, make_schedule
 from block_recurrent.training.optimizer import OPTIMIZERS
 from tests.helpers import SIZES, assert_close, assert_equal, model_config, random_model
 
-pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
-
 ADAMW = {"schedule": "cosine", "learning_rate": 0.1, "warmup_steps": 2}
 
 
@@ -137,6 +135,14 @@ def plain(name: str) -> optax.GradientTransformation:
     return optax.adamw(schedule, 0.9, 0.95, weight_decay=0.3, mask=kernels)
 
 
+@pytest.fixture
+def optax_promotes():
+    """optax by itself mixes integers and floats."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.usefixtures("optax_promotes")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_stacked_layers_are_updated_as_each_alone_would_be(name):
     parameters, gradients = draw(0), [draw(seed) for seed in range(1, 4)]
@@ -189,6 +195,7 @@ OTHER = {
 }
 
 
+@pytest.mark.usefixtures("optax_promotes")
 @pytest.mark.parametrize(
     ("kind", "name"), [(kind, name) for kind, fields in OTHER.items() for name in fields]
 )

@@ -27,8 +27,6 @@ from tests.helpers import (
     random_tokens,
 )
 
-pytestmark = pytest.mark.usefixtures("optax_mixes_integers_and_floats")
-
 BATCH, LENGTH = 2, 2 * SIZES["window"]
 CONFIG = model_config(0, num_layers=1)
 DROPOUT = model_config(num_layers=1, dropout=0.3)

@@ -73,5 +73,5 @@ def choose_attention(config: LayerConfig) -> Attention:
         except AttentionImpossible as error:
             reason = error
     raise AttentionImpossible(
-        f"model.attention {config.attention!r} {reason}; set it to 'auto' or 'xla'"
+        f"model.attention {config.attention!r} {reason}; set model.attention = 'auto' or 'xla'"
     )

@@ -101,11 +101,11 @@ def add_shared(x: Float32[Array, "... H Q T"], shared: TileBias) -> Float32[Arra
 
     As a reduction that sum takes XLA:CPU longer than the attention itself.
     """
-    return x + shared
+    return x + jax.lax.broadcast_to_rank(shared, x.ndim)
 
 
 def _add_shared_forward(x: Array, shared: Array) -> tuple[Array, None]:
-    return x + shared, None
+    return add_shared(x, shared), None
 
 
 def _add_shared_backward(_: None, gradient: Array) -> tuple[Array, Array]:

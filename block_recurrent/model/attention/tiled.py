@@ -138,7 +138,7 @@ def _weights(
     """Probabilities before they are divided by their sums, and the sums."""
     logits = jnp.einsum("...qd,...td->...qt", queries, keys, preferred_element_type=jnp.float32)
     if bias is not None:
-        logits = logits + bias
+        logits = logits + jax.lax.broadcast_to_rank(bias, logits.ndim)
     weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
     return weights, weights.sum(axis=-1, keepdims=True)
 

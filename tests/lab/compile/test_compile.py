@@ -150,7 +150,7 @@ def test_lanes_that_cannot_be_shared_out_are_an_error():
 @pytest.fixture(scope="module")
 def figures():
     """Of a step that is compiled for this machine's own device."""
-    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "COMPILER_OPTIONS", {"tpu": {}})
         return program.compile_step(tiny(**NARROW), fake())
 
@@ -185,7 +185,6 @@ def test_the_text_of_a_tpu_has_cycles_kernels_and_places(figures):
     assert "kernel silent" in text and "loop while.3" in text
 
 
-@pytest.mark.usefixtures("optax_mixes_integers_and_floats")
 def test_what_does_not_fit_is_written_before_it_is_said(tmp_path, capsys, monkeypatch):
     small = fake()._replace(chip=CHIPS["v5e"]._replace(memory_bytes=1000))
     monkeypatch.setattr(program, "COMPILER_OPTIONS", {"tpu": {}})

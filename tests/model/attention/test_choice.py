@@ -57,5 +57,7 @@ def test_the_library_is_had_by_asking_for_it():
     ],
 )
 def test_what_is_impossible_is_a_sentence(platform, attention, changes, words):
-    with pytest.raises(ValueError, match=f"model.attention '{attention}' .*{words}; set it to"):
+    with pytest.raises(
+        ValueError, match=f"model.attention '{attention}' .*{words}; set model.attention = "
+    ):
         chosen(platform, **LARGE | changes, attention=attention)
