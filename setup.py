@@ -27,7 +27,8 @@ class BuildWithGinFiles(build_py):
 
 
 # Every lower bound is a version that the tests were run with.
-DATA = ["array_record>=0.7.1", "pyarrow>=17.0", "sentencepiece>=0.2.0", "zstandard>=0.22"]
+DATA = ["array_record>=0.7.1", "datasketch>=2.0.0", "pyarrow>=17.0", "sentencepiece>=0.2.0"]
+DATA += ["zstandard>=0.22"]
 PLOTS = ["matplotlib>=3.11"]
 TENSORBOARD = ["tensorboardX>=2.6.2"]
 DOCS = ["sphinx>=9.0", "furo>=2025.12", "myst-parser>=5.0"]
