@@ -29,6 +29,7 @@ class BuildWithGinFiles(build_py):
 # Every lower bound is a version that the tests were run with.
 DATA = [
     "array_record>=0.7.1",
+    "datasketch>=2.0.0",
     "pyarrow>=17.0",
     "sentencepiece>=0.2.0",
     "tiktoken>=0.9",

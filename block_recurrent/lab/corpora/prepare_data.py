@@ -26,6 +26,7 @@ from block_recurrent.data import DataError
 from block_recurrent.data.huggingface import Download, HubDataset
 from block_recurrent.data.records import Columns
 from block_recurrent.data.text_files import KINDS, Reading
+from block_recurrent.lab.corpora.copies import SIMILARITY, WORDS
 from block_recurrent.lab.corpora.corpus_files import summary
 from block_recurrent.lab.corpora.corpus_writer import (
     Progress,
@@ -61,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 validation_percent=arguments.validation_percent,
                 test_percent=arguments.test_percent,
                 limit=arguments.limit,
+                skip_damaged=arguments.skip_damaged,
+                deduplicate=arguments.deduplicate,
                 overwrite=arguments.overwrite,
                 report=display.preparing,
             )
@@ -98,19 +101,15 @@ def _pg19(parser: argparse.ArgumentParser) -> None:
 
 def _latex(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("path", type=Path, metavar="PATH", help="directory of .tar.gz, .gz, or unpacked papers")
+    where = "directory of .tar.gz, .gz, or unpacked papers, or of arXiv's bulk .tar files of them"
+    add("path", type=Path, metavar="PATH", help=where)
     records = "arXiv's metadata snapshot as JSON lines, for titles, years and categories"
     add("--metadata", type=Path, metavar="FILE", help=records)
     keep = "keep papers with a category that begins so, joined by commas: math.,cs.LG"
     add("--categories", type=_comma_separated, default=(), metavar="NAMES", help=keep)
-    damaged = "drop damaged bundles instead of stopping"
-    add("--skip_damaged", action="store_true", help=damaged)
     parser.set_defaults(
         make_source=lambda given: LatexBundles(
-            given.path,
-            metadata=given.metadata,
-            categories=given.categories,
-            skip_damaged=given.skip_damaged,
+            given.path, metadata=given.metadata, categories=given.categories
         )
     )
 
@@ -206,6 +205,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             add(f"--{split}_percent", type=int, default=1, metavar="N", help=share)
         add("--limit", type=int, metavar="N", help="at most N documents of each split, for a trial")
         add("--name", help="of the corpus (by default that of the kind of data)")
+        damaged = "drop and count what is damaged instead of stopping; of a file of many documents "
+        damaged += "those before the damage are kept"
+        add("--skip_damaged", action="store_true", help=damaged)
+        again = "drop and count exact and near copies (of all runs of "
+        again += f"{WORDS} words, a share of {SIMILARITY} is the same); held-out documents stay"
+        add("--deduplicate", action="store_true", help=again)
         add("--overwrite", action="store_true", help="replace the corpus that is at DIR already")
     arguments = parser.parse_args(argv)
     try:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
+from block_recurrent.data.documents import DataError
 from block_recurrent.data.huggingface import HubDataset
 from block_recurrent.data.text_files import (
     AS_PUBLISHED,
@@ -13,7 +14,7 @@ from block_recurrent.data.text_files import (
     TextFiles,
     joined,
 )
-from block_recurrent.lab.corpora.entries import Content, Entry, Unusable
+from block_recurrent.lab.corpora.entries import Content, Entry, Unusable, damaged
 
 
 class Texts:
@@ -24,8 +25,7 @@ class Texts:
       reading: how files are read, or the data set was.
 
     Raises:
-      DataError: see `TextFiles`. `entries` also raises it for damaged files and records without
-        text.
+      DataError: see `TextFiles`.
     """
 
     wanted = "text that is not only white space"
@@ -45,13 +45,27 @@ class Texts:
         self.options: Mapping[str, object] = named | others
 
     def entries(self) -> Iterator[Entry]:
-        """Yields text files, then records, in the order of the paths; in a directory by name."""
+        """Yields text files, then records, in the order of the paths; in a directory by name.
+
+        Of a damaged file it yields the records before the damage.
+        """
         for file in filter(lambda file: file.is_document, self._found.files):
             yield Entry(file.name, partial(self._read, file), str(file.path), file.among)
-        others = (file for file in self._found.files if not file.is_document)
-        pairs = ((file, record) for file in others for record in self._found.records(file))
-        for file, record in joined(pairs):
+        damages: list[Entry] = []
+        for file, record in joined(self._records(damages)):
+            yield from damages
+            damages.clear()
             yield Entry(record.id, partial(_content, record), record.where, file.among)
+        yield from damages
+
+    def _records(self, damages: list[Entry]) -> Iterator[tuple[TextFile, Record]]:
+        """Yields the records of all files; adds an entry for each damaged file to `damages`."""
+        for file in (file for file in self._found.files if not file.is_document):
+            try:
+                for record in self._found.records(file):
+                    yield file, record
+            except DataError as error:
+                damages.append(damaged(file.name, error, file.among))
 
     def _read(self, file: TextFile) -> Content:
         try:
