@@ -196,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not figures["fits"]:
             raise MemoryError(
                 f"{figures['overflow']}; {figures['state_bytes'] / 1e9:.2f} GB of every device are "
-                "parameters and optimizer state: mesh.fsdp shards them, more devices the rest"
+                "parameters and optimizer state: mesh.fsdp shards them; more devices or a larger "
+                "training.accumulate_steps lessen the rest"
             )
     return 0
