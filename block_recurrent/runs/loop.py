@@ -25,6 +25,7 @@ from block_recurrent.runs.identity import (
 )
 from block_recurrent.runs.metrics import METRICS, read_metrics
 from block_recurrent.runs.records import Records, record_launch
+from block_recurrent.runs.trackers import check_trackers
 from block_recurrent.runs.workdir import CHECKPOINTS, CONFIG, locked, write_config
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.progress import ProgressLine, Stopwatch
@@ -50,8 +51,8 @@ def train(
 
     Args:
       config: the run's configuration.
-      workdir: the directory for `config.gin`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`,
-        `launches.jsonl` and `summary.json`. It is new, or belongs to the same run.
+      workdir: the directory for `config.gin`, `checkpoints/`, `metrics.jsonl`, `launches.jsonl`,
+        `summary.json` and what trackers write. It is new, or belongs to the same run.
       corpora: the documents. Unless given, they are read as the configuration says and described
         on standard output.
       line: shows progress, on standard error unless given.
@@ -64,6 +65,7 @@ def train(
     Raises:
       Stopped: a stop was requested; a checkpoint was saved.
       ConfigError: the work directory cannot be used, or belongs to another run.
+      MissingPackage: wandb is a tracker, but is not installed.
       WorkdirInUse: another process is training there.
       CheckpointError: the directory is not new, but there is no checkpoint to continue from.
       RunError: the metrics of the run are damaged.
@@ -93,6 +95,7 @@ def _claim(
     held: contextlib.ExitStack,
 ) -> None:
     """Locks a work directory that the run may use until `held` is closed."""
+    check_trackers(config.training.trackers)
     held.enter_context(locked(workdir))
     check_claim(workdir, config)
     here = Checkpoints(workdir / CHECKPOINTS).steps()
@@ -196,7 +199,7 @@ class TrainingLoop:
             self.checkpoints.tidy()
 
     def _open_records(self, workdir: Path) -> None:
-        self.records = Records(workdir, self.first_step, self.checkpoints, self.warn)
+        self.records = Records(workdir, self.config, self.first_step, self.checkpoints, self.warn)
 
     def finish(self) -> tuple[Model, Evaluation]:
         """Takes the remaining steps, and says where the time went; returns as `train` does."""
