@@ -30,6 +30,8 @@ class BuildWithGinFiles(build_py):
 DATA = ["array_record>=0.7.1", "pyarrow>=17.0", "sentencepiece>=0.2.0", "zstandard>=0.22"]
 PLOTS = ["matplotlib>=3.11"]
 TENSORBOARD = ["tensorboardX>=2.6.2"]
+WANDB = ["wandb>=0.31.0"]
+SAFETENSORS = ["safetensors>=0.8.0"]
 DOCS = ["sphinx>=9.0", "furo>=2025.12", "myst-parser>=5.0"]
 
 setup(
@@ -71,6 +73,8 @@ setup(
         "data": DATA,
         "plots": PLOTS,
         "tensorboard": TENSORBOARD,
+        "wandb": WANDB,
+        "safetensors": SAFETENSORS,
         "cuda": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "docs": DOCS,
@@ -78,6 +82,8 @@ setup(
             *DATA,
             *PLOTS,
             *TENSORBOARD,
+            *WANDB,
+            *SAFETENSORS,
             *DOCS,
             "filelock>=3.12",
             "hypothesis>=6.170",

@@ -8,6 +8,7 @@ S recurrent states, E model size, H heads, D head size, M MLP size, V vocabulary
 R recurrent layers.
 """
 
+import importlib
 import typing
 
 from block_recurrent import interop as interop
@@ -37,16 +38,22 @@ from block_recurrent.model.state import reset as reset
 from block_recurrent.model.transformer_layer import SlidingWindowLayer as SlidingWindowLayer
 
 if typing.TYPE_CHECKING:
+    from block_recurrent.runs.exported import load_safetensors as load_safetensors
+    from block_recurrent.runs.exported import save_safetensors as save_safetensors
     from block_recurrent.runs.trained import TrainedModel as TrainedModel
     from block_recurrent.runs.trained import load as load
 
 __version__ = "0.1.0"
+_LATER = {
+    "TrainedModel": "block_recurrent.runs.trained",
+    "load": "block_recurrent.runs.trained",
+    "load_safetensors": "block_recurrent.runs.exported",
+    "save_safetensors": "block_recurrent.runs.exported",
+}
 
 
 def __getattr__(name: str) -> typing.Any:
     """Imports what reads checkpoints at its first use, so that importing the package stays fast."""
-    if name in ("TrainedModel", "load"):
-        from block_recurrent.runs import trained
-
-        return getattr(trained, name)
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
