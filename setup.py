@@ -39,6 +39,8 @@ DATA = [
 HUGGINGFACE = ["datasets>=5.2"]
 PLOTS = ["matplotlib>=3.11"]
 TENSORBOARD = ["tensorboardX>=2.6.2"]
+WANDB = ["wandb>=0.31.0"]
+SAFETENSORS = ["safetensors>=0.8.0"]
 DOCS = ["sphinx>=9.0", "furo>=2025.12", "myst-parser>=5.0"]
 
 setup(
@@ -81,6 +83,8 @@ setup(
         "huggingface": HUGGINGFACE,
         "plots": PLOTS,
         "tensorboard": TENSORBOARD,
+        "wandb": WANDB,
+        "safetensors": SAFETENSORS,
         "cuda": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "docs": DOCS,
@@ -89,6 +93,8 @@ setup(
             *HUGGINGFACE,
             *PLOTS,
             *TENSORBOARD,
+            *WANDB,
+            *SAFETENSORS,
             *DOCS,
             "filelock>=3.12",
             "hypothesis>=6.170",

@@ -39,17 +39,26 @@ from block_recurrent.model.state import reset as reset
 from block_recurrent.model.transformer_layer import SlidingWindowLayer as SlidingWindowLayer
 
 if typing.TYPE_CHECKING:
+    from block_recurrent.runs.exported import load_safetensors as load_safetensors
+    from block_recurrent.runs.exported import save_safetensors as save_safetensors
     from block_recurrent.runs.scoring import Score as Score
     from block_recurrent.runs.scoring import score as score
     from block_recurrent.runs.trained import TrainedModel as TrainedModel
     from block_recurrent.runs.trained import load as load
 
 __version__ = "0.1.0"
+_LATER = {
+    "Score": "block_recurrent.runs.scoring",
+    "TrainedModel": "block_recurrent.runs.trained",
+    "load": "block_recurrent.runs.trained",
+    "load_safetensors": "block_recurrent.runs.exported",
+    "save_safetensors": "block_recurrent.runs.exported",
+    "score": "block_recurrent.runs.scoring",
+}
 
 
 def __getattr__(name: str) -> typing.Any:
     """Imports what reads checkpoints at its first use, so that importing the package stays fast."""
-    modules = {"load": "trained", "TrainedModel": "trained", "score": "scoring", "Score": "scoring"}
-    if name in modules:
-        return getattr(importlib.import_module(f"block_recurrent.runs.{modules[name]}"), name)
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -462,6 +462,8 @@ class TrainingConfig(_Checked):
       checkpoint_every: steps between checkpoints; the last step is always saved.
       keep_checkpoints: number of newest checkpoints that are kept.
       bucket: where to copy the checkpoints, gs://BUCKET/PATH or s3://BUCKET/PATH.
+      trackers: where metrics are shown besides the metrics file: "tensorboard", if it is installed,
+        and "wandb" (Weights & Biases).
       non_finite: what to do if loss or gradient are not finite: "stop" the run, or "skip" the
         step, which leaves the parameters as they were (the run stops after ten in a row).
       clear_states: begin every segment with the initial recurrent states, in training and in
@@ -482,6 +484,7 @@ class TrainingConfig(_Checked):
     checkpoint_every: int = 1_000
     keep_checkpoints: int = 3
     bucket: str | None = None
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
     non_finite: Literal["stop", "skip"] = "stop"
     clear_states: bool = False
     accumulate_steps: int = 1

@@ -155,15 +155,19 @@ class _Bindings:
 
     def add_file(self, path: Path, parents: tuple[Path, ...] = ()) -> None:
         """Adds the bindings of a file and of the files that it includes."""
-
-        def where(line: int) -> str:
-            return f"{_shown(path)}:{line}"
-
-        parents, seen = (*parents, path.resolve()), {}
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{_shown(path)}: cannot be read as UTF-8 text: {error}") from error
+        self.add_text(text, _shown(path), (*parents, path.resolve()))
+
+    def add_text(self, text: str, source: str, parents: tuple[Path, ...] = ()) -> None:
+        """Adds the bindings of gin text, whose `source` messages name, as `add_file` does."""
+
+        def where(line: int) -> str:
+            return f"{source}:{line}"
+
+        seen: dict[str, str] = {}
         for statement in _read(text, where):
             place = where(statement.location.line_num)
             if isinstance(statement, config_parser.IncludeStatement):
@@ -327,6 +331,24 @@ def load(
         folders = [Path(), GIN_FOLDER, GIN_FOLDER.parent]
         bound.add_file(_find(os.path.expanduser(str(file)), folders, f"--gin_file={file}"))
     bound.add_flags(bindings)
+    return _experiment(bound, needs_data)
+
+
+def load_text(text: str, source: str) -> ExperimentConfig:
+    """The experiment that gin text describes, for instance that of `to_gin`.
+
+    Args:
+      text: the content of a gin file.
+      source: what messages call it.
+
+    Raises: as `load`.
+    """
+    bound = _Bindings()
+    bound.add_text(text, source)
+    return _experiment(bound)
+
+
+def _experiment(bound: _Bindings, needs_data: bool = True) -> ExperimentConfig:
     bound.check()
     values = {name: bound.values(name) for name in SECTIONS}
     for section, _, name in (path.partition(".") for path in _PATHS):
@@ -366,6 +388,15 @@ def _meanings(kind: type) -> dict[str, str]:
         pattern = re.compile(r"^ {6}(\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
         found.update((name, " ".join(text.split())) for name, text in pattern.findall(attributes))
     return found
+
+
+def parameter_values(experiment: ExperimentConfig) -> dict[str, Any]:
+    """The value of every parameter, defaults included, by names such as "model.window"."""
+    return {
+        f"{section}.{name}": value
+        for section, config in vars(experiment).items()
+        for name, value in vars(config).items()
+    }
 
 
 def to_gin(experiment: ExperimentConfig) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from block_recurrent.config import ConfigError, ExperimentConfig, TransformerXLConfig
 from block_recurrent.data import DataError
-from block_recurrent.gin_files import load, to_gin
+from block_recurrent.gin_files import load, parameter_values
 from block_recurrent.runs.bucket import Bucket
 from block_recurrent.runs.checkpoints import SAVING, Checkpoints
 from block_recurrent.runs.errors import CheckpointError
@@ -163,12 +163,9 @@ def differences(
 
     If only one of them has a parameter, `model.architecture` differs as well.
     """
-    before, after = (
-        dict(line.split(" = ", 1) for line in to_gin(config).splitlines() if line)
-        for config in (old, new)
-    )
+    before, after = parameter_values(old), parameter_values(new)
     return [
-        f"{name} = {value}, now {after[name]}"
+        f"{name} = {value!r}, now {after[name]!r}"
         for name, value in before.items()
         if after.get(name, value) != value
         and (name.startswith(may_not_change) or not name.startswith(may_change))

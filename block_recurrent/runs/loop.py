@@ -29,6 +29,7 @@ from block_recurrent.runs.initial import find_source, read_source
 from block_recurrent.runs.metrics import METRICS, read_metrics
 from block_recurrent.runs.profile import Profile
 from block_recurrent.runs.records import Records, record_launch
+from block_recurrent.runs.trackers import check_trackers
 from block_recurrent.runs.workdir import CHECKPOINTS, CONFIG, locked, write_config
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.progress import ProgressLine, Stopwatch
@@ -55,8 +56,8 @@ def train(
 
     Args:
       config: the run's configuration.
-      workdir: the directory for `config.gin`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`,
-        `launches.jsonl`, `summary.json` and `profile/`. It is new, or belongs to the same run.
+      workdir: the directory for `config.gin`, `checkpoints/`, `metrics.jsonl`, `launches.jsonl`,
+        `summary.json`, `profile/` and what trackers write. It is new, or belongs to the same run.
       corpora: the documents. Unless given, they are read as the configuration says and described
         on standard output.
       line: shows progress, on standard error unless given.
@@ -69,6 +70,7 @@ def train(
     Raises:
       Stopped: a stop was requested; a checkpoint was saved.
       ConfigError: the work directory cannot be used, or belongs to another run.
+      MissingPackage: wandb is a tracker, but is not installed.
       WorkdirInUse: another process is training there.
       CheckpointError: the directory is not new, but there is no checkpoint to continue from; or
         there are no initial parameters where they should be.
@@ -99,6 +101,7 @@ def _claim(
     held: contextlib.ExitStack,
 ) -> None:
     """Locks a work directory that the run may use until `held` is closed."""
+    check_trackers(config.training.trackers)
     held.enter_context(locked(workdir))
     check_claim(workdir, config)
     here, there = Checkpoints(workdir / CHECKPOINTS).steps(), []
@@ -231,7 +234,7 @@ class TrainingLoop:
             self.checkpoints.tidy()
 
     def _open_records(self, workdir: Path) -> None:
-        self.records = Records(workdir, self.first_step, self.checkpoints, self.warn)
+        self.records = Records(workdir, self.config, self.first_step, self.checkpoints, self.warn)
 
     def finish(self) -> tuple[Model, Evaluation]:
         """Takes the remaining steps, and says where the time went; returns as `train` does."""

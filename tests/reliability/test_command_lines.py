@@ -253,7 +253,7 @@ def test_a_misspelt_gin_file_is_answered_with_the_right_one():
 
 
 COMMANDS = (
-    *("train", "evaluate", "generate", "train_table", "benchmark", "train_vocab"),
+    *("train", "evaluate", "generate", "export", "train_table", "benchmark", "train_vocab"),
     *("table1", "table2", "scaling", "curves", "prepare_data pg19", "prepare_data latex"),
     *("prepare_data git", "prepare_data text", "compile"),
 )
