@@ -27,9 +27,20 @@ class BuildWithGinFiles(build_py):
 
 
 # Every lower bound is a version that the tests were run with.
-DATA = ["array_record>=0.7.1", "pyarrow>=17.0", "sentencepiece>=0.2.0", "zstandard>=0.22"]
+DATA = [
+    "array_record>=0.7.1",
+    "datasketch>=2.0.0",
+    "pyarrow>=17.0",
+    "sentencepiece>=0.2.0",
+    "tiktoken>=0.9",
+    "tokenizers>=0.20",
+    "zstandard>=0.22",
+]
+HUGGINGFACE = ["datasets>=5.2"]
 PLOTS = ["matplotlib>=3.11"]
 TENSORBOARD = ["tensorboardX>=2.6.2"]
+WANDB = ["wandb>=0.31.0"]
+SAFETENSORS = ["safetensors>=0.8.0"]
 DOCS = ["sphinx>=9.0", "furo>=2025.12", "myst-parser>=5.0"]
 
 setup(
@@ -69,15 +80,21 @@ setup(
     ],
     extras_require={
         "data": DATA,
+        "huggingface": HUGGINGFACE,
         "plots": PLOTS,
         "tensorboard": TENSORBOARD,
+        "wandb": WANDB,
+        "safetensors": SAFETENSORS,
         "cuda": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "docs": DOCS,
         "dev": [
             *DATA,
+            *HUGGINGFACE,
             *PLOTS,
             *TENSORBOARD,
+            *WANDB,
+            *SAFETENSORS,
             *DOCS,
             "filelock>=3.12",
             "hypothesis>=6.170",

@@ -8,6 +8,7 @@ S recurrent states, E model size, H heads, D head size, M MLP size, V vocabulary
 R recurrent layers.
 """
 
+import importlib
 import typing
 
 from block_recurrent import interop as interop
@@ -23,6 +24,7 @@ from block_recurrent.model.cell import RecurrentCell as RecurrentCell
 from block_recurrent.model.decoding import GenerationState as GenerationState
 from block_recurrent.model.decoding import generate as generate
 from block_recurrent.model.decoding import prefill as prefill
+from block_recurrent.model.decoding import row_lengths as row_lengths
 from block_recurrent.model.gates import FixedGate as FixedGate
 from block_recurrent.model.gates import LSTMGate as LSTMGate
 from block_recurrent.model.language_model import LanguageModel as LanguageModel
@@ -37,16 +39,26 @@ from block_recurrent.model.state import reset as reset
 from block_recurrent.model.transformer_layer import SlidingWindowLayer as SlidingWindowLayer
 
 if typing.TYPE_CHECKING:
+    from block_recurrent.runs.exported import load_safetensors as load_safetensors
+    from block_recurrent.runs.exported import save_safetensors as save_safetensors
+    from block_recurrent.runs.scoring import Score as Score
+    from block_recurrent.runs.scoring import score as score
     from block_recurrent.runs.trained import TrainedModel as TrainedModel
     from block_recurrent.runs.trained import load as load
 
 __version__ = "0.1.0"
+_LATER = {
+    "Score": "block_recurrent.runs.scoring",
+    "TrainedModel": "block_recurrent.runs.trained",
+    "load": "block_recurrent.runs.trained",
+    "load_safetensors": "block_recurrent.runs.exported",
+    "save_safetensors": "block_recurrent.runs.exported",
+    "score": "block_recurrent.runs.scoring",
+}
 
 
 def __getattr__(name: str) -> typing.Any:
     """Imports what reads checkpoints at its first use, so that importing the package stays fast."""
-    if name in ("TrainedModel", "load"):
-        from block_recurrent.runs import trained
-
-        return getattr(trained, name)
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,7 +21,7 @@ _LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "model_size num_heads head_size mlp_size window num_states vocab_size num_layers segment "
         "hidden_size batch_size segment_length learning_rate decay_steps warmup_steps clip_norm "
         "decay_rate clipping_threshold eps1 eps num_steps log_every evaluate_every "
-        "checkpoint_every keep_checkpoints",
+        "checkpoint_every keep_checkpoints accumulate_steps",
     ),
     ("at least 0", lambda value: value >= 0, "memory seed weight_decay"),
     ("in [0, 1)", lambda value: 0 <= value < 1, "dropout momentum b1 b2"),
@@ -272,26 +272,46 @@ else:
     _OneOfThem = AnyModelConfig
 
 
+# What only some sources read.
+_DATA_OPTIONS = {
+    "split_bytes document_start": ("jsonl", "text"),
+    "split_by": ("jsonl", "text", "huggingface"),
+    "id_column text_column title_column": ("jsonl", "text", "huggingface", "tfds"),
+    "download": ("huggingface",),
+    "cache_path": ("tfds",),
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(_Checked):
     """Documents, and how batch rows and segments are cut from them.
 
     Attributes:
       source: "stdlib" or "site_packages" (the running interpreter's Python source code), "text" or
-        "jsonl" (a file, or a directory of files: text, JSON, CSV, Parquet, Arrow) or "tfds" (a
-        directory that `block-recurrent prepare-data` or tensorflow-datasets wrote).
-      path: file or directory of "jsonl", "text" and "tfds".
+        "jsonl" (a file, or a directory of files: text, JSON, CSV, Parquet, Arrow), "huggingface"
+        (a folder, or a name on its hub, that the package `datasets` reads) or "tfds" (a directory
+        that `block-recurrent prepare-data` or tensorflow-datasets wrote).
+      path: file or directory of "jsonl", "text" and "tfds"; of "huggingface" a folder, a name, or
+        name and configuration with a colon between.
+      download: what "huggingface" may download of a name: "never" reads its cache alone, "cache"
+        downloads the data set there, "stream" downloads rows as they are read.
       name: name of the corpus, by which tables find its column; the last part of `path`, or the
         source, unless given.
-      tokenizer: "bytes", or "sentencepiece" with the vocabulary in `vocab_path`.
-      vocab_path: SentencePiece model file.
+      tokenizer: "bytes", or the kind of the vocabulary in `vocab_path`: "sentencepiece",
+        "huggingface" (a tokenizer.json) or "tiktoken".
+      vocab_path: the vocabulary's file.
       vocab_sha256: hexadecimal SHA-256 of that file, which identifies it.
+      vocab_pattern: how text is cut before "tiktoken" merges bytes: "gpt2", "cl100k_base",
+        "o200k_base", or the regular expression of another encoding.
       cache_path: folder for the tokens of a "tfds" corpus; `token_cache` in `path` unless given.
       batch_size: B, number of batch rows.
       segment_length: N, tokens of a row per step, a multiple of the model's window, or of its
         `segment`.
       split_by: "names", of files and folders, decide the split of a document where they tell it,
         otherwise a hash of its id does; "hash" ignores the names.
+      split_bytes: shares of train, validation and test, such as (90, 5, 5): every text file is cut
+        there, as benchmarks of one file are.
+      document_start: a regular expression; a line of a text file that matches begins a document.
       id_column: what the id of a record is called, or several columns joined by commas; published
         layouts are known.
       text_column: what its text is called.
@@ -300,16 +320,20 @@ class DataConfig(_Checked):
       seed: order of the training documents.
     """
 
-    source: Literal["stdlib", "site_packages", "jsonl", "text", "tfds"] = "stdlib"
+    source: Literal["stdlib", "site_packages", "jsonl", "text", "huggingface", "tfds"] = "stdlib"
     path: str | None = None
+    download: Literal["never", "cache", "stream"] = "never"
     name: str | None = None
-    tokenizer: Literal["bytes", "sentencepiece"] = "bytes"
+    tokenizer: Literal["bytes", "sentencepiece", "huggingface", "tiktoken"] = "bytes"
     vocab_path: str | None = None
     vocab_sha256: str | None = None
+    vocab_pattern: str | None = None
     cache_path: str | None = None
     batch_size: int = 32
     segment_length: int = 4096
     split_by: Literal["names", "hash"] = "names"
+    split_bytes: tuple[int, ...] | None = None
+    document_start: str | None = None
     id_column: str | None = None
     text_column: str | None = None
     title_column: str | None = None
@@ -321,20 +345,25 @@ class DataConfig(_Checked):
             0 < self.validation_percent < 100,
             f"validation_percent must be between 1 and 99, not {self.validation_percent}",
         )
-        needs_path = self.source in ("jsonl", "text", "tfds")
-        sentencepiece = self.tokenizer == "sentencepiece"
+        needs_path = self.source not in ("stdlib", "site_packages")
+        has_file = self.tokenizer != "bytes"
         for name, owner, needed in (
             ("path", "source", needs_path),
-            ("vocab_path", "tokenizer", sentencepiece),
-            ("vocab_sha256", "tokenizer", sentencepiece),
+            ("vocab_path", "tokenizer", has_file),
+            ("vocab_sha256", "tokenizer", has_file),
+            ("vocab_pattern", "tokenizer", self.tokenizer == "tiktoken"),
         ):
             given, of = getattr(self, name), f"{owner} {getattr(self, owner)!r}"
             self._require(not needed or given is not None, f"{of} needs a {name}; set data.{name}")
             self._require(needed or given is None, f"{of} takes no {name}; set data.{name} = None")
-        self._require(
-            self.source == "tfds" or self.cache_path is None,
-            f"cache_path belongs to source 'tfds', not to {self.source!r}; set cache_path = None",
-        )
+        for names, sources in _DATA_OPTIONS.items():
+            for name in names.split():
+                default = getattr(DataConfig, name)
+                self._require(
+                    getattr(self, name) == default or self.source in sources,
+                    f"{name} belongs to source {' and '.join(map(repr, sources))}, not to "
+                    f"{self.source!r}; set data.{name} = {default!r}",
+                )
         self._require(
             bool(re.fullmatch("[0-9a-f]{64}", self.vocab_sha256 or "0" * 64)),
             f"vocab_sha256 must be 64 hexadecimal digits, not {self.vocab_sha256!r}",
@@ -433,10 +462,19 @@ class TrainingConfig(_Checked):
       checkpoint_every: steps between checkpoints; the last step is always saved.
       keep_checkpoints: number of newest checkpoints that are kept.
       bucket: where to copy the checkpoints, gs://BUCKET/PATH or s3://BUCKET/PATH.
+      trackers: where metrics are shown besides the metrics file: "tensorboard", if it is installed,
+        and "wandb" (Weights & Biases).
       non_finite: what to do if loss or gradient are not finite: "stop" the run, or "skip" the
         step, which leaves the parameters as they were (the run stops after ten in a row).
       clear_states: begin every segment with the initial recurrent states, in training and in
         evaluation; keys and values are still carried (an ablation of the paper).
+      accumulate_steps: number of microbatches, equal parts of the batch rows, that a step computes
+        one after the other. More of them need less memory. The step is that of the whole batch, to
+        rounding, but with dropout it has other noise.
+      initial_parameters: a run's work directory, or one of its checkpoints
+        (WORKDIR/checkpoints/STEP), with whose parameters a new run begins; unless given, they are
+        random.
+      profile_steps: steps to profile, such as "10:12" for steps 10, 11 and 12, counted from 1.
     """
 
     num_steps: int = 500_000
@@ -446,8 +484,30 @@ class TrainingConfig(_Checked):
     checkpoint_every: int = 1_000
     keep_checkpoints: int = 3
     bucket: str | None = None
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
     non_finite: Literal["stop", "skip"] = "stop"
     clear_states: bool = False
+    accumulate_steps: int = 1
+    initial_parameters: str | None = None
+    profile_steps: str | None = None
+
+    def _validate(self) -> None:
+        steps = self.profile_steps
+        valid = steps is None or (
+            bool(re.fullmatch("[0-9]+:[0-9]+", steps))
+            and 0 < self.profiled.start < self.profiled.stop <= self.num_steps + 1
+        )
+        self._require(
+            valid,
+            f"profile_steps must be FIRST:LAST, from 1 to the {self.num_steps} steps of the run, "
+            f"not {steps!r}",
+        )
+
+    @property
+    def profiled(self) -> range:
+        """The steps of `profile_steps`."""
+        first, last = map(int, (self.profile_steps or "1:0").split(":"))
+        return range(first, last + 1)
 
     def evaluations_after(self, step: int) -> int:
         """The number of evaluations that are still to come when a run has taken `step` steps."""
@@ -497,6 +557,12 @@ class ExperimentConfig(_Checked):
             f"data.segment_length {segment} is no multiple of model.{unit} {size}; "
             f"set data.segment_length = {-(-segment // size) * size}",
         )
+        rows, parts = self.data.batch_size, self.training.accumulate_steps
+        self._require(
+            rows % parts == 0,
+            f"data.batch_size {rows} is no multiple of training.accumulate_steps {parts}; "
+            f"set data.batch_size = {-(-rows // parts) * parts}",
+        )
         self._require(
             isinstance(model, ModelConfig) or not self.training.clear_states,
             f"training.clear_states: the architecture {model.architecture!r} has no recurrent "
@@ -506,3 +572,8 @@ class ExperimentConfig(_Checked):
             self.data.tokenizer != "bytes" or self.model.vocab_size >= 256,
             f"bytes need model.vocab_size of at least 256, not {self.model.vocab_size}",
         )
+
+    @property
+    def microbatch_size(self) -> int:
+        """The number of batch rows that a training step computes at a time, on all devices."""
+        return self.data.batch_size // self.training.accumulate_steps

@@ -60,7 +60,7 @@ PARAMETERS: dict[str, Any] = {  # with their types
     for kind in kinds
     for name, hint in typing.get_type_hints(kind).items()
 }
-_PATHS = ("path", "vocab_path", "cache_path")  # in the section data
+_PATHS = ("data.path", "data.vocab_path", "data.cache_path", "training.initial_parameters")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,15 +155,19 @@ class _Bindings:
 
     def add_file(self, path: Path, parents: tuple[Path, ...] = ()) -> None:
         """Adds the bindings of a file and of the files that it includes."""
-
-        def where(line: int) -> str:
-            return f"{_shown(path)}:{line}"
-
-        parents, seen = (*parents, path.resolve()), {}
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{_shown(path)}: cannot be read as UTF-8 text: {error}") from error
+        self.add_text(text, _shown(path), (*parents, path.resolve()))
+
+    def add_text(self, text: str, source: str, parents: tuple[Path, ...] = ()) -> None:
+        """Adds the bindings of gin text, whose `source` messages name, as `add_file` does."""
+
+        def where(line: int) -> str:
+            return f"{source}:{line}"
+
+        seen: dict[str, str] = {}
         for statement in _read(text, where):
             place = where(statement.location.line_num)
             if isinstance(statement, config_parser.IncludeStatement):
@@ -327,15 +331,34 @@ def load(
         folders = [Path(), GIN_FOLDER, GIN_FOLDER.parent]
         bound.add_file(_find(os.path.expanduser(str(file)), folders, f"--gin_file={file}"))
     bound.add_flags(bindings)
+    return _experiment(bound, needs_data)
+
+
+def load_text(text: str, source: str) -> ExperimentConfig:
+    """The experiment that gin text describes, for instance that of `to_gin`.
+
+    Args:
+      text: the content of a gin file.
+      source: what messages call it.
+
+    Raises: as `load`.
+    """
+    bound = _Bindings()
+    bound.add_text(text, source)
+    return _experiment(bound)
+
+
+def _experiment(bound: _Bindings, needs_data: bool = True) -> ExperimentConfig:
     bound.check()
     values = {name: bound.values(name) for name in SECTIONS}
-    for name in _PATHS:
-        if isinstance(path := values["data"].get(name), str):
-            values["data"][name] = os.path.expanduser(path)
+    for section, _, name in (path.partition(".") for path in _PATHS):
+        if isinstance(path := values[section].get(name), str):
+            values[section][name] = os.path.expanduser(path)
     if not needs_data:
         data = values["data"]
-        missing = ["path"] if data.get("source") in ("jsonl", "text", "tfds") else []
-        missing += ["vocab_path"] if data.get("tokenizer") == "sentencepiece" else []
+        own_text = data.get("source", "stdlib") in ("stdlib", "site_packages")
+        missing = [] if own_text else ["path"]
+        missing += ["vocab_path"] if data.get("tokenizer", "bytes") != "bytes" else []
         values["data"] = dict.fromkeys(missing, TO_BE_GIVEN) | data
     sections = {name: bound.build(bound.kind(name), values[name], name) for name in SECTIONS}
     return bound.build(ExperimentConfig, sections)
@@ -365,6 +388,15 @@ def _meanings(kind: type) -> dict[str, str]:
         pattern = re.compile(r"^ {6}(\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
         found.update((name, " ".join(text.split())) for name, text in pattern.findall(attributes))
     return found
+
+
+def parameter_values(experiment: ExperimentConfig) -> dict[str, Any]:
+    """The value of every parameter, defaults included, by names such as "model.window"."""
+    return {
+        f"{section}.{name}": value
+        for section, config in vars(experiment).items()
+        for name, value in vars(config).items()
+    }
 
 
 def to_gin(experiment: ExperimentConfig) -> str:

@@ -103,10 +103,32 @@ WRONG = [
         "source 'stdlib' takes no path; set data.path = None",
     ),
     (DataConfig, {"tokenizer": "words"}, ValueError, "tokenizer must be one of 'bytes'"),
+    (
+        DataConfig,
+        {"tokenizer": "huggingface"},
+        ValueError,
+        "needs a vocab_path; set data.vocab_path",
+    ),
+    (
+        DataConfig,
+        {"vocab_path": "tokenizer.json"},
+        ValueError,
+        "takes no vocab_path; leave data.vocab_path out, or choose another data.tokenizer",
+    ),
+    (
+        DataConfig,
+        {"tokenizer": "tiktoken", "vocab_path": "x", "vocab_sha256": "0" * 64},
+        ValueError,
+        "needs a vocab_pattern; set data.vocab_pattern",
+    ),
     (DataConfig, {"validation_percent": 0}, ValueError, "between 1 and 99, not 0"),
     (DataConfig, {"validation_percent": 100}, ValueError, "between 1 and 99, not 100"),
     (TrainingConfig, {"non_finite": "skp"}, ValueError, "did you mean 'skip'"),
     (TrainingConfig, {"clear_states": 1}, TypeError, "clear_states must be bool, not 1"),
+    *(
+        (TrainingConfig, {"profile_steps": steps}, ValueError, f"of the run, not {steps!r}")
+        for steps in ("10", "12:10", "0:3", "499999:500001", "1:2:3", "a:b")
+    ),
     (AdamWConfig, {"name": "adam"}, ValueError, "did you mean 'adamw'"),
     (AdamWConfig, {"schedule": "linear"}, ValueError, "one of 'rsqrt', 'cosine'"),
     (AdafactorConfig, {"final_learning_rate": 0.1}, ValueError, "belongs to the cosine schedule"),
@@ -121,6 +143,12 @@ WRONG = [
         {"model": ModelConfig(**MODEL), "data": DataConfig(segment_length=1000)},
         ValueError,
         "data.segment_length 1000 is no multiple of model.window 512",
+    ),
+    (
+        ExperimentConfig,
+        {"model": ModelConfig(**MODEL), "training": TrainingConfig(accumulate_steps=5)},
+        ValueError,
+        "data.batch_size 32 is no multiple of training.accumulate_steps 5",
     ),
     (
         ExperimentConfig,

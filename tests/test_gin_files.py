@@ -22,9 +22,9 @@ from block_recurrent.training.build import abstract_model
 README = (GIN_FOLDER / "README.md").read_text(encoding="utf-8")
 PARTS = {
     folder: sorted(str(path.relative_to(GIN_FOLDER)) for path in (GIN_FOLDER / folder).glob("*"))
-    for folder in ("sizes", "rows", "data", "optimizers", "tokenizers", "meshes")
+    for folder in ("sizes", "rows", "datasets", "optimizers", "tokenizers", "meshes")
 }
-SHARED = {"table1/run.gin", "scaling/run.gin", "small/base.gin"}
+SHARED = {"table1/run.gin", "scaling/run.gin", "small/base.gin", "characters/run.gin"}
 RUNS = sorted(
     {str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.rglob("*.gin")}
     - set(itertools.chain(*PARTS.values()))
@@ -171,7 +171,7 @@ def test_the_small_size_over_a_run_of_table_1_is_the_same_row():
 
 
 def test_any_data_goes_with_any_optimizer():
-    for data, optimizer in itertools.product(PARTS["data"], PARTS["optimizers"]):
+    for data, optimizer in itertools.product(PARTS["datasets"], PARTS["optimizers"]):
         experiment = read("sizes/paper.gin", data, optimizer)
         tokens = experiment.data.tokenizer == "sentencepiece"
         assert experiment.model.vocab_size == (32_000 if tokens else 256)
@@ -181,7 +181,8 @@ def test_any_data_goes_with_any_optimizer():
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_table_1_has_every_row_of_the_paper_at_its_size(corpus):
     for run in (run for run in TABLE_1 if run.split("/")[1] == corpus):
-        parts = ("table1/run.gin", f"data/{corpus}.gin", f"rows/{Path(run).name}")
+        data = corpus if corpus.startswith("pg19") else f"{corpus}_tokens"
+        parts = ("table1/run.gin", f"datasets/{data}.gin", f"rows/{Path(run).name}")
         assert read(run) == read(*parts)
     for name, paper in PAPER.items():
         experiment, row = read(f"table1/{corpus}/{name}.gin"), paper.config
@@ -247,6 +248,20 @@ def test_ablations_change_one_thing_of_the_row():
     }
 
 
+@pytest.mark.parametrize("layers, millions", [("12l", 41), ("24l", 277)])
+@pytest.mark.parametrize("corpus", ["enwik8", "text8"])
+def test_runs_on_characters_have_the_published_size_and_as_many_tokens_and_keys(
+    corpus, layers, millions
+):
+    older, recurrent = (read(f"characters/{corpus}_{row}_{layers}.gin") for row in ("xl", "rec"))
+    assert round(count(f"characters/{corpus}_xl_{layers}.gin") / 1e6) == millions
+    assert older.model.memory == older.data.segment_length == recurrent.model.window
+    tokens = {run.data.batch_size * run.data.segment_length for run in (older, recurrent)}
+    assert len(tokens) == 1
+    assert (older.training, older.optimizer) == (recurrent.training, recurrent.optimizer)
+    assert older.data.corpus_name == recurrent.data.corpus_name == corpus
+
+
 def cells(pattern: str) -> dict[str, list[str]]:
     """The rows of the README's tables whose first cell in backticks matches, by that cell."""
     found = re.findall(rf"^\|(?:[^`\n]*\|)* ?`({pattern})` \|(.*)\|$", README, re.MULTILINE)
@@ -267,8 +282,10 @@ def test_the_readme_names_every_run_of_table_1_and_its_sizes():
 
 
 def test_the_readme_names_the_other_runs_and_their_sizes():
-    shown = re.findall(r"`((?:scaling|ablations)/\w+\.gin)` \|(?:[^|`]*\|)? ([\d.]+ M)", README)
-    runs = [run for run in RUNS if run.startswith(("scaling/", "ablations/"))]
+    shown = re.findall(
+        r"`((?:scaling|ablations|characters)/\w+\.gin)` \|(?:[^|`]*\|)? ([\d.]+ M)", README
+    )
+    runs = [run for run in RUNS if run.startswith(("scaling/", "ablations/", "characters/"))]
     assert dict(shown) == {run: f"{count(run) / 1e6:.1f} M" for run in runs}
     assert all(run in README for run in RUNS if run.startswith("small/"))
 

@@ -280,7 +280,7 @@ def test_files_that_include_each_other_are_an_error(tmp_path):
 
 
 def test_paths_that_nothing_binds_are_to_be_given_where_no_data_is_needed():
-    files = ["sizes/paper.gin", "data/arxiv.gin"]
+    files = ["sizes/paper.gin", "datasets/arxiv_tokens.gin"]
     with pytest.raises(ConfigError, match="needs a path"):
         load(files)
     data = load(files, ["data.vocab_path=mine"], needs_data=False).data

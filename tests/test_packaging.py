@@ -22,7 +22,8 @@ REQUIRED = {"jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "
 REQUIRED |= {"jaxtyping", "numpy"}
 HEAVY = (
     *("orbax", "tensorstore", "tensorflow_datasets", "tensorflow", "sentencepiece", "gin"),
-    *("matplotlib", "array_record", "pyarrow", "scipy.stats"),
+    *("matplotlib", "array_record", "pyarrow", "scipy.stats", "wandb", "safetensors"),
+    *("tokenizers", "tiktoken", "datasets"),
 )
 # Runs other people's packages in processes of their own; who compares installs them there.
 PEERS = ROOT / "experiments/peers"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from jaxtyping import Float32
 from block_recurrent.baselines.base import BaselineModel
 from block_recurrent.config import LSTMConfig
 from block_recurrent.model import checks
-from block_recurrent.model.array_types import Activations, Key, Tokens
+from block_recurrent.model.array_types import Activations, Key, Lengths, Tokens
 from block_recurrent.model.layers import RMSNorm, apply_dense, dense, dropout, split_key
 from block_recurrent.model.stack import rematerialize
 from block_recurrent.model.state import stack, take
@@ -53,16 +54,25 @@ class LSTMLayer(nnx.Module):
         self.projection = dense(config.hidden_size, config.model_size, rngs=rngs)
 
     def __call__(
-        self, x: Activations, state: LSTMState, dropout_key: Key | None = None
+        self,
+        x: Activations,
+        state: LSTMState,
+        dropout_key: Key | None = None,
+        lengths: Lengths | None = None,
     ) -> tuple[Activations, LSTMState]:
-        """The layer's output, and its next state."""
+        """The layer's output, and its next state: in each row that after its `lengths`."""
 
-        def read(carry: tuple[Array, Array], token: Array):
-            carry, hidden = self.cell(carry, token)
-            return carry, hidden.astype(token.dtype)
+        def read(carry: tuple[Array, Array], inputs: tuple[Array, Array]):
+            token, number = inputs
+            after, hidden = self.cell(carry, token)
+            if lengths is not None:
+                real = number < lengths[:, None]
+                after = jax.tree.map(partial(jnp.where, real), after, carry)
+            return after, hidden.astype(token.dtype)
 
         tokens = jnp.swapaxes(self.norm(x).astype(x.dtype), 0, 1)
-        carry, hidden = jax.lax.scan(read, (state.cell, state.hidden), tokens)
+        inputs = (tokens, jnp.arange(len(tokens)))
+        carry, hidden = jax.lax.scan(read, (state.cell, state.hidden), inputs)
         (projected,) = apply_dense(jnp.swapaxes(hidden, 0, 1), self.projection)
         return x + dropout(projected, self.config.dropout, dropout_key), LSTMState(*carry)
 
@@ -97,7 +107,11 @@ class LSTM(BaselineModel):
         return LSTMState(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
     def read_segment(
-        self, tokens: Tokens, state: LSTMState, dropout_key: Key | None
+        self,
+        tokens: Tokens,
+        state: LSTMState,
+        dropout_key: Key | None,
+        lengths: Lengths | None = None,
     ) -> tuple[Activations, LSTMState]:
         """The features and the next state."""
         config = self.config
@@ -105,7 +119,7 @@ class LSTM(BaselineModel):
         *keys, output_key = split_key(dropout_key, config.num_layers + 1)
         call, states = rematerialize(LSTMLayer.__call__, config.remat), []
         for index, (layer, key) in enumerate(zip(self.layers, keys, strict=True)):
-            x, own = call(layer, x, take(state, index), key)
+            x, own = call(layer, x, take(state, index), key, lengths)
             states.append(own)
         x = dropout(self.norm(x).astype(config.dtype), config.dropout, output_key)
         return x * config.model_size**-0.5, stack(states)

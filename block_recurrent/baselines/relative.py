@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Float32, Int32
 
 from block_recurrent.baselines.base import BaselineModel
 from block_recurrent.config import RelativeConfig
-from block_recurrent.model.array_types import Activations, Key, Logits, Tokens
+from block_recurrent.model.array_types import Activations, Key, Lengths, Logits, Tokens
 from block_recurrent.model.attention import reference
 from block_recurrent.model.layers import apply_dense, dropout, product, relu, split_key
 from block_recurrent.model.stack import rematerialize
@@ -285,10 +285,16 @@ class RelativeModel(BaselineModel):
 
 
 def newest(
-    memory: Float[Array, "L B P E"], inputs: Float[Array, "L B N E"]
+    memory: Float[Array, "L B P E"],
+    inputs: Float[Array, "L B N E"],
+    lengths: Lengths | None = None,
 ) -> Float[Array, "L B P E"]:
-    """The last P entries of the memory and then the inputs."""
+    """The last P entries of the memory and then the inputs, of which each row has `lengths`."""
     places, length = memory.shape[2], inputs.shape[2]
+    if lengths is not None:
+        last = partial(jax.lax.dynamic_slice_in_dim, slice_size=places, axis=1)
+        both = jnp.concatenate([memory, inputs], axis=2)
+        return jax.vmap(last, in_axes=(1, 0), out_axes=1)(both, lengths)
     if length >= places:
         return inputs[:, :, length - places :]
     return jnp.concatenate([memory[:, :, length:], inputs], axis=2)

@@ -11,7 +11,7 @@ from block_recurrent.baselines.relative import RelativeModel, newest
 from block_recurrent.baselines.transformer_xl import RelativeState, empty_state
 from block_recurrent.config import TransformerConfig
 from block_recurrent.model import checks
-from block_recurrent.model.array_types import Activations, Key, Tokens
+from block_recurrent.model.array_types import Activations, Key, Lengths, Tokens
 
 
 class Transformer(RelativeModel):
@@ -50,7 +50,11 @@ class Transformer(RelativeModel):
         return jax.tree.map(jnp.zeros_like, state)
 
     def read_segment(
-        self, tokens: Tokens, state: RelativeState, dropout_key: Key | None
+        self,
+        tokens: Tokens,
+        state: RelativeState,
+        dropout_key: Key | None,
+        lengths: Lengths | None = None,
     ) -> tuple[Activations, RelativeState]:
         """The features and the next state.
 
@@ -63,7 +67,7 @@ class Transformer(RelativeModel):
                 f"a call of {length} tokens is neither whole segments of {segment} nor a part that "
                 "divides one"
             )
-        if length % segment == 0:
+        if length % segment == 0 and lengths is None:
             none = empty_state(self.config, batch, places=0)
             features, _ = self.read(
                 tokens, none.memory, none.length[0], segment=segment, dropout_key=dropout_key
@@ -72,11 +76,18 @@ class Transformer(RelativeModel):
         if state.memory.shape[2] == 0:
             state = empty_state(self.config, batch, segment)._replace(length=state.length)
         memory, filled = state
+        several = length > segment  # only with lengths, and then all rows begin a segment
         # Before the call at most segment - length tokens of the segment have been read.
+        unread = length if lengths is None else several * segment
         features, inputs = self.read(
-            tokens, memory[:, :, length:], filled[0], dropout_key=dropout_key
+            tokens,
+            memory[:, :, unread:],
+            filled[0],
+            segment=segment if several else None,
+            dropout_key=dropout_key,
         )
-        return features, RelativeState(newest(memory, inputs), (filled + length) % segment)
+        read = length if lengths is None else lengths[None]
+        return features, RelativeState(newest(memory, inputs, lengths), (filled + read) % segment)
 
     def next_length(self, state: RelativeState, available: int) -> int:
         """The largest divisor of the segment that also divides what was read of it."""

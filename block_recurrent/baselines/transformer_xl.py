@@ -9,7 +9,7 @@ from jaxtyping import Float, Int32
 from block_recurrent.baselines.relative import RelativeModel, newest
 from block_recurrent.config import RelativeConfig, TransformerXLConfig
 from block_recurrent.model import checks
-from block_recurrent.model.array_types import Activations, Key, Tokens
+from block_recurrent.model.array_types import Activations, Key, Lengths, Tokens
 
 
 class RelativeState(NamedTuple):
@@ -67,7 +67,11 @@ class TransformerXL(RelativeModel):
         return empty_state(self.config, batch_size, self.config.memory)
 
     def read_segment(
-        self, tokens: Tokens, state: RelativeState, dropout_key: Key | None
+        self,
+        tokens: Tokens,
+        state: RelativeState,
+        dropout_key: Key | None,
+        lengths: Lengths | None = None,
     ) -> tuple[Activations, RelativeState]:
         """The features and the next state.
 
@@ -88,8 +92,9 @@ class TransformerXL(RelativeModel):
             largest=None if config.clamp_length == -1 else config.clamp_length,
             dropout_key=dropout_key,
         )
-        filled = jnp.minimum(filled + length, config.memory)
-        return features, RelativeState(newest(memory, inputs), filled)
+        read = length if lengths is None else lengths[None]
+        filled = jnp.minimum(filled + read, config.memory)
+        return features, RelativeState(newest(memory, inputs, lengths), filled)
 
     def next_length(self, state: RelativeState, available: int) -> int:
         """A power of two, at most 512 and at most a segment."""

@@ -82,7 +82,7 @@ def _score(
       The result, and a phrase if the corpus is not the one that the run was validated on.
     """
     line = ProgressLine(quiet=not processes.is_primary())
-    mesh = make_mesh(config.mesh, config.data.batch_size, exact=processes.several())
+    mesh = make_mesh(config.mesh, config.microbatch_size, exact=processes.several())
     trained = load(arguments.workdir, arguments.checkpoint, config=config, mesh=mesh)
 
     def read(split: str) -> TokenizedCorpus:
@@ -105,7 +105,7 @@ def _score(
         trained.model,
         corpus,
         progress,
-        batch_size=arguments.batch_size or scoring_lanes(config.data, corpus, batch_shards(mesh)),
+        batch_size=arguments.batch_size or scoring_lanes(config, corpus, batch_shards(mesh)),
     ).metrics()
     line.end()
     if processes.is_primary():

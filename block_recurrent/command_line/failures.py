@@ -160,6 +160,7 @@ def training_knobs_named(config: ExperimentConfig) -> contextlib.AbstractContext
     """`knobs_named` with the settings of what trains or evaluates a model."""
     knobs = {
         "data.batch_size": config.data.batch_size,
+        "a larger training.accumulate_steps": config.training.accumulate_steps,
         "data.segment_length": config.data.segment_length,
         "model.remat = 'layer'": config.model.remat,
         "model.dtype = 'bfloat16'": config.model.dtype,

@@ -1,15 +1,16 @@
 """Continues a text with a trained model, as the start of a document.
 
 block-recurrent generate --workdir=runs/rec --prompt="import os" --top_p=0.95
-block-recurrent generate --workdir=runs/rec --prompt_file=start.py
+block-recurrent generate --workdir=runs/rec --prompt_file=start.py --stop="def "
 """
 
 import argparse
 import dataclasses
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +29,7 @@ from block_recurrent.system.devices import check_device
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import stop_on_signal
 
-SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
+SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "seed")
 # Tokens before a piece of text that may decide how it is written: the space before a word.
 CONTEXT = 8
 
@@ -52,6 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=1.0, help="0: always the likeliest")
     parser.add_argument("--top_k", type=positive)
     parser.add_argument("--top_p", type=float)
+    parser.add_argument(
+        "--min_p", type=float, help="no token below this share of the largest probability"
+    )
+    parser.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        type=stop_text,
+        metavar="TEXT",
+        help="end before this text; may be repeated",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=positive, default=1, help="continuations of the prompt")
     arguments, config = parse(parser, argv, lambda found: [config_file(found.workdir)])
@@ -75,27 +87,30 @@ def _continue_text(
     trained = load(arguments.workdir, arguments.checkpoint, config=config, mesh=mesh)
     text = read_prompt(arguments.prompt_file) if arguments.prompt is None else arguments.prompt
     prompt, samples = encode_prompt(text, trained.tokenizer), arguments.samples
-    stream, line = Stream(trained.tokenizer, prompt), ProgressLine()
+    state, prompts = trained.model.initial_state(samples), jnp.tile(prompt, (samples, 1))
+    files = [sys.stdout] if samples == 1 else [io.StringIO() for _ in range(samples)]
+    streams = [Stream(trained.tokenizer, prompt, file, arguments.stop) for file in files]
+    line = ProgressLine()
 
-    def take(tokens: np.ndarray) -> None:
+    def take(tokens: np.ndarray) -> bool:
         line.compiled("the generation of a token")
-        if samples == 1:
-            stream(tokens)
+        ended = [stream(row) for stream, row in zip(streams, tokens[:, None], strict=True)]
+        return all(ended)
 
+    at_once = samples > 1 and not arguments.stop
     line.compiling("the generation of a token")
     new_tokens = generate(
         trained.model,
-        trained.model.initial_state(samples),
-        jnp.tile(prompt, (samples, 1)),
-        callback=take,
+        state,
+        prompts,
+        callback=None if at_once else take,
         **sampling,
     )
-    if samples == 1:
-        stream.flush()
-        print()
-        return
-    for number, row in enumerate(np.asarray(new_tokens), 1):
-        print(f"--- {number} ---\n{text_after(trained.tokenizer, prompt, row)}")
+    for number, (stream, file) in enumerate(zip(streams, files, strict=True)):
+        if at_once:
+            stream(np.asarray(new_tokens[number]))
+        stream.finish()
+        print(f"--- {number + 1} ---\n{file.getvalue()}" if isinstance(file, io.StringIO) else "")
 
 
 def text_after(tokenizer: Tokenizer, before: np.ndarray, tokens: np.ndarray) -> str:
@@ -105,28 +120,69 @@ def text_after(tokenizer: Tokenizer, before: np.ndarray, tokens: np.ndarray) -> 
 
 
 class Stream:
-    """Writes tokens as text as they come, a character as soon as it is complete."""
+    """Writes tokens as text as they come, a character as soon as it is complete.
 
-    def __init__(self, tokenizer: Tokenizer, prompt: np.ndarray):
+    Args:
+      tokenizer: of the tokens.
+      prompt: the tokens before them, [P] int32.
+      file: where the text goes.
+      stops: the text ends before the first of these that comes; what may be its beginning is
+        written when it is known that it is not.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: np.ndarray, file: TextIO, stops: Sequence[str] = ()
+    ):
         self._tokenizer = tokenizer
-        self._written = prompt
-        self._tokens = prompt[:0]
+        self._file = file
+        self._stops = stops
+        self._read = prompt  # tokens whose text has been taken
+        self._tokens = prompt[:0]  # tokens whose text may be a part of a character
+        self._held = ""  # text that may be the beginning of a stop
+        self._ended = False
 
-    def __call__(self, tokens: np.ndarray) -> None:
-        """Takes the next token, [1] int32."""
+    def __call__(self, tokens: np.ndarray) -> bool:
+        """Takes the next tokens, [n] int32; returns whether a stop has come."""
         self._tokens = np.concatenate([self._tokens, tokens])
-        if not self._text().endswith("\N{REPLACEMENT CHARACTER}"):
-            self.flush()
+        if not self._ended and not self._text().endswith("\N{REPLACEMENT CHARACTER}"):
+            self._take()
+        return self._ended
 
-    def flush(self) -> None:
+    def finish(self) -> None:
         """Writes what is left, even part of a character."""
-        sys.stdout.write(self._text())
-        sys.stdout.flush()
-        self._written = np.concatenate([self._written, self._tokens])[-CONTEXT:]
+        self._take()
+        self._write(self._held)
+
+    def _take(self) -> None:
+        """Turns the tokens into text, and writes it up to what may be a stop."""
+        text = self._held + self._text()
+        self._read = np.concatenate([self._read, self._tokens])[-CONTEXT:]
         self._tokens = self._tokens[:0]
+        found = [text.index(stop) for stop in self._stops if stop in text]
+        end = min(found) if found else len(text) - unfinished(text, self._stops)
+        self._write(text[:end])
+        self._held, self._ended = "" if found else text[end:], self._ended or bool(found)
+
+    def _write(self, text: str) -> None:
+        if not self._ended:
+            self._file.write(text)
+            self._file.flush()
 
     def _text(self) -> str:
-        return text_after(self._tokenizer, self._written, self._tokens)
+        return text_after(self._tokenizer, self._read, self._tokens)
+
+
+def unfinished(text: str, stops: Sequence[str]) -> int:
+    """How many characters at the end of a text may be the beginning of a stop."""
+    begun = (stop[:length] for stop in stops for length in range(1, len(stop)))
+    return max((len(part) for part in begun if text.endswith(part)), default=0)
+
+
+def stop_text(text: str) -> str:
+    """A text that ends a sample."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 def read_prompt(path: Path) -> str:

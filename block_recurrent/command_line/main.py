@@ -15,6 +15,7 @@ PROGRAMS = {
     "train": ("command_line.train", "train a model, or continue a run"),
     "evaluate": ("command_line.evaluate", "score a trained model on a split of its corpus"),
     "generate": ("command_line.generate", "continue a text with a trained model"),
+    "export": ("command_line.export", "write a trained model to one file, in safetensors format"),
     "table": ("lab.tables.train_table", "train every row of the paper's Table 1 at a small size"),
     "prepare-data": ("lab.corpora.prepare_data", "make a corpus from raw data"),
     "train-vocab": ("lab.corpora.train_vocab", "train a SentencePiece vocabulary on a corpus"),

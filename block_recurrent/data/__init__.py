@@ -15,6 +15,8 @@ from block_recurrent.data.token_cache import cached_tokens as cached_tokens
 from block_recurrent.data.tokenized import TokenizedCorpus as TokenizedCorpus
 from block_recurrent.data.tokenized import tokenize as tokenize
 from block_recurrent.data.tokenizers import ByteTokenizer as ByteTokenizer
-from block_recurrent.data.tokenizers import SentencePieceTokenizer as SentencePieceTokenizer
 from block_recurrent.data.tokenizers import Tokenizer as Tokenizer
-from block_recurrent.data.tokenizers import make_tokenizer as make_tokenizer
+from block_recurrent.data.vocabularies import HuggingFaceTokenizer as HuggingFaceTokenizer
+from block_recurrent.data.vocabularies import SentencePieceTokenizer as SentencePieceTokenizer
+from block_recurrent.data.vocabularies import TiktokenTokenizer as TiktokenTokenizer
+from block_recurrent.data.vocabularies import make_tokenizer as make_tokenizer

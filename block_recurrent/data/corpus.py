@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from block_recurrent.data.documents import SPLITS, DataError, Document
+from block_recurrent.data.huggingface import Download
 from block_recurrent.data.sources import SOURCES, SplitReader
 from block_recurrent.data.splits import BY_HASH
-from block_recurrent.data.text_files import PUBLISHED, Columns
+from block_recurrent.data.text_files import AS_PUBLISHED, Reading
 from block_recurrent.system.hints import must_be_one_of
 from block_recurrent.system.text import count_reasons
 
@@ -44,8 +45,8 @@ def load_corpus(
     *,
     path: str | os.PathLike[str] | None = None,
     validation_percent: int = 10,
-    split_by: str = "names",
-    columns: Columns = PUBLISHED,
+    reading: Reading = AS_PUBLISHED,
+    download: Download = "never",
 ) -> Corpus:
     """Loads the documents of one split, sorted by id: the same call gives the same corpus.
 
@@ -57,9 +58,10 @@ def load_corpus(
         (site-packages and build-specific files) are not read, at any depth.
       site_packages: the same for the packages installed for the running interpreter, or in the
         directory `path`.
-      text, jsonl: the files that `TextFiles` finds at `path`, a file or a directory: every `*.txt`
-        is a document, and so is every record of JSON, CSV, Parquet and Arrow files. The id of a
-        text file is its relative POSIX path.
+      text, jsonl: the files that `TextFiles` finds at `path`, a file or a directory: every text
+        file is a document, and so is every record of JSON, CSV, Parquet and Arrow files. The id of
+        a text file is its relative POSIX path.
+      huggingface: the rows of the data set that `HubDataset` finds at `path`, a folder or a name.
 
     The names of files and folders decide the split of a document (`decide_splits`), or else its id
     does (`split_of`).
@@ -70,12 +72,12 @@ def load_corpus(
     reason. A damaged or ill-formed file of records is an error.
 
     Args:
-      source: "stdlib", "site_packages", "jsonl" or "text".
+      source: "stdlib", "site_packages", "jsonl", "text" or "huggingface".
       split: "train", "validation" or "test".
-      path: file or directory to read; "jsonl" and "text" need one.
+      path: file or directory to read; all but the first two need one.
       validation_percent: share of the documents for validation, 0 to 99.
-      split_by: "names", or "hash" to ignore the names of files and folders.
-      columns: what the fields of records are called; known by their layout unless given.
+      reading: how files are read.
+      download: what a Hugging Face data set may download: "never", "cache" or "stream".
 
     Raises:
       DataError: the source or split is unknown, the path is missing or unsuitable, the splits are
@@ -89,9 +91,9 @@ def load_corpus(
         raise DataError(
             f"validation_percent = {validation_percent} must be a whole number from 0 to 99."
         )
-    if path is not None and not os.path.exists(path):
+    if path is not None and source != "huggingface" and not os.path.exists(path):
         raise DataError(f"path {os.fspath(path)!r} does not exist: correct it or create it first.")
-    reader = SplitReader(split, validation_percent, split_by, columns)
+    reader = SplitReader(split, validation_percent, reading, download)
     read = SOURCES[source](None if path is None else Path(path), reader)
     kept = []
     for document in read:

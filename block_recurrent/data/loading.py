@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 from block_recurrent.config import DataConfig
 from block_recurrent.data.corpus import Corpus, load_corpus
-from block_recurrent.data.text_files import Columns
+from block_recurrent.data.records import Columns
+from block_recurrent.data.text_files import Reading
 from block_recurrent.data.tfds_reader import TfdsDirectory
 from block_recurrent.data.token_cache import cached_tokens
 from block_recurrent.data.tokenized import TokenizedCorpus, tokenize
-from block_recurrent.data.tokenizers import make_tokenizer
+from block_recurrent.data.vocabularies import make_tokenizer
 
 Report = Callable[[str], None]
 
@@ -33,9 +34,15 @@ def load_documents(config: DataConfig, split: str) -> Corpus:
         split,
         path=config.path,
         validation_percent=config.validation_percent,
-        split_by=config.split_by,
-        columns=Columns(config.id_column, config.text_column, config.title_column),
+        reading=Reading(
+            _columns(config), config.split_by, config.split_bytes, config.document_start
+        ),
+        download=config.download,
     )
+
+
+def _columns(config: DataConfig) -> Columns:
+    return Columns(config.id_column, config.text_column, config.title_column)
 
 
 def makes_token_cache(config: DataConfig) -> bool:
@@ -63,7 +70,7 @@ def load_split(
         return tokenize(load_documents(config, split), tokenizer)
     assert config.path is not None
     return cached_tokens(
-        TfdsDirectory(config.path),
+        TfdsDirectory(config.path, _columns(config)),
         split,
         tokenizer,
         Path(config.cache_path or Path(config.path) / "token_cache"),

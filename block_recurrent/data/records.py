@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +12,27 @@ from block_recurrent.data.documents import DataError, decode, decode_file
 from block_recurrent.data.json_lines import json_records, open_bytes, read_errors
 from block_recurrent.system.extras import require
 
+TEXT_COLUMNS = ("book_text", "text", "content", "code")
 _ROWS = 64
 _TEXTS = ("str", "string", "large_string")  # in Python and in Arrow
-_COMPRESSED = (".gz", ".zst")
+COMPRESSED = (".gz", ".zst")
+
+
+class Columns(NamedTuple):
+    """What the fields of a record are called; None to know it by the layouts that are published.
+
+    Attributes:
+      id: one column, or several joined by commas; a dot leads into a nested record.
+      text: the column of the text.
+      title: the column of the title.
+    """
+
+    id: str | None = None
+    text: str | None = None
+    title: str | None = None
+
+
+PUBLISHED = Columns()
 
 
 class Row(NamedTuple):
@@ -53,9 +71,15 @@ def column(values: Mapping[str, Any], name: str, default: Any = None) -> Any:
     return column(inner, rest, default) if rest and isinstance(inner, Mapping) else default
 
 
+def identity(values: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    """Returns the values of these columns, joined by slashes; None without columns or a value."""
+    found = [column(values, name) for name in names]
+    return "/".join(map(str, found)) if found and None not in found else None
+
+
 def kind_of(path: Path) -> str:
     """Returns the ending of a file that tells its kind, such as ".jsonl" of "a.jsonl.gz"."""
-    if path.suffix not in _COMPRESSED:
+    if path.suffix not in COMPRESSED:
         return path.suffix
     inner = Path(path.stem).suffix
     return "" if inner in (".parquet", ".arrow") else inner

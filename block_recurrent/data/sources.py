@@ -12,8 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from block_recurrent.data.documents import SPLITS, DataError, Document, bucket_of, decode_file
+from block_recurrent.data.huggingface import Download, HubDataset
 from block_recurrent.data.splits import choose_split
-from block_recurrent.data.text_files import PUBLISHED, Columns, Record, TextFile, TextFiles, joined
+from block_recurrent.data.text_files import (
+    AS_PUBLISHED,
+    Reading,
+    Record,
+    TextFile,
+    TextFiles,
+    joined,
+)
 
 _NOT_READ = frozenset({"test", "tests", "idle_test", "__pycache__"})
 
@@ -25,8 +33,8 @@ class SplitReader:
     Attributes:
       split: "train" or "validation".
       validation_percent: share of the documents that `split_of` gives to validation.
-      split_by: "names" or "hash", see `decide_splits`.
-      columns: what the fields of records are called.
+      reading: how files are read.
+      download: what a Hugging Face data set may download, see `HubDataset`.
       found: documents met, of every split.
       buckets: what `bucket_of` says of those whose split a hash decides.
       repaired: files or records read whose text was not valid UTF-8.
@@ -36,8 +44,8 @@ class SplitReader:
 
     split: str
     validation_percent: int
-    split_by: str = "names"
-    columns: Columns = PUBLISHED
+    reading: Reading = AS_PUBLISHED
+    download: Download = "never"
     found: int = 0
     buckets: set[int] = field(default_factory=set)
     repaired: int = 0
@@ -102,22 +110,35 @@ def text_files(path: Path | None, reader: SplitReader) -> Iterator[Document]:
     """Yields the documents of the files that `TextFiles` finds at a path."""
     if path is None:
         raise DataError("source 'text' needs a path: give a file, or a directory of files.")
-    found = TextFiles([path], reader.columns, reader.split_by)
+    return _documents(TextFiles([path], reader.reading), reader)
+
+
+def huggingface(path: Path | None, reader: SplitReader) -> Iterator[Document]:
+    """Yields the documents of a Hugging Face data set, by its folder or its name."""
+    if path is None:
+        raise DataError("source 'huggingface' needs a path: give a folder, or a name on the hub.")
+    columns, by = reader.reading.columns, reader.reading.split_by
+    return _documents(HubDataset(path, columns, by, reader.download), reader)
+
+
+def _documents(found: TextFiles | HubDataset, reader: SplitReader) -> Iterator[Document]:
     reader.decision = found.decision
     reader.dropped.update(found.left_out)
     where_is: dict[str, str] = {}
     for file, record in joined(_records(found, reader)):
         if (first := where_is.setdefault(record.id, record.where)) != record.where:
             raise DataError(f"{first} and {record.where} share the id {record.id!r}.")
-        if file.is_text or reader.wants(record.id, file.among):
+        if file.is_document or reader.wants(record.id, file.among):
             reader.repaired += record.repaired
             yield Document(record.id, record.title, record.text or "")
 
 
-def _records(found: TextFiles, reader: SplitReader) -> Iterator[tuple[TextFile, Record]]:
+def _records(
+    found: TextFiles | HubDataset, reader: SplitReader
+) -> Iterator[tuple[TextFile, Record]]:
     """Yields the records of all files that may belong to the split, and text files that do."""
     for file in found.files:
-        if file.is_text and not reader.wants(file.name, file.among):
+        if file.is_document and not reader.wants(file.name, file.among):
             continue
         if reader.split not in file.among:
             reader.found += 1
@@ -151,4 +172,5 @@ SOURCES = {
     "site_packages": site_packages,
     "jsonl": text_files,
     "text": text_files,
+    "huggingface": huggingface,
 }

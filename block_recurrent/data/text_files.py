@@ -2,39 +2,41 @@
 
 import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from block_recurrent.data.documents import DataError, decode_file, replace_lone_surrogates
-from block_recurrent.data.records import READERS, Row, column, kind_of
+from block_recurrent.data.documents import (
+    SPLITS,
+    DataError,
+    decode_file,
+    replace_lone_surrogates,
+)
+from block_recurrent.data.json_lines import open_bytes, read_errors
+from block_recurrent.data.records import (
+    COMPRESSED,
+    PUBLISHED,
+    READERS,
+    TEXT_COLUMNS,
+    Columns,
+    Row,
+    column,
+    identity,
+    kind_of,
+)
 from block_recurrent.data.splits import decide_splits
 
-KINDS = f".txt, {', '.join(READERS)}; JSON and CSV also .gz or .zst"
+# Plain text; WikiText's files end in .tokens and .raw.
+_TEXTS = (".txt", ".tokens", ".raw")
+KINDS = f"{', '.join((*_TEXTS, *READERS))}; text, JSON and CSV also .gz or .zst"
 # Descriptions that lie beside data: Hugging Face's and tensorflow-datasets' own.
 _NOT_DATA = frozenset(
     {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "features.json", "state.json"}
 )
-_TEXTS = ("text", "content", "code", "book_text")
 _IDS = ("id", "meta.id", "meta.arxiv_id")
-
-
-class Columns(NamedTuple):
-    """What the fields of a record are called; None to know it by the layouts that are published.
-
-    Attributes:
-      id: one column, or several joined by commas; a dot leads into a nested record.
-      text: the column of the text.
-      title: the column of the title.
-    """
-
-    id: str | None = None
-    text: str | None = None
-    title: str | None = None
-
-
-PUBLISHED = Columns()
 
 
 class Layout(NamedTuple):
@@ -82,36 +84,53 @@ class Record(NamedTuple):
     part: str | None = None
 
 
+class Reading(NamedTuple):
+    """How files are read.
+
+    Attributes:
+      columns: what the fields of a record are called.
+      split_by: "names", or "hash" to ignore the names of files and folders, see `decide_splits`.
+      split_bytes: shares of train, validation and test, such as (90, 5, 5): every text file is cut
+        there, to the byte, or at the next character's start; what names say is ignored.
+      document_start: a regular expression; a line of a text file that it matches, or the first of
+        several lines, begins a document. Without it every text file is a document.
+    """
+
+    columns: Columns = PUBLISHED
+    split_by: str = "names"
+    split_bytes: tuple[int, ...] | None = None
+    document_start: str | None = None
+
+
+AS_PUBLISHED = Reading()
+
+
 class TextFile(NamedTuple):
-    """A file that holds documents.
+    """A file that holds documents, or its share of a split.
 
     Attributes:
       path: where it is.
-      name: its path below the directory that was given, as text.
+      name: its path below the directory that was given, as text; of a share with its split.
       among: the splits that its documents may belong to.
+      is_document: whether it is one document, whose id is its name.
     """
 
     path: Path
     name: str
     among: tuple[str, ...]
-
-    @property
-    def is_text(self) -> bool:
-        """Whether the file is a document, whose id is its name."""
-        return self.path.suffix == ".txt"
+    is_document: bool
 
 
 class TextFiles:
-    """The files below some paths: a document for every `*.txt` and every record of the others.
+    """The files below some paths: a document for every text file and every record of the others.
 
     Text is decoded as UTF-8, invalid bytes as U+FFFD, and otherwise left as it is, but for a byte
     order mark, which is left out. Rows of github-code and The Stack are files of repositories: the
     document is the repository, its files in the order of their paths, joined by newlines.
 
     Args:
-      paths: directories, read with all below, and files.
-      columns: what the fields of a record are called.
-      split_by: "names", or "hash" to ignore the names of files and folders, see `decide_splits`.
+      paths: directories, read with all below, and files. A file without an ending is text.
+      reading: how they are read.
 
     Attributes:
       files: those found, in the order of the paths; in a directory sorted by name.
@@ -119,30 +138,50 @@ class TextFiles:
       decision: a line for people: how the splits were decided.
 
     Raises:
-      DataError: a path does not exist or is of no kind that is read, or the splits are not clear.
+      DataError: an option cannot be used, a path does not exist or is of no kind that is read, the
+        splits are not clear, or the bytes of records were to be split.
     """
 
     def __init__(
         self,
         paths: Sequence[str | os.PathLike[str]],
-        columns: Columns = PUBLISHED,
-        split_by: str = "names",
+        reading: Reading = AS_PUBLISHED,
     ):
+        _check(reading)
         self.left_out: Counter[str] = Counter()
-        self._columns = columns
+        self._reading = reading
         found = [pair for path in paths for pair in self._below(Path(path), len(paths) > 1)]
-        among, self.decision = decide_splits([name for _, name in found], split_by)
+        if reading.split_bytes is None:
+            among, self.decision = decide_splits([name for _, name in found], reading.split_by)
+        else:
+            among = [SPLITS] * len(found)
+            shares = zip(SPLITS, reading.split_bytes, strict=True)
+            parts = ", ".join(f"{split} {share}" for split, share in shares)
+            self.decision = f"splits: shares of the bytes of every text file ({parts})"
         self.files = [
-            TextFile(path, _printable(name if len(paths) == 1 else _own(path, paths)), splits)
+            file
             for (path, name), splits in zip(found, among, strict=True)
+            for file in self._files(path, name if len(paths) == 1 else _own(path, paths), splits)
         ]
+
+    def _files(self, path: Path, name: PurePath, among: tuple[str, ...]) -> Iterator[TextFile]:
+        shares, printable = self._reading.split_bytes, _printable(name)
+        is_document = _is_text(path) and self._reading.document_start is None
+        if shares is None:
+            yield TextFile(path, printable, among, is_document)
+            return
+        if not _is_text(path):
+            raise DataError(f"{path} holds records, whose bytes are not split: give text files.")
+        for split, share in zip(SPLITS, shares, strict=True):
+            if share:
+                yield TextFile(path, f"{printable}:{split}", (split,), is_document)
 
     def _below(self, path: Path, several: bool) -> Iterator[tuple[Path, PurePath]]:
         """Yields files, and the names that may tell their splits."""
         if not path.exists():
             raise DataError(f"{path} does not exist: correct the path.")
         if not path.is_dir():
-            if not _is_read(path):
+            if path.suffix and not _is_read(path):
                 raise DataError(f"{path} must end in one of {KINDS}: rename or convert it.")
             yield path, PurePath(path.name)
             return
@@ -166,28 +205,90 @@ class TextFiles:
           DataError: the file is damaged, or a record has no text. The message names it.
           OSError: a text file cannot be read.
         """
-        if file.is_text:
-            text, repaired = decode_file(file.path.read_bytes(), str(file.path))
+        if _is_text(file.path):
+            yield from self._texts(file)
+            return
+        rows = READERS[kind_of(file.path)](file.path, _wanted(self._reading.columns))
+        for number, row in enumerate(rows, start=1):
+            yield record_of(row, self._reading.columns, f"{file.name}:{number}")
+
+    def _texts(self, file: TextFile) -> Iterator[Record]:
+        """Yields the documents of a text file, or of its share."""
+        errors = read_errors(file.path) if file.path.suffix in COMPRESSED else nullcontext()
+        with errors, open_bytes(file.path) as content:
+            text, repaired = decode_file(content.read(), str(file.path))
+        if self._reading.split_bytes is not None:
+            text = _share(text, self._reading.split_bytes, SPLITS.index(file.among[0]))
+        if file.is_document:
             yield Record(file.name, PurePath(file.name).stem, text, str(file.path), repaired)
             return
-        rows = READERS[kind_of(file.path)](file.path, _wanted(self._columns))
-        for number, row in enumerate(rows, start=1):
-            yield self._read(file, number, row)
+        assert self._reading.document_start is not None
+        for number, part in enumerate(_documents(text, self._reading.document_start, file), 1):
+            title = part.strip().partition("\n")[0].strip(" =#\r")
+            where = f"{file.path}, document {number}"
+            yield Record(f"{file.name}:{number}", title, part, where, repaired and "\ufffd" in part)
 
-    def _read(self, file: TextFile, number: int, row: Row) -> Record:
-        columns, by = self._columns, None
-        for layout in _LAYOUTS:
-            if columns.id is None and layout.columns <= row.values.keys():
-                read = zip(columns, layout.read, strict=True)
-                columns, by = Columns(*(given or own for given, own in read)), layout.parts
-        text, repaired = _text_of(row, columns.text)
-        values = [column(row.values, name) for name in _several(columns.id, row.values)]
-        identity = "/".join(map(str, values)) if values and None not in values else None
-        title = column(row.values, columns.title or "title")
-        strings = [identity or f"{file.name}:{number}", title if isinstance(title, str) else ""]
-        strings = [replace_lone_surrogates(string)[0] for string in strings]
-        part = None if by is None or identity is None else str(row.values[by])
-        return Record(strings[0], strings[1], text, row.where, row.invalid or repaired, part)
+
+def record_of(row: Row, columns: Columns, name: str) -> Record:
+    """Returns the document that a row holds, or a part of one.
+
+    Args:
+      row: the row.
+      columns: what its fields are called.
+      name: its id if it has none.
+
+    Raises:
+      DataError: it has no text. The message names the file and the row.
+    """
+    by = None
+    for layout in _LAYOUTS:
+        if columns.id is None and layout.columns <= row.values.keys():
+            read = zip(columns, layout.read, strict=True)
+            columns, by = Columns(*(given or own for given, own in read)), layout.parts
+    text, repaired = _text_of(row, columns.text)
+    found = identity(row.values, _several(columns.id, row.values))
+    title = column(row.values, columns.title or "title")
+    strings = [found or name, title if isinstance(title, str) else ""]
+    strings = [replace_lone_surrogates(string)[0] for string in strings]
+    part = None if by is None or found is None else str(row.values[by])
+    return Record(strings[0], strings[1], text, row.where, row.invalid or repaired, part)
+
+
+def _check(reading: Reading) -> None:
+    shares = reading.split_bytes
+    if shares is not None and (len(shares) != 3 or min(shares) < 0 or not any(shares)):
+        raise DataError(
+            f"split_bytes = {shares} must be the shares of train, validation and test, such as "
+            "(90, 5, 5)."
+        )
+    try:
+        re.compile(reading.document_start or "")
+    except re.error as error:
+        raise DataError(
+            f"document_start = {reading.document_start!r} is no regular expression: {error}."
+        ) from error
+
+
+def _share(text: str, shares: Sequence[int], number: int) -> str:
+    """Returns a share of a text by its UTF-8 bytes; a character belongs to the earlier one."""
+    data = text.encode()
+    ends = [len(data) * sum(shares[:index]) // sum(shares) for index in (number, number + 1)]
+    for index, end in enumerate(ends):
+        while end < len(data) and data[end] & 0xC0 == 0x80:  # within a character
+            end += 1
+        ends[index] = end
+    return data[slice(*ends)].decode()
+
+
+def _documents(text: str, start: str, file: TextFile) -> list[str]:
+    """Cuts a text before every match; blank lines before the first belong to it."""
+    starts = [found.start() for found in re.finditer(start, text, re.MULTILINE)]
+    if not starts:
+        raise DataError(
+            f"{file.path}: document_start = {start!r} matches nowhere: correct the expression."
+        )
+    starts = [0, *starts[not text[: starts[0]].strip() :]]
+    return [text[begin:end] for begin, end in itertools.pairwise([*starts, len(text)])]
 
 
 def joined(pairs: Iterable[tuple[TextFile, Record]]) -> Iterator[tuple[TextFile, Record]]:
@@ -206,8 +307,12 @@ def joined(pairs: Iterable[tuple[TextFile, Record]]) -> Iterator[tuple[TextFile,
         yield file, first._replace(text="\n".join(texts), repaired=repaired, part=None)
 
 
+def _is_text(path: Path) -> bool:
+    return kind_of(path) in ("", *_TEXTS)
+
+
 def _is_read(path: Path) -> bool:
-    return path.name not in _NOT_DATA and (path.suffix == ".txt" or kind_of(path) in READERS)
+    return path.name not in _NOT_DATA and kind_of(path) in (*_TEXTS, *READERS)
 
 
 def _own(path: Path, paths: Sequence[str | os.PathLike[str]]) -> PurePath:
@@ -232,14 +337,14 @@ def _wanted(columns: Columns) -> set[str]:
     """Returns the names of all columns, outside nested records, that may be read."""
     read = (field for layout in _LAYOUTS for field in layout.columns)
     given = (columns.id or "").split(","), (columns.text, columns.title)
-    names = {*_TEXTS, *_IDS, "title", *read, *filter(None, itertools.chain(*given))}
+    names = {*TEXT_COLUMNS, *_IDS, "title", *read, *filter(None, itertools.chain(*given))}
     return names | {name.partition(".")[0] for name in names}
 
 
 def _text_of(row: Row, name: str | None) -> tuple[str | None, bool]:
     """Returns the text of a row, and whether it was repaired."""
     missing = object()
-    for known in [name] if name else _TEXTS:
+    for known in [name] if name else TEXT_COLUMNS:
         text = column(row.values, known, missing)
         if text is None:
             return None, False

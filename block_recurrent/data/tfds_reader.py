@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from block_recurrent.data.documents import DataError, Document, decode
+from block_recurrent.data.records import PUBLISHED, TEXT_COLUMNS, Columns, identity
 from block_recurrent.system.extras import require
 from block_recurrent.system.hints import must_be_one_of
 
 INFO, FEATURES, MANIFEST = "dataset_info.json", "features.json", "manifest.json"
 READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
-_TEXT_FEATURES = ("book_text", "text")
 _AGAIN = "copy or prepare it again"
 
 
@@ -26,7 +26,11 @@ class TfdsDirectory:
     """A directory with `dataset_info.json`, `features.json` and array_record shards.
 
     The text is the feature `book_text` or `text`, the title is `book_title`. The id is the feature
-    `source`, or else `book_id` as a string.
+    `source`, or else `book_id` as a string, or else the record's shard and number.
+
+    Args:
+      path: the directory.
+      columns: what the features are called, if not so.
 
     Attributes:
       name: the name of the data set.
@@ -38,12 +42,12 @@ class TfdsDirectory:
       MissingPackage: array_record is not installed.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], columns: Columns = PUBLISHED):
+        self.path, self._columns = Path(path), columns
         info = _read_info(self.path)
         self.name: str = info.name
         self._features: Any = info.features
-        self._text = _text_feature(self.path, self._features)
+        self._check_columns()
         splits = {split: found for split, found in info.splits.items() if found.num_examples}
         self._shards = {
             split: list(zip(map(Path, found.filepaths), found.shard_lengths, strict=True))
@@ -51,17 +55,37 @@ class TfdsDirectory:
         }
         self.splits: Mapping[str, int] = {name: s.num_examples for name, s in splits.items()}
         self._manifest = _read_manifest(self.path)
+        if self._manifest is not None and columns != PUBLISHED:
+            raise DataError(
+                f"{self.path} has a manifest, which says what its features are: leave "
+                "data.id_column, data.text_column and data.title_column out."
+            )
+
+    def _check_columns(self) -> None:
+        """Finds out which features are the text and the id."""
+        columns, features = self._columns, self._features
+        self._ids = columns.id.split(",") if columns.id else _first(("source", "book_id"), features)
+        texts = [columns.text] if columns.text else _first(TEXT_COLUMNS, features)
+        self._text = texts[0] if texts else "text"
+        for name, option in [(self._text, "text_column"), *((i, "id_column") for i in self._ids)]:
+            if name not in features:
+                raise DataError(
+                    f"{self.path} has no feature {name!r}, only {', '.join(sorted(features))}: set "
+                    f"data.{option}, or give a data set of texts."
+                )
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the content, in hexadecimal, wherever the directory lies.
 
         It is the digest of the manifest, which holds the SHA-256 of every shard. Without a manifest
-        it is the digest of the two descriptions and of the names and sizes of the shards.
+        it is the digest of the two descriptions and of the names and sizes of the shards. Columns
+        that were given are part of it.
         """
-        if (self.path / MANIFEST).exists():
+        if self._manifest is not None:
             return hashlib.sha256((self.path / MANIFEST).read_bytes()).hexdigest()
-        digest = hashlib.sha256()
+        columns = "" if self._columns == PUBLISHED else json.dumps(self._columns)
+        digest = hashlib.sha256(columns.encode())
         for name in (INFO, FEATURES):
             digest.update(hashlib.sha256((self.path / name).read_bytes()).digest())
         for shard, _ in (shard for split in sorted(self.splits) for shard in self._shards[split]):
@@ -101,14 +125,22 @@ class TfdsDirectory:
             values = self._features.deserialize_example_np(data)
         except Exception as error:  # the parser's own kinds, of several packages
             raise DataError(f"{where} is damaged ({error}); {_AGAIN}.") from error
-        text = values[self._text]
-        if not isinstance(text, bytes):
+        values = {
+            name: decode(value)[0] if isinstance(value, bytes) else value
+            for name, value in values.items()
+        }
+        text = values.get(self._text)
+        if not isinstance(text, str):
             raise DataError(f"{where} has no {self._text}: it is damaged; {_AGAIN}.")
-        identity = values.get("source") if "source" in self._features else values.get("book_id")
-        if identity is None:
-            raise DataError(f"{where} has neither source nor book_id, which name it; {_AGAIN}.")
-        title = values.get("book_title") or b""
-        return Document(_as_text(identity), _as_text(title), _as_text(text))
+        title = values.get(self._columns.title or "book_title")
+        found = identity(values, self._ids) if self._ids else Path(where).name
+        if found is None:
+            raise DataError(f"{where} has no {' and '.join(self._ids)}: it is damaged; {_AGAIN}.")
+        return Document(found, title if isinstance(title, str) else "", text)
+
+
+def _first(names: Sequence[str], features: Any) -> list[str]:
+    return [name for name in names if name in features][:1]
 
 
 def _read_info(path: Path) -> Any:
@@ -135,18 +167,6 @@ def _read_info(path: Path) -> Any:
         return tfds.builder_from_directory(os.fspath(path)).info
     except Exception as error:  # no common kind: ParseError, ValueError, KeyError and others
         raise DataError(f"{path}: {INFO} or {FEATURES} is damaged ({error}); {_AGAIN}.") from error
-
-
-def _text_feature(path: Path, features: Any) -> str:
-    for name in _TEXT_FEATURES:
-        if name in features:
-            if "source" in features or "book_id" in features:
-                return name
-            raise DataError(f"{path} has neither a feature source nor book_id, which name a text.")
-    raise DataError(
-        f"{path} has no feature {' or '.join(_TEXT_FEATURES)}, only {', '.join(sorted(features))}: "
-        "give a data set of texts."
-    )
 
 
 def _read_manifest(path: Path) -> Mapping[str, Sequence[tuple[str, str]]] | None:
@@ -191,7 +211,3 @@ def _records(shard: Path, length: int) -> Iterator[bytes]:
         except RuntimeError as error:
             raise DataError(f"{shard}, record {number} is damaged ({error}); {_AGAIN}.") from error
         yield record
-
-
-def _as_text(value: object) -> str:
-    return decode(value)[0] if isinstance(value, bytes) else str(value)

@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from block_recurrent.config import ModelConfig
-from block_recurrent.interop.named import check_names
+from block_recurrent.interop.named import check_names, with_zeros
 from block_recurrent.model.cell import DualWiring, RecurrentCell, SkipWiring
 from block_recurrent.model.gates import FixedGate, LSTMGate
 from block_recurrent.model.language_model import LanguageModel
@@ -108,7 +108,7 @@ def load_parameters(parameters: Mapping[str, ArrayLike], config: ModelConfig) ->
     Raises:
       ValueError: names that are missing or unknown, or arrays of the wrong shape, all listed.
     """
-    model = LanguageModel(config, rngs=nnx.Rngs(0))
+    model = with_zeros(lambda rngs: LanguageModel(config, rngs=rngs))
     layers = model.stack.single_layers()
     named = dict(_named(model, layers))
     check_names(parameters, {name: param[...].shape for name, param in named.items()})

@@ -1,10 +1,21 @@
-"""Whether arrays by name are those that a model needs."""
+"""Models whose parameters come from elsewhere: made without, and given only what they need."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.typing import ArrayLike
+
+M = TypeVar("M")
+
+
+def with_zeros(build: Callable[[nnx.Rngs], M]) -> M:
+    """Returns the model that `build` makes, with zeros for parameters; nothing is compiled."""
+    shapes = jax.eval_shape(lambda: build(nnx.Rngs(0)))
+    return jax.tree.map(lambda array: np.zeros(array.shape, array.dtype), shapes)
 
 
 def check_names(parameters: Mapping[str, ArrayLike], shapes: Mapping[str, tuple[int, ...]]) -> None:

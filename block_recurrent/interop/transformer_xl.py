@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from block_recurrent.baselines.relative import RelativeLayer
 from block_recurrent.baselines.transformer_xl import TransformerXL
 from block_recurrent.config import TransformerXLConfig
-from block_recurrent.interop.named import check_names
+from block_recurrent.interop.named import check_names, with_zeros
 
 # A name, and the parameters that it stands for: kernels [in, out], several of them side by side,
 # or one parameter as it is.
@@ -76,7 +76,7 @@ def load_parameters(
     Raises:
       ValueError: names that are missing or unknown, or arrays of the wrong shape, all listed.
     """
-    model = TransformerXL(config, rngs=nnx.Rngs(0))
+    model = with_zeros(lambda rngs: TransformerXL(config, rngs=rngs))
     check_names(parameters, {name: array.shape for name, array in to_parameters(model).items()})
     for name, params in _named(model):
         joined = _turn(name, jnp.asarray(parameters[name], jnp.float32))

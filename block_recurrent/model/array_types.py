@@ -21,6 +21,7 @@ Token = Int32[Array, "B"]
 TokenActivations = Float[Array, "B 1 E"]
 Index = Int32[Array, ""]
 Starts = Bool[AnyArray, "B"]
+Lengths = Int[AnyArray, "B"]  # real tokens of each row; padding follows them
 Activations = Float[Array, "B N E"]
 Logits = Float32[Array, "B N V"]
 TokenLogits = Float32[Array, "B V"]

@@ -119,11 +119,12 @@ def check_layer_call(layer: Any, x: Any, state: Any, dropout_key: Any, name: str
 
 
 def check_model_call(
-    tokens: Any, start_of_document: Any, dropout_key: Any, vocab_size: int
+    tokens: Any, start_of_document: Any, dropout_key: Any, lengths: Any, vocab_size: int
 ) -> None:
     """Raises unless these are arguments of a model's call.
 
-    Within a compiled program token ids are not looked at, because it does not know them.
+    Within a compiled program token ids and lengths are not looked at, because it does not know
+    them.
     """
     check_array("tokens", tokens, "B N", np.integer)
     known = not isinstance(tokens, Tracer)
@@ -134,6 +135,23 @@ def check_model_call(
     if start_of_document is not None:
         check_array("start_of_document", start_of_document, str(tokens.shape[0]), np.bool_)
     check_key("dropout_key", dropout_key)
+    if lengths is not None:
+        check_lengths(lengths, tokens.shape)
+
+
+def check_lengths(lengths: Any, shape: tuple[int, ...], shortest: int = 0, unit: int = 1) -> None:
+    """Raises unless these are lengths of the rows of tokens, [B, N], in multiples of `unit`."""
+    check_array("lengths", lengths, str(shape[0]), np.integer)
+    if isinstance(lengths, Tracer):
+        return
+    values = np.asarray(lengths)
+    for length in values[(values < shortest) | (values > shape[1])]:
+        raise ValueError(f"lengths must be from {shortest} to {shape[1]}, not {length}")
+    for length in values[values % unit != 0]:
+        raise ValueError(
+            f"lengths: {length} is no multiple of the window {unit}, after which the state "
+            "advances; `prefill` reads rows of any length"
+        )
 
 
 def check_token_ids(name: str, tokens: ArrayLike, vocab_size: int) -> Array:
@@ -156,19 +174,25 @@ def _check_inside(name: str, values: np.ndarray, vocab_size: int) -> None:
 
 
 def check_sampling(
-    max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    seed: int,
 ) -> None:
     """Raises TypeError or ValueError for an argument of `generate` that is out of range."""
     check_size("max_new_tokens", max_new_tokens)
     check_size("top_k", 1 if top_k is None else top_k)
-    numbers = {"temperature": temperature, "top_p": 1 if top_p is None else top_p, "seed": seed}
-    for name, value in numbers.items():
+    shares = {"top_p": 1 if top_p is None else top_p, "min_p": 1 if min_p is None else min_p}
+    for name, value in {"temperature": temperature, **shares, "seed": seed}.items():
         kinds = (int, np.integer) if name == "seed" else (int, float, np.number)
         if not isinstance(value, kinds):
             raise TypeError(f"{name} must be a number, not {value!r}")
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature must be at least 0 and finite, not {temperature}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
+    for name, value in shares.items():
+        if not 0 < value <= 1:
+            raise ValueError(f"{name} must be above 0 and at most 1, not {value}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be between 0 and 2**32 - 1, not {seed}")

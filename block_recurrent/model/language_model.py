@@ -10,11 +10,17 @@ from jaxtyping import Float
 
 from block_recurrent.config import ModelConfig
 from block_recurrent.model import checks
-from block_recurrent.model.array_types import Activations, Key, Logits, Starts, Tokens
+from block_recurrent.model.array_types import Activations, Key, Lengths, Logits, Starts, Tokens
 from block_recurrent.model.feedback import FeedbackStack
 from block_recurrent.model.layers import RMSNorm, dropout, split_key
 from block_recurrent.model.stack import Stack
-from block_recurrent.model.state import ModelState, reset
+from block_recurrent.model.state import (
+    ModelState,
+    join_blocks,
+    reset,
+    split_blocks,
+    swap_blocks_and_batch,
+)
 from block_recurrent.parallel.axes import replicate, shard_batch
 
 
@@ -34,7 +40,7 @@ class BaseLanguageModel(nnx.Module):
         raise NotImplementedError
 
     def read_segment(
-        self, tokens: Tokens, state: Any, dropout_key: Key | None
+        self, tokens: Tokens, state: Any, dropout_key: Key | None, lengths: Lengths | None = None
     ) -> tuple[Activations, Any]:
         """The features of a segment and the next state, of arguments that have been checked."""
         raise NotImplementedError
@@ -46,6 +52,7 @@ class BaseLanguageModel(nnx.Module):
         *,
         start_of_document: Starts | None = None,
         dropout_key: Key | None = None,
+        lengths: Lengths | None = None,
     ) -> tuple[Logits, Any]:
         """Reads a segment of every row's document.
 
@@ -56,6 +63,10 @@ class BaseLanguageModel(nnx.Module):
           start_of_document: the rows that begin a document with this segment; their state is
             replaced by the initial one. None for no row.
           dropout_key: dropout is on when given.
+          lengths: how many tokens of each row are real, from 0 to N; the others, padding, come
+            after them. Logits and states are then those of each row read alone, and the logits of
+            padding mean nothing. Here lengths are multiples of W, and blocks are read one after the
+            other; `prefill` reads rows of any length. None for rows without padding.
 
         Returns:
           Logits, those at position p for the token at p + 1; and the state for the next segment.
@@ -65,7 +76,11 @@ class BaseLanguageModel(nnx.Module):
           ValueError: shapes that do not fit one another or the configuration.
         """
         features, state = self.features(
-            tokens, state, start_of_document=start_of_document, dropout_key=dropout_key
+            tokens,
+            state,
+            start_of_document=start_of_document,
+            dropout_key=dropout_key,
+            lengths=lengths,
         )
         return self.logits(features), state
 
@@ -76,16 +91,18 @@ class BaseLanguageModel(nnx.Module):
         *,
         start_of_document: Starts | None = None,
         dropout_key: Key | None = None,
+        lengths: Lengths | None = None,
     ) -> tuple[Activations, Any]:
         """Everything before the last product, which `logits` computes, for all N or for a part.
 
         Takes the arguments of a call, returns the same state, and raises the same errors.
         """
-        checks.check_model_call(tokens, start_of_document, dropout_key, self.config.vocab_size)
+        vocab_size = self.config.vocab_size
+        checks.check_model_call(tokens, start_of_document, dropout_key, lengths, vocab_size)
         self.check_state(state, tokens.shape[0])
         if start_of_document is not None:
             state = reset(state, self.start_like(state), start_of_document, batch_axis=1)
-        return self.read_segment(tokens, state, dropout_key)
+        return self.read_segment(tokens, state, dropout_key, lengths)
 
     def logits(self, features: Activations) -> Logits:
         """The logits of the next token at each position."""
@@ -132,13 +149,37 @@ class LanguageModel(BaseLanguageModel):
         return self.stack.initial_state(batch_size)
 
     def read_segment(
-        self, tokens: Tokens, state: ModelState, dropout_key: Key | None
+        self,
+        tokens: Tokens,
+        state: ModelState,
+        dropout_key: Key | None,
+        lengths: Lengths | None = None,
     ) -> tuple[Activations, ModelState]:
         """The features of a segment and the next state, of arguments that have been checked."""
         checks.check_length(tokens.shape[1], self.config.window)
+        if lengths is not None:
+            return self._read_rows(tokens, state, dropout_key, lengths)
         stack_key, logits_key = split_key(dropout_key, 2)
         x, state = self.stack(self.embed(tokens), state, dropout_key=stack_key)
         return self.normalize(x, logits_key), state
+
+    def _read_rows(
+        self, tokens: Tokens, state: ModelState, dropout_key: Key | None, lengths: Lengths
+    ) -> tuple[Activations, ModelState]:
+        """Reads block after block; the rows that have ended keep their state."""
+        window = self.config.window
+        checks.check_lengths(lengths, tokens.shape, unit=window)
+
+        def read(state: ModelState, inputs: tuple[Tokens, Array]) -> tuple[ModelState, Array]:
+            block, number = inputs
+            key = None if dropout_key is None else jax.random.fold_in(dropout_key, number)
+            features, after = self.read_segment(block, state, key)
+            ended = lengths < (number + 1) * window
+            return reset(after, state, ended, batch_axis=1), features
+
+        blocks = swap_blocks_and_batch(split_blocks(tokens, window))
+        state, features = jax.lax.scan(read, state, (blocks, jnp.arange(len(blocks))))
+        return join_blocks(swap_blocks_and_batch(features)), state
 
     def embed(self, tokens: Tokens) -> Activations:
         """The embeddings of the tokens, in the dtype of activations."""

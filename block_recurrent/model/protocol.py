@@ -3,7 +3,7 @@
 from typing import Any, Protocol
 
 from block_recurrent.config import AnyModelConfig
-from block_recurrent.model.array_types import Activations, Key, Logits, Starts, Tokens
+from block_recurrent.model.array_types import Activations, Key, Lengths, Logits, Starts, Tokens
 
 
 class CarriedState(Protocol):
@@ -49,6 +49,7 @@ class Model(Protocol):
         *,
         start_of_document: Starts | None = None,
         dropout_key: Key | None = None,
+        lengths: Lengths | None = None,
     ) -> tuple[Logits, Any]:
         """Logits and the next state; arguments and results are those of `LanguageModel`.
 
@@ -63,6 +64,7 @@ class Model(Protocol):
         *,
         start_of_document: Starts | None = None,
         dropout_key: Key | None = None,
+        lengths: Lengths | None = None,
     ) -> tuple[Activations, Any]:
         """Everything before the last product: the features, and the next state."""
         ...

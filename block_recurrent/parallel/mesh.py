@@ -29,7 +29,7 @@ def make_mesh(
 
     Args:
       config: number of devices along each axis.
-      batch_size: B, batch rows to shard; 0 if there are none.
+      batch_size: B, batch rows to shard, those of a microbatch in training; 0 if there are none.
       devices: all devices unless given.
       exact: all devices have to be used. Otherwise, if `config.data` is -1, the mesh has only as
         many as divide the batch.
@@ -66,7 +66,8 @@ def check_batch_size(batch_size: int, sizes: Sequence[int]) -> None:
         raise ConfigError(
             f"a batch of {batch_size} rows cannot be sharded evenly over {groups} groups of "
             f"devices ({_shown(sizes)}): data.batch_size must be a multiple of mesh.data x "
-            f"mesh.fsdp; set data.batch_size = {-(-batch_size // groups) * groups}"
+            f"mesh.fsdp x training.accumulate_steps; set data.batch_size = "
+            f"{-(-batch_size // groups) * groups} x training.accumulate_steps"
         )
 
 

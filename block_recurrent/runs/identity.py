@@ -14,7 +14,7 @@ import numpy as np
 
 from block_recurrent.config import ConfigError, ExperimentConfig, TransformerXLConfig
 from block_recurrent.data import DataError
-from block_recurrent.gin_files import load, to_gin
+from block_recurrent.gin_files import load, parameter_values
 from block_recurrent.runs.bucket import Bucket
 from block_recurrent.runs.checkpoints import SAVING, Checkpoints
 from block_recurrent.runs.errors import CheckpointError
@@ -27,13 +27,13 @@ from block_recurrent.training.optimizer import make_schedule
 # their content is compared with what the run began with.
 MAY_CHANGE = (
     *("training.", "mesh.", "optimizer.decay_steps"),
-    *("data.path", "data.cache_path", "data.vocab_path", "data.name"),
+    *("data.path", "data.download", "data.cache_path", "data.vocab_path", "data.name"),
 )
-MAY_NOT_CHANGE = ("training.seed", "training.clear_states")
+MAY_NOT_CHANGE = ("training.seed", "training.clear_states", "training.initial_parameters")
 # An evaluation does not depend on how batches are cut and where the files are.
 NOT_IN_FIGURES = (
-    *("data.batch_size", "data.segment_length", "mesh."),
-    *("data.path", "data.cache_path", "data.vocab_path"),
+    *("data.batch_size", "data.segment_length", "training.accumulate_steps", "mesh."),
+    *("data.path", "data.download", "data.cache_path", "data.vocab_path"),
 )
 # Left by a run that was killed before its first checkpoint was complete.
 FIRST = f"0{SAVING}"
@@ -83,9 +83,9 @@ def check_bucket(bucket: Bucket, config: ExperimentConfig) -> None:
 
 
 def _check_same(path: Path, config: ExperimentConfig, where: str, other: str) -> None:
-    differences = _differences(_read(path), config, MAY_CHANGE, MAY_NOT_CHANGE)
-    if differences:
-        listed = "\n  ".join(differences)
+    found = differences(_read(path), config, MAY_CHANGE, MAY_NOT_CHANGE)
+    if found:
+        listed = "\n  ".join(found)
         raise ConfigError(
             f"{where} holds a run with another configuration; choose another {other} or "
             f"undo the change:\n  {listed}"
@@ -150,10 +150,10 @@ def other_settings(workdir: Path, config: ExperimentConfig) -> list[str]:
         for each in (_read(config_file(workdir)), config)
     )
     cut = config.training.clear_states or isinstance(config.model, TransformerXLConfig)
-    return _differences(run, other, NOT_IN_FIGURES, ("data.segment_length",) if cut else ())
+    return differences(run, other, NOT_IN_FIGURES, ("data.segment_length",) if cut else ())
 
 
-def _differences(
+def differences(
     old: ExperimentConfig,
     new: ExperimentConfig,
     may_change: tuple[str, ...],
@@ -163,12 +163,9 @@ def _differences(
 
     If only one of them has a parameter, `model.architecture` differs as well.
     """
-    before, after = (
-        dict(line.split(" = ", 1) for line in to_gin(config).splitlines() if line)
-        for config in (old, new)
-    )
+    before, after = parameter_values(old), parameter_values(new)
     return [
-        f"{name} = {value}, now {after[name]}"
+        f"{name} = {value!r}, now {after[name]!r}"
         for name, value in before.items()
         if after.get(name, value) != value
         and (name.startswith(may_not_change) or not name.startswith(may_change))

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data.lanes import describe_batches
 from block_recurrent.data.loading import Corpora, load_corpora, makes_token_cache
@@ -23,8 +25,11 @@ from block_recurrent.runs.identity import (
     check_same_data,
     check_unused,
 )
+from block_recurrent.runs.initial import find_source, read_source
 from block_recurrent.runs.metrics import METRICS, read_metrics
+from block_recurrent.runs.profile import Profile
 from block_recurrent.runs.records import Records, record_launch
+from block_recurrent.runs.trackers import check_trackers
 from block_recurrent.runs.workdir import CHECKPOINTS, CONFIG, locked, write_config
 from block_recurrent.system.devices import check_device
 from block_recurrent.system.progress import ProgressLine, Stopwatch
@@ -34,6 +39,7 @@ from block_recurrent.training.evaluation import Evaluation, evaluate, evaluation
 from block_recurrent.training.trainer import Trainer
 
 VALIDATION_LOSS = "validation/bits_per_token"
+INITIAL = "initial_parameters"  # in a checkpoint's progress
 MOST_FAILED_SAVES = 3
 BATCHES_A_VOTE = 10  # of an evaluation by several processes
 
@@ -50,8 +56,8 @@ def train(
 
     Args:
       config: the run's configuration.
-      workdir: the directory for `config.gin`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`,
-        `launches.jsonl` and `summary.json`. It is new, or belongs to the same run.
+      workdir: the directory for `config.gin`, `checkpoints/`, `metrics.jsonl`, `launches.jsonl`,
+        `summary.json`, `profile/` and what trackers write. It is new, or belongs to the same run.
       corpora: the documents. Unless given, they are read as the configuration says and described
         on standard output.
       line: shows progress, on standard error unless given.
@@ -64,8 +70,10 @@ def train(
     Raises:
       Stopped: a stop was requested; a checkpoint was saved.
       ConfigError: the work directory cannot be used, or belongs to another run.
+      MissingPackage: wandb is a tracker, but is not installed.
       WorkdirInUse: another process is training there.
-      CheckpointError: the directory is not new, but there is no checkpoint to continue from.
+      CheckpointError: the directory is not new, but there is no checkpoint to continue from; or
+        there are no initial parameters where they should be.
       RunError: the metrics of the run are damaged.
       DataError: the documents cannot be read, or are not those that the run began with.
       DeviceMissing: JAX has no device of the kind that was asked for.
@@ -93,13 +101,15 @@ def _claim(
     held: contextlib.ExitStack,
 ) -> None:
     """Locks a work directory that the run may use until `held` is closed."""
+    check_trackers(config.training.trackers)
     held.enter_context(locked(workdir))
     check_claim(workdir, config)
-    here = Checkpoints(workdir / CHECKPOINTS).steps()
+    here, there = Checkpoints(workdir / CHECKPOINTS).steps(), []
     try:
         if bucket:
             check_bucket(bucket, config)
-        if bucket and not here and bucket.steps():
+            there = here or bucket.steps()
+        if bucket and there and not here:
             # What the run was until now, before anything is copied from there.
             before = bucket.read(CONFIG)
             write_config(workdir, before.decode() if before else to_gin(config))
@@ -108,6 +118,8 @@ def _claim(
             raise
         line.end(f"WARNING: {error}")
     check_unused(workdir, bucket)
+    if not (here or there):
+        find_source(config)  # says what is wrong before the documents are read
 
 
 def _read_corpora(config: ExperimentConfig, line: ProgressLine) -> Corpora:
@@ -158,6 +170,8 @@ class TrainingLoop:
         self.clock = Stopwatch()
         self._batches = 0  # of evaluations
         self._outcome = "failed"  # until it is something else
+        self._initial: dict[str, Any] = {}
+        self.profile = Profile(workdir, config.training.profiled, line.end)
         keep = config.training.keep_checkpoints
         self.checkpoints = Checkpoints(
             workdir / CHECKPOINTS, keep=keep, warn=self.warn, bucket=bucket
@@ -186,16 +200,28 @@ class TrainingLoop:
             state, progress = self.checkpoints.restore(self.trainer.abstract_state())
             check_same_data(workdir, progress, self.progress())
             self.trainer.restore(state, progress)
+            self._initial = {INITIAL: progress[INITIAL]} if INITIAL in progress else {}
             if line := processes.decided(
                 lambda: check_length(workdir, self.config, self.trainer.step)
             ):
                 self.line.end(line)
         else:
-            self.trainer.begin()
+            self._begin()
         processes.decided(lambda: self._open_workdir(workdir, continues))
         if not continues:
             self.checkpoints.save(self.trainer.state, self.progress())
         return continues
+
+    def _begin(self) -> None:
+        """Begins a new run, from random parameters or from those of another run."""
+        if source := find_source(self.config):
+            model, found = read_source(source, self.config, self.trainer.mesh)
+            self.trainer.begin(model)
+            self._initial = {INITIAL: found}
+            step = f"step {found['step']:,}"
+            self.line.end(f"beginning with the parameters of {source.workdir}, {step}")
+        else:
+            self.trainer.begin()
 
     def _open_workdir(self, workdir: Path, continues: bool) -> None:
         """Makes the first changes to the files of a work directory."""
@@ -208,7 +234,7 @@ class TrainingLoop:
             self.checkpoints.tidy()
 
     def _open_records(self, workdir: Path) -> None:
-        self.records = Records(workdir, self.first_step, self.checkpoints, self.warn)
+        self.records = Records(workdir, self.config, self.first_step, self.checkpoints, self.warn)
 
     def finish(self) -> tuple[Model, Evaluation]:
         """Takes the remaining steps, and says where the time went; returns as `train` does."""
@@ -271,7 +297,8 @@ class TrainingLoop:
           SaveFailed: the metrics cannot be written.
         """
         self.line.compiling("the training step")
-        self.trainer.take_step(vote=self.stop.signal is not None)
+        with self.profile.step(self.trainer.step + 1, self._wait_for_devices):
+            self.trainer.take_step(vote=self.stop.signal is not None)
         self.line.compiled("the training step")
         self.stop.nothing_to_save = False
         step, training = self.trainer.step, self.config.training
@@ -328,7 +355,11 @@ class TrainingLoop:
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint holds besides arrays, as JSON values."""
-        return self.trainer.position() | {"validation": self.corpora.validation.fingerprint}
+        validation = {"validation": self.corpora.validation.fingerprint}
+        return self.trainer.position() | validation | self._initial
+
+    def _wait_for_devices(self) -> None:
+        jax.block_until_ready(self.trainer.state)
 
     def _wait_for_save(self) -> None:
         with self.clock.part("save"):
@@ -347,6 +378,7 @@ class TrainingLoop:
 
         A failure is only a warning here, so that it does not hide why the run failed.
         """
+        self.profile.close()
         self.checkpoints.close()
         if processes.is_primary():
             self.records.close()

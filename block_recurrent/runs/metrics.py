@@ -1,11 +1,9 @@
-"""Metrics: JSON lines in the work directory, and TensorBoard if it is installed."""
+"""Metrics: JSON lines in the work directory."""
 
 import contextlib
 import json
 import os
-import platform
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from block_recurrent.runs.errors import RunError
 from block_recurrent.system.files import flush_to_disk, reason, write_whole
 
 METRICS = "metrics.jsonl"  # in the work directory
-FLUSH_SECONDS = 30
 
 
 class MetricsFile:
@@ -23,11 +20,16 @@ class MetricsFile:
       path: the file, created if necessary.
       step: the run continues after this step. Later lines, which a run wrote that was cut off, are
         removed.
+
+    Attributes:
+      written: the newest step of each metric that the file had, removed lines included.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, step: int = 0):
         self._path = Path(path)
-        kept = [line for line in read_metrics(self._path) if line["step"] <= step]
+        lines = read_metrics(self._path)
+        self.written = {name: int(line["step"]) for line in lines for name in line}
+        kept = [line for line in lines if line["step"] <= step]
         write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._last = kept[-1] if kept else None
 
@@ -99,75 +101,3 @@ def number_in(line: Mapping[str, Any], name: str, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise RunError(f"{where}: {name!r} must be a number, not {value!r}")
     return value
-
-
-class TensorBoard:
-    """TensorBoard event files through tensorboardX; does nothing where that is not installed.
-
-    It does nothing after a failure either, because the metrics file has all metrics.
-
-    Args:
-      directory: the folder for the event files.
-      step: the run continues after this step; later points are hidden.
-      warn: called with a warning about a failure.
-    """
-
-    def __init__(
-        self,
-        directory: str | os.PathLike[str],
-        *,
-        step: int = 0,
-        warn: Callable[[str], None] = lambda sentence: None,
-    ):
-        self._directory, self._warn = Path(directory), warn
-        self._writer, self._flushed = None, time.monotonic()
-        # The SummaryWriter of tensorboardX works in a thread, and hangs when that has failed.
-        with contextlib.suppress(ImportError), self._disabled_by_failure():
-            from tensorboardX import record_writer, summary
-            from tensorboardX.proto import event_pb2
-
-            self._protocol: Any = event_pb2
-            self._scalar = summary.scalar
-            name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}"
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._writer = record_writer.RecordWriter(os.fspath(self._directory / name))
-            self._add(file_version="brain.Event:2")
-            self._add(step=step + 1, session_log={"status": self._protocol.SessionLog.START})
-
-    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Writes each number under its name."""
-        if self._writer is not None:
-            with self._disabled_by_failure():
-                for name, value in metrics.items():
-                    self._add(step=step, summary=self._scalar(name, value))
-            if time.monotonic() - self._flushed > FLUSH_SECONDS:
-                self.flush()
-
-    def _add(self, **event: Any) -> None:
-        assert self._writer is not None
-        message = self._protocol.Event(wall_time=time.time(), **event)
-        self._writer.write(message.SerializeToString())
-
-    def flush(self) -> None:
-        """Returns when all metrics are on the disk."""
-        self._flushed = time.monotonic()
-        if self._writer is not None:
-            with self._disabled_by_failure():
-                self._writer.flush()
-
-    @contextlib.contextmanager
-    def _disabled_by_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if self._writer is not None:
-                with contextlib.suppress(OSError):
-                    self._writer.close()
-            self._writer = None
-            self._warn(f"TensorBoard gets no more metrics: {self._directory} ({reason(error)})")
-
-    def close(self) -> None:
-        """Flushes and closes the file."""
-        self.flush()
-        if self._writer is not None:
-            self._writer.close()

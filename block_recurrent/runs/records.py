@@ -14,9 +14,11 @@ from typing import Any
 
 import jax
 
+from block_recurrent.config import ExperimentConfig
 from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.errors import SaveFailed
-from block_recurrent.runs.metrics import METRICS, MetricsFile, TensorBoard
+from block_recurrent.runs.metrics import METRICS, MetricsFile
+from block_recurrent.runs.trackers import Trackers
 from block_recurrent.system.files import reason, write_whole
 
 LAUNCHES, SUMMARY = "launches.jsonl", "summary.json"
@@ -28,6 +30,7 @@ class Records:
 
     Args:
       workdir: the run's directory.
+      config: the run's configuration.
       step: the run continues after this step; metrics of later steps are removed.
       checkpoints: the run's checkpoints.
       warn: called with a warning about a failure that does not end the run.
@@ -38,20 +41,25 @@ class Records:
     """
 
     def __init__(
-        self, workdir: Path, step: int, checkpoints: Checkpoints, warn: Callable[[str], None]
+        self,
+        workdir: Path,
+        config: ExperimentConfig,
+        step: int,
+        checkpoints: Checkpoints,
+        warn: Callable[[str], None],
     ):
         self._workdir, self._first_step = workdir, step
         self._checkpoints, self._warn = checkpoints, warn
         with self._writing(step):
             self._metrics = MetricsFile(workdir / METRICS, step=step)
-        self._board = TensorBoard(workdir / "tensorboard", step=step, warn=warn)
+        self._trackers = Trackers(workdir, config, step, self._metrics.written, warn)
 
     def metric(self, step: int, name: str) -> float | None:
         """A metric in the last line, or None if that is of another step or does not have it."""
         return self._metrics.metric(step, name)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes metrics to the file and to TensorBoard.
+        """Writes metrics to the file and to the trackers.
 
         Raises:
           SaveFailed: they cannot be written.
@@ -62,7 +70,7 @@ class Records:
             self._checkpoints.settle()  # a save in progress may use all space for a while
             with self._writing(step):
                 self._metrics.write(step, metrics)
-        self._board.write(step, metrics)
+        self._trackers.write(step, metrics)
 
     @contextlib.contextmanager
     def _writing(self, step: int) -> Iterator[None]:
@@ -76,7 +84,7 @@ class Records:
 
     def flush(self) -> None:
         """Returns when all metrics are on the disk. A failure is only a warning."""
-        self._board.flush()
+        self._trackers.flush()
         try:
             self._metrics.flush()
         except OSError as error:
@@ -103,8 +111,8 @@ class Records:
             write_whole(self._workdir / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def close(self) -> None:
-        """Closes the files."""
-        self._board.close()
+        """Closes the trackers."""
+        self._trackers.close()
 
 
 def record_launch(workdir: Path) -> None:

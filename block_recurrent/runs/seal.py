@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from block_recurrent.runs.errors import CheckpointError, Damaged
-from block_recurrent.system.digests import seal, unseal
+from block_recurrent.system.digests import digest, seal, unseal
 from block_recurrent.system.files import PARTIAL, flush_folder, flush_to_disk, reason
 
 FORMAT = 2
@@ -59,6 +59,11 @@ def check_seal(folder: Path, part: int = 0, parts: int = 1) -> None:
         kind = Damaged if error.errno in GONE else CheckpointError
         path = error.filename or folder
         raise kind(f"{path} cannot be read ({reason(error)})") from error
+
+
+def fingerprint(folder: Path) -> str:
+    """The SHA-256 of a checkpoint's seal, which identifies its files."""
+    return digest((folder / SEAL).read_bytes())
 
 
 def _read_seal(folder: Path) -> dict[str, str]:

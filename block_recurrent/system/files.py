@@ -17,9 +17,19 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
     Until it is whole, the file has another name, which ends in `PARTIAL`. Text is encoded as UTF-8.
     """
+    with whole_file(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write a file to, within the context, that gets its name only when it is whole.
+
+    An error within the context removes it.
+    """
     partial = path.with_name(path.name + PARTIAL)
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield partial
         flush_to_disk(partial)
         os.replace(partial, path)
         flush_to_disk(path.parent)

@@ -31,7 +31,8 @@ class Memory(NamedTuple):
     Attributes:
       parameters: the model's parameters.
       optimizer_state: the optimizer's moments and counts.
-      gradients: the gradients of the parameters.
+      gradients: the gradients of the parameters; with `training.accumulate_steps` their sum, and
+        those of one microbatch.
       carried_state: keys, values and recurrent states of every batch row.
       activations: kept arrays, except those of the size of the logits.
       logits: kept arrays of the size of the logits; with `logits_by_window` those of one window and
@@ -97,15 +98,16 @@ def estimate_memory(config: ExperimentConfig, state: TrainState) -> Memory:
     Raises:
       ConfigError: the mesh does not divide the batch or some parameters.
     """
-    data, model, sizes = config.data, config.model, mesh_sizes(config.mesh)
-    check_batch_size(data.batch_size, list(sizes.values()))
+    model, sizes = config.model, mesh_sizes(config.mesh)
+    rows, length = config.microbatch_size, config.data.segment_length
+    check_batch_size(rows, list(sizes.values()))
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
     shards = batch_shards(mesh)
-    kept = _kept_for_backward(config, state)
-    size = data.batch_size * data.segment_length * model.vocab_size
+    kept = _kept_for_backward(config, state.model)
+    size = rows * length * model.vocab_size
     logits = [x for x in kept if x.size == size and x.shape[-1] == model.vocab_size]
     if isinstance(model, ModelConfig) and model.logits_by_window:
-        window = Shape((data.batch_size, model.window, model.vocab_size), jnp.float32)
+        window = Shape((rows, model.window, model.vocab_size), jnp.float32)
         logits = [window, window]
         # The forward pass already computes the gradient of the embedding, which is counted below.
         kept = [x for x in kept if x.shape != (model.vocab_size, model.model_size)]
@@ -114,7 +116,7 @@ def estimate_memory(config: ExperimentConfig, state: TrainState) -> Memory:
     return Memory(
         parameters=parameters,
         optimizer_state=device_bytes(sharded.optimizer),
-        gradients=parameters,
+        gradients=parameters * (2 if config.training.accumulate_steps > 1 else 1),
         carried_state=device_bytes(sharded.carried),
         activations=array_bytes([x for x in kept if x not in logits]) // shards,
         logits=array_bytes(logits) // shards,
@@ -145,8 +147,9 @@ def mesh_sizes(mesh: MeshConfig) -> dict[str, int]:
     return {axis: max(size, 1) for axis, size in dataclasses.asdict(mesh).items()}
 
 
-def _kept_for_backward(config: ExperimentConfig, state: TrainState) -> list[Any]:
-    shape = (config.data.batch_size, config.data.segment_length)
+def _kept_for_backward(config: ExperimentConfig, model: Model) -> list[Any]:
+    shape = (config.microbatch_size, config.data.segment_length)
+    carried = jax.eval_shape(lambda model: model.initial_state(shape[0]), model)
     tokens, mask = Shape(shape, jnp.int32), Shape(shape, jnp.bool_)
     batch = Batch(tokens, tokens, mask, Shape(shape[:1], jnp.bool_))
     clear = config.training.clear_states
@@ -155,7 +158,7 @@ def _kept_for_backward(config: ExperimentConfig, state: TrainState) -> list[Any]
         carried, batch = rest
         return segment_loss(model, carried, batch, dropout_key=key, clear_states=clear)[0]
 
-    return _residuals(config, loss, state.model, (state.carried, batch))
+    return _residuals(config, loss, model, (carried, batch))
 
 
 def _kept_by_one_layer(config: ExperimentConfig) -> list[Any]:
@@ -165,7 +168,7 @@ def _kept_by_one_layer(config: ExperimentConfig) -> list[Any]:
     """
     if config.model.remat == "none":
         return []
-    shape = (config.data.batch_size, config.data.segment_length)
+    shape = (config.microbatch_size, config.data.segment_length)
     has_stack = isinstance(config.model, ModelConfig)
     changes: dict[str, Any] = {"num_layers": 1, "remat": "none"}
     inputs = Shape(shape, jnp.int32)

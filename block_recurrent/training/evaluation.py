@@ -109,14 +109,16 @@ def evaluate(
       corpus: the documents.
       progress: called after each batch with the share of the tokens that has been scored; an error
         that it raises ends the evaluation.
-      batch_size: the number of lanes; unless given, that of training or fewer (`busy_lanes`).
+      batch_size: the number of lanes; unless given, those that training computes at a time or fewer
+        (`busy_lanes`).
 
     Returns:
       Sums over all targets, added up in float64 between batches.
     """
     data = config.data
-    mesh = make_mesh(config.mesh, batch_size or data.batch_size, exact=processes.several())
-    lanes = batch_size or busy_lanes(data, corpus, data.batch_size, batch_shards(mesh))
+    most = config.microbatch_size
+    mesh = make_mesh(config.mesh, batch_size or most, exact=processes.several())
+    lanes = batch_size or busy_lanes(data, corpus, most, batch_shards(mesh))
     model = put(model, model_sharding(mesh, model))
     rows = rows_of_process(mesh, lanes)
     batches = evaluation_batches(
@@ -180,9 +182,10 @@ def evaluation_steps(data: DataConfig, corpus: TokenizedCorpus) -> float:
     return int(_segments(data, corpus).sum()) / data.batch_size / 3
 
 
-def scoring_lanes(data: DataConfig, corpus: TokenizedCorpus, fewest: int = 1) -> int:
-    """The number of lanes for reading a corpus without training: twice that of training, or fewer.
+def scoring_lanes(config: ExperimentConfig, corpus: TokenizedCorpus, fewest: int = 1) -> int:
+    """The number of lanes for reading a corpus without training.
 
-    A forward pass alone needs less memory than one with a backward pass.
+    It is twice the number that training computes at a time, or fewer: a forward pass alone needs
+    less memory than one with a backward pass.
     """
-    return busy_lanes(data, corpus, 2 * data.batch_size, fewest)
+    return busy_lanes(config.data, corpus, 2 * config.microbatch_size, fewest)

@@ -18,6 +18,7 @@ from block_recurrent.model.state import clear_recurrent, reset
 from block_recurrent.parallel.axes import AnyMesh
 from block_recurrent.parallel.mesh import carried_sharding
 from block_recurrent.parallel.parameters import optimizer_sharding, parameter_shardings
+from block_recurrent.training.accumulation import accumulated_gradient
 from block_recurrent.training.loss import model_cross_entropy
 
 
@@ -87,6 +88,7 @@ def segment_loss(
     *,
     dropout_key: Array | None = None,
     clear_states: bool = False,
+    targets_of_mean: Array | None = None,
 ) -> tuple[Array, tuple[Array, Array, CarriedState]]:
     """The mean loss over a batch's targets, and its parts.
 
@@ -96,6 +98,8 @@ def segment_loss(
       batch: a segment of every row.
       dropout_key: dropout is on when given.
       clear_states: begin the segment with the model's initial recurrent states.
+      targets_of_mean: number of targets that the sum is divided by, float32; the batch's unless
+        given.
 
     Returns:
       The mean; and summed nats, the number of targets (both float32), and the next state.
@@ -110,7 +114,8 @@ def segment_loss(
     )
     nats, targets = model_cross_entropy(model, features, batch.targets, batch.mask)
     targets = targets.astype(jnp.float32)
-    return nats / jnp.maximum(targets, 1.0), (nats, targets, carried)
+    divisor = targets if targets_of_mean is None else targets_of_mean
+    return nats / jnp.maximum(divisor, 1.0), (nats, targets, carried)
 
 
 def make_train_step(
@@ -119,6 +124,7 @@ def make_train_step(
     *,
     clear_states: bool = False,
     skip_non_finite: bool = False,
+    accumulate_steps: int = 1,
     shardings: TrainState | None = None,
 ) -> TrainStep:
     """The compiled step: (state, batch, votes) -> (next state, metrics). It donates the state.
@@ -131,6 +137,7 @@ def make_train_step(
       clear_states: as in `TrainingConfig`.
       skip_non_finite: if loss or gradient are not finite, only the step's number changes; rows that
         begin a document in that step begin it in the next.
+      accumulate_steps: number of microbatches, as in `TrainingConfig`.
       shardings: of the next state, from `train_state_sharding`.
 
     Returns:
@@ -142,9 +149,15 @@ def make_train_step(
     ) -> tuple[TrainState, StepMetrics]:
         uses_dropout = state.model.config.dropout > 0
         key = jax.random.fold_in(dropout_key, state.step) if uses_dropout else None
-        loss = partial(segment_loss, dropout_key=key, clear_states=clear_states)
-        gradient, aside = jax.grad(loss, has_aux=True)(state.model, state.carried, batch)
-        nats, targets, carried = aside
+        loss = partial(segment_loss, clear_states=clear_states)
+        if accumulate_steps == 1:
+            gradient_of = partial(jax.grad(loss, has_aux=True), dropout_key=key)
+        else:
+            sharding = None if shardings is None else shardings.model
+            gradient_of = partial(
+                accumulated_gradient, loss, accumulate_steps, dropout_key=key, sharding=sharding
+            )
+        gradient, (nats, targets, carried) = gradient_of(state.model, state.carried, batch)
         named, gradients = named_parameters(state.model), named_parameters(gradient)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, named)
         named = cast(dict[str, Array], optax.apply_updates(named, updates))

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import TokenizedCorpus
+from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.axes import FSDP, TENSOR
 from block_recurrent.parallel.mesh import (
@@ -22,6 +23,7 @@ from block_recurrent.parallel.mesh import (
 )
 from block_recurrent.system.progress import Stopwatch
 from block_recurrent.training.build import abstract_train_state, make_lanes, make_train_state
+from block_recurrent.training.evaluation import initial_carried
 from block_recurrent.training.meter import Meter
 from block_recurrent.training.optimizer import make_optimizer, make_schedule
 from block_recurrent.training.step import (
@@ -43,6 +45,7 @@ def make_run_step(config: ExperimentConfig, state: TrainState) -> TrainStep:
         jax.random.fold_in(jax.random.key(training.seed), 1),
         clear_states=training.clear_states,
         skip_non_finite=training.non_finite == "skip",
+        accumulate_steps=training.accumulate_steps,
         shardings=jax.tree.map(lambda array: array.sharding, state),
     )
 
@@ -71,6 +74,7 @@ class Trainer:
       step: the number of steps taken.
       lanes: the batches to come, of this process's rows.
       meter: the metrics since the last log.
+      mesh: the devices.
       stop_agreed: a process was asked to stop, and all have taken the same steps since.
     """
 
@@ -86,8 +90,8 @@ class Trainer:
         evaluation_steps: float = 0.0,
     ):
         self._config, self._clock, self._advice = config, clock, advice
-        self._mesh = make_mesh(config.mesh, config.data.batch_size, exact=processes.several())
-        rows = rows_of_process(self._mesh, config.data.batch_size)
+        self.mesh = make_mesh(config.mesh, config.microbatch_size, exact=processes.several())
+        rows = rows_of_process(self.mesh, config.data.batch_size)
         self.lanes = make_lanes(config, corpus, rows)
         places = config.data.batch_size * config.data.segment_length
         self.meter = Meter(config.training, places, evaluation_steps)
@@ -96,18 +100,25 @@ class Trainer:
         self._skipped_in_a_row = 0
         self._compiled = False
 
-    def begin(self) -> None:
+    def begin(self, model: Model | None = None) -> None:
         """Makes the state before the first step. Raises: as `train_state_sharding`.
 
         If parameters are sharded, no device ever has all of them.
+
+        Args:
+          model: with the initial parameters, sharded over the mesh; random ones unless given.
         """
-        if self._mesh.shape[FSDP] * self._mesh.shape[TENSOR] == 1:
+        if self.mesh.shape[FSDP] * self.mesh.shape[TENSOR] == 1:
             state = make_train_state(self._config)
-            self._take(put(state, train_state_sharding(self._mesh, state)))
+            state = put(state, train_state_sharding(self.mesh, state))
         else:
             make = partial(make_train_state, self._config)
-            shardings = train_state_sharding(self._mesh, jax.eval_shape(make))
-            self._take(jax.jit(make, out_shardings=shardings)())
+            shardings = train_state_sharding(self.mesh, jax.eval_shape(make))
+            state = jax.jit(make, out_shardings=shardings)()
+        if model is not None:
+            carried = initial_carried(model, self._config.data.batch_size, self.mesh)
+            state = state._replace(model=model, carried=carried)
+        self._take(state)
 
     def _take(self, state: TrainState) -> None:
         self.state, self.step = state, int(state.step)
@@ -115,7 +126,7 @@ class Trainer:
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of a state's arrays; nothing is computed."""
-        return abstract_run_state(self._config, self._mesh)
+        return abstract_run_state(self._config, self.mesh)
 
     def position(self) -> dict[str, Any]:
         """The JSON values that, with the state, let a run continue from here."""
@@ -147,8 +158,8 @@ class Trainer:
         """
         size = self._config.data.batch_size
         with self._clock.part("data"), processes.turn(self.step):
-            batch = put_batch(next(self.lanes), self._mesh, size)
-            votes = (vote_array(self._mesh, vote),) if processes.several() else ()
+            batch = put_batch(next(self.lanes), self.mesh, size)
+            votes = (vote_array(self.mesh, vote),) if processes.several() else ()
         with self._clock.part("step" if self._compiled else "compilation"):
             self.state, metrics = self._train_step(self.state, batch, *votes)
             self.step += 1

@@ -255,6 +255,33 @@ def test_rows_at_several_places_of_a_segment_are_read_token_by_token():
     assert model.next_length(model.initial_state(2), 9) == 8
 
 
+@one_of_each
+def test_rows_of_several_lengths_are_read_as_if_alone(name):
+    model, lengths, more = random_baseline(CONFIGS[name]), np.array([3, 11]), np.array([3, 2])
+    logits, state = br.prefill(model, model.initial_state(2), TOKENS, lengths)
+    after, _ = br.prefill(model, state, TOKENS, more)
+    for i, length in enumerate(lengths):
+        tokens = TOKENS[i : i + 1]
+        expected, alone = br.prefill(model, model.initial_state(1), tokens[:, :length])
+        assert_close(logits[i], expected[0])
+        expected, _ = br.prefill(model, alone, tokens[:, : more[i]])
+        assert_close(after[i], expected[0])
+
+
+@one_of_each
+def test_a_call_leaves_each_row_after_its_length(name):
+    """Also within the second of the Transformer's segments."""
+    model, tokens, lengths = random_baseline(CONFIGS[name]), TOKENS[:, : 2 * N], np.array([0, 12])
+    start = model.initial_state(2)
+    logits, state = jax.jit(lambda model: model(tokens, start, lengths=lengths))(model)
+    calls = [N, 4] if name == "transformer" else [12]
+    expected, alone = read_in_calls(model, tokens[1:], calls, row(start, 1))
+    assert_close(logits[1:, :12], expected)
+    more, _ = read(model, tokens[:, :4], state)
+    for i, before in enumerate((row(start, 0), alone)):
+        assert_close(more[i], read(model, tokens[i : i + 1, :4], before)[0][0])
+
+
 @pytest.mark.parametrize("name", ["transformer", "lstm"])
 def test_prompts_that_do_not_fit_are_refused(name):
     model = random_baseline(CONFIGS[name])

@@ -8,6 +8,7 @@ import pytest
 from block_recurrent.data import DataError, load_corpus
 from block_recurrent.data.documents import SPLITS
 from block_recurrent.data.splits import choose_split, decide_splits
+from block_recurrent.data.text_files import Reading
 from experiments import prepare_data
 
 TRAIN, VALIDATION, TEST = ("train",), ("validation",), ("test",)
@@ -109,4 +110,5 @@ def test_what_no_file_is_for_is_an_error_that_says_so(tmp_path):
     assert len(load_corpus("text", "test", path=tmp_path).documents) == 1
     with pytest.raises(DataError, match=r"by the names of .*\(test 1 files\).*split_by"):
         load_corpus("text", "train", path=tmp_path)
-    assert load_corpus("text", "train", path=tmp_path, validation_percent=0, split_by="hash")
+    by_hash = Reading(split_by="hash")
+    assert load_corpus("text", "train", path=tmp_path, validation_percent=0, reading=by_hash)

@@ -10,8 +10,11 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
+from block_recurrent import gin_files
 from block_recurrent.data import DataError
-from block_recurrent.data.text_files import PUBLISHED, Columns, TextFiles, joined
+from block_recurrent.data.corpus import load_corpus
+from block_recurrent.data.records import Columns
+from block_recurrent.data.text_files import Reading, TextFiles, joined
 
 RECORDS = [
     {"id": f"r{number}", "title": f"T{number}", "text": f"é {number}"} for number in range(5)
@@ -31,9 +34,9 @@ def parquet(file: Path, columns: dict, **options) -> Path:
     return file
 
 
-def read(*paths: Path, columns: Columns = PUBLISHED) -> list[tuple]:
+def read(*paths: Path, **reading) -> list[tuple]:
     """(id, title, text, repaired) of every document."""
-    found = TextFiles(paths, columns)
+    found = TextFiles(paths, Reading(**reading))
     pairs = ((file, record) for file in found.files for record in found.records(file))
     return [(r.id, r.title, r.text, r.repaired) for _, r in joined(pairs)]
 
@@ -249,3 +252,51 @@ def test_paths_that_cannot_be_read_are_refused(tmp_path):
     ]:
         with pytest.raises(DataError, match=message):
             TextFiles([tmp_path / name])
+
+
+def test_the_bytes_of_a_file_are_cut_into_shares_and_none_is_lost(tmp_path):
+    data = ("0123456789" * 9 + "aé" + "x" * 7).encode()  # 100 bytes, é are the 92nd and 93rd
+    (tmp_path / "enwik8").write_bytes(data)
+    found = TextFiles([tmp_path / "enwik8"], Reading(split_bytes=(92, 0, 7)))
+    assert [(file.name, file.among) for file in found.files] == [
+        ("enwik8:train", ("train",)),
+        ("enwik8:test", ("test",)),
+    ]
+    train, test = (record for file in found.files for record in found.records(file))
+    assert (len(train.text.encode()), train.text + test.text) == (93, data.decode())
+    for split, size in (("train", 91), ("validation", 5), ("test", 4)):
+        corpus = load_corpus(
+            "text", split, path=tmp_path / "enwik8", reading=Reading(split_bytes=(91, 5, 4))
+        )
+        assert [len(document.text.encode()) for document in corpus.documents] == [size], split
+
+
+def test_a_line_that_matches_begins_a_document(tmp_path):
+    articles = "\n = One = \n\n = = Part = = \n a\n", " = Two = \n b = c = d\n"
+    write(tmp_path, {"wiki.train.tokens": "".join(articles).encode(), "wiki.valid.raw": b" = V = "})
+    expression = gin_files.load(["sizes/tiny.gin", "datasets/wikitext103.gin"], needs_data=False)
+    reading = Reading(document_start=expression.data.document_start)
+    train = load_corpus("text", "train", path=tmp_path, reading=reading)
+    assert [tuple(document) for document in train.documents] == [
+        ("wiki.train.tokens:1", "One", articles[0]),
+        ("wiki.train.tokens:2", "Two", articles[1]),
+    ]
+    assert len(load_corpus("text", "validation", path=tmp_path, reading=reading).documents) == 1
+    before = read(tmp_path / "wiki.train.tokens", document_start="^ = T")
+    assert [document[2] for document in before] == list(articles)
+
+
+@pytest.mark.parametrize(
+    ("reading", "sentence"),
+    [
+        (Reading(split_bytes=(90, 10)), "split_bytes = .*shares of train, validation and test"),
+        (Reading(split_bytes=(0, 0, 0)), "split_bytes"),
+        (Reading(document_start="("), "document_start = .* is no regular expression"),
+        (Reading(document_start="^never"), "a.txt: document_start = .* matches nowhere"),
+        (Reading(split_bytes=(90, 5, 5)), "b.jsonl holds records, whose bytes are not split"),
+    ],
+)
+def test_what_cannot_be_cut_is_an_error(tmp_path, reading, sentence):
+    write(tmp_path, {"a.txt": b"text", "b.jsonl": LINES})
+    with pytest.raises(DataError, match=sentence):
+        load_corpus("text", "train", path=tmp_path, reading=reading)

@@ -15,6 +15,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from block_recurrent.data import DataError
 from block_recurrent.data.documents import Document
+from block_recurrent.data.records import Columns
 from block_recurrent.data.tfds_reader import TfdsDirectory
 
 SHARD = "pg19-train.array_record-00000-of-00002"
@@ -107,6 +108,25 @@ def test_the_source_names_a_document_where_there_is_one(tmp_path):
     types = {"source": tfds.features.Text(), "text": tfds.features.Text()}
     path = write(tmp_path / "a", {"train": [[{"source": "é/x", "text": b"a\xffb"}]]}, types)
     assert read(path) == [Document("é/x", "", "a\N{REPLACEMENT CHARACTER}b")]
+
+
+def test_features_may_be_called_otherwise_and_a_record_without_an_id_is_numbered(tmp_path):
+    types = {"wikidata_id": tfds.features.Text(), "body": tfds.features.Text()}
+    records = [{"wikidata_id": f"Q{number}", "body": f"b{number}"} for number in range(2)]
+    path = write(tmp_path / "a", {"train": [records]}, types)
+    with pytest.raises(DataError, match="no feature 'text', only body, wikidata_id.*text_column"):
+        TfdsDirectory(path)
+    numbered = TfdsDirectory(path, Columns(text="body"))
+    ids = [document.id for document in numbered.documents("train")]
+    assert ids == [f"pg19-train.array_record-00000-of-00001, record {n}" for n in range(2)]
+    named = TfdsDirectory(path, Columns("wikidata_id", "body", "wikidata_id"))
+    assert list(named.documents("train")) == [Document(f"Q{n}", f"Q{n}", f"b{n}") for n in range(2)]
+    assert named.fingerprint != numbered.fingerprint
+
+
+def test_a_manifest_says_what_the_features_are(made, copy):
+    with pytest.raises(DataError, match=r"has a manifest.*leave data\.id_column"):
+        TfdsDirectory(with_manifest(copy), Columns("book_link"))
 
 
 @pytest.mark.parametrize("size", [0, 100, 65_535, 65_536, 65_537, 131_072, -1])
@@ -208,14 +228,10 @@ def test_what_is_no_such_directory_is_refused_with_a_way_out(copy, tmp_path):
 
 
 def test_features_that_hold_no_named_text_are_refused(tmp_path):
-    for folder, types, message in [
-        ("a", {"book_id": np.int32, "label": np.int32}, "no feature book_text or text, only book_"),
-        ("b", {"text": tfds.features.Text()}, "neither a feature source nor book_id"),
-    ]:
-        example = {name: "" if name == "text" else 1 for name in types}
-        path = write(tmp_path / folder, {"train": [[example]]}, types)
-        with pytest.raises(DataError, match=message):
-            TfdsDirectory(path)
+    types = {"book_id": np.int32, "label": np.int32}
+    path = write(tmp_path / "a", {"train": [[{"book_id": 1, "label": 1}]]}, types)
+    with pytest.raises(DataError, match="no feature 'text', only book_id, label.*text_column"):
+        TfdsDirectory(path)
 
 
 def test_an_unknown_split_is_told_the_nearest(made):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from block_recurrent.model import decoding
-from block_recurrent.model.decoding import Sampling, generate, prefill, sample
+from block_recurrent.model.decoding import Sampling, generate, prefill, row_lengths, sample
 from tests.helpers import (
     MODELS,
     SIZES,
@@ -20,6 +20,7 @@ from tests.helpers import (
     random_model,
     random_tokens,
     read,
+    row,
 )
 
 BATCH, WINDOW = 2, SIZES["window"]
@@ -100,8 +101,38 @@ def test_prefill_in_pieces_is_prefill_at_once(name, edges):
     assert_equal((logits, point), prefill(model, state, TOKENS[:, :11]))
 
 
-def greedy(model, state, prompt, count):
-    return generate(model, state, prompt, max_new_tokens=count, temperature=0)
+SEVERAL = np.array([3, 8, 5, 11])  # lengths: within a block, whole blocks, over several
+
+
+@pytest.mark.parametrize("name", ["lstm_dual_twice", "feedback_lstm_single_rotary"])
+def test_rows_of_several_lengths_are_read_as_if_alone(name):
+    model = random_model(CONFIGS[name])
+    state, tokens = random_like(model.initial_state(4)), random_tokens(4, LENGTH)
+    logits, point = prefill(model, state, tokens, SEVERAL)
+    more = SEVERAL[::-1]
+    after, _ = prefill(model, point, tokens, more)
+    for i, length in enumerate(SEVERAL):
+        own, prompt = row(state, i), tokens[i : i + 1]
+        expected, alone = prefill(model, own, prompt[:, :length])
+        assert_close(logits[i], expected[0])
+        assert_close(row(point.block_start, i), alone.block_start)
+        assert_equal((point.tokens[i], point.length[i]), (alone.tokens[0], alone.length))
+        expected, _ = prefill(model, alone, prompt[:, : more[i]])
+        assert_close(after[i], expected[0])
+
+
+@two_models
+def test_generation_goes_on_from_the_end_of_each_row(name):
+    model, state = prepare(name)
+    new = greedy(model, state, TOKENS, 16, lengths=SEVERAL[:BATCH])
+    for i, length in enumerate(SEVERAL[:BATCH]):
+        own = jax.tree.map(lambda x, i=i: jnp.repeat(x[:, i : i + 1], BATCH, axis=1), state)
+        alone = greedy(model, own, jnp.tile(TOKENS[i, :length], (BATCH, 1)), 16)
+        assert_equal(new[i], alone[0])
+
+
+def greedy(model, state, prompt, count, **options):
+    return generate(model, state, prompt, max_new_tokens=count, temperature=0, **options)
 
 
 @two_models
@@ -181,6 +212,23 @@ def test_the_callback_gets_every_token_as_it_comes():
     with pytest.raises(Enough):
         draw(callback=take)
     assert len(seen) == 16 + 4
+    assert_equal(draw(callback=lambda tokens: len(seen) == 16 + 4), draw()[:, :1])
+
+
+def test_a_row_ends_with_its_stop_token_and_the_others_go_on():
+    free = draw(temperature=3.0)
+    stops = [int(free[0, 3]), int(free[1, 6])]
+    lengths = row_lengths(free, stops)
+    stopped = draw(temperature=3.0, stop_tokens=stops)
+    assert lengths[0] != lengths[1] and stopped.shape == (BATCH, max(lengths))
+    assert_equal(row_lengths(stopped, stops), lengths)
+    for before, after, length in zip(free, stopped, lengths, strict=True):
+        assert_equal(after[:length], before[:length])
+        assert set(after[length:]) <= {after[length - 1]}
+    seen = []
+    draw(temperature=3.0, stop_tokens=stops, callback=seen.append)
+    assert_equal(np.stack(seen, axis=1), stopped)
+    assert_equal(row_lengths(free, []), [16, 16])
 
 
 def test_one_compiled_loop_serves_many_lengths(monkeypatch):
@@ -236,6 +284,14 @@ def test_top_p_keeps_the_fewest_that_reach_p(top_p):
         np.testing.assert_array_equal(after[order[:number]], before[order[:number]])
 
 
+@pytest.mark.parametrize("min_p", [1e-6, 0.1, 0.5, 1.0])
+def test_min_p_keeps_what_has_that_share_of_the_largest_probability(min_p):
+    kept = np.asarray(decoding.keep_min_p(LOGITS, jnp.float32(min_p)))
+    probabilities = np.exp(np.asarray(LOGITS, np.float64))
+    expected = probabilities >= min_p * probabilities.max(axis=1, keepdims=True) * (1 - 1e-6)
+    assert_equal(kept, np.where(expected, LOGITS, -np.inf))
+
+
 # The 99.9 % quantile of chi-square, by degrees of freedom.
 LIMITS = {2: 13.82, 3: 16.27, 10: 29.59}
 
@@ -279,6 +335,10 @@ WRONG = {
     "top_k": ({"top_k": 0}, ValueError, "top_k must be a whole number of at least 1, not 0"),
     "top_p 0": ({"top_p": 0.0}, ValueError, "top_p must be above 0 and at most 1, not 0.0"),
     "top_p 2": ({"top_p": 2}, ValueError, "top_p must be above 0 and at most 1, not 2"),
+    "min_p": ({"min_p": 0}, ValueError, "min_p must be above 0 and at most 1, not 0"),
+    "stop token": ({"stop_tokens": [3, 11]}, ValueError, "stop_tokens: token id 11 is outside"),
+    "no length": ({"lengths": [1, 0]}, ValueError, "lengths must be from 1 to 1, not 0"),
+    "one length": ({"lengths": [1]}, ValueError, r"lengths has shape \(1,\), but \[2\]"),
     "no prompt": ({"tokens": TOKENS[:, :0]}, ValueError, "prompt must have at least one token"),
     "one row": ({"tokens": TOKENS[0]}, ValueError, r"prompt has shape \(16,\), but \[B, P\]"),
     "floats": ({"tokens": np.ones((2, 3))}, TypeError, "prompt must hold integer .* not float64"),

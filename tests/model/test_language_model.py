@@ -306,3 +306,19 @@ def test_wrong_document_starts_are_refused(start, error):
     model = random_model(MODELS["fixed_skip"])
     with pytest.raises(error, match="start_of_document"):
         model(random_tokens(2, 8), model.initial_state(2), start_of_document=start)
+
+
+@pytest.mark.parametrize("name", ["fixed_dual", "feedback_fixed_skip"])
+def test_rows_end_after_their_lengths_as_if_read_alone(name):
+    model, lengths = random_model(MODELS[name]), np.array([0, 1, 3, 2]) * WINDOW
+    tokens, state = random_tokens(4, 3 * WINDOW), random_like(model.initial_state(4))
+    logits, after = jax.jit(lambda model, lengths: model(tokens, state, lengths=lengths))(
+        model, lengths
+    )
+    for i, length in enumerate(lengths):
+        alone = row(state, i)
+        for begin in range(0, length, WINDOW):
+            block = slice(begin, begin + WINDOW)
+            expected, alone = read(model, tokens[i : i + 1, block], alone)
+            assert_close(logits[i : i + 1, block], expected)
+        assert_close(row(after, i), alone)

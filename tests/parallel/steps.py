@@ -32,16 +32,18 @@ MODELS = {
 }
 # Every axis is a mesh's largest once, and shares one with each other.
 MESHES = {"fixed_skip": (2, 2, 2), "lstm_dual": (1, 2, 4), "feedback": (2, 4, 1)}
+MICROBATCHES = {"lstm_dual": 2}  # on the mesh
 TEXTS = ["0123456789" * 9, "abcdefg" * 3, "to be or not to be, that is", "xy", ".,;" * 33]
 
 
 def experiment(model: str, mesh: tuple[int, ...]) -> ExperimentConfig:
+    microbatches = MICROBATCHES.get(model, 1) if mesh == MESHES[model] else 1
     config = ModelConfig(vocab_size=256, num_layers=3, num_states=4, **(SIZES | MODELS[model]))
     return ExperimentConfig(
         model=config,
         data=DataConfig(batch_size=8, segment_length=8),
         optimizer=AdafactorConfig(schedule="cosine", learning_rate=0.01, warmup_steps=3),
-        training=TrainingConfig(num_steps=STEPS),
+        training=TrainingConfig(num_steps=STEPS, accumulate_steps=microbatches),
         mesh=MeshConfig(**dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))),
     )
 

@@ -14,6 +14,7 @@ import jax
 from block_recurrent.config import *
 from block_recurrent.data import ByteTokenizer, Corpus, Document, tokenize
 from block_recurrent.data.loading import Corpora
+from block_recurrent.parallel.mesh import put_batch
 from block_recurrent.runs.loop import TrainingLoop
 from block_recurrent.system.progress import ProgressLine
 
@@ -22,7 +23,9 @@ config = ExperimentConfig(
     model=ModelConfig(**sizes, vocab_size=256, num_layers=2, recurrent_layers=(1,)),
     data=DataConfig(batch_size=int(sys.argv[2]), segment_length=8),
     optimizer=AdafactorConfig(warmup_steps=3),
-    training=TrainingConfig(num_steps=int(sys.argv[3]), log_every=1),
+    training=TrainingConfig(
+        num_steps=int(sys.argv[3]), log_every=1, accumulate_steps=int(sys.argv[4])
+    ),
 )
 texts = ["0123456789" * 3, "abcdefg", "to be or not to be, that is", "xy", ".,;" * 11]
 documents = tuple(Document(f"d{i}", "", text) for i, text in enumerate(texts))
@@ -34,31 +37,35 @@ model, evaluation = run.finish()
 run.close()
 weights = jax.tree.leaves(model)
 carried = run.trainer.state.carried
+batch = put_batch(next(run.trainer.lanes), run.trainer.mesh, config.data.batch_size)
+program = run.trainer._train_step.lower(run.trainer.state, batch).compile().as_text()
 print(json.dumps({
     "begun": begun,
     "nats": evaluation.nats,
     "parameters": [float(abs(x).sum()) for x in weights],
     "devices": len(jax.devices()),
     "copies": sorted({len(x.sharding.device_set) for x in weights}),
+    "gathers": program.count("all-gather"),
     "lanes": [x.addressable_shards[0].data.shape[1] for x in jax.tree.leaves(carried)],
 }))
 """
 
 
-def run(workdir, devices: int, batch_size: int = 8, steps: int = 4) -> dict:
+def run(workdir, devices: int, batch_size: int = 8, steps: int = 4, microbatches: int = 1) -> dict:
     """A short training run on so many devices of the CPU."""
-    output = python(RUN, workdir, batch_size, steps, devices=devices)
+    output = python(RUN, workdir, batch_size, steps, microbatches, devices=devices)
     return json.loads(output.splitlines()[-1])
 
 
 def test_rows_are_sharded_over_devices_however_many_and_no_number_changes(tmp_path):
     one = run(tmp_path / "one", devices=1)
     assert (one["devices"], one["copies"], set(one["lanes"])) == (1, [1], {8})
-    four = run(tmp_path / "several", devices=4, steps=2)
+    four = run(tmp_path / "several", devices=4, steps=2, microbatches=2)
     assert (four["devices"], four["copies"], set(four["lanes"])) == (4, [4], {2})
-    rest = run(tmp_path / "several", devices=2)
+    rest = run(tmp_path / "several", devices=2, microbatches=4)
     assert (rest["begun"], rest["copies"], set(rest["lanes"])) == (2, [2], {4})
     assert rest["nats"] == pytest.approx(one["nats"], rel=1e-6)
+    assert four["gathers"] == rest["gathers"] == 0  # no row moves to another device
     assert rest["parameters"] == pytest.approx(one["parameters"], rel=1e-5)
 
 

@@ -176,6 +176,58 @@ def test_data_that_cannot_be_used_is_status_3_and_a_sentence(tmp_path, capsys):
     assert not list(tmp_path.glob("out*"))
 
 
+def _damaged_git(raw: Path) -> None:
+    for name, objects in (("bad", "sha256"), ("good", "sha1")):
+        (raw / name).mkdir()
+        (raw / name / "a.py").write_text(name)
+        user = ("-c", "user.name=x", "-c", "user.email=x@example.com")
+        for command in (["init", f"--object-format={objects}"], ["add", "-A"], ["commit", "-mx"]):
+            subprocess.run(
+                ["git", *user, *command], cwd=raw / name, check=True, capture_output=True
+            )
+    (raw / "linked").mkdir()
+    (raw / "linked" / ".git").write_text("gitdir: elsewhere")
+
+
+def _damaged_text(raw: Path) -> None:
+    jsonl(raw / "good.jsonl", 3)
+    (raw / "bad.jsonl").write_text('{"id": "first", "text": "x"}\n{"id": "second", "te')
+    (raw / "bad.txt").write_text("UTF-16 without a mark", encoding="utf-16-le")
+
+
+def _damaged_latex(raw: Path) -> None:
+    paper = gzip.compress(b"\\section{One}")
+    (raw / "bad.gz").write_bytes(paper[:-9])
+    with tarfile.open(raw / "bad.tar", "w") as archive:
+        for name in ("0704.0001.gz", "0704.0002.gz"):
+            member = tarfile.TarInfo(name)
+            member.size = len(paper)
+            archive.addfile(member, io.BytesIO(paper))
+    os.truncate(raw / "bad.tar", 1124)
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "kept"),
+    [
+        ("git", _damaged_git, {"good"}),
+        ("text", _damaged_text, {"d0", "d1", "d2", "first"}),
+        ("latex", _damaged_latex, {"0704.0001"}),
+    ],
+)
+def test_what_is_damaged_is_an_error_that_names_it_or_left_out_if_asked(
+    tmp_path, capsys, kind, make, kept
+):
+    (tmp_path / "raw").mkdir()
+    make(tmp_path / "raw")
+    arguments = (kind, tmp_path / "raw", f"--output={tmp_path / 'out'}")
+    assert run(*arguments) == 3
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f"error: {tmp_path / 'raw'}/bad" in message and "--skip_damaged" in message
+    assert run(*arguments, "--skip_damaged") == 0
+    assert texts(tmp_path / "out").keys() == kept
+    assert "dropped documents: 2 damaged\n" in capsys.readouterr().out
+
+
 def test_an_existing_corpus_is_replaced_only_if_asked(tmp_path, capsys):
     first, second, output = (tmp_path / name for name in ("a.jsonl", "b.jsonl", "out"))
     assert run("text", jsonl(first), f"--output={output}") == 0

@@ -1,5 +1,6 @@
 """Laws of the programs train, evaluate and generate, on one trained run."""
 
+import io
 import json
 import os
 import pkgutil
@@ -244,13 +245,35 @@ def test_the_prompt_begins_a_document(tmp_path):
 @pytest.mark.parametrize(
     "text", ["aé書\U0001f600z".encode(), b"a\xffb", b"\xff\xff\xff\xe2\x82\xac"]
 )
-def test_text_is_written_as_it_comes_and_never_a_part_of_a_character(text, capsys):
-    stream, written = Stream(ByteTokenizer(), np.zeros(1, np.int32)), ""
+def test_text_is_written_as_it_comes_and_never_a_part_of_a_character(text):
+    file = io.StringIO()
+    stream = Stream(ByteTokenizer(), np.zeros(1, np.int32), file)
     for end, byte in enumerate(text, start=1):
-        stream(np.array([byte], np.int32))
-        written += capsys.readouterr().out
-        assert text[:end].decode(errors="replace").startswith(written)
-    assert written == text.decode(errors="replace")
+        assert not stream(np.array([byte], np.int32))
+        assert text[:end].decode(errors="replace").startswith(file.getvalue())
+    assert file.getvalue() == text.decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    "stops, written",
+    [
+        (["aab"], "aé a"),
+        (["é aaab", "c"], "a"),
+        (["bc", "b", "zz"], "aé aaa"),
+        (["cd", "bcc"], "aé aaabc"),
+        (["é"], "a"),
+    ],
+)
+@pytest.mark.parametrize("piece", [1, 2, 100])
+def test_a_text_ends_before_the_first_stop_wherever_tokens_end(stops, written, piece):
+    tokens, file, ended = ByteTokenizer().encode("aé aaabc"), io.StringIO(), False
+    stream = Stream(ByteTokenizer(), tokens[:0], file, stops)
+    for begin in range(0, len(tokens), piece):
+        assert written.startswith(file.getvalue())
+        ended = stream(tokens[begin : begin + piece])
+    assert ended == (written != "aé aaabc")
+    stream.finish()
+    assert file.getvalue() == written
 
 
 def test_the_space_between_words_is_written_whatever_a_tokenizer_does_with_the_first():
@@ -287,6 +310,18 @@ def test_samples_differ_and_follow_from_prompt_and_seed(trained, tmp_path, capsy
         monkeypatch.setattr("sys.stdin", stdin)
         assert samples("--prompt_file=-", seed=3) == output
     assert samples(f"--prompt_file={tmp_path / 'prompt'}", seed=4) != output
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_samples_end_before_a_stop(samples, trained, capsys):
+    options = ["--prompt=the quick ", "--temperature=0", "--stop=zzz", "--stop=x jum"]
+    options += [f"--samples={samples}", "--max_new_tokens=40", "--min_p=0.1"]
+    assert generate.main([f"--workdir={trained}", *options]) == 0
+    output = capsys.readouterr().out
+    assert output == "".join(
+        f"--- {number} ---\nbrown fo\n" if samples > 1 else "brown fo\n"
+        for number in range(1, samples + 1)
+    )
 
 
 # `tests/reliability/test_command_lines.py` has more wrong calls.

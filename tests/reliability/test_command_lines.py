@@ -60,6 +60,9 @@ TRAIN = {
     "--gin.data.validation_percent=0": "between 1 and 99, not 0",
     "--gin.mesh.fsdp=-1": "only one axis can be -1",
     "--gin.training.non_finite=skp": "(did you mean 'skip'?)",
+    "--gin.training.accumulate_steps=5": "--gin.training.accumulate_steps: .*no multiple of",
+    "--gin.training.profile_steps=12:10": "profile_steps: .* must be FIRST:LAST, .*not '12:10'",
+    "--gin.training.initial_parameters=~/none --workdir=x": "= '/.*/none': /.*/none holds no run",
     "--gin_fille=laptop_slide.gin": "'--gin_fille=laptop_slide.gin' (did you mean '--gin_file'?)",
     "--gin_file=sizes/tinny.gin": "no file 'sizes/tinny.gin' (did you mean 'sizes/tiny.gin'?)",
     "--gin_file={folder}/quotes.gin": "quotes.gin:2: .*'lstm'; a string needs quotes",
@@ -86,6 +89,8 @@ OTHERS = {
     "generate --workdir={folder}/run --top_k=0": "--top_k: must be a whole number of at least 1",
     "generate --workdir={folder}/run --samples=two": "--samples: .*not two",
     "generate --workdir={folder}/run --top_p=2": "top_p must be above 0 and at most 1, not 2",
+    "generate --workdir={folder}/run --min_p=0": "min_p must be above 0 and at most 1, not 0",
+    "generate --workdir={folder}/run --stop=": "--stop: must not be empty",
     "generate --workdir={folder}/run --temperature=-1": "temperature must be at least 0",
     "generate --workdir={folder}/run --seed=-1": "seed must be between 0",
     "generate --workdir={folder}/run --prompt_file=/no/prompt": "/no/prompt: No such file",
@@ -230,7 +235,12 @@ def test_a_misspelt_parameter_is_answered_with_the_right_one():
 
 
 def test_a_misspelt_gin_file_is_answered_with_the_right_one():
-    names = ["sizes/tiny.gin", "laptop_slide.gin", "rows/rec_fixed_skip.gin", "data/arxiv.gin"]
+    names = [
+        "sizes/tiny.gin",
+        "laptop_slide.gin",
+        "rows/rec_fixed_skip.gin",
+        "datasets/arxiv_tokens.gin",
+    ]
     assert all((GIN_FOLDER / name).is_file() for name in names)
     meant = {typo: name for name in names for typo in typos(name)}
     missed = []
@@ -243,7 +253,7 @@ def test_a_misspelt_gin_file_is_answered_with_the_right_one():
 
 
 COMMANDS = (
-    *("train", "evaluate", "generate", "train_table", "benchmark", "train_vocab"),
+    *("train", "evaluate", "generate", "export", "train_table", "benchmark", "train_vocab"),
     *("table1", "table2", "scaling", "curves", "prepare_data pg19", "prepare_data latex"),
     *("prepare_data git", "prepare_data text", "compile"),
 )

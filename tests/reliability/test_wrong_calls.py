@@ -73,6 +73,7 @@ WRONG_TYPES = {
     "start_of_document must be an array, not list": lambda r: r.model(
         r.tokens, r.state, start_of_document=[True, False]
     ),
+    "lengths must be an array, not list": lambda r: r.model(r.tokens, r.state, lengths=[8, 4]),
     "dropout_key must be one key.*not 0.1": lambda r: r.model(r.tokens, r.state, dropout_key=0.1),
     "dropout_key must be one key": lambda r: r.model(
         r.tokens, r.state, dropout_key=jax.random.split(jax.random.key(0))
@@ -118,6 +119,12 @@ WRONG_VALUES = {
         r.carried, r.recurrent.initial_state(1), r.start
     ),
     "prompt must have rows of one length": lambda r: br.generate(r.model, r.state, [[1, 2], [3]]),
+    "lengths must be from 0 to 8, not 9": lambda r: r.model(
+        r.tokens, r.state, lengths=np.array([8, 9])
+    ),
+    "lengths: 6 is no multiple of the window 4.*`prefill`": lambda r: r.model(
+        r.tokens, r.state, lengths=np.array([8, 6])
+    ),
     "top_p must be .* not 1.5": lambda r: continued(r, top_p=1.5),
     "top_k must be .* not 2.0": lambda r: continued(r, top_k=2.0),
     "token id .* outside the vocabulary of 11": lambda r: br.prefill(

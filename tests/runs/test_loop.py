@@ -2,7 +2,10 @@
 
 import dataclasses
 import functools
+import gzip
+import json
 import os
+import shutil
 import signal
 from typing import Any
 
@@ -11,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import block_recurrent as br
 from block_recurrent.config import (
     AdafactorConfig,
     ConfigError,
@@ -25,17 +29,18 @@ from block_recurrent.config import (
 from block_recurrent.data import ByteTokenizer, Corpus, Document, TrainingLanes, tokenize
 from block_recurrent.data.loading import Corpora
 from block_recurrent.runs import Stopped, loop, train
-from block_recurrent.runs.checkpoints import Checkpoints
+from block_recurrent.runs.checkpoint_folder import read_state
+from block_recurrent.runs.checkpoints import CheckpointError, Checkpoints
 from block_recurrent.runs.loop import TrainingLoop
 from block_recurrent.runs.metrics import read_metrics
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import stop_on_signal
 from block_recurrent.training import trainer
-from block_recurrent.training.build import make_lanes, make_model
+from block_recurrent.training.build import make_lanes, make_model, make_train_state
 from block_recurrent.training.evaluation import evaluate
 from block_recurrent.training.optimizer import make_schedule
 from block_recurrent.training.step import StepMetrics
-from tests.helpers import SIZES, assert_equal, steps_compiled_once
+from tests.helpers import SIZES, assert_close, assert_equal, steps_compiled_once
 from tests.quick_runs import tree_of
 
 STEPS = 9
@@ -72,6 +77,7 @@ LONG = dataclasses.replace(
     ),
 )
 STOPS = (2, 10, 16, 17, 31)
+MICROBATCHES = {"lstm": 2}
 FEWER_STOPS = {
     "bfloat16": (2, 17),
     "transformer_xl": (10, 16),
@@ -86,8 +92,8 @@ def compiled_once():
         yield
 
 
-def change(**training) -> ExperimentConfig:
-    return dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, **training))
+def change(config: ExperimentConfig = CONFIG, **training) -> ExperimentConfig:
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, **training))
 
 
 def run(config, workdir):
@@ -162,7 +168,8 @@ def run_with_stops(config, workdir, stops: int) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_stopped_run_is_the_uninterrupted_one(model, uninterrupted, tmp_path, interrupt):
-    config = dataclasses.replace(LONG, model=MODELS[model])
+    config = change(LONG, accumulate_steps=MICROBATCHES.get(model, 1))
+    config = dataclasses.replace(config, model=MODELS[model])
     expected = uninterrupted(config)
     stops = FEWER_STOPS.get(model, STOPS)
     batches = interrupt(*stops)
@@ -186,6 +193,80 @@ def test_a_run_made_longer_is_the_long_run(uninterrupted, tmp_path):
     for steps in (4, STEPS):
         run(change(num_steps=steps), tmp_path)
     assert_equal(result_of(tmp_path, CONFIG), result_of(uninterrupted(CONFIG), CONFIG))
+
+
+def test_a_run_may_go_on_with_another_number_of_microbatches(uninterrupted, tmp_path):
+    plain = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, dropout=0.0))
+    for steps, microbatches in ((4, 2), (STEPS, 1)):
+        run(change(plain, num_steps=steps, accumulate_steps=microbatches), tmp_path)
+    (state, position), (expected, expected_position) = (
+        result_of(workdir, plain) for workdir in (tmp_path, uninterrupted(plain))
+    )
+    assert_close(state, expected, 1e-6)
+    assert position == expected_position
+    for line, other in zip(figures_of(tmp_path), figures_of(uninterrupted(plain)), strict=True):
+        line.pop("validation/word_perplexity", None)  # exp of a large number
+        assert line == pytest.approx({name: other[name] for name in line}, rel=2e-6)
+
+
+def test_a_new_run_begins_with_the_parameters_of_another(uninterrupted, tmp_path, capsys):
+    source = shutil.copytree(uninterrupted(CONFIG), tmp_path / "source")
+    config = change(initial_parameters=str(source), keep_checkpoints=9)
+    train(config, tmp_path / "new", CORPORA)
+    said = f"beginning with the parameters of {source}, step {STEPS}\n"
+    assert capsys.readouterr().err.count(said) == 1
+    begun, before = br.load(tmp_path / "new", 0), br.load(source)
+    assert bits(begun.model) == bits(before.model)
+    store = Checkpoints(tmp_path / "new/checkpoints")
+    _, (state, _) = store.read(lambda f: read_state(f, make_train_state(CONFIG)), 0)
+    assert bits(state.optimizer) == bits(make_train_state(CONFIG).optimizer)
+    assert bits(state.carried) == bits(before.model.initial_state(2))
+    # Of the parameters' own run, and of the same parameters by step.
+    assert begun.progress["initial_parameters"]["step"] == STEPS
+    named = change(config, initial_parameters=str(source / f"checkpoints/{STEPS}"))
+    run(change(named, num_steps=5), tmp_path / "stopped")
+    shutil.rmtree(source)
+    run(named, tmp_path / "stopped")
+    assert bits(result_of(tmp_path / "stopped", named)) == bits(result_of(tmp_path / "new", config))
+    newest = [br.load(tmp_path / name).progress for name in ("new", "stopped")]
+    assert newest[0]["initial_parameters"] == newest[1]["initial_parameters"]
+    with pytest.raises(ConfigError, match=r"initial_parameters = '.*', now None"):
+        run(change(named, initial_parameters=None), tmp_path / "stopped")
+
+
+OTHER_SOURCES = {
+    "model.window = 4, now 8": {"window": 8},
+    "model.gate = 'fixed', now 'lstm'": {"gate": "lstm"},
+    "model.num_layers = 1, now 2": {"num_layers": 2},
+}
+
+
+@pytest.mark.parametrize("words", OTHER_SOURCES)
+def test_parameters_of_another_model_are_refused_before_anything_is_written(
+    words, uninterrupted, tmp_path
+):
+    config = change(initial_parameters=str(uninterrupted(CONFIG)))
+    model = dataclasses.replace(MODEL, **OTHER_SOURCES[words])
+    with pytest.raises(ConfigError, match=f"those of another model.*\n.*{words}"):
+        run(dataclasses.replace(config, model=model), tmp_path / "run")
+    with pytest.raises(CheckpointError, match="there is no checkpoint 7 in"):
+        place = uninterrupted(CONFIG) / "checkpoints/7"
+        run(change(initial_parameters=str(place)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_profile_of_some_steps_changes_no_figure(uninterrupted, tmp_path, capsys):
+    config = change(profile_steps="2:3")
+    train(config, tmp_path, CORPORA)
+    assert f"a profile of training steps is in {tmp_path / 'profile'}" in capsys.readouterr().err
+    (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    steps = [each["args"]["step_num"] for each in events if each.get("name") == "train"]
+    assert steps == ["2", "3"]
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert figures_of(tmp_path) == figures_of(uninterrupted(CONFIG))
+    assert bits(result_of(tmp_path, config)) == bits(result_of(uninterrupted(CONFIG), CONFIG))
+    assert not (uninterrupted(CONFIG) / "profile").exists()
 
 
 COSINE = AdafactorConfig(schedule="cosine", learning_rate=0.01, warmup_steps=1)

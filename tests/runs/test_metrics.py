@@ -1,12 +1,9 @@
 """Laws of the metrics file: whole lines, in order, none from a future that was undone."""
 
-import struct
-import sys
-
 import pytest
 
 from block_recurrent.runs.errors import RunError
-from block_recurrent.runs.metrics import MetricsFile, TensorBoard, read_metrics
+from block_recurrent.runs.metrics import MetricsFile, read_metrics
 from tests.helpers import files_limited_to
 
 
@@ -32,7 +29,9 @@ def test_what_is_written_is_read(path):
 @pytest.mark.parametrize("step", [0, 2, 4, 9])
 def test_lines_after_the_restored_step_are_removed(path, step):
     before = read_metrics(path)
-    MetricsFile(path, step=step).write(step + 1, {})
+    file = MetricsFile(path, step=step)
+    assert file.written["loss"] == 4
+    file.write(step + 1, {})
     assert read_metrics(path) == [*before[: min(step, 4)], {"step": step + 1}]
 
 
@@ -73,55 +72,3 @@ def test_a_file_that_was_removed_is_begun_again(path):
     path.unlink()
     file.write(5, {"loss": 2.0})
     assert steps(path) == [5]
-
-
-def events_in(folder):
-    """The events of the only file of a folder, by the format of TensorBoard."""
-    proto = pytest.importorskip("tensorboardX.proto.event_pb2")
-    (path,) = folder.glob("events.*")
-    content, events = path.read_bytes(), []
-    while content:
-        (length,) = struct.unpack("<Q", content[:8])
-        events.append(proto.Event.FromString(content[12 : 12 + length]))
-        content = content[16 + length :]
-    return events
-
-
-def test_tensorboard_gets_every_figure_and_hides_later_ones(tmp_path):
-    board = TensorBoard(tmp_path, step=6)
-    board.write(7, {"bits_per_token": 2.5, "validation/perplexity": 3})
-    board.flush()
-    first, begun, *events = events_in(tmp_path)
-    board.close()
-    assert first.file_version == "brain.Event:2"
-    assert (begun.step, begun.session_log.status) == (7, begun.session_log.START)
-    values = [(event.step, *event.summary.value) for event in events]
-    assert [(step, value.tag, value.simple_value) for step, value in values] == [
-        (7, "bits_per_token", 2.5),
-        (7, "validation/perplexity", 3.0),
-    ]
-
-
-def test_tensorboard_that_fails_is_a_warning_and_no_more(tmp_path):
-    pytest.importorskip("tensorboardX")
-    warnings = []
-    board = TensorBoard(tmp_path / "board", warn=warnings.append)
-    with files_limited_to(1000):
-        for step in range(1, 100):
-            board.write(step, {"loss": 2.5})
-        board.flush()
-        board.write(100, {"loss": 2.5})
-    board.close()
-    (warning,) = warnings
-    assert f"{tmp_path / 'board'} (File too large)" in warning
-    (tmp_path / "file").write_text("")
-    TensorBoard(tmp_path / "file", warn=warnings.append).write(1, {"loss": 2.5})
-    assert len(warnings) == 2
-
-
-def test_without_tensorboard_nothing_is_written(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    board = TensorBoard(tmp_path / "tensorboard")
-    board.write(1, {"loss": 2.5})
-    board.close()
-    assert not list(tmp_path.iterdir())

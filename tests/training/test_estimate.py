@@ -1,8 +1,10 @@
 """Laws of the dry run: it counts what is there, and it needs no data."""
 
 import dataclasses
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
 from flax import nnx
 
@@ -14,10 +16,13 @@ from block_recurrent.config import (
     ExperimentConfig,
     MeshConfig,
 )
+from block_recurrent.data import Batch
 from block_recurrent.gin_files import TO_BE_GIVEN, load
 from block_recurrent.model.parameters import count_parameters
+from block_recurrent.parallel.mesh import make_mesh
 from block_recurrent.training import estimate
 from block_recurrent.training.build import abstract_train_state, make_train_state
+from block_recurrent.training.trainer import abstract_run_state, make_run_step
 from experiments import train
 from tests.helpers import MODELS, model_config
 
@@ -76,6 +81,29 @@ def test_remat_keeps_less():
     assert kept["none"].activations > kept["dots"].activations > 2 * kept["layer"].activations
     assert kept["none"].computed_again == 0 < kept["layer"].computed_again
     assert kept["layer"].computed_again < kept["none"].activations
+
+
+def test_microbatches_need_less_in_the_estimate_and_in_the_compiled_step():
+    data = dataclasses.replace(DATA, batch_size=8)
+    config = dataclasses.replace(experiment(num_layers=2), data=data)
+    training = dataclasses.replace(config.training, accumulate_steps=4)
+    in_parts = dataclasses.replace(config, training=training)
+    state = abstract_train_state(config)
+
+    def temporary(config: ExperimentConfig) -> int:
+        on_mesh = abstract_run_state(config, make_mesh(config.mesh, 1))
+        step: Any = make_run_step(config, on_mesh)
+        tokens = jax.ShapeDtypeStruct((8, DATA.segment_length), jnp.int32)
+        starts = jax.ShapeDtypeStruct((8,), jnp.bool_)
+        batch = Batch(tokens, tokens, tokens.update(dtype=jnp.bool_), starts)
+        return step.lower(on_mesh, batch).compile().memory_analysis().temp_size_in_bytes
+
+    whole, parts = (estimate.estimate_memory(each, state) for each in (config, in_parts))
+    assert parts.logits * 4 == whole.logits and parts.activations < whole.activations / 3
+    assert parts.carried_state == whole.carried_state
+    assert parts.gradients == 2 * whole.gradients
+    assert temporary(in_parts) < temporary(config) / 2
+    assert sum(parts) < sum(whole) / 2
 
 
 def test_logits_by_window_are_those_of_a_window():

@@ -1,5 +1,6 @@
 """Laws of evaluation: every token once, whatever the batch size and the segment length."""
 
+import dataclasses
 import math
 
 import jax
@@ -97,7 +98,14 @@ def of_lengths(*lengths: int) -> TokenizedCorpus:
 )
 def test_there_are_no_more_lanes_than_make_reading_shorter(lengths, batch_size, lanes):
     data = DataConfig(batch_size=batch_size, segment_length=8)
-    assert scoring_lanes(data, of_lengths(*lengths)) == lanes
+    config = ExperimentConfig(model=CONFIG, data=data)
+    assert scoring_lanes(config, of_lengths(*lengths)) == lanes
+    if batch_size % 2 == 0:  # microbatches are the batch that fits
+        double = dataclasses.replace(data, batch_size=2 * batch_size)
+        halves = dataclasses.replace(
+            config, data=double, training=TrainingConfig(accumulate_steps=2)
+        )
+        assert scoring_lanes(halves, of_lengths(*lengths)) == lanes
 
 
 def watch_steps(monkeypatch, see) -> None:

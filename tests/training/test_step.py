@@ -15,6 +15,7 @@ from block_recurrent.model.state import reset
 from block_recurrent.training import TrainState, make_train_step
 from block_recurrent.training.loss import cross_entropy
 from block_recurrent.training.step import all_finite, segment_loss
+from tests.baselines import tiny as baselines
 from tests.helpers import (
     SIZES,
     VOCABULARY,
@@ -32,6 +33,7 @@ DROPOUT = model_config(num_layers=1, dropout=0.3)
 INITIAL = "stack.parts.0.layer.cell.initial"
 RATE = 0.25
 PLAIN = optax.sgd(RATE)
+SMALL = optax.sgd(RATE / 10)
 
 
 @functools.cache
@@ -171,6 +173,54 @@ def test_a_batch_of_padding_changes_no_parameter():
     assert metrics == (0, 0, 0, 0)
 
 
+FOUR = 4  # rows
+ARCHITECTURES = {
+    "recurrent": model_config(0, num_layers=1, gate="lstm", wiring="dual"),
+    "feedback": model_config(0, num_layers=2, feedback=True, logits_by_window=True),
+    **{name: baselines.CONFIGS[name] for name in ("transformer_xl", "lstm")},
+}
+
+
+def ragged(seed: int) -> Batch:
+    """A segment of four rows, some of which begin a document; their documents end anywhere."""
+    rng = np.random.default_rng(seed)
+    tokens = np.asarray(random_tokens(FOUR, LENGTH + 1, seed))
+    mask = np.arange(LENGTH) < rng.permutation([0, 3, LENGTH - 1, LENGTH])[:, None]
+    return Batch(tokens[:, :-1], tokens[:, 1:], mask, rng.random(FOUR) < 0.4)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_microbatches_take_the_step_of_the_whole_batch(name):
+    config = ARCHITECTURES[name]
+    is_ours = isinstance(config, ModelConfig)
+    model = random_model(config) if is_ours else baselines.random_baseline(config)
+    carried = random_like(model.initial_state(FOUR)) if is_ours else model.initial_state(FOUR)
+
+    def run(accumulate_steps):
+        step = make_train_step(SMALL, jax.random.key(0), accumulate_steps=accumulate_steps)
+        state = TrainState(model, SMALL.init(named_parameters(model)), carried, jnp.int32(0))
+        state, found = jax.tree.map(jnp.copy, state), []
+        for seed in range(3):
+            state, metrics = step(state, ragged(seed))
+            found.append(metrics)
+        return state, found
+
+    (state, metrics), (expected, expected_metrics) = run(FOUR), run(1)
+    assert_close(state, expected, 1e-6)
+    for one, other in zip(metrics, expected_metrics, strict=True):
+        assert one.targets == other.targets == 2 * LENGTH + 2
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_each_microbatch_has_dropout_of_its_own():
+    same = jax.tree.map(lambda x: np.stack([x[0]] * BATCH), batch())
+    state = prepare(config=DROPOUT)
+    alike = jax.tree.map(lambda x: jnp.stack([x[:, 0]] * BATCH, axis=1), state.carried)
+    after, _ = train_step(accumulate_steps=BATCH)(state._replace(carried=alike), same)
+    first, second = (after.carried.cache.keys[:, row] for row in range(BATCH))
+    assert np.any(first != second)
+
+
 def test_dropout_follows_from_the_seed_and_the_step():
     def run(seed, step, config=DROPOUT):
         state, metrics = train_step(seed)(prepare(step, config), batch())
@@ -229,13 +279,17 @@ def with_rare() -> Batch:
     return one
 
 
-def test_a_gradient_that_overflows_is_skipped_and_leaves_all_but_the_step_as_it_was():
+@pytest.mark.parametrize("accumulate_steps", [1, BATCH])
+def test_a_gradient_that_overflows_is_skipped_and_leaves_all_but_the_step_as_it_was(
+    accumulate_steps,
+):
+    step = train_step(skip_non_finite=True, accumulate_steps=accumulate_steps)
     before = jax.tree.map(np.asarray, overflowing())
-    after, metrics = train_step(skip_non_finite=True)(overflowing(), with_rare())
+    after, metrics = step(overflowing(), with_rare())
     assert np.isfinite(metrics.nats) and np.isinf(metrics.gradient_norm) and not metrics.finite
     assert_equal(after, before._replace(step=1))
     begins = with_rare()._replace(start_of_document=np.arange(BATCH) == 1)
-    after, _ = train_step(skip_non_finite=True)(overflowing(), begins)
+    after, _ = step(overflowing(), begins)
     initial = before.model.initial_state(BATCH)
     expected = reset(before.carried, initial, begins.start_of_document, batch_axis=1)
     assert_equal(after, before._replace(carried=expected, step=1))

@@ -50,7 +50,7 @@ def measure_evaluation(
     """
     data, vocab_size = config.data, config.model.vocab_size
     corpus = random_corpus(2 * data.batch_size, segments * data.segment_length, vocab_size)
-    lanes = scoring_lanes(data, corpus)
+    lanes = scoring_lanes(config, corpus)
     model = make_model(config)
     batch = next(evaluation_batches(corpus, lanes, data.segment_length, vocab_size))
     batch = jax.device_put(batch._replace(start_of_document=np.zeros(lanes, np.bool_)))

@@ -58,7 +58,7 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
     Raises:
       ConfigError: the batch or the parameters do not divide by the mesh, or it leaves devices over.
     """
-    mesh = make_mesh(config.mesh, config.data.batch_size, target.devices, exact=True)
+    mesh = make_mesh(config.mesh, config.microbatch_size, target.devices, exact=True)
     lanes, length = config.data.batch_size, config.data.segment_length
     array: Any = functools.partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
     tokens, mask = array((lanes, length), jnp.int32), array((lanes, length), jnp.bool_)
@@ -196,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not figures["fits"]:
             raise MemoryError(
                 f"{figures['overflow']}; {figures['state_bytes'] / 1e9:.2f} GB of every device are "
-                "parameters and optimizer state: mesh.fsdp shards them, more devices the rest"
+                "parameters and optimizer state: mesh.fsdp shards them; more devices or a larger "
+                "training.accumulate_steps lessen the rest"
             )
     return 0

@@ -2,6 +2,7 @@
 
 A tar file, a gzip file of a tar file or of one file, and a plain folder all become the same thing:
 relative POSIX paths and bytes. What a file is follows from its content, not from its name.
+A tar file of archives is listed by its headers alone, and each of its parts is read by its offset.
 
 No member outside the root is read: absolute names, "..", drive letters and backslashes are skipped
 and counted, and so are links, devices and pipes, which are never followed. Of several files with
@@ -18,8 +19,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple, cast
 
 from block_recurrent.data.documents import DataError
 from block_recurrent.lab.corpora.entries import Unusable
@@ -43,6 +44,24 @@ TOTAL_BYTES = 2**29
 MEMBERS = 10_000
 
 
+class Part(NamedTuple):
+    """A file inside a tar file that is not compressed.
+
+    Attributes:
+      archive: the tar file.
+      name: its relative POSIX path there.
+      offset, size: where its content begins, and how long it is, in bytes.
+    """
+
+    archive: Path
+    name: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.archive}, member {self.name!r}"
+
+
 class Unpacked(NamedTuple):
     """The regular files of an archive.
 
@@ -61,12 +80,14 @@ class Unpacked(NamedTuple):
 _Member = tuple[str, str, Callable[[], bytes]]
 
 
-def read_archive(path: Path, *, wanted: Callable[[str], bool] = lambda name: True) -> Unpacked:
+def read_archive(
+    path: Path | Part, *, wanted: Callable[[str], bool] = lambda name: True
+) -> Unpacked:
     """Returns the files of an archive or a folder.
 
     Args:
       path: a `.tar`, `.tar.gz` or `.tgz` file, a `.gz` of one file, whose name is then the path's
-        without the extension, or a folder.
+        without the extension, or a folder; also one inside a tar file.
       wanted: whether the file of this name is to be read; the others are listed in `unread`.
 
     Raises:
@@ -102,13 +123,14 @@ def read_archive(path: Path, *, wanted: Callable[[str], bool] = lambda name: Tru
     return Unpacked(files, tuple(unread), dict(skipped))
 
 
-def _members(path: Path, skipped: Counter[str]) -> Iterator[_Member]:
-    if path.is_dir():
-        for name in files_below(path, skipped):
-            yield name, "", partial(_read_file, path / name)
+def _members(source: Path | Part, skipped: Counter[str]) -> Iterator[_Member]:
+    if isinstance(source, Path) and source.is_dir():
+        for name in files_below(source, skipped):
+            yield name, "", partial(_read_file, source / name)
         return
-    with open(path, "rb") as packed:
-        compressed = packed.peek(2)[:2] == b"\x1f\x8b"
+    with open(source, "rb") if isinstance(source, Path) else _part(source) as packed:
+        compressed = packed.read(2) == b"\x1f\x8b"
+        packed.seek(0)
         file = gzip.GzipFile(fileobj=packed, mode="rb") if compressed else packed
         head = file.read(_BLOCK)
         file.seek(0)
@@ -117,13 +139,17 @@ def _members(path: Path, skipped: Counter[str]) -> Iterator[_Member]:
         is_tar = _is_tar(head)
         if not is_tar and not compressed:
             raise DataError(
-                f"{path} is neither a gzip nor a tar file; fetch it again or remove it."
+                f"{source} is neither a gzip nor a tar file; fetch it again or remove it."
             )
         data = _read_within(file, TOTAL_BYTES if is_tar else min(MEMBER_BYTES, TOTAL_BYTES))
     if is_tar:
-        yield from _tar_members(data)
+        tar = io.BytesIO(data)
+        for member, refusal in _headers(tar):
+            read = partial(_read_at, tar, member.offset_data, member.size, MEMBER_BYTES)
+            yield member.name, refusal, read
     else:
-        yield re.sub(r"\.(tar\.gz|tgz|gz)$", "", path.name), "", lambda: data
+        name = PurePosixPath(source.name).name
+        yield re.sub(r"\.(tar\.gz|tgz|gz)$", "", name), "", lambda: data
 
 
 def _read_file(file: Path) -> bytes:
@@ -140,10 +166,56 @@ def _read_within(file: BinaryIO | gzip.GzipFile, limit: int) -> bytes:
     return data.getvalue()
 
 
-def _tar_members(data: bytes) -> Iterator[_Member]:
-    file = io.BytesIO(data)
+def _part(part: Part) -> BinaryIO:
+    with open(part.archive, "rb") as file:
+        return io.BytesIO(_read_at(file, part.offset, part.size, TOTAL_BYTES))
+
+
+def _read_at(file: BinaryIO, offset: int, size: int, limit: int) -> bytes:
+    """Reads a part of a tar file; Unusable beyond `limit` bytes."""
+    if size > limit:
+        raise Unusable(TOO_LARGE)
+    file.seek(offset)
+    content = file.read(size)
+    if len(content) != size:
+        raise tarfile.ReadError("unexpected end of data")
+    return content
+
+
+def tar_parts(path: Path, skipped: Counter[str]) -> Iterator[Part]:
+    """Yields the files in a tar file that is not compressed, and nothing of any other file.
+
+    It reads only the headers. What is refused is added to `skipped`, as in `Unpacked`.
+
+    Raises:
+      DataError: the tar file is damaged or cut short, after the parts before the damage.
+    """
+    with _naming(path), _Headers(path) as file:
+        is_tar = _is_tar(file.read(_BLOCK))
+        file.seek(0)
+        for member, refusal in _headers(cast(BinaryIO, file)) if is_tar else ():
+            if refusal == _FOLDER:
+                continue
+            if (name := safe_name(member.name)) is None or refusal:
+                skipped["unsafe name" if name is None else refusal] += 1
+            else:
+                yield Part(path, name, member.offset_data, member.size)
+
+
+class _Headers(io.FileIO):
+    """A file of which no more is read at once than a header may have."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= MEMBER_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return super().read(size)
+
+
+def _headers(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, str]]:
+    """Yields the members of a tar file, and why each is refused, or ""."""
     with tarfile.TarFile(fileobj=file, encoding="utf-8", errors="surrogateescape") as archive:
-        for member in archive:
+        while member := archive.next():
+            vars(archive)["members"].clear()  # which would grow with the archive
             if member.size < 0:
                 raise tarfile.ReadError(f"member {member.name!r} has a negative size")
             refusal = "" if member.isreg() and not member.issparse() else "not a file"
@@ -151,19 +223,11 @@ def _tar_members(data: bytes) -> Iterator[_Member]:
                 refusal = "link"
             elif member.isdir():
                 refusal = _FOLDER
-            yield member.name, refusal, partial(_read_member, data, member)
-        end = data[archive.offset : archive.offset + _BLOCK]
+            yield member, refusal
+        file.seek(archive.offset)
+        end = file.read(_BLOCK)
     if len(end) < _BLOCK or any(end):  # tarfile takes a damaged or missing header for the end
         raise tarfile.ReadError(f"no valid header and no end mark at byte {archive.offset}")
-
-
-def _read_member(data: bytes, member: tarfile.TarInfo) -> bytes:
-    if member.size > MEMBER_BYTES:
-        raise Unusable(TOO_LARGE)
-    content = data[member.offset_data : member.offset_data + member.size]
-    if len(content) != member.size:
-        raise tarfile.ReadError("unexpected end of data")
-    return content
 
 
 def _is_tar(head: bytes) -> bool:
@@ -224,7 +288,7 @@ def safe_name(name: str) -> str | None:
 
 
 @contextmanager
-def _naming(what: Path | str) -> Iterator[None]:
+def _naming(what: Path | Part | str) -> Iterator[None]:
     """Turns the errors of damaged input into a DataError that names the file."""
     try:
         yield

@@ -56,6 +56,7 @@ class Split:
       repaired: the number of documents whose text was not valid in its encoding.
       shards: its files: name, split, number of documents, size in bytes, SHA-256.
       record_bytes: the sum of the sizes of its records.
+      signatures: of its texts, as `Copies` gives them; not in the manifest.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Split:
     repaired: int = 0
     shards: list[dict[str, Any]] = field(default_factory=list)
     record_bytes: int = 0
+    signatures: list[str] = field(default_factory=list)
 
 
 def write_shard(path: Path, split: Split, records: Sequence[bytes]) -> None:

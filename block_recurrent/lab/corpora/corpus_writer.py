@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from block_recurrent.data.documents import DataError, replace_lone_surrogates
 from block_recurrent.data.splits import choose_split
+from block_recurrent.lab.corpora import copies
 from block_recurrent.lab.corpora.corpus_files import (
     MAX_RECORD,
     Examples,
@@ -30,7 +31,14 @@ from block_recurrent.lab.corpora.corpus_files import (
     write_shard,
     writing,
 )
-from block_recurrent.lab.corpora.entries import Entry, Source, Unusable, listed
+from block_recurrent.lab.corpora.entries import (
+    Content,
+    Entry,
+    Source,
+    Unusable,
+    listed,
+    with_advice,
+)
 from block_recurrent.system.files import (
     PARTIAL,
     flush_folder,
@@ -73,6 +81,8 @@ def prepare(
     test_percent: int = 1,
     limit: int | None = None,
     shard_bytes: int = SHARD_BYTES,
+    skip_damaged: bool = False,
+    deduplicate: bool = False,
     overwrite: bool = False,
     report: Callable[[Progress], object] = lambda progress: None,
 ) -> dict[str, Any]:
@@ -81,7 +91,7 @@ def prepare(
     The features are those of the data set `pg19` and `source`, the document's id. `book_id` is the
     document's number where it has one, otherwise the number of documents written before it. A
     document is dropped if it has only whitespace, or if its text is also in another split: train
-    loses to validation, validation to test.
+    loses to validation, validation to test. What is dropped is counted by reason.
 
     Args:
       source: gives the documents, and the splits if it has its own.
@@ -90,6 +100,10 @@ def prepare(
       validation_percent, test_percent: shares of the documents, where the source has no splits.
       limit: at most so many documents of each split, for a trial.
       shard_bytes: a shard ends when its records have so many bytes.
+      skip_damaged: drop what is damaged as "damaged" instead of raising an error; of a file of many
+        documents those before the damage are kept.
+      deduplicate: drop exact and near copies, see `copies`, within a split too. The first one in
+        the order test, validation, train stays.
       overwrite: replace the corpus that is in the directory.
       report: called with the progress after every document. What it raises ends the preparation;
         the same call continues.
@@ -110,6 +124,8 @@ def prepare(
             "test_percent": test_percent,
             "limit": limit,
             "shard_bytes": shard_bytes,
+            "skip_damaged": skip_damaged,
+            "deduplicate": deduplicate and copies.SETTINGS,
         },
     }
     target = Path(os.path.abspath(directory))
@@ -214,6 +230,8 @@ class _Preparation:
         self._partial, self._corpus, self._report = partial, partial / "corpus", report
         self._split_of: dict[str, str] = {}
         self._split_of_text: dict[str, str] = {}
+        self._copies = copies.Copies() if self._options["deduplicate"] else None
+        self._damage: DataError | None = None
         self._read = self._kept = self._bytes = 0
         self.left_out: Mapping[str, int] = {}
         self.examples = Examples()
@@ -221,7 +239,8 @@ class _Preparation:
     def splits(self) -> list[Split]:
         """Returns what was written of every split, by this call or an earlier one."""
         percent = self._options["validation_percent"], self._options["test_percent"]
-        for number, entry in enumerate(listed(self._source), start=1):
+        entries = listed(self._source, skip_damaged=self._options["skip_damaged"])
+        for number, entry in enumerate(entries, start=1):
             self._split_of[entry.id] = choose_split(entry.id, entry.among, *percent)
             self._report(Progress("", number))
         self.left_out = dict(self._source.left_out)
@@ -233,15 +252,18 @@ class _Preparation:
             self._read += len(split.documents) + len(split.dropped)
             for document in split.documents:
                 self._count(document)
+            if self._copies is not None:
+                self._copies.restore(split.signatures)
         self._clean(splits)
         splits += [self._write(name) for name in ORDER[len(splits) :]]
         if not self._kept:
             remove(self._partial)
             dropped = Counter(document["reason"] for split in splits for document in split.dropped)
+            damage = f" The first damage: {self._damage}" if self._damage else ""
             raise DataError(
                 f"source {self._source.name!r} gives no usable document (dropped: "
                 f"{dict(dropped) or 'none'}; left out: {dict(self.left_out) or 'none'}): give "
-                f"{self._source.wanted}."
+                f"{self._source.wanted}.{damage}"
             )
         return splits
 
@@ -298,13 +320,12 @@ class _Preparation:
         """Reads a document; returns its record, or no bytes if it is dropped."""
         self._read += 1
         try:
-            content = entry.read()
+            content = self._content(entry)
             if not content.text or content.text.isspace():
                 raise Unusable("no text", content.skipped)
             data = content.text.encode()
             sha256 = hashlib.sha256(data).hexdigest()
-            if self._split_of_text.get(sha256, split.name) != split.name:
-                raise Unusable("duplicate of a document in another split", content.skipped)
+            self._drop_copies(split, content, sha256)
         except Unusable as error:
             split.dropped.append({"id": entry.id, "reason": error.reason, "split": split.name})
             split.skipped = dict(Counter(split.skipped) + Counter(error.skipped))
@@ -331,10 +352,35 @@ class _Preparation:
         self._count(document)
         return record
 
+    def _content(self, entry: Entry) -> Content:
+        """Reads a document; if it is damaged, that drops it or is an error, as the options say."""
+        try:
+            return entry.read()
+        except DataError as error:
+            if not self._options["skip_damaged"]:
+                raise with_advice(error) from error
+            self._damage = self._damage or error
+            raise Unusable("damaged") from error
+
+    def _drop_copies(self, split: Split, content: Content, sha256: str) -> None:
+        """Raises Unusable for a copy of a text that was written; remembers any other text."""
+        other = self._split_of_text.get(sha256, split.name)
+        if other != split.name:
+            raise Unusable("duplicate of a document in another split", content.skipped)
+        if self._copies is None:
+            return
+        if sha256 in self._split_of_text:
+            raise Unusable("copy of another document", content.skipped)
+        signature = self._copies.add(content.text)
+        if signature is None:
+            raise Unusable("near copy of another document", content.skipped)
+        if split.name != ORDER[-1]:  # the next splits depend on it
+            split.signatures.append(signature)
+
     def _count(self, document: Mapping[str, Any]) -> None:
         self._kept += 1
         self._bytes += document["bytes"]
-        if document["split"] != ORDER[-1]:
+        if self._copies is not None or document["split"] != ORDER[-1]:
             self._split_of_text.setdefault(document["sha256"], document["split"])
 
     def _finish(self, split: Split) -> None:

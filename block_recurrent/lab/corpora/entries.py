@@ -1,7 +1,7 @@
 """What a source of raw data gives: entries, one a document, which are read later, one by one."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
 from block_recurrent.data.documents import SPLITS, DataError, replace_lone_surrogates
 
@@ -51,12 +51,26 @@ class Entry(NamedTuple):
         names file and record, if the raw data is damaged.
       where: the file or folder, and the record in it.
       among: the splits that it may belong to; of several, a hash of its id chooses one.
+      damage: what `read` raises, if that was found while listing; None otherwise.
     """
 
     id: str
     read: Callable[[], Content]
     where: str
     among: Sequence[str] = SPLITS
+    damage: DataError | None = None
+
+
+def damaged(name: str, damage: DataError, among: Sequence[str] = SPLITS) -> Entry:
+    """Returns the entry of a damaged file, which follows the documents before the damage.
+
+    It makes the file count among the documents that are dropped. `name` is its id.
+    """
+
+    def read() -> NoReturn:
+        raise damage
+
+    return Entry(name, read, name, among, damage)
 
 
 class Source(Protocol):
@@ -83,7 +97,8 @@ class Source(Protocol):
     def entries(self) -> Iterator[Entry]:
         """Lists the documents in an order that depends on the raw data alone.
 
-        It may be called several times.
+        It may be called several times. A damaged file ends with an entry that is `damaged`, and
+        the next file follows.
 
         Raises:
           DataError: the raw data cannot be listed.
@@ -91,14 +106,16 @@ class Source(Protocol):
         ...
 
 
-def listed(source: Source) -> Iterator[Entry]:
+def listed(source: Source, *, skip_damaged: bool = False) -> Iterator[Entry]:
     """Yields the entries of a source.
 
     Raises:
-      DataError: two have the same id, or UTF-8 cannot encode one.
+      DataError: two have the same id, UTF-8 cannot encode one, or a file is damaged.
     """
     where_is: dict[str, str] = {}
     for entry in source.entries():
+        if entry.damage and not skip_damaged:
+            raise with_advice(entry.damage)
         if entry.id in where_is:
             raise DataError(
                 f"{where_is[entry.id]} and {entry.where} share the id {entry.id!r}: rename or "
@@ -108,3 +125,8 @@ def listed(source: Source) -> Iterator[Entry]:
             raise DataError(f"{entry.where}: the id {entry.id!r} cannot be written as UTF-8.")
         where_is[entry.id] = entry.where
         yield entry
+
+
+def with_advice(damage: DataError) -> DataError:
+    """Returns the error of damaged data with the way to go on without that data."""
+    return DataError(f"{damage} --skip_damaged leaves out what is damaged.")

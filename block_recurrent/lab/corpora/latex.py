@@ -38,11 +38,13 @@ from block_recurrent.lab.corpora.archives import (
     MEMBERS,
     PDF_ONLY,
     TOTAL_BYTES,
+    Part,
     children,
     files_below,
     read_archive,
+    tar_parts,
 )
-from block_recurrent.lab.corpora.entries import Content, Entry, Unusable
+from block_recurrent.lab.corpora.entries import Content, Entry, Unusable, damaged
 
 _ARCHIVES = (
     "acc-phys|adap-org|alg-geom|ao-sci|astro-ph|atom-ph|bayes-an|chao-dyn|chem-ph|cmp-lg|comp-gas|"
@@ -82,13 +84,28 @@ class _Metadata(NamedTuple):
     categories: tuple[str, ...] = ()
 
 
+class _Found(NamedTuple):
+    """A paper, or a tar file of papers that is damaged behind those that were found in it.
+
+    Attributes:
+      name: the path below the directory; of a paper in a tar file, where it would be unpacked.
+      place: where it is.
+      damage: the damage of the tar file.
+    """
+
+    name: str
+    place: Path | Part
+    damage: DataError | None = None
+
+
 class LatexBundles:
     """The papers in a directory of arXiv source bundles; the module says what their texts are.
 
     A paper is a `.tar.gz`, `.tgz`, `.tar` or `.gz` file at any depth, or a folder: one that holds a
     TeX file directly, one whose path is an arXiv id, or a direct child of the directory, unless
-    there is an archive or a folder named by an arXiv id below it. A PDF named by an arXiv id is a
-    paper without a source. Anything else, and every link, is left out.
+    there is an archive or a folder named by an arXiv id below it. A `.tar` file of such files, the
+    form of arXiv's bulk downloads, counts as if it were unpacked where it lies. A PDF named by an
+    arXiv id is a paper without a source. Anything else, and every link, is left out.
 
     The id of a paper is its arXiv id without version, "0704.0001" or "math/0101001", where its path
     ends in one, possibly after "arXiv-"; otherwise its relative path without extensions.
@@ -99,7 +116,6 @@ class LatexBundles:
         string separated by spaces) and "update_date", whose year is taken: arXiv's snapshot format.
       categories: if any, keeps a paper only if one of its categories starts with one of these
         strings: "math." keeps math.GT, "math" math-ph too. Needs `metadata`.
-      skip_damaged: makes damaged archives Unusable("damaged archive") instead of an error.
 
     Raises:
       DataError: the directory or the metadata does not exist, or there are categories without
@@ -113,19 +129,13 @@ class LatexBundles:
     decision = "splits: by a hash of each paper's id"
 
     def __init__(
-        self,
-        directory: Path,
-        *,
-        metadata: Path | None = None,
-        categories: Sequence[str] = (),
-        skip_damaged: bool = False,
+        self, directory: Path, *, metadata: Path | None = None, categories: Sequence[str] = ()
     ):
         self._directory, self._metadata = directory, metadata
         self._categories = tuple(categories)
         self.options: Mapping[str, object] = {
             "metadata": metadata is not None,
             "categories": list(categories),
-            "skip_damaged": skip_damaged,
             "member_bytes": MEMBER_BYTES,
             "total_bytes": TOTAL_BYTES,
             "members": MEMBERS,
@@ -145,76 +155,109 @@ class LatexBundles:
           DataError: the metadata cannot be read.
         """
         self.left_out = Counter()
-        ids = self._ids()
+        papers = self._papers()
         records: dict[str, _Metadata] = {}
         if self._metadata is not None:
-            records = _read_metadata(self._metadata, frozenset(ids.values()))
-        for path, paper in ids.items():
+            records = _read_metadata(self._metadata, frozenset(paper for paper, _ in papers))
+        for paper, found in papers:
             record = records.get(paper, _Metadata())
-            if not self._categories or any(
+            if found.damage:
+                yield damaged(paper, found.damage)
+            elif not self._categories or any(
                 category.startswith(self._categories) for category in record.categories
             ):
-                yield Entry(paper, partial(self._read, paper, path, record), str(path))
+                yield Entry(paper, partial(_read, paper, found.place, record), str(found.place))
             else:
                 self.left_out["other category" if paper in records else "no metadata"] += 1
 
-    def _ids(self) -> dict[Path, str]:
-        """Returns the ids of the papers; a PDF beside its source is left out."""
-        ids: dict[Path, str] = {}
-        for name in _bundles(self._directory, self.left_out):
-            path = self._directory / name
-            if self._metadata is None or not path.samefile(self._metadata):
-                stem = name if path.is_dir() else _EXTENSION.sub("", name)
-                ids[path] = arxiv_id(stem) or os.fsencode(stem).decode("utf-8", "replace")
-        sources = {paper for path, paper in ids.items() if path.suffix != ".pdf"}
-        beside = {path for path in ids if path.suffix == ".pdf" and ids[path] in sources}
-        self.left_out.update(["PDF beside its source"] * len(beside))
-        return {path: paper for path, paper in ids.items() if path not in beside}
-
-    def _read(self, paper: str, path: Path, record: _Metadata) -> Content:
-        if path.suffix == ".pdf":
-            raise Unusable(PDF_ONLY)
-        try:
-            unpacked = read_archive(path, wanted=lambda name: not _FIGURE.search(name))
-        except DataError as error:
-            if self.options["skip_damaged"]:
-                raise Unusable("damaged archive") from error
-            raise
-        names = [*unpacked.files, *unpacked.unread]
-        if names and all(name.lower().endswith(".pdf") for name in names):
-            raise Unusable(PDF_ONLY, unpacked.skipped)
-        bundle = _Bundle(unpacked.files, unpacked.skipped)
-        tex = bundle.tex_files(is_single=len(names) == 1)
-        order = bundle.order(bundle.main(tex))
-        if unused := set(tex) - set(order):
-            bundle.skipped["never input"] += len(unused)
-            lost, kept = (
-                sum(len(bundle.text(name)) for name in names) for names in (unused, order)
-            )
-            bundle.skipped.update(["more than half of the TeX of a paper"] * (lost > kept))
-        text, repaired = "\n".join(map(bundle.text, order)), not bundle.repaired.isdisjoint(order)
-        link = f"https://arxiv.org/abs/{paper}" if arxiv_id(paper) else ""
-        return Content(record.title, text, link, record.year, dict(bundle.skipped), repaired)
+    def _papers(self) -> list[tuple[str, _Found]]:
+        """Returns the papers with their ids; a PDF beside its source is left out."""
+        found = [
+            (_id_of(each), each)
+            for each in _bundles(self._directory, self.left_out)
+            if self._metadata is None
+            or isinstance(each.place, Part)
+            or not each.place.samefile(self._metadata)
+        ]
+        sources = {paper for paper, each in found if not _is_pdf(each.name)}
+        papers = [pair for pair in found if not _is_pdf(pair[1].name) or pair[0] not in sources]
+        self.left_out.update(["PDF beside its source"] * (len(found) - len(papers)))
+        return papers
 
 
-def _bundles(root: Path, left_out: Counter[str]) -> Iterator[str]:
-    """Yields the relative paths of the archives, PDFs and folders that are papers."""
+def _id_of(found: _Found) -> str:
+    is_folder = isinstance(found.place, Path) and found.place.is_dir()
+    stem = found.name if is_folder or found.damage else _EXTENSION.sub("", found.name)
+    return arxiv_id(stem) or os.fsencode(stem).decode("utf-8", "replace")
+
+
+def _read(paper: str, place: Path | Part, record: _Metadata) -> Content:
+    if _is_pdf(place.name):
+        raise Unusable(PDF_ONLY)
+    unpacked = read_archive(place, wanted=lambda name: not _FIGURE.search(name))
+    names = [*unpacked.files, *unpacked.unread]
+    if names and all(name.lower().endswith(".pdf") for name in names):
+        raise Unusable(PDF_ONLY, unpacked.skipped)
+    bundle = _Bundle(unpacked.files, unpacked.skipped)
+    tex = bundle.tex_files(is_single=len(names) == 1)
+    order = bundle.order(bundle.main(tex))
+    if unused := set(tex) - set(order):
+        bundle.skipped["never input"] += len(unused)
+        lost, kept = (sum(len(bundle.text(name)) for name in names) for names in (unused, order))
+        bundle.skipped.update(["more than half of the TeX of a paper"] * (lost > kept))
+    text, repaired = "\n".join(map(bundle.text, order)), not bundle.repaired.isdisjoint(order)
+    link = f"https://arxiv.org/abs/{paper}" if arxiv_id(paper) else ""
+    return Content(record.title, text, link, record.year, dict(bundle.skipped), repaired)
+
+
+def _bundles(root: Path, left_out: Counter[str]) -> Iterator[_Found]:
+    """Yields the archives, PDFs and folders that are papers, also those in tar files of papers."""
     folders = [""]
     while folders:
         folder = folders.pop()
         files, subfolders = children(root / folder, left_out)
         for file in files:
             if _is_bundle(folder + file):
-                yield folder + file
+                yield from _papers_of(root, folder + file, left_out)
             else:
                 left_out["not a source bundle"] += 1
         papers = {name for name in subfolders if _is_paper(root, folder + name)}
-        yield from (folder + name for name in subfolders if name in papers)
+        for name in subfolders:
+            if name in papers:
+                yield _Found(folder + name, root / folder / name)
         folders += [f"{folder}{name}/" for name in reversed(subfolders) if name not in papers]
 
 
+def _papers_of(root: Path, name: str, left_out: Counter[str]) -> Iterator[_Found]:
+    """Yields the paper that a file is, or the papers in it if it is a tar file of papers."""
+    parts: dict[str, Part] = {}
+    skipped: Counter[str] = Counter()
+    damage = None
+    if name.endswith(".tar") and not arxiv_id(name.removesuffix(".tar")):
+        try:
+            for part in tar_parts(root / name, skipped):
+                parts.pop(part.name, None)  # a later one of this name takes the later place
+                parts[part.name] = part
+        except DataError as error:
+            damage = error
+    papers = list(filter(_is_bundle, parts))
+    if not papers or any(map(_is_tex, parts)):
+        yield _Found(name, root / name, damage)
+        return
+    left_out.update(skipped)
+    left_out.update(["not a source bundle"] * (len(parts) - len(papers)))
+    for paper in papers:
+        yield _Found(posixpath.join(posixpath.dirname(name), paper), parts[paper])
+    if damage:
+        yield _Found(name, root / name, damage)
+
+
+def _is_pdf(name: str) -> bool:
+    return name.endswith(".pdf")
+
+
 def _is_bundle(name: str) -> bool:
-    if name.endswith(".pdf"):
+    if _is_pdf(name):
         return arxiv_id(name.removesuffix(".pdf")) is not None
     match = _EXTENSION.search(name)
     return match is not None and _FIGURE.search(name[: match.start()]) is None

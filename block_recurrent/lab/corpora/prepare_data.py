@@ -5,6 +5,7 @@
     block-recurrent prepare-data latex /data/arxiv --output=corpora/arxiv
     block-recurrent prepare-data git /data/repositories --output=corpora/github
     block-recurrent prepare-data text /data/books --output=corpora/books
+    block-recurrent prepare-data huggingface /data/pg19 --output=corpora/pg19
 
 The corpus grows in DIR.partial and is renamed to DIR when it is complete. After SIGINT (Ctrl-C),
 SIGTERM, a crash or a full disk, the same command continues: it keeps finished splits and writes the
@@ -17,11 +18,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.parser import Parser
 from block_recurrent.data import DataError
-from block_recurrent.data.text_files import KINDS, Columns
+from block_recurrent.data.huggingface import Download, HubDataset
+from block_recurrent.data.records import Columns
+from block_recurrent.data.text_files import KINDS, Reading
+from block_recurrent.lab.corpora.copies import SIMILARITY, WORDS
 from block_recurrent.lab.corpora.corpus_files import summary
 from block_recurrent.lab.corpora.corpus_writer import (
     Progress,
@@ -57,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 validation_percent=arguments.validation_percent,
                 test_percent=arguments.test_percent,
                 limit=arguments.limit,
+                skip_damaged=arguments.skip_damaged,
+                deduplicate=arguments.deduplicate,
                 overwrite=arguments.overwrite,
                 report=display.preparing,
             )
@@ -94,19 +101,15 @@ def _pg19(parser: argparse.ArgumentParser) -> None:
 
 def _latex(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("path", type=Path, metavar="PATH", help="directory of .tar.gz, .gz, or unpacked papers")
+    where = "directory of .tar.gz, .gz, or unpacked papers, or of arXiv's bulk .tar files of them"
+    add("path", type=Path, metavar="PATH", help=where)
     records = "arXiv's metadata snapshot as JSON lines, for titles, years and categories"
     add("--metadata", type=Path, metavar="FILE", help=records)
     keep = "keep papers with a category that begins so, joined by commas: math.,cs.LG"
     add("--categories", type=_comma_separated, default=(), metavar="NAMES", help=keep)
-    damaged = "drop damaged bundles instead of stopping"
-    add("--skip_damaged", action="store_true", help=damaged)
     parser.set_defaults(
         make_source=lambda given: LatexBundles(
-            given.path,
-            metadata=given.metadata,
-            categories=given.categories,
-            skip_damaged=given.skip_damaged,
+            given.path, metadata=given.metadata, categories=given.categories
         )
     )
 
@@ -126,18 +129,51 @@ def _git(parser: argparse.ArgumentParser) -> None:
 def _text(parser: argparse.ArgumentParser) -> None:
     where = f"directories, read with all below, and files: {KINDS}"
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=where)
-    for field in Columns._fields:
-        what = f"what the {field} of a record is called; published layouts are known"
-        parser.add_argument(f"--{field}_column", metavar="NAME", help=what)
-    by = "whether names of files and folders (train, valid, test, ...) tell the split (names)"
-    parser.add_argument("--split_by", choices=("names", "hash"), default="names", help=by)
+    _add_columns(parser)
+    shares = "cut every text file at these shares of its bytes: train,validation,test"
+    parser.add_argument("--split_bytes", type=_whole_numbers, metavar="90,5,5", help=shares)
+    start = "a line of a text file that matches begins a document"
+    parser.add_argument("--document_start", metavar="REGEX", help=start)
     parser.set_defaults(
         make_source=lambda given: Texts(
             given.paths,
-            Columns(given.id_column, given.text_column, given.title_column),
-            given.split_by,
+            Reading(_columns(given), given.split_by, given.split_bytes, given.document_start),
         )
     )
+
+
+def _huggingface(parser: argparse.ArgumentParser) -> None:
+    where = "a folder, or a name on the hub, where a configuration may follow a colon"
+    parser.add_argument("path", metavar="PATH_OR_NAME", help=where)
+    _add_columns(parser)
+    what = (
+        "what is downloaded of a name: nothing, all of it into the cache, or rows as they are read"
+    )
+    parser.add_argument(
+        "--download", dest="of_a_name", choices=get_args(Download), default="never", help=what
+    )
+    parser.set_defaults(
+        make_source=lambda given: Texts(
+            HubDataset(given.path, _columns(given), given.split_by, given.of_a_name),
+            Reading(_columns(given), given.split_by),
+        )
+    )
+
+
+def _add_columns(parser: argparse.ArgumentParser) -> None:
+    for field in Columns._fields:
+        what = f"what the {field} of a record is called; published layouts are known"
+        parser.add_argument(f"--{field}_column", metavar="NAME", help=what)
+    by = "whether names of splits, files and folders (train, valid, ...) tell the split (names)"
+    parser.add_argument("--split_by", choices=("names", "hash"), default="names", help=by)
+
+
+def _columns(given: argparse.Namespace) -> Columns:
+    return Columns(given.id_column, given.text_column, given.title_column)
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
 
 
 def _comma_separated(text: str) -> tuple[str, ...]:
@@ -150,6 +186,7 @@ _KINDS = {
     "latex": ("source bundles from arXiv, a paper a document", _latex),
     "git": ("source code, a repository a document", _git),
     "text": ("any text, a file or a record a document", _text),
+    "huggingface": ("a data set of Hugging Face, a row a document", _huggingface),
 }
 
 
@@ -168,6 +205,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             add(f"--{split}_percent", type=int, default=1, metavar="N", help=share)
         add("--limit", type=int, metavar="N", help="at most N documents of each split, for a trial")
         add("--name", help="of the corpus (by default that of the kind of data)")
+        damaged = "drop and count what is damaged instead of stopping; of a file of many documents "
+        damaged += "those before the damage are kept"
+        add("--skip_damaged", action="store_true", help=damaged)
+        again = "drop and count exact and near copies (of all runs of "
+        again += f"{WORDS} words, a share of {SIMILARITY} is the same); held-out documents stay"
+        add("--deduplicate", action="store_true", help=again)
         add("--overwrite", action="store_true", help="replace the corpus that is at DIR already")
     arguments = parser.parse_args(argv)
     try:

@@ -28,6 +28,7 @@ from block_recurrent.data.documents import DataError, decode_file
 from block_recurrent.data.json_lines import read_errors
 from block_recurrent.lab.corpora.archives import children, files_below
 from block_recurrent.lab.corpora.entries import Content, Entry, Unusable
+from block_recurrent.system.extras import MissingPackage
 
 EXTENSIONS = (".c", ".h", ".cc", ".cpp", ".cxx", ".hh", ".hpp", ".hxx")
 EXTENSIONS += (".go", ".java", ".py", ".ts", ".tsx")
@@ -104,7 +105,7 @@ class Repositories:
         self.left_out = Counter()
         for directory in self._directories:
             left_out: Counter[str] = Counter()
-            below = [] if _git_folder(directory) else _repositories_below(directory, left_out)
+            below = [] if _is_repository(directory) else _repositories_below(directory, left_out)
             if below:
                 self.left_out.update(left_out)
             itself = Path(os.path.abspath(directory)).name
@@ -193,13 +194,17 @@ def _repositories_below(directory: Path, left_out: Counter[str]) -> list[str]:
     found, others = [], len(files)
     for name in folders:
         paths = [name]
-        if not _git_folder(directory / name):
+        if not _is_repository(directory / name):
             paths = [f"{name}/{each}" for each in children(directory / name, Counter())[1]]
-            paths = [path for path in paths if _git_folder(directory / path)]
+            paths = [path for path in paths if _is_repository(directory / path)]
         found += paths
         others += not paths
-    left_out["not a repository"] += others
+    left_out.update(["not a repository"] * others)
     return found
+
+
+def _is_repository(path: Path) -> bool:
+    return os.path.lexists(path / ".git") or _git_folder(path) is not None
 
 
 def _git_folder(path: Path) -> Path | None:
@@ -231,7 +236,7 @@ def _database(folder: Path, repository: Path) -> Iterator["_Database"]:
     Raises Unusable for a repository without a commit.
     """
     if shutil.which("git") is None:
-        raise DataError(f"{repository} is a git repository, and there is no git: install it.")
+        raise MissingPackage(f"{repository} is a git repository, and there is no git: install it.")
     strange: Counter[str] = Counter()
     deque(files_below(folder / "objects", strange), maxlen=0)
     if strange:

@@ -15,7 +15,7 @@ from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.parser import Parser
 from block_recurrent.data.documents import DataError, Document, byte_count
 from block_recurrent.data.tfds_reader import TfdsDirectory
-from block_recurrent.data.tokenizers import SentencePieceTokenizer
+from block_recurrent.data.vocabularies import SentencePieceTokenizer
 from block_recurrent.system.extras import require
 from block_recurrent.system.files import write_whole
 from block_recurrent.system.signals import stop_on_signal

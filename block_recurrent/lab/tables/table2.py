@@ -4,9 +4,11 @@
 
 The perplexity is exp(nats of all documents / words). The published counts of words are used if
 `block-recurrent evaluate` scored a whole split; else the words of the scored documents are counted.
+
+Runs on enwik8, text8 and WikiText-103 have tables of their own, beside Transformer-XL's figures.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +27,7 @@ from block_recurrent.lab.tables.layout import (
     short_count,
 )
 from block_recurrent.lab.tables.options import parse_runs
-from block_recurrent.lab.tables.paper import PG19_WORDS, TABLE_2
+from block_recurrent.lab.tables.paper import PG19_WORDS, TABLE_2, TRANSFORMER_XL
 from block_recurrent.lab.tables.seed_groups import group_runs
 from block_recurrent.runs.reading import Run
 from block_recurrent.training.evaluation import Evaluation
@@ -37,11 +39,17 @@ Line = Mapping[str, Any]
 # A larger difference to the published count of words means that some book is not whole.
 TOLERANCE = 0.01
 COLUMNS = ("model", "parameters", "tokenizer", "seeds", "steps")
+LEFT = ("model", "tokenizer")
 DESCRIPTION = (
     "Word-level perplexity of PG19, exp(nats / words). Words used: published is the count of the "
     "whole split, which holds only if every book was scored; counted is that of the documents "
     "that were scored, or of validation during training, which does not say how many they were. "
     "The figures of the paper are those of its Table 2, on the test split."
+)
+BENCHMARKS = (
+    "enwik8 and text8: bits per character, which is a byte. WikiText-103: word-level perplexity by "
+    "the words between white space; Dai et al. 2019 count the ends of lines too. Their figures are "
+    "those of their tables 1 to 3, on the test split, by the number of all parameters."
 )
 
 
@@ -71,23 +79,92 @@ def word_perplexity(
     return WordPerplexity(step, perplexity, words, full)
 
 
-def newest_word_perplexity(run: Run, split: str) -> WordPerplexity | None:
-    """The perplexity of a run's last evaluation on a split, by `evaluate.py` or in training."""
+class BenchmarkFigure(NamedTuple):
+    """The figure of a run at a step, on a corpus of Transformer-XL's paper."""
+
+    step: int
+    figure: float
+
+
+def _newest(run: Run, split: str) -> tuple[int, Evaluation, int | None] | None:
+    """A run's last evaluation on a split, by `evaluate.py` or in training.
+
+    Returns the step, the evaluation, and how many documents were scored, None if that is not known.
+    """
     scored = run.scored.get(split)
     last = run.points[-1] if run.points and split == "validation" else None
     if scored and (last is None or scored.step >= last.step):
-        return word_perplexity(split, scored.step, scored.evaluation, scored.documents)
-    return word_perplexity(split, last.step, last.evaluation, None) if last else None
+        return scored.step, scored.evaluation, scored.documents
+    return (last.step, last.evaluation, None) if last else None
+
+
+def newest_word_perplexity(run: Run, split: str) -> WordPerplexity | None:
+    """The perplexity of a run's last evaluation on a split."""
+    newest = _newest(run, split)
+    return word_perplexity(split, *newest) if newest else None
+
+
+def newest_benchmark_figure(run: Run, split: str) -> BenchmarkFigure | None:
+    """Bits per character of a run's last evaluation on a split, or of words the perplexity."""
+    newest = _newest(run, split)
+    if newest is None:
+        return None
+    step, evaluation, _ = newest
+    of_words = run.config.data.corpus_name.casefold() == "wikitext-103"
+    return BenchmarkFigure(
+        step, evaluation.word_perplexity if of_words else evaluation.bits_per_byte
+    )
 
 
 def make_page(runs: Sequence[Run]) -> Page:
-    """The page with the table; it names the runs on other corpora, which are left out.
+    """The page with the tables; it names the runs on other corpora, which are left out.
 
     Raises:
       SelectionError: what `group_runs` raises.
     """
-    on_pg19 = [run for run in runs if run.config.data.corpus_name.casefold() == "pg19"]
-    lines = [
+    lines = _lines(_on("PG19", runs), newest_word_perplexity)
+    rows = [_cells(line, _words_used) for line in lines]
+    for (name, size), perplexity in TABLE_2.items():
+        rows.append([f"{name} (paper)", size, "", "", "", "", "", perplexity, ""])
+    columns = [*COLUMNS, "validation", "words used", "test", "words used"]
+    tables = {"": TextTable(columns, rows, LEFT)}
+    benchmarks = {
+        corpus: _lines(found, newest_benchmark_figure)
+        for corpus in TRANSFORMER_XL
+        if (found := _on(corpus, runs))
+    }
+    for corpus, found in benchmarks.items():
+        rows = [_cells(line, _figure) for line in found]
+        for size, figure in TRANSFORMER_XL[corpus].items():
+            rows.append(["Transformer-XL (Dai et al.)", size, "", "", "", "", figure])
+        tables[corpus] = TextTable([*COLUMNS, "validation", "test"], rows, LEFT)
+    known = {name.casefold() for name in ("PG19", *TRANSFORMER_XL)}
+    left_out = [
+        str(run.workdir) for run in runs if run.config.data.corpus_name.casefold() not in known
+    ]
+    description = f"{DESCRIPTION} {BENCHMARKS}" if benchmarks else DESCRIPTION
+    if left_out:
+        description += (
+            f" Left out, being on none of the corpora by data.name: {', '.join(left_out)}."
+        )
+    data = {
+        "runs": lines,
+        "paper": [
+            {"model": name, "size": size or None, "test": float(perplexity)}
+            for (name, size), perplexity in TABLE_2.items()
+        ],
+        "benchmarks": benchmarks,
+        "left_out": left_out,
+    }
+    return Page("table2", tables, description, data, {"table2": partial(draw, lines)})
+
+
+def _on(corpus: str, runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run.config.data.corpus_name.casefold() == corpus.casefold()]
+
+
+def _lines(runs: Sequence[Run], newest: Callable[[Run, str], Any]) -> list[Line]:
+    return [
         {
             "name": group.name,
             "workdir": str(run.workdir),
@@ -98,32 +175,14 @@ def make_page(runs: Sequence[Run]) -> Page:
             "step": run.step,
             "num_steps": run.config.training.num_steps,
             "finished": run.finished,
-            **{split: newest_word_perplexity(run, split) for split in PG19_WORDS},
+            **{split: newest(run, split) for split in PG19_WORDS},
         }
-        for group in group_runs(on_pg19)
+        for group in group_runs(runs)
         for run in group.runs
     ]
-    left_out = [str(run.workdir) for run in runs if run not in on_pg19]
-    rows = list(map(_cells, lines))
-    for (name, size), perplexity in TABLE_2.items():
-        rows.append([f"{name} (paper)", size, "", "", "", "", "", perplexity, ""])
-    description = DESCRIPTION
-    if left_out:
-        description += f" Left out, not being on PG19 by data.name: {', '.join(left_out)}."
-    data = {
-        "runs": lines,
-        "paper": [
-            {"model": name, "size": size or None, "test": float(perplexity)}
-            for (name, size), perplexity in TABLE_2.items()
-        ],
-        "left_out": left_out,
-    }
-    columns = [*COLUMNS, "validation", "words used", "test", "words used"]
-    table = TextTable(columns, rows, ("model", "tokenizer"))
-    return Page("table2", {"": table}, description, data, {"table2": partial(draw, lines)})
 
 
-def _cells(line: Line) -> list[str]:
+def _cells(line: Line, show: Callable[[Any], list[str]]) -> list[str]:
     """A run's cells, one for each column."""
     scores = [line[split] for split in PG19_WORDS]
     steps = dict.fromkeys(score.step for score in scores if score) or [line["step"]]
@@ -132,13 +191,18 @@ def _cells(line: Line) -> list[str]:
         done += f" of {line['num_steps']:,}"
     cells = [line["name"], short_count(line["parameters_without_embedding"]), line["tokenizer"]]
     cells += [f"{line['training_seed']}, {line['data_seed']}", done]
-    for score in scores:
-        if score is None:
-            cells += [MISSING, MISSING]
-        else:
-            kind = "published" if score.published else "counted"
-            cells += [f"{score.perplexity:,.2f}", f"{score.words:,} {kind}"]
-    return cells
+    return cells + [cell for score in scores for cell in show(score)]
+
+
+def _words_used(score: WordPerplexity | None) -> list[str]:
+    if score is None:
+        return [MISSING, MISSING]
+    kind = "published" if score.published else "counted"
+    return [f"{score.perplexity:,.2f}", f"{score.words:,} {kind}"]
+
+
+def _figure(score: BenchmarkFigure | None) -> list[str]:
+    return [MISSING if score is None else f"{score.figure:,.3f}"]
 
 
 def draw(lines: Sequence[Line], picture: "Figure") -> None:

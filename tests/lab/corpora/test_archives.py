@@ -12,7 +12,7 @@ import pytest
 
 from block_recurrent.data.documents import DataError
 from block_recurrent.lab.corpora import archives
-from block_recurrent.lab.corpora.archives import files_below, read_archive, safe_name
+from block_recurrent.lab.corpora.archives import files_below, read_archive, safe_name, tar_parts
 from block_recurrent.lab.corpora.entries import Unusable
 
 UNSAFE = ["/etc/x", "../x", "a/../x", "a/../../x", "C:/x", "c:x", "a\\x", "..\\x", "..", "//x"]
@@ -284,6 +284,40 @@ def test_a_bomb_is_refused_within_the_bound(tmp_path, monkeypatch, head):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.5 * bound
+
+
+def test_the_parts_of_a_tar_file_are_its_safe_files_read_by_their_offsets(tmp_path):
+    inner = tar([member("a.tex", b"A")], compressed=True)
+    members = [
+        member("./b/a.gz", inner),
+        member("../out.gz", inner),
+        member("soft.gz", kind=tarfile.SYMTYPE, target="/etc/passwd"),
+        member("folder", kind=tarfile.DIRTYPE),
+        member("cut.gz", inner[:-9]),
+    ]
+    skipped: Counter[str] = Counter()
+    good, cut = tar_parts(bundle(tmp_path / "all.tar", members), skipped)
+    assert (good.name, cut.name) == ("b/a.gz", "cut.gz")
+    assert skipped == {"unsafe name": 1, "link": 1}
+    assert read_archive(good).files == {"a.tex": b"A"}
+    with pytest.raises(DataError, match=r"all\.tar, member 'cut\.gz' cannot be read: "):
+        read_archive(cut)
+    assert not list(tar_parts(bundle(tmp_path / "a.gz", members, compressed=True), skipped))
+
+
+def test_a_header_without_bound_is_damage_and_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MEMBER_BYTES", 2**20)
+    path = tmp_path / "all.tar"
+    path.write_bytes(_header(2**40, tarfile.GNUTYPE_LONGNAME))
+    os.truncate(path, 2**27)
+    tracemalloc.start()
+    with pytest.raises(
+        DataError, match=r"all\.tar cannot be read: a header of 1099511627776 bytes"
+    ):
+        list(tar_parts(path, Counter()))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
 
 
 def test_a_safe_name_stays_as_it_is():

@@ -436,17 +436,73 @@ def test_options_out_of_range_are_refused(tmp_path, options, message):
 
 
 def test_damage_in_the_raw_data_is_an_error_and_what_was_finished_stays(whole, tmp_path):
-    damaged = [document_id for document_id in BOOKS if split_of(document_id, 20, 20) == "train"][-1]
+    damaged = [d for d in BOOKS if d.startswith("book") and split_of(d, 20, 20) == "train"][-1]
 
     class Damaged(Listed):
         def reader(self, content):
             def read():
-                raise DataError("raw, record 39 is damaged")
+                raise DataError("raw, record 39 is damaged: remove it.")
 
             return read if content is BOOKS[damaged] else super().reader(content)
 
-    with pytest.raises(DataError, match="record 39"):
+    with pytest.raises(DataError, match=r"record 39 is damaged: .*\. --skip_damaged"):
         write(tmp_path / "c", Damaged(BOOKS))
     assert os.listdir(tmp_path) == ["c.partial"]
     write(tmp_path / "c")
     assert tree(tmp_path / "c") == tree(whole)
+    manifest = write(tmp_path / "skipped", Damaged(BOOKS), skip_damaged=True)
+    assert {d["id"] for d in manifest["dropped"] if d["reason"] == "damaged"} == {damaged}
+    expected = texts(whole)
+    del expected["train"][damaged]
+    assert texts(tmp_path / "skipped") == expected
+    with pytest.raises(DataError, match=r"no usable .*damaged': 1.* first damage: raw, record 39"):
+        write(tmp_path / "none", Damaged({"x": BOOKS[damaged]}), skip_damaged=True)
+
+
+WORDS = [hashlib.sha256(str(number).encode()).hexdigest()[:6] for number in range(1000)]
+
+
+def changed(number: int) -> str:
+    """The words, of which so many differ, spread evenly."""
+    places = {place * len(WORDS) // number for place in range(number)}
+    return " ".join("?" if n in places else word for n, word in enumerate(WORDS))
+
+
+NEAR: dict[str, str | Content | Unusable] = {
+    "test/a": " ".join(WORDS),
+    "test/b": "one",
+    "validation/near": changed(5),
+    "validation/far": changed(50),
+    "train/near": changed(6),
+    "train/spaces": "\n".join(WORDS),
+    "train/far": changed(50).replace("?", "!"),
+    "train/one": "1 2 3 4 5 6 7",
+    "train/same": "1 2 3 4 5 6 7",
+    "train/part": "1 2 3 4 5",
+    "train/short": "one",
+    "train/other": "two",
+}
+SPLIT_OF_NEAR = {document_id: document_id.partition("/")[0] for document_id in NEAR}
+
+
+def test_copies_are_dropped_where_asked_and_held_out_documents_stay(tmp_path):
+    manifest = write(tmp_path / "c", Listed(NEAR, SPLIT_OF_NEAR), deduplicate=True)
+    assert {d["id"]: d["reason"] for d in manifest["dropped"]} == {
+        "validation/near": "near copy of another document",
+        "train/near": "near copy of another document",
+        "train/spaces": "near copy of another document",
+        "train/same": "copy of another document",
+        "train/short": "duplicate of a document in another split",
+    }
+    manifest = write(tmp_path / "d", Listed(NEAR, SPLIT_OF_NEAR))
+    assert [d["id"] for d in manifest["dropped"]] == ["train/short"]
+
+
+def test_copies_of_splits_that_were_finished_before_a_stop_are_dropped(tmp_path):
+    write(tmp_path / "whole", Listed(NEAR, SPLIT_OF_NEAR), deduplicate=True)
+    for split in ("validation", "train"):
+        with pytest.raises(Interrupted):
+            report = stopping(lambda progress, split=split: progress.split == split)
+            write(tmp_path / "c", Listed(NEAR, SPLIT_OF_NEAR), deduplicate=True, report=report)
+    write(tmp_path / "c", Listed(NEAR, SPLIT_OF_NEAR), deduplicate=True)
+    assert tree(tmp_path / "c") == tree(tmp_path / "whole")

@@ -3,7 +3,10 @@
 import gzip
 import io
 import json
+import os
 import tarfile
+import tracemalloc
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,9 +23,9 @@ def as_bytes(content: str | bytes) -> bytes:
     return content.encode() if isinstance(content, str) else content
 
 
-def tar_gz(files: dict[str, str | bytes]) -> bytes:
+def tar(files: Mapping[str, str | bytes]) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(as_bytes(content))
@@ -30,7 +33,11 @@ def tar_gz(files: dict[str, str | bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def put(root: Path, files: dict[str, str | bytes]) -> Path:
+def tar_gz(files: Mapping[str, str | bytes]) -> bytes:
+    return gzip.compress(tar(files))
+
+
+def put(root: Path, files: Mapping[str, str | bytes]) -> Path:
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(as_bytes(content))
@@ -399,12 +406,70 @@ def test_two_papers_with_one_id_are_an_error_that_names_both(tmp_path, one, othe
     assert one in str(error.value) and other in str(error.value)
 
 
-def test_damaged_archives_are_errors_or_dropped(tmp_path):
+def test_damaged_archives_are_errors(tmp_path):
     put(tmp_path, {"0704.0001.tar.gz": tar_gz({"m.tex": PAPER})[:-30]})
     with pytest.raises(DataError, match=r"0704\.0001\.tar\.gz"):
         read(tmp_path)
-    with pytest.raises(Unusable, match=r"^damaged archive$"):
-        read(tmp_path, skip_damaged=True)
+
+
+def test_a_tar_file_of_papers_is_what_it_unpacks_to(tmp_path):
+    files = {
+        "0001/astro-ph0001001.gz": gzip.compress((MAIN % "one").encode()),
+        "0001/astro-ph0001002.tar.gz": tar_gz({"m.tex": MAIN % "\\input{a}", "a.tex": "A"}),
+        "0001/astro-ph0001002.pdf": b"%PDF",
+        "0001/own.name.gz": gzip.compress((MAIN % "own").encode()),
+        "0001/figure.eps.gz": b"",
+        "manifest.xml": b"<arXivSRC/>",
+    }
+    sources = [
+        LatexBundles(
+            put(tmp_path / "loose", {f"src/{name}": file for name, file in files.items()})
+        ),
+        LatexBundles(put(tmp_path / "bulk", {"src/arXiv_src_0001_001.tar": tar(files)})),
+    ]
+    loose, bulk = ({e.id: e.read() for e in source.entries()} for source in sources)
+    assert bulk == loose
+    assert list(bulk) == ["astro-ph/0001001", "astro-ph/0001002", "src/0001/own.name"]
+    assert bulk["astro-ph/0001002"].text == MAIN % "\\input{a}" + "\nA"
+    assert sources[1].left_out == sources[0].left_out
+    assert sources[1].left_out == {"not a source bundle": 2, "PDF beside its source": 1}
+
+
+def test_a_tar_file_of_one_paper_may_hold_archives(tmp_path):
+    data = {"data.tar.gz": tar_gz({"d.csv": "1"})}
+    put(tmp_path, {"a.tar": tar({"sub/m.tex": PAPER, **data})})
+    put(tmp_path, {"0704.0001.tar": tar({"main": PAPER, **data})})
+    assert {paper: content.text for paper, content in read(tmp_path).items()} == {
+        "0704.0001": PAPER,
+        "a": PAPER,
+    }
+
+
+def test_a_damaged_tar_file_of_papers_ends_where_the_damage_is(tmp_path):
+    papers = {f"0704.000{number}.gz": gzip.compress(PAPER.encode()) for number in range(3)}
+    put(tmp_path, {"bulk.tar": tar(papers)[: 2 * 1024 + 100]})
+    ids = ["0704.0000", "0704.0001", "bulk.tar"]
+    for _ in range(2):
+        entries = list(LatexBundles(tmp_path).entries())
+        assert [entry.id for entry in entries] == ids
+        assert [entry.damage is None for entry in entries] == [True, True, False]
+    with pytest.raises(DataError, match=r"bulk\.tar cannot be read: .* --skip_damaged"):
+        list(listed(LatexBundles(tmp_path)))
+    assert [e.id for e in listed(LatexBundles(tmp_path), skip_damaged=True)] == ids
+
+
+def test_a_tar_file_of_papers_is_read_a_paper_at_a_time(tmp_path):
+    text, papers = PAPER.encode() + b"%", {}
+    for number in range(100):
+        papers[f"0704.{number:04}.gz"] = gzip.compress(text + os.urandom(2**13).hex().encode())
+    put(tmp_path, {"bulk.tar": tar(papers)})
+    papers.clear()
+    tracemalloc.start()
+    for entry in reversed(list(LatexBundles(tmp_path).entries())):
+        assert len(entry.read().text) == len(text) + 2**14
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < (tmp_path / "bulk.tar").stat().st_size / 2
 
 
 def test_a_long_chain_of_inputs_is_read(paper):
@@ -507,7 +572,7 @@ def test_options_that_cannot_be_met_are_errors_at_once(tmp_path):
 
 def test_options_are_json_without_paths(tmp_path):
     file = metadata(tmp_path, [])
-    bundles = LatexBundles(tmp_path, metadata=file, categories=["math."], skip_damaged=True)
+    bundles = LatexBundles(tmp_path, metadata=file, categories=["math."])
     options = json.loads(json.dumps(bundles.options))
-    assert options["categories"] == ["math."] and options["skip_damaged"] is True
+    assert options["categories"] == ["math."] and options["metadata"] is True
     assert str(tmp_path) not in json.dumps(options) and bundles.name == "arxiv"

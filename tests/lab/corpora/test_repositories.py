@@ -14,6 +14,7 @@ from block_recurrent.data.documents import DataError
 from block_recurrent.lab.corpora import repositories
 from block_recurrent.lab.corpora.entries import Content, Unusable, listed
 from block_recurrent.lab.corpora.repositories import EXTENSIONS, Repositories
+from block_recurrent.system.extras import MissingPackage
 
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],
@@ -197,6 +198,13 @@ def test_damaged_objects_are_errors_that_name_the_repository(tmp_path):
                 read(tmp_path / "name")
             path.write_bytes(good)
     assert read(tmp_path / "name")["name"].text == "A" * 500
+
+
+def test_a_missing_git_is_no_damage(tmp_path, monkeypatch):
+    commit(tmp_path / "name", {"a.py": "A"})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingPackage, match="/name is a git repository, .*: install it"):
+        read(tmp_path / "name")
 
 
 def test_nothing_in_a_repository_is_run(tmp_path):

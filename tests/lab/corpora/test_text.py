@@ -1,8 +1,11 @@
 """Laws of text as raw data of a corpus; how it is read is the matter of `data/text_files.py`."""
 
+import gzip
+
 import pytest
 
-from block_recurrent.lab.corpora.entries import Unusable
+from block_recurrent.data.documents import DataError
+from block_recurrent.lab.corpora.entries import Unusable, listed
 from block_recurrent.lab.corpora.text import Texts
 
 
@@ -20,3 +23,18 @@ def test_a_record_without_text_is_left_out_by_reason(tmp_path):
     with pytest.raises(Unusable, match="no text"):
         missing.read()
     assert present.read().text == "x"
+
+
+def test_a_damaged_file_ends_where_the_damage_is(tmp_path):
+    rows = b"".join(b'{"id": "%d", "text": "x"}\n' % number for number in range(3))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(rows)[:-4])
+    (tmp_path / "b.jsonl").write_bytes(b'{"id": "b", "text": "x"}\nno json\n{"id": "c"}\n')
+    (tmp_path / "c.csv").write_text("id,text\nd,x\n")
+    ids = ["0", "1", "2", "a.jsonl.gz", "b", "b.jsonl", "d"]
+    source = Texts([tmp_path])
+    for _ in range(2):
+        assert [entry.id for entry in listed(source, skip_damaged=True)] == ids
+    seen = []
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz cannot be read: .* --skip_damaged"):
+        seen += (entry.id for entry in listed(source))
+    assert "b" not in seen

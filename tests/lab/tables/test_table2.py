@@ -7,7 +7,7 @@ import pytest
 
 from block_recurrent.lab.corpora.pg19 import COUNTS
 from block_recurrent.lab.tables import table2
-from block_recurrent.lab.tables.paper import PG19_WORDS, TABLE_2
+from block_recurrent.lab.tables.paper import PG19_WORDS, TABLE_2, TRANSFORMER_XL
 from block_recurrent.runs import reading
 from block_recurrent.training.evaluation import Evaluation
 from experiments import table2 as program
@@ -83,9 +83,22 @@ def test_the_table_has_runs_on_pg19_and_the_paper(tmp_path, capsys):
     perplexity = math.exp(sums["nats"] / WORDS)
     assert f"{perplexity:.2f}  6,966,499 published" in printed
     assert all(figure in printed for figure in TABLE_2.values())
-    assert f"Left out, not being on PG19 by data.name: {other}" in " ".join(printed.split())
+    assert f"Left out, being on none of the corpora by data.name: {other}" in " ".join(
+        printed.split()
+    )
     data = json.loads((output / "table2.json").read_text())
     (run,) = data["runs"]
     assert run["test"]["perplexity"] == pytest.approx(perplexity)
     assert run["validation"]["published"] is False and run["validation"]["words"] == 200
     assert (output / "table2.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("corpus", TRANSFORMER_XL)
+def test_corpora_of_transformer_xl_have_its_measure_beside_its_figures(tmp_path, corpus):
+    run = reading.read_run(write_run(tmp_path / corpus, small(corpus=corpus), [1.5]))
+    row, *published = table2.make_page([run]).tables[corpus].rows
+    evaluation = run.points[-1].evaluation
+    words = corpus == "WikiText-103"
+    figure = evaluation.word_perplexity if words else evaluation.bits_per_byte
+    assert row[-2:] == [f"{figure:,.3f}", table2.MISSING]
+    assert [cells[-1] for cells in published] == list(TRANSFORMER_XL[corpus].values())
