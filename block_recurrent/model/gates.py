@@ -52,8 +52,7 @@ class BaseGate(nnx.Module):
         checks.check_array("states", states, f"... {model_size}", np.floating)
         rows = " ".join(map(str, states.shape[:-1]))
         checks.check_array("inputs", inputs, f"{rows} {input_size}", np.floating)
-        update, *factors = self._project(inputs)
-        kept, added = (jax.lax.broadcast_to_rank(x, states.ndim) for x in factors)
+        update, kept, added = self._project(inputs)
         return states * kept + self.activation(update) * added
 
     def shares(self, inputs: Float[Array, "... S R"]) -> tuple[Array, Array]:
@@ -89,7 +88,8 @@ class FixedGate(BaseGate):
     def _project(self, inputs: Array) -> tuple[Array, Array, Array]:
         (update,) = apply_dense(inputs, self.output)
         gate = jax.nn.sigmoid(self.bias[...])
-        return update.astype(jnp.float32), gate, 1.0 - gate
+        kept, added = (jax.lax.broadcast_to_rank(x, inputs.ndim) for x in (gate, 1.0 - gate))
+        return update.astype(jnp.float32), kept, added
 
 
 class LSTMGate(BaseGate):

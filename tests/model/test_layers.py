@@ -73,7 +73,7 @@ X = random_like(jnp.zeros((2, 12, 6)))
 
 def test_l2_normalised_vectors_have_the_given_length():
     assert_close(l2_normalize(X), reference.l2_normalise(np.asarray(X)))
-    scale = jnp.arange(1.0, 13.0)[:, None]
+    scale = jnp.arange(1.0, 13.0)[None, :, None]
     lengths = np.linalg.norm(l2_normalize(X, scale), axis=-1)
     assert_close(lengths, np.tile(np.arange(1, 13), (2, 1)))
     assert l2_normalize(X.astype(jnp.bfloat16)).dtype == jnp.bfloat16

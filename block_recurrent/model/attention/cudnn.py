@@ -83,8 +83,7 @@ def make_bias(bias: DistanceBias, dtype: jnp.dtype) -> Float[Array, "1 H W 2W"]:
 def _attend(queries: Array, context: KeysValues, bias: Array | None) -> Array:
     """Folds all leading axes into one. The queries are scaled already."""
     folded, keys, values = (x.reshape(-1, *x.shape[-3:]) for x in (queries, *context))
-    with jax.numpy_dtype_promotion("standard"):  # which JAX's function needs
-        attended = jax.nn.dot_product_attention(
-            folded, keys, values, bias, scale=1.0, implementation="cudnn"
-        )
+    attended = jax.nn.dot_product_attention(
+        folded, keys, values, bias, scale=1.0, implementation="cudnn"
+    )
     return attended.reshape(queries.shape)
