@@ -32,8 +32,8 @@ DATA = [
     "datasketch>=2.0.0",
     "pyarrow>=17.0",
     "sentencepiece>=0.2.0",
-    "tiktoken>=0.9",
-    "tokenizers>=0.20",
+    "tiktoken>=0.13",
+    "tokenizers>=0.20.3",
     "zstandard>=0.22",
 ]
 HUGGINGFACE = ["datasets>=5.2"]

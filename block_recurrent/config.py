@@ -500,7 +500,7 @@ class TrainingConfig(_Checked):
         self._require(
             valid,
             f"profile_steps must be FIRST:LAST, from 1 to the {self.num_steps} steps of the run, "
-            f"not {steps!r}",
+            f"not {steps!r}; set profile_steps = '1:{min(10, self.num_steps)}'",
         )
 
     @property
