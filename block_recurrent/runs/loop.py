@@ -176,7 +176,7 @@ class TrainingLoop:
         self.checkpoints = Checkpoints(
             workdir / CHECKPOINTS, keep=keep, warn=self.warn, bucket=bucket
         )
-        steps = evaluation_steps(config.data, corpora.validation)
+        steps = evaluation_steps(config, corpora.validation)
         self.trainer = Trainer(config, corpora.train, self.clock, self._last_finite, steps)
         try:
             if self._begin_or_continue(workdir):

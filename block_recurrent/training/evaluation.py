@@ -177,9 +177,12 @@ def _segments(data: DataConfig, corpus: TokenizedCorpus) -> np.ndarray:
     return -(-np.diff(corpus.ends, prepend=0) // data.segment_length)
 
 
-def evaluation_steps(data: DataConfig, corpus: TokenizedCorpus) -> float:
+def evaluation_steps(config: ExperimentConfig, corpus: TokenizedCorpus) -> float:
     """About how many training steps take as long as an evaluation; forward is a third of a step."""
-    return int(_segments(data, corpus).sum()) / data.batch_size / 3
+    segments = _segments(config.data, corpus)
+    lanes = busy_lanes(config.data, corpus, config.microbatch_size)
+    rows = max(int(segments.sum()), lanes * int(segments.max(initial=0)))
+    return rows / config.data.batch_size / 3
 
 
 def scoring_lanes(config: ExperimentConfig, corpus: TokenizedCorpus, fewest: int = 1) -> int:

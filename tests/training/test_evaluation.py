@@ -9,9 +9,21 @@ import pytest
 
 from block_recurrent import LanguageModel
 from block_recurrent.config import DataConfig, ExperimentConfig, TrainingConfig
-from block_recurrent.data import ByteTokenizer, Corpus, Document, TokenizedCorpus, tokenize
+from block_recurrent.data import (
+    ByteTokenizer,
+    Corpus,
+    Document,
+    TokenizedCorpus,
+    evaluation_batches,
+    tokenize,
+)
 from block_recurrent.training import Evaluation, evaluate, evaluation
-from block_recurrent.training.evaluation import evaluation_step, scoring_lanes
+from block_recurrent.training.evaluation import (
+    busy_lanes,
+    evaluation_step,
+    evaluation_steps,
+    scoring_lanes,
+)
 from tests.helpers import SIZES, model_config, randomize, read
 
 WINDOW = SIZES["window"]
@@ -106,6 +118,15 @@ def test_there_are_no_more_lanes_than_make_reading_shorter(lengths, batch_size, 
             config, data=double, training=TrainingConfig(accumulate_steps=2)
         )
         assert scoring_lanes(halves, of_lengths(*lengths)) == lanes
+
+
+@pytest.mark.parametrize("lengths", [[7] * 100, [80, 7, 7]])
+def test_an_evaluation_takes_a_third_of_as_many_training_steps(lengths):
+    data, corpus = DataConfig(batch_size=4, segment_length=8), of_lengths(*lengths)
+    lanes = busy_lanes(data, corpus, 4)
+    batches = len(list(evaluation_batches(corpus, lanes, 8, 256)))
+    config = ExperimentConfig(model=CONFIG, data=data)
+    assert evaluation_steps(config, corpus) == pytest.approx(batches * lanes / 4 / 3)
 
 
 def watch_steps(monkeypatch, see) -> None:

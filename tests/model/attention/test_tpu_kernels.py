@@ -52,7 +52,8 @@ def with_mask(queries, context, bias, key):
         return factors.reshape(heads, length, keys)
 
     kept = jax.vmap(mask)(*seeds).reshape(*leading, heads, length, keys)
-    logits = jnp.einsum("...qhd,...thd->...hqt", queries, context.keys) + bias
+    logits = jnp.einsum("...qhd,...thd->...hqt", queries, context.keys)
+    logits += jax.lax.broadcast_to_rank(bias, logits.ndim)
     probabilities = jax.nn.softmax(logits) * kept
     return jnp.einsum("...hqt,...thd->...qhd", probabilities, context.values), kept
 
