@@ -1,5 +1,6 @@
 """The model, bottom up: each file uses only those before it.
 
 array_types, checks, layers, positions, gates, state, attention, transformer_layer, cell, stack,
-feedback, language_model, protocol, decoding; and parameters, which names what a module learns.
+feedback, language_model, protocol, sampling, decoding; and parameters, which names what a module
+learns.
 """

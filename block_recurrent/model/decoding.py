@@ -26,7 +26,6 @@ from block_recurrent.model import checks
 from block_recurrent.model.array_types import (
     AnyArray,
     Index,
-    Key,
     Lengths,
     Token,
     TokenLogits,
@@ -34,6 +33,7 @@ from block_recurrent.model.array_types import (
 from block_recurrent.model.checks import check_sampling
 from block_recurrent.model.language_model import LanguageModel
 from block_recurrent.model.protocol import Baseline, Model
+from block_recurrent.model.sampling import NONE, Sampling, sample
 from block_recurrent.model.state import (
     KeysValues,
     ModelState,
@@ -181,7 +181,7 @@ def row_lengths(
 
 
 @jax.jit(donate_argnums=2)
-def _decode(model, sampling: "Sampling", progress, stop: Index):
+def _decode(model, sampling: Sampling, progress, stop: Index):
     """The loop over tokens: samples and reads until `stop` tokens are there."""
     decode = decoder_of(model).decode
 
@@ -200,7 +200,7 @@ def _decode(model, sampling: "Sampling", progress, stop: Index):
     return jax.lax.while_loop(goes_on, body, progress)
 
 
-def _newest(progress, sampling: "Sampling") -> tuple[Token, Bool[Array, "B"]]:
+def _newest(progress, sampling: Sampling) -> tuple[Token, Bool[Array, "B"]]:
     """The token that each row drew last, and whether it ended the row."""
     count, new_tokens, *_ = progress
     newest = jax.lax.dynamic_index_in_dim(new_tokens, count - 1, axis=1, keepdims=False)
@@ -234,62 +234,6 @@ def pad_rows(rows: Sequence[np.ndarray], width: int) -> Int32[np.ndarray, "B wid
     for place, row in zip(padded, rows, strict=True):
         place[: len(row)] = row
     return padded
-
-
-# Drawing tokens from logits.
-
-NONE = np.zeros(0, np.int32)
-
-
-class Sampling(NamedTuple):
-    """How a token is drawn from the logits, as `generate` says; None leaves a filter out."""
-
-    key: Key  # each token of each row has a key of its own derived from it
-    temperature: Float32[Array, ""]
-    top_k: Index | None
-    top_p: Float32[Array, ""] | None
-    min_p: Float32[Array, ""] | None = None
-    stop_tokens: Int32[AnyArray, "n"] = NONE
-
-
-def sample(logits: TokenLogits, sampling: Sampling, count: Index) -> Token:
-    """Draws one token for each row; `count` tokens were drawn before."""
-    scaled = logits / jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)
-    kept = keep_top_p(keep_top_k(scaled, sampling.top_k), sampling.top_p)
-    kept = keep_min_p(kept, sampling.min_p)
-    keys = jax.random.split(jax.random.fold_in(sampling.key, count), logits.shape[0])
-    drawn = jax.vmap(jax.random.categorical)(keys, kept)
-    greedy = jnp.argmax(logits, axis=-1)
-    return jnp.where(sampling.temperature > 0, drawn, greedy).astype(jnp.int32)
-
-
-def keep_top_k(logits: TokenLogits, top_k: Index | None) -> TokenLogits:
-    """Minus infinity for all but the `top_k` largest logits of each row."""
-    if top_k is None:
-        return logits
-    descending = -jnp.sort(-logits, axis=-1)
-    place = jnp.minimum(top_k, logits.shape[-1]) - 1
-    smallest = jax.lax.dynamic_index_in_dim(descending, place, axis=-1)
-    return jnp.where(logits < smallest, -jnp.inf, logits)
-
-
-def keep_top_p(logits: TokenLogits, top_p: Float32[Array, ""] | None) -> TokenLogits:
-    """Minus infinity for all but the fewest tokens of a row whose probability reaches `top_p`."""
-    if top_p is None:
-        return logits
-    descending = -jnp.sort(-logits, axis=-1)
-    probabilities = jax.nn.softmax(descending, axis=-1)
-    before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    smallest = jnp.min(jnp.where(before < top_p, descending, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits < smallest, -jnp.inf, logits)
-
-
-def keep_min_p(logits: TokenLogits, min_p: Float32[Array, ""] | None) -> TokenLogits:
-    """Minus infinity for tokens less probable than `min_p` times the most probable of the row."""
-    if min_p is None:
-        return logits
-    smallest = jnp.max(logits, axis=-1, keepdims=True) + jnp.log(min_p)
-    return jnp.where(logits < smallest, -jnp.inf, logits)
 
 
 # The block-recurrent model, by blocks.

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from block_recurrent.model import decoding
-from block_recurrent.model.decoding import Sampling, generate, prefill, row_lengths, sample
+from block_recurrent.model.decoding import generate, prefill, row_lengths
+from block_recurrent.model.sampling import Sampling, keep_min_p, keep_top_k, keep_top_p, sample
 from tests.helpers import (
     MODELS,
     SIZES,
@@ -264,7 +265,7 @@ def test_the_loop_over_tokens_copies_no_keys_and_values():
 
 @pytest.mark.parametrize("top_k", [1, 2, VOCABULARY - 1, VOCABULARY, 1000])
 def test_top_k_keeps_the_k_largest(top_k):
-    kept = np.asarray(decoding.keep_top_k(LOGITS, jnp.int32(top_k)))
+    kept = np.asarray(keep_top_k(LOGITS, jnp.int32(top_k)))
     for before, after in zip(np.asarray(LOGITS), kept, strict=True):
         largest = np.argsort(before)[-top_k:]
         expected = np.full(VOCABULARY, -np.inf)
@@ -274,7 +275,7 @@ def test_top_k_keeps_the_k_largest(top_k):
 
 @pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.9, 0.99, 1.0])
 def test_top_p_keeps_the_fewest_that_reach_p(top_p):
-    kept = np.asarray(decoding.keep_top_p(LOGITS, jnp.float32(top_p)))
+    kept = np.asarray(keep_top_p(LOGITS, jnp.float32(top_p)))
     for before, after in zip(np.asarray(LOGITS, np.float64), kept, strict=True):
         probabilities = np.exp(before) / np.sum(np.exp(before))
         order = np.argsort(-before)
@@ -286,7 +287,7 @@ def test_top_p_keeps_the_fewest_that_reach_p(top_p):
 
 @pytest.mark.parametrize("min_p", [1e-6, 0.1, 0.5, 1.0])
 def test_min_p_keeps_what_has_that_share_of_the_largest_probability(min_p):
-    kept = np.asarray(decoding.keep_min_p(LOGITS, jnp.float32(min_p)))
+    kept = np.asarray(keep_min_p(LOGITS, jnp.float32(min_p)))
     probabilities = np.exp(np.asarray(LOGITS, np.float64))
     expected = probabilities >= min_p * probabilities.max(axis=1, keepdims=True) * (1 - 1e-6)
     assert_equal(kept, np.where(expected, LOGITS, -np.inf))
