@@ -70,7 +70,8 @@ def test_a_package_imports_only_those_below_it(package, allowed):
 
 
 def test_configurations_import_only_the_system_and_gin_files_only_configurations():
-    assert wrong([ROOT / "config.py"], *parts_except("system")) == []
+    assert wrong([ROOT / "model_config.py"], *parts_except("system")) == []
+    assert wrong([ROOT / "config.py"], *parts_except("model_config", "system")) == []
     assert wrong([ROOT / "gin_files.py"], *parts_except("config", "system")) == []
 
 
