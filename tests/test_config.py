@@ -113,7 +113,7 @@ WRONG = [
         DataConfig,
         {"vocab_path": "tokenizer.json"},
         ValueError,
-        "takes no vocab_path; leave data.vocab_path out, or choose another data.tokenizer",
+        "takes no vocab_path; set data.vocab_path = None",
     ),
     (
         DataConfig,

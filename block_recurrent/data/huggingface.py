@@ -14,7 +14,6 @@ from block_recurrent.data.text_files import Record, TextFile, record_of
 from block_recurrent.system.extras import MissingPackage, require
 
 Download = Literal["never", "cache", "stream"]
-_SETTINGS = ("datasets.config", "huggingface_hub.constants")
 
 
 class HubDataset:
@@ -88,7 +87,8 @@ def _load(path: str, download: Download) -> Mapping[str, Any]:
 @contextmanager
 def _offline() -> Iterator[None]:
     """Keeps `datasets` from the network."""
-    modules = [require(name, "huggingface") for name in _SETTINGS]
+    config = require("datasets.config", "huggingface")
+    modules = [config, require("huggingface_hub.constants", "huggingface")]
     before = [module.HF_HUB_OFFLINE for module in modules]
     try:
         for module in modules:

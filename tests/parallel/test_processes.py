@@ -73,7 +73,7 @@ def test_a_signal_to_one_stops_all_after_the_same_step(gin, tmp_path):
     wait_for_steps(tmp_path)
     started[1].send_signal(signal.SIGTERM)
     ended = finish(started)
-    assert [each.status for each in ended] == [128 + signal.SIGTERM] * 2
+    assert [each.status for each in ended] == [128 + signal.SIGTERM] * 2, ended
     steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()]
     assert f"step {max(steps):,} is saved" in ended[0].errors
     metrics = read_metrics(tmp_path / "metrics.jsonl")
