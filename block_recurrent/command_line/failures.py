@@ -67,9 +67,9 @@ def reported(program: Callable[..., int]) -> Callable[..., int]:
         _show_anything()
         try:
             with _logs_shown():
-                return program([word for word in words if word != DEBUG])
+                status = program([word for word in words if word != DEBUG])
         except Stopped as stopped:
-            return stopped.exit_status
+            status = stopped.exit_status
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except BrokenPipeError:  # who reads the output has seen enough
@@ -84,6 +84,9 @@ def reported(program: Callable[..., int]) -> Callable[..., int]:
             if processes.several():  # a normal exit would wait for the others
                 processes.leave(status)
             return status
+        if processes.several():
+            processes.part(status)
+        return status
 
     return main
 

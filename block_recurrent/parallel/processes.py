@@ -27,6 +27,8 @@ T = TypeVar("T")
 JOIN_SECONDS = 300  # until the search for the other processes times out
 _RETRY_SECONDS = 0.5
 _REPORTS = "block_recurrent/"
+_PARTING = "block_recurrent/parting/"
+_PARTING_SECONDS, _DAY_SECONDS = 20, 86_400  # that process 0 waits for the others, and they for it
 UNREACHABLE, LOST = 8, 9  # exit statuses
 # Parts of messages of errors that mean that another process has ended. Their types differ.
 _OF_OTHERS = re.compile(
@@ -125,6 +127,23 @@ def leave(status: int, message: str = "") -> None:
     print(message, end="\n" if message else "", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(status)
+
+
+def part(status: int) -> None:
+    """Ends the process when the others have come to their end, too.
+
+    Process 0 is the last, because it runs the service that JAX aborts a process without.
+    """
+    messages = _messages()
+    with contextlib.suppress(RuntimeError):  # another process has ended before
+        if is_primary():
+            messages.key_value_set(f"{_PARTING}0", "")
+            for other in range(1, count()):
+                messages.blocking_key_value_get(f"{_PARTING}{other}", 1000 * _PARTING_SECONDS)
+        else:
+            messages.blocking_key_value_get(f"{_PARTING}0", 1000 * _DAY_SECONDS)
+            messages.key_value_set(f"{_PARTING}{index()}", "")
+    leave(status)
 
 
 def turn(number: int) -> contextlib.AbstractContextManager[None]:

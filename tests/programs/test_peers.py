@@ -7,6 +7,7 @@ import pytest
 
 from experiments.peers import compare
 from tests.helpers import SIZES
+from tests.interpreter import settings
 
 SIZE = [f"--gin.model.{name}={value}" for name, value in SIZES.items()]
 SIZE += ["--gin.model.num_layers=3", "--gin.data.batch_size=2"]
@@ -16,10 +17,12 @@ SIZE += [f"--gin.data.segment_length={2 * SIZES['window']}"]
 def test_a_codebase_beside_itself(tmp_path, monkeypatch, capsys):
     command = [sys.executable, compare.FOLDER / "ours.py"]
     monkeypatch.setattr(compare, "commands", lambda _: {compare.OURS: command, "other": command})
+    for name, value in settings().items():
+        monkeypatch.setenv(name, value)
     path = tmp_path / "figures.json"
-    assert compare.main([*SIZE, "--rounds=3", f"--json={path}"]) == 0
+    assert compare.main([*SIZE, "--rounds=2", f"--json={path}"]) == 0
     figures = json.loads(path.read_text())
-    assert [len(taken) for taken in figures["steps"].values()] == [3, 3]
+    assert [len(taken) for taken in figures["steps"].values()] == [2, 2]
     ours, other = figures["codebases"].values()
     assert ours["ratio"] == 1 and other["ratio"] > 0
     assert ours["step_flops"] == other["step_flops"] > 0
