@@ -36,7 +36,7 @@ DATA = [
     "tokenizers>=0.20.3",
     "zstandard>=0.22",
 ]
-HUGGINGFACE = ["datasets>=5.2"]
+HUGGINGFACE = ["datasets>=5.2", "huggingface_hub>=2.4"]
 PLOTS = ["matplotlib>=3.11"]
 TENSORBOARD = ["tensorboardX>=2.6.2"]
 WANDB = ["wandb>=0.31.0"]
