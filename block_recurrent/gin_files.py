@@ -22,6 +22,7 @@ Only gin's parser is used, never its global registry, so a call does not affect 
 """
 
 import dataclasses
+import inspect
 import logging
 import os
 import re
@@ -384,8 +385,9 @@ def _meanings(kind: type) -> dict[str, str]:
     """What the docstrings of a class and its bases say of each of its attributes."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        attributes = (base.__doc__ or "").partition("Attributes:")[2]
-        pattern = re.compile(r"^ {6}(\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
+        # Python 3.13 leaves the indentation out of docstrings itself.
+        attributes = inspect.cleandoc(base.__doc__ or "").partition("Attributes:")[2]
+        pattern = re.compile(r"^ {2}(\w+): (.*(?:\n {4,}.*)*)", re.MULTILINE)
         found.update((name, " ".join(text.split())) for name, text in pattern.findall(attributes))
     return found
 
