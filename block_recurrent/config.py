@@ -20,6 +20,9 @@ from block_recurrent.model_config import RelativeConfig as RelativeConfig
 from block_recurrent.model_config import TransformerConfig as TransformerConfig
 from block_recurrent.model_config import TransformerXLConfig as TransformerXLConfig
 
+WITHOUT_PATH = ("stdlib", "site_packages")  # sources
+Download = Literal["never", "cache", "stream"]
+
 if typing.TYPE_CHECKING:
     _OneOfThem = Any  # code that reads an experiment's model mostly knows its kind
 else:
@@ -76,7 +79,7 @@ class DataConfig(Checked):
 
     source: Literal["stdlib", "site_packages", "jsonl", "text", "huggingface", "tfds"] = "stdlib"
     path: str | None = None
-    download: Literal["never", "cache", "stream"] = "never"
+    download: Download = "never"
     name: str | None = None
     tokenizer: Literal["bytes", "sentencepiece", "huggingface", "tiktoken"] = "bytes"
     vocab_path: str | None = None
@@ -99,7 +102,7 @@ class DataConfig(Checked):
             0 < self.validation_percent < 100,
             f"validation_percent must be between 1 and 99, not {self.validation_percent}",
         )
-        needs_path = self.source not in ("stdlib", "site_packages")
+        needs_path = self.source not in WITHOUT_PATH
         has_file = self.tokenizer != "bytes"
         for name, owner, needed in (
             ("path", "source", needs_path),

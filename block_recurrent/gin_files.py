@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 from gin import config_parser
 
-from block_recurrent.config import ConfigError, ExperimentConfig
+from block_recurrent.config import WITHOUT_PATH, ConfigError, DataConfig, ExperimentConfig
 from block_recurrent.system.hints import must_be_one_of, type_name
 from block_recurrent.system.text import did_you_mean
 
@@ -357,9 +357,8 @@ def _experiment(bound: _Bindings, needs_data: bool = True) -> ExperimentConfig:
             values[section][name] = os.path.expanduser(path)
     if not needs_data:
         data = values["data"]
-        own_text = data.get("source", "stdlib") in ("stdlib", "site_packages")
-        missing = [] if own_text else ["path"]
-        missing += ["vocab_path"] if data.get("tokenizer", "bytes") != "bytes" else []
+        missing = [] if data.get("source", DataConfig.source) in WITHOUT_PATH else ["path"]
+        missing += ["vocab_path"] if data.get("tokenizer", DataConfig.tokenizer) != "bytes" else []
         values["data"] = dict.fromkeys(missing, TO_BE_GIVEN) | data
     sections = {name: bound.build(bound.kind(name), values[name], name) for name in SECTIONS}
     return bound.build(ExperimentConfig, sections)

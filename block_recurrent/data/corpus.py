@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from block_recurrent.config import Download
 from block_recurrent.data.documents import SPLITS, DataError, Document
-from block_recurrent.data.huggingface import Download
 from block_recurrent.data.sources import SOURCES, SplitReader
 from block_recurrent.data.splits import BY_HASH
 from block_recurrent.data.text_files import AS_PUBLISHED, Reading

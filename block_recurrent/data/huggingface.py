@@ -5,15 +5,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Any
 
+from block_recurrent.config import Download
 from block_recurrent.data.documents import DataError
 from block_recurrent.data.records import PUBLISHED, Columns, Row
 from block_recurrent.data.splits import decide_splits
 from block_recurrent.data.text_files import Record, TextFile, record_of
 from block_recurrent.system.extras import MissingPackage, require
-
-Download = Literal["never", "cache", "stream"]
 
 
 class HubDataset:

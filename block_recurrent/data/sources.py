@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from block_recurrent.config import Download
 from block_recurrent.data.documents import SPLITS, DataError, Document, bucket_of, decode_file
-from block_recurrent.data.huggingface import Download, HubDataset
+from block_recurrent.data.huggingface import HubDataset
 from block_recurrent.data.splits import choose_split
 from block_recurrent.data.text_files import (
     AS_PUBLISHED,

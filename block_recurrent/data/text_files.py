@@ -281,8 +281,9 @@ def _share(text: str, shares: Sequence[int], number: int) -> str:
 
 
 def _documents(text: str, start: str, file: TextFile) -> list[str]:
-    """Cuts a text before every match; blank lines before the first belong to it."""
-    starts = [found.start() for found in re.finditer(start, text, re.MULTILINE)]
+    """Cuts a text before every line that matches; blank lines before the first belong to it."""
+    matches = re.finditer(start, text, re.MULTILINE)
+    starts = list(dict.fromkeys(text.rfind("\n", 0, found.start()) + 1 for found in matches))
     if not starts:
         raise DataError(
             f"{file.path}: document_start = {start!r} matches nowhere: correct the expression."

@@ -284,6 +284,8 @@ def test_a_line_that_matches_begins_a_document(tmp_path):
     assert len(load_corpus("text", "validation", path=tmp_path, reading=reading).documents) == 1
     before = read(tmp_path / "wiki.train.tokens", document_start="^ = T")
     assert [document[2] for document in before] == list(articles)
+    inside = read(tmp_path / "wiki.train.tokens", document_start="(One|Two) =")
+    assert [document[2] for document in inside] == list(articles)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ from typing import get_args
 
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.parser import Parser
+from block_recurrent.config import Download
 from block_recurrent.data import DataError
-from block_recurrent.data.huggingface import Download, HubDataset
+from block_recurrent.data.huggingface import HubDataset
 from block_recurrent.data.records import Columns
 from block_recurrent.data.text_files import KINDS, Reading
 from block_recurrent.lab.corpora.copies import SIMILARITY, WORDS
