@@ -15,9 +15,10 @@ table: $(VENV)/.table  # train every row of the paper's Table 1 at a small size
 table-long: $(VENV)/.table  # the same rows, seven times longer
 	$(BIN)/python experiments/train_table.py --long
 
-# A worker that dies ends the run: pytest-xdist might wait for ever for the rest of its file.
+# Three workers for two cores, because some tests wait for other programs. A worker that dies ends
+# the run: pytest-xdist might wait for ever for the rest of its file.
 test: $(VENV)/.setup  # run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
 lint: $(VENV)/.setup  # check format, style and types
 	$(BIN)/ruff format --check .
