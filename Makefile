@@ -1,6 +1,6 @@
 # Every target sets itself up: a virtual environment in .venv, made by PYTHON (3.11 or newer).
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
@@ -18,7 +18,7 @@ table-long: $(VENV)/.table  # the same rows, seven times longer
 # Three workers for two cores, because some tests wait for other programs. A worker that dies ends
 # the run: pytest-xdist might wait for ever for the rest of its file.
 test: $(VENV)/.setup  # run the tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(TESTS)
 
 lint: $(VENV)/.setup  # check format, style and types
 	$(BIN)/ruff format --check .

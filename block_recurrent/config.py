@@ -204,7 +204,32 @@ class AdamWConfig(OptimizerConfig):
     weight_decay: float = 0.0
 
 
-AnyOptimizerConfig = AdafactorConfig | AdamWConfig
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MuonConfig(OptimizerConfig):
+    """Muon (Jordan et al. 2024) for kernels, and Adam for all other parameters.
+
+    A kernel's averaged gradient is orthogonalized and scaled to the root mean square 0.2, about
+    that of an update of AdamW, whose learning rates serve for both (Liu et al. 2025,
+    arXiv 2502.16982). Both average in Nesterov's way.
+
+    Attributes:
+      name: tells this configuration from those of the other optimizers.
+      beta: decay of the average of a kernel's gradients.
+      b1: decay of the first moment of the other parameters.
+      b2: decay of their second moment.
+      eps: added to the root of the second moment, and to a kernel's norm.
+      weight_decay: decoupled decay of kernels, times the learning rate.
+    """
+
+    name: Literal["muon"] = "muon"
+    beta: float = 0.95
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+
+AnyOptimizerConfig = AdafactorConfig | AdamWConfig | MuonConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

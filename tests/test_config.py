@@ -13,6 +13,7 @@ from block_recurrent.config import (
     LayerConfig,
     LSTMConfig,
     ModelConfig,
+    MuonConfig,
     TrainingConfig,
     TransformerConfig,
     TransformerXLConfig,
@@ -22,7 +23,7 @@ from tests.helpers import SIZES
 MODEL = {"vocab_size": 256}
 NOTHING_SEEN = {"same_length": True, "memory": 0}
 BASELINES = [TransformerXLConfig, TransformerConfig, LSTMConfig]
-OPTIMIZERS = [AdafactorConfig, AdamWConfig]
+OPTIMIZERS = [AdafactorConfig, AdamWConfig, MuonConfig]
 CONFIGS = [LayerConfig, ModelConfig, *BASELINES, DataConfig, *OPTIMIZERS, TrainingConfig]
 
 BASELINE_SIZES = ["vocab_size", "num_layers", "model_size"]
@@ -37,6 +38,7 @@ POSITIVE = {
     DataConfig: ["batch_size", "segment_length"],
     AdafactorConfig: [*SCHEDULE, "decay_rate", "clipping_threshold", "eps1"],
     AdamWConfig: [*SCHEDULE, "eps"],
+    MuonConfig: [*SCHEDULE, "eps"],
     TrainingConfig: [
         field.name
         for field in dataclasses.fields(TrainingConfig)
@@ -135,6 +137,7 @@ WRONG = [
     (AdafactorConfig, {"weight_decay": 0.1}, TypeError, "unexpected keyword argument"),
     (AdafactorConfig, {"momentum": 1.0}, ValueError, "momentum must be in [0, 1), not 1.0"),
     (AdamWConfig, {"b1": 1.0}, ValueError, "b1 must be in [0, 1), not 1.0"),
+    (MuonConfig, {"beta": 1.0}, ValueError, "beta must be in [0, 1), not 1.0"),
     (AdamWConfig, {"b2": -0.1}, ValueError, "b2 must be in [0, 1), not -0.1"),
     (AdamWConfig, {"weight_decay": -0.1}, ValueError, "weight_decay must be at least 0, not -0.1"),
     (ExperimentConfig, {"model": MODEL}, TypeError, "ExperimentConfig.model must be ModelConfig"),

@@ -11,6 +11,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib as contrib
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -20,6 +21,7 @@ from block_recurrent.config import (
     AnyOptimizerConfig,
     ExperimentConfig,
     ModelConfig,
+    MuonConfig,
     OptimizerConfig,
 )
 from block_recurrent.model.stack import stacked_layers
@@ -82,10 +84,28 @@ def _adamw(config: AdamWConfig, schedule: optax.Schedule) -> optax.GradientTrans
     )
 
 
+def _muon(config: MuonConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    def matrices(named: Mapping[str, Any]) -> dict[str, contrib.MuonDimensionNumbers | None]:
+        matrix = contrib.MuonDimensionNumbers()
+        return {name: matrix if name.endswith("kernel") else None for name in named}
+
+    return contrib.muon(
+        schedule,
+        beta=config.beta,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        muon_weight_dimension_numbers=cast(Any, matrices),
+        consistent_rms=0.2,
+    )
+
+
 # Kind of configuration -> the function that makes its optimizer, without clipping.
 OPTIMIZERS: Mapping[type[AnyOptimizerConfig], Callable[..., optax.GradientTransformation]] = {
     AdafactorConfig: _adafactor,
     AdamWConfig: _adamw,
+    MuonConfig: _muon,
 }
 
 

@@ -14,6 +14,7 @@ from block_recurrent.config import (
     ConfigError,
     DataConfig,
     ExperimentConfig,
+    MuonConfig,
 )
 from block_recurrent.model.parameters import named_parameters
 from block_recurrent.model.stack import stacked_layers
@@ -73,13 +74,18 @@ def test_large_parameters_are_sharded_along_both_axes():
                 assert {FSDP, TENSOR} <= set(table_axes(path)), path
 
 
-@pytest.mark.parametrize("optimizer", ["adafactor", "adamw"])
+OPTIMIZERS = {"adafactor": AdafactorConfig(), "adamw": AdamWConfig(), "muon": MuonConfig()}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("feedback", [False, True])
 def test_moments_are_sharded_as_their_parameters(optimizer, feedback):
     config = ExperimentConfig(
         model=br.ModelConfig(**PAPER, feedback=feedback),
         data=DataConfig(batch_size=2),
-        optimizer={"adafactor": AdafactorConfig(), "adamw": AdamWConfig()}[optimizer],
+        optimizer={"adafactor": AdafactorConfig, "adamw": AdamWConfig, "muon": MuonConfig}[
+            optimizer
+        ](),
     )
     state = abstract_train_state(config)
     shardings = train_state_sharding(one_device(), state)
@@ -101,6 +107,9 @@ def test_moments_are_sharded_as_their_parameters(optimizer, feedback):
         wanted = set(filter(None, table_axes(name)))
         if optimizer == "adamw":
             assert along.get(f"mu {name}") == along.get(f"nu {name}") == wanted, name
+        elif optimizer == "muon":
+            assert along.get(f"mu {name}") == wanted, name
+            assert name.endswith("kernel") or along.get(f"nu {name}") == wanted, name
         else:
             assert along.get(f"ema {name}") == wanted, name
             second = [along.get(f"{kind} {name}", set()) for kind in ("v_row", "v_col", "v")]

@@ -14,6 +14,7 @@ from block_recurrent.config import (
     AnyOptimizerConfig,
     DataConfig,
     ExperimentConfig,
+    MuonConfig,
     OptimizerConfig,
     TrainingConfig,
 )
@@ -124,15 +125,27 @@ def kernels(named):
 CONFIGS = {
     "adafactor": AdafactorConfig(learning_rate=1.0, warmup_steps=2),
     "adamw": AdamWConfig(**ADAMW, weight_decay=0.3),
+    "muon": MuonConfig(**ADAMW, weight_decay=0.3),
 }
 
 
 def plain(name: str) -> optax.GradientTransformation:
-    """The paper's optimizer, or AdamW, by optax alone."""
+    """The optimizer by optax alone."""
     schedule = make_schedule(CONFIGS[name], 10)
     if name == "adafactor":
         return optax.adafactor(schedule, decay_rate=0.8, momentum=0.9)
-    return optax.adamw(schedule, 0.9, 0.95, weight_decay=0.3, mask=kernels)
+    if name == "adamw":
+        return optax.adamw(schedule, 0.9, 0.95, weight_decay=0.3, mask=kernels)
+    matrix = optax.contrib.MuonDimensionNumbers()
+    return optax.contrib.muon(
+        schedule,
+        weight_decay=0.3,
+        adam_b2=0.95,
+        muon_weight_dimension_numbers=lambda named: {
+            name: matrix if kernel else None for name, kernel in kernels(named).items()
+        },
+        consistent_rms=0.2,
+    )
 
 
 @pytest.fixture
@@ -152,7 +165,8 @@ def test_stacked_layers_are_updated_as_each_alone_would_be(name):
     for part in (*parts, rest_of):
         alone = run(optimizer, part(parameters), [part(gradient) for gradient in gradients])
         for key, value in part(result).items():
-            np.testing.assert_allclose(value, alone[key], rtol=2e-6, atol=1e-7, err_msg=key)
+            error = 2e-6 if name == "muon" else 1e-7  # products of matrices are rounded
+            np.testing.assert_allclose(value, alone[key], rtol=2e-6, atol=error, err_msg=key)
             assert np.any(value != part(parameters)[key])
 
 
@@ -171,8 +185,23 @@ def test_gradients_are_scaled_down_to_the_global_norm():
     assert np.any(found["embedding"] != unclipped["embedding"])
 
 
-def test_only_kernels_decay():
-    config = experiment(AdamWConfig(**ADAMW, weight_decay=0.3))
+def test_muon_turns_kernels_by_nearly_orthogonal_matrices_and_nothing_else():
+    parameters, gradient = draw(0), draw(1)
+    found = run(make_optimizer(experiment(MuonConfig(**ADAMW))), parameters, [gradient] * 2)
+    for name, before in parameters.items():
+        step = np.asarray(before - found[name], np.float64) / 0.05  # the first step's rate is 0
+        if name.endswith("kernel"):
+            left, _, right = np.linalg.svd(gradient[name], full_matrices=False)
+            turn = 0.2 * max(step.shape[-2:]) ** 0.5 * left @ right
+            size, full = np.linalg.norm(step), np.linalg.norm(turn)
+            assert np.vdot(step, turn) > 0.8 * size * full and 0.6 < size / full < 1.2, name
+        else:
+            np.testing.assert_allclose(abs(step), 1, atol=0.2, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", [AdamWConfig, MuonConfig])
+def test_only_kernels_decay(kind):
+    config = experiment(kind(**ADAMW, weight_decay=0.3))
     model = random_model(config.model)
     parameters = named_parameters(model)
     zeros = jax.tree.map(jnp.zeros_like, parameters)
@@ -192,6 +221,7 @@ OTHER = {
         "eps1": 10.0,
     },
     AdamWConfig: {"b1": 0.5, "b2": 0.5, "eps": 1.0, "weight_decay": 0.5},
+    MuonConfig: {"beta": 0.5, "b1": 0.5, "b2": 0.5, "eps": 1.0, "weight_decay": 0.5},
 }
 
 
@@ -201,7 +231,11 @@ OTHER = {
 )
 def test_every_field_of_an_optimizer_changes_its_updates(kind, name):
     rng = np.random.default_rng(0)
-    parameters, *gradients = ({"a.kernel": jnp.asarray(rng.normal(size=4))} for _ in range(4))
+    shapes = {"a.kernel": (4, 3), "a.bias": (3,)}
+    parameters, *gradients = (
+        {path: jnp.asarray(rng.normal(size=shape)) for path, shape in shapes.items()}
+        for _ in range(4)
+    )
     assert set(OTHER) == set(OPTIMIZERS)
 
     def after(**fields):
@@ -211,6 +245,6 @@ def test_every_field_of_an_optimizer_changes_its_updates(kind, name):
         for gradient in gradients:
             updates, state = optimizer.update(gradient, state, result)
             result = optax.apply_updates(result, updates)
-        return result["a.kernel"]
+        return np.concatenate([x.ravel() for x in result.values()])
 
     assert np.any(after(**{name: OTHER[kind][name]}) != after())
