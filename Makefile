@@ -9,10 +9,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --ed
 help:  # print the targets
 	@sed -n 's/^\([a-z-]*\):.*  # \(.*\)/make \1\t\2/p' Makefile | expand -t 18
 
-table: $(VENV)/.table  # train every row of the paper's Table 1 at a small size
+table: $(VENV)/.table  # train seven rows of the paper's Table 1 at a small size
 	$(BIN)/python experiments/train_table.py
 
-table-long: $(VENV)/.table  # the same rows, seven times longer
+table-long: $(VENV)/.table  # all rows, longer, some with three seeds
 	$(BIN)/python experiments/train_table.py --long
 
 # Three workers for two cores, because some tests wait for other programs. A worker that dies ends
@@ -44,7 +44,7 @@ $(VENV)/.table: setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3")'
 	@echo "making $(VENV) with $(PYTHON) and installing jax, flax and the other required packages (some minutes)"
 	@$(PYTHON) -m venv $(VENV)
-	$(INSTALL) '.[plots]'
+	$(INSTALL) '.[plots]' sentencepiece
 	@touch $@
 
 $(VENV)/.setup: $(VENV)/.table

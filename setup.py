@@ -71,7 +71,7 @@ setup(
         "jax>=0.10.2",
         "flax>=0.12.8",
         "jaxtyping>=0.3.2",
-        "optax>=0.2.5",
+        "optax>=0.2.8",
         # Checkpoints use Orbax's v1 interface, which is still called experimental.
         "orbax-checkpoint>=0.12.8,<0.13",
         "tensorflow-datasets>=4.9.10",

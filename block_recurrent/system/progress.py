@@ -1,10 +1,11 @@
-"""One line of progress on the screen, and how the time of a run divides into parts."""
+"""Progress on the screen, of one piece of work or several; how a run's time divides into parts."""
 
 import contextlib
 import io
+import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 
@@ -99,7 +100,81 @@ class ProgressLine:
         self._width = 0
 
     def _write(self, text: str) -> None:
-        # The work continues when the terminal, or the program that reads this, has ended.
-        with contextlib.suppress(OSError):
-            self._stream.write(text)
-            self._stream.flush()
+        _write(self._stream, text)
+
+
+class ProgressBoard:
+    """A line for each of several pieces of work, rewritten on a terminal.
+
+    Elsewhere it prints what has ended, and once a minute what is in progress.
+
+    Args:
+      names: of the pieces of work.
+      stream: standard error unless given, which may be closed.
+    """
+
+    def __init__(self, names: Sequence[str], stream: TextIO | None = None):
+        self._stream = stream or sys.stderr or io.StringIO()
+        self._terminal = self._stream.isatty()
+        self._lines = dict.fromkeys(names, "")
+        self._ended: set[str] = set()
+        self._last = time.monotonic()
+        self._below = ""
+        self._drawn = 0
+
+    def show(self, name: str, text: str) -> None:
+        """Says how far a piece of work is."""
+        self._lines[name] = text
+        now = time.monotonic()
+        if self._terminal:
+            self._draw()
+        elif now - self._last >= 60:
+            self._last = now
+            self.say(f"{len(self._ended)} of {len(self._lines)} done{self._below}")
+            for other, line in self._lines.items():
+                if line and other not in self._ended:
+                    self.say(f"  {other}: {line}")
+
+    def end(self, name: str, text: str, left: str = "") -> None:
+        """Says how a piece of work has ended.
+
+        Args:
+          name: the piece of work.
+          text: its result.
+          left: how long the others will take, as text; empty if nothing is left.
+        """
+        self._lines[name] = text
+        self._ended.add(name)
+        self._below = f", about {left} left" if left else ""
+        if self._terminal:
+            self._draw()
+        else:
+            self.say(f"{name}: {text}{self._below}")
+
+    def say(self, text: str) -> None:
+        """Prints a line that stays, above the others."""
+        self._erase()
+        _write(self._stream, text + "\n")
+        if self._terminal:
+            self._draw()
+
+    def _draw(self) -> None:
+        self._erase()
+        width = max(map(len, self._lines))
+        lines = [f"{name:{width}}  {line or '.'}" for name, line in self._lines.items()]
+        lines.append(f"{len(self._ended)} of {len(self._lines)} done{self._below}")
+        room = shutil.get_terminal_size().columns - 1
+        _write(self._stream, "".join(line[:room] + "\n" for line in lines))
+        self._drawn = len(lines)
+
+    def _erase(self) -> None:
+        if self._drawn:
+            _write(self._stream, f"\x1b[{self._drawn}A\x1b[J")  # to the first line; all below it
+        self._drawn = 0
+
+
+def _write(stream: TextIO, text: str) -> None:
+    # The work continues when the terminal, or the program that reads this, has ended.
+    with contextlib.suppress(OSError):
+        stream.write(text)
+        stream.flush()

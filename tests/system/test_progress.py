@@ -1,11 +1,13 @@
 """Laws of the line for people, on a terminal and elsewhere."""
 
 import io
+import re
+import shutil
 
 import pytest
 
 from block_recurrent.system import progress
-from block_recurrent.system.progress import ProgressLine, duration
+from block_recurrent.system.progress import ProgressBoard, ProgressLine, duration
 
 
 class Terminal(io.StringIO):
@@ -120,3 +122,44 @@ def test_without_standard_error_nothing_is_written(monkeypatch):
     line = ProgressLine()
     line.show("text", always=True)
     line.end("text")
+
+
+def screen(output: str) -> list[str]:
+    """The lines of a terminal after some output."""
+    lines = [""]
+    for part in re.split(r"(\x1b\[\d+A\x1b\[J|\n)", output):
+        if part == "\n":
+            lines.append("")
+        elif part.startswith("\x1b"):
+            del lines[-1 - int(part[2 : part.index("A")]) :]
+            lines.append("")
+        else:
+            lines[-1] += part
+    return lines[:-1]
+
+
+def test_a_terminal_shows_a_line_for_each_piece_of_work_and_what_stays_above(clock):
+    stream = Terminal()
+    board = ProgressBoard(["a", "long"], stream)
+    board.show("a", "step 1")
+    board.show("a", "step 2")
+    assert screen(stream.getvalue()) == ["a     step 2", "long  .", "0 of 2 done"]
+    board.say("a warning")
+    board.end("a", "2.5 bits", "3m 00s")
+    board.show("long", "x" * 500)
+    *shown, cut, below = screen(stream.getvalue())
+    assert shown == ["a warning", "a     2.5 bits"] and below == "1 of 2 done, about 3m 00s left"
+    assert cut == ("long  " + "x" * 500)[: shutil.get_terminal_size().columns - 1]
+
+
+def test_elsewhere_a_board_prints_what_has_ended_and_once_a_minute_what_has_not(clock):
+    stream = io.StringIO()
+    board = ProgressBoard(["a", "b", "c"], stream)
+    board.show("a", "step 1")
+    board.end("b", "2.5 bits", "9s")
+    clock[0] += 60
+    board.show("a", "step 2")
+    board.show("a", "step 3")
+    board.end("a", "2.4 bits")
+    expected = "b: 2.5 bits, about 9s left\n1 of 3 done, about 9s left\n  a: step 2\na: 2.4 bits\n"
+    assert stream.getvalue() == expected

@@ -78,14 +78,6 @@ def window_of(config: ExperimentConfig) -> int | None:
     return model.window if isinstance(model, ModelConfig) else None
 
 
-def segment_of(config: ExperimentConfig) -> int:
-    """What tables show as the segment: the tokens that gradients pass through at once."""
-    model, length = config.model, config.data.segment_length
-    if isinstance(model, ModelConfig):
-        return model.window if model.detach_windows else length
-    return getattr(model, "segment", None) or length
-
-
 def is_recurrent(config: ExperimentConfig) -> bool:
     """Whether the model has block-recurrent layers."""
     return bool(getattr(config.model, "recurrent_layers", ()))

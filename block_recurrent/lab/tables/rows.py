@@ -13,6 +13,18 @@ from block_recurrent.model.parameters import count_parameters
 from block_recurrent.training.build import abstract_model
 
 USUAL, REFERENCE = "rec_fixed_skip", "slide_13l"
+# The rows of the small table; the long one has all rows, `MAIN` with several seeds.
+SHORT = (
+    "xl_512",
+    "xl_2048",
+    "slide_12l",
+    "slide_13l",
+    "rec_lstm_single",
+    "rec_fixed_skip",
+    "feedback_fixed_skip",
+)
+LONG_SEEDS = 3
+MAIN = ("xl_2048", "slide_13l", "rec_fixed_skip", "feedback_fixed_skip")
 
 
 class TableRow(NamedTuple):
@@ -30,6 +42,18 @@ class TableRow(NamedTuple):
     def name(self) -> str:
         """The row's name, with the sizes it has here."""
         return row_name(self.config)
+
+    @property
+    def seed(self) -> int:
+        """What the parameters and the order of the documents follow from."""
+        return self.config.training.seed
+
+    def with_seed(self, seed: int) -> "TableRow":
+        """The same row with another seed."""
+        config = self.config
+        training = dataclasses.replace(config.training, seed=seed)
+        data = dataclasses.replace(config.data, seed=seed)
+        return self._replace(config=dataclasses.replace(config, training=training, data=data))
 
 
 @functools.cache
@@ -109,9 +133,22 @@ def table_rows(base: ExperimentConfig) -> list[TableRow]:
     return [row for gin in ROWS if (row := row_at(base, gin)).paper]
 
 
-def small_table_rows(base: ExperimentConfig) -> list[TableRow]:
-    """All rows of the small table, which read the same lanes and as much of each in a step."""
-    return [row_at(base, gin, same_lanes=True) for gin in ROWS]
+def small_table_rows(
+    base: ExperimentConfig, *, long: bool = False, seeds: int = 1
+) -> list[TableRow]:
+    """The rows of the small table, which read the same lanes and as much of each in a step.
+
+    Args:
+      base: the configuration of the recurrent rows.
+      long: all rows, `MAIN` with three seeds at least.
+      seeds: of each row.
+    """
+    rows = {gin: row_at(base, gin, same_lanes=True) for gin in (ROWS if long else SHORT)}
+    return [
+        row.with_seed(base.training.seed + number)
+        for gin, row in rows.items()
+        for number in range(max(seeds, LONG_SEEDS) if long and gin in MAIN else seeds)
+    ]
 
 
 @functools.cache

@@ -1,71 +1,110 @@
 """The small Table 1: its page and its picture."""
 
+import lzma
+import statistics
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from block_recurrent.lab.tables.layout import Page, TextTable, color_of, number_cell
-from block_recurrent.lab.tables.paper import TITLES, published_cell
+from block_recurrent.data import Document
+from block_recurrent.lab.tables.layout import Page, TextTable, color_of, finish
+from block_recurrent.lab.tables.naming import family
+from block_recurrent.lab.tables.paper import TITLES, published_cell, row_figures
+from block_recurrent.lab.tables.rows import TableRow
+from block_recurrent.lab.tables.seed_groups import SeedGroup, cells
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS = ("row", "parameters", "segment", "window", "step time", "bits/byte")
+ONE_SEED = (
+    "One seed says nothing of differences below about 0.03 bits per byte; --seeds=3 trains every "
+    "row three times."
+)
+SIZES, BITS = ("row", "parameters", "window"), ("bits/token", "bits/byte")
+
+
+def lzma_bits_per_byte(documents: Sequence[Document]) -> float:
+    """Bits per byte of LZMA at its highest preset, each document compressed on its own."""
+    texts = [document.text.encode() for document in documents]
+    preset = 9 | lzma.PRESET_EXTREME
+    compressed = sum(len(lzma.compress(text, preset=preset)) for text in texts)
+    return 8 * compressed / sum(map(len, texts))
 
 
 def make_page(
-    results: Sequence[Mapping[str, Any]], untrained: Mapping[str, float], description: str
+    groups: Sequence[SeedGroup],
+    step_times: Mapping[TableRow, float],
+    compressed: float,
+    description: str,
 ) -> Page:
-    """The rows with their figures, and below them the baselines that need no training.
+    """The rows with their figures, and below them what a compressor needs.
 
     Args:
-      results: of each row, as `train_table.train_row` writes them.
-      untrained: bits per byte of the baselines, by name.
+      groups: the runs of each row.
+      step_times: of each row and seed, relative to the reference.
+      compressed: bits per byte of LZMA.
       description: what was trained, on what, and for how long.
     """
-    rows = [
-        [
-            result["row"],
-            f"{result['parameters']:,}",
-            f"{result['segment']:,}",
-            number_cell(result["window"], ",", ""),
-            f"{result['step_time']:.2f}",
-            f"{result['bits_per_byte']:.3f}",
-            result["paper_row"],
-            *(published_cell(name, result["paper"][name]) for name in TITLES),
-        ]
-        for result in results
-    ]
-    columns = (*COLUMNS, "paper: row", *TITLES.values())
-    empty = [""] * (len(columns) - len(COLUMNS))
-    rows += [[name, "", "", "", "", f"{bits:.3f}", *empty] for name, bits in untrained.items()]
-    table = TextTable(columns, rows, left=("row", "paper: row"))
-    data = {"results": results, "untrained": untrained, "description": description}
-    pictures = {"table": partial(draw, results, untrained)}
-    return Page("table", {"": table}, description, data, pictures)
+    papers = {row.name: row.paper for row in step_times}
+    times = {
+        name: statistics.mean(time for row, time in step_times.items() if row.name == name)
+        for name in papers
+    }
+    columns = (*SIZES, "step time", *BITS, "paper: row", *TITLES.values())
+    lines, data = [], []
+    for group in groups:
+        paper, time = papers[group.name], times[group.name]
+        figures = row_figures(paper)
+        published = [published_cell(name, figure) for name, figure in figures.items()]
+        lines.append([*cells(group, SIZES), f"{time:.2f}", *cells(group, BITS), paper, *published])
+        data.append({**group.data(), "step_time": time, "paper_row": paper, "paper": figures})
+    below = {"row": "lzma", "bits/byte": f"{compressed:.3f}"}
+    table = TextTable(
+        columns, [*lines, [below.get(column, "") for column in columns]], ("row", "paper: row")
+    )
+    if any(len(group.runs) > 1 for group in groups):
+        description += " Figures of several seeds: mean ± standard deviation (number of seeds)."
+    else:
+        description += f" {ONE_SEED}"
+    pictures = {"table": partial(draw, groups, times, compressed)}
+    return Page("table", {"": table}, description, {"rows": data, "lzma": compressed}, pictures)
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (step time, bits) that no other surpasses in both, fastest first."""
+    ahead: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not ahead or point[1] < ahead[-1][1]:
+            ahead.append(point)
+    return ahead
 
 
 def draw(
-    results: Sequence[Mapping[str, Any]], untrained: Mapping[str, float], picture: "Figure"
+    groups: Sequence[SeedGroup],
+    times: Mapping[str, float],
+    compressed: float,
+    picture: "Figure",
 ) -> None:
-    """Draws bits per byte by row, the untrained baselines as lines, and against step time."""
-    by_row, by_time = picture.subplots(1, 2)
-    white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # a baseline may lie behind
-    for number, result in enumerate(results, 1):
-        name, bits, time = f"{number} {result['row']}", result["bits_per_byte"], result["step_time"]
-        color = color_of(result["row"])
-        by_row.plot(bits, name, "o", color=color)
-        offset = {"textcoords": "offset points"}
-        by_row.annotate(f"{bits:.3f}", (bits, name), (6, -3), **offset, bbox=white)
-        by_time.plot(time, bits, "o", color=color)
-        by_time.annotate(str(number), (time, bits), (5, 4), **offset, fontsize=8)
-    for (name, bits), style in zip(untrained.items(), ("--", ":"), strict=False):
-        by_row.axvline(bits, color="black", linestyle=style, label=name)
-    by_row.invert_yaxis()
-    by_row.grid(axis="y", alpha=0.3)
-    by_row.margins(x=0.2)
-    by_row.set_xlabel("bits per byte (lower is better)")
-    by_row.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
-    by_time.margins(0.1)
-    by_time.set_xlabel("step time relative to the sliding-window model with one layer more")
-    by_time.set_ylabel("bits per byte")
+    """Draws bits per byte against step time: a labelled point for each row, and the frontier."""
+    panel = picture.subplots()
+    bits = {group.name: group.spread("bits_per_byte") for group in groups}
+    points = {name: (times[name], found.mean) for name, found in bits.items() if found.mean}
+    labelled: set[str] = set()
+    for name, (time, mean) in points.items():
+        color, kind = color_of(name), family(name)
+        label = kind if kind not in labelled else None
+        labelled.add(kind)
+        style = {"fmt": "o", "color": color, "capsize": 3}
+        panel.errorbar(time, mean, bits[name].deviation, label=label, **style)
+        # A label stands below its point if another point is close above.
+        crowded = any(abs(x - time) < 0.15 and 0 < y - mean < 0.01 for x, y in points.values())
+        side, shift = ("left", 7) if time <= 1 else ("right", -7)
+        offset = {"xytext": (shift, -14 if crowded else 5), "textcoords": "offset points"}
+        panel.annotate(name, (time, mean), **offset, ha=side, color=color)
+    best = list(zip(*frontier(list(points.values())), strict=True))
+    panel.plot(*best, color="lightgray", zorder=0, label="none is faster and better")
+    panel.margins(0.15)
+    panel.set_xlabel("step time, relative to the sliding-window model with one layer more")
+    panel.set_ylabel("bits per byte (lower is better)")
+    panel.set_title(f"What a step's time buys (lzma: {compressed:.3f} bits per byte)")
+    finish([panel])

@@ -1,11 +1,12 @@
-"""Trains every row of the paper's Table 1 at a small size and prints the table.
+"""Trains rows of the paper's Table 1 at a small size and prints the table.
 
-    block-recurrent table            8 to 12 minutes on two cores
-    block-recurrent table --long     the same rows, seven times longer
+    block-recurrent table            seven rows, 10 minutes on two cores
+    block-recurrent table --long     all rows, longer, some of them with three seeds
 
 A process of its own trains each row, on the same tokens; on a CPU, as many at a time as there are
-cores. The work directory keeps the results: the same command continues after a stop. `--row=NAME`
-trains one row and nothing else, for instance on another machine.
+cores. The tokens are pieces, of a vocabulary that is learned from the training text. The work
+directory keeps the results: the same command continues after a stop. `--row=NAME` trains one row
+and nothing else, for instance on another machine.
 """
 
 import dataclasses
@@ -13,9 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -26,27 +25,31 @@ from block_recurrent.config import ConfigError, ExperimentConfig
 from block_recurrent.data import Corpus, byte_count, make_tokenizer, tokenize
 from block_recurrent.data.loading import Corpora, load_documents
 from block_recurrent.lab.benchmark.timing import TimedStep, ratio, time_in_turn
+from block_recurrent.lab.corpora.train_vocab import train_vocabulary
 from block_recurrent.lab.tables import children
 from block_recurrent.lab.tables.children import run_side_by_side
 from block_recurrent.lab.tables.layout import publish
-from block_recurrent.lab.tables.naming import segment_of, window_of
-from block_recurrent.lab.tables.paper import LENGTH, SIZE, row_figures
+from block_recurrent.lab.tables.paper import LENGTH, SIZE
 from block_recurrent.lab.tables.rows import TableRow, reference, small_table_rows
-from block_recurrent.lab.tables.small_table import make_page
-from block_recurrent.lab.tables.untrained import Order2Model, lzma_bits_per_byte
-from block_recurrent.model.parameters import count_parameters
+from block_recurrent.lab.tables.seed_groups import group_runs
+from block_recurrent.lab.tables.small_table import lzma_bits_per_byte, make_page
 from block_recurrent.runs import train, workdir
 from block_recurrent.runs.identity import check_claim
+from block_recurrent.runs.reading import read_run, read_runs
 from block_recurrent.system.devices import check_device
+from block_recurrent.system.digests import digest
 from block_recurrent.system.files import write_whole
-from block_recurrent.system.progress import ProgressLine, duration
+from block_recurrent.system.progress import ProgressBoard, ProgressLine, duration
 from block_recurrent.system.signals import StopRequest, stop_on_signal
 from block_recurrent.system.text import did_you_mean
 
 # Characters read of each document.
 TRAIN_CHARACTERS = 131_072
 VALIDATION_CHARACTERS = 16_384
+# Of the training text, for the vocabulary, spread evenly over the documents.
+VOCABULARY_BYTES = 2_000_000
 TIMING_ROUNDS = 15
+STEP_TIME = "step_time.json"  # in the work directory of a row that is done
 
 
 def shorten(corpus: Corpus, characters: int) -> Corpus:
@@ -61,147 +64,191 @@ def load_texts(base: ExperimentConfig) -> tuple[Corpus, Corpus]:
     return training, shorten(load_documents(base.data, "validation"), VALIDATION_CHARACTERS)
 
 
+def with_pieces(
+    base: ExperimentConfig, number: int, training: Corpus, folder: Path
+) -> ExperimentConfig:
+    """The configuration with so many pieces for tokens, of a vocabulary that is in the folder.
+
+    The vocabulary is learned from the training text if it is not there yet. Without pieces the
+    tokens stay what they are.
+
+    Raises:
+      DataError: there is not enough text for so many pieces.
+      MissingPackage: sentencepiece is not installed.
+    """
+    if not number:
+        return base
+    path = folder / f"pieces_{number}.model"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        share = min(1.0, VOCABULARY_BYTES / sum(map(byte_count, training.documents)))
+        write_whole(path, train_vocabulary(training.documents, number, share=share))
+    data = dataclasses.replace(
+        base.data,
+        tokenizer="sentencepiece",
+        vocab_path=str(path),
+        vocab_sha256=digest(path.read_bytes()),
+    )
+    model = dataclasses.replace(base.model, vocab_size=number)
+    return dataclasses.replace(base, model=model, data=data)
+
+
 def row_folder(folder: Path, row: TableRow) -> Path:
     """The work directory of a row of the table in `folder`."""
-    return folder / row.name.replace(":", "-")
+    return folder / row.name.replace(":", "-") / f"seed_{row.seed}"
 
 
-def read_result(folder: Path, row: TableRow) -> dict[str, Any] | None:
-    """What an earlier call of `train_row` found, or None.
+def read_step_time(folder: Path, row: TableRow) -> float | None:
+    """The relative step time of a row that is trained and timed, or None.
 
     Raises:
       ConfigError: the row's folder holds a run with another configuration.
     """
     own = row_folder(folder, row)
     check_claim(own, row.config)
-    path = own / "result.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    path = own / STEP_TIME
+    return json.loads(path.read_text())["step_time"] if path.exists() else None
 
 
-def train_row(base: ExperimentConfig, name: str, folder: Path, stop: StopRequest) -> None:
-    """Trains, evaluates and times a row, and writes the result into its work directory.
+def train_row(
+    base: ExperimentConfig, name: str, pieces: int, folder: Path, stop: StopRequest
+) -> None:
+    """Trains, evaluates and times a row, and writes its step time into its work directory.
 
     Args:
       base: the configuration of the recurrent rows.
       name: of the row.
+      pieces: the size of the vocabulary.
       folder: of the table.
       stop: stops the training when it is requested.
 
     Raises:
       ConfigError: there is no row of this name.
     """
-    rows = {row.name: row for row in small_table_rows(base)}
-    if name not in rows:
-        raise ConfigError(f"--row: there is no row {name!r}{did_you_mean(name, rows)}")
-    row = rows[name]
+    names = [row.name for row in small_table_rows(base, long=True)]
+    if name not in names:
+        raise ConfigError(f"--row: there is no row {name!r}{did_you_mean(name, names)}")
+    texts = load_texts(base)
+    base = with_pieces(base, pieces, texts[0], folder)
+    row = next(row for row in small_table_rows(base, long=True) if row.name == name)
     # A row's step is compiled for training, for timing, and again after a stop.
     jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").absolute()))
     tokenizer = make_tokenizer(base.data)
-    corpora = Corpora(*(tokenize(corpus, tokenizer) for corpus in load_texts(base)))
+    corpora = Corpora(*(tokenize(corpus, tokenizer) for corpus in texts))
     own, line = row_folder(folder, row), ProgressLine()
-    model, evaluation = train(row.config, own, corpora, line=line, stop=stop)
+    train(row.config, own, corpora, line=line, stop=stop)
     line.show("timing its step in turn with the reference's")
     steps = {"row": TimedStep(row.config).run, "reference": TimedStep(reference(base).config).run}
     seconds = time_in_turn(steps, TIMING_ROUNDS)
-    result = {
-        "row": row.name,
-        "paper_row": row.paper,
-        "parameters": count_parameters(model),
-        "parameters_without_embedding": count_parameters(model, embedding=False),
-        "segment": segment_of(row.config),
-        "window": window_of(row.config),
-        "steps": row.config.training.num_steps,
-        "learning_rate": row.config.optimizer.learning_rate,
-        "step_time": ratio(seconds["row"], seconds["reference"]),
-        **evaluation.metrics(),
-        "paper": row_figures(row.paper),
-    }
-    write_whole(own / "result.json", json.dumps(result, indent=2) + "\n")
+    relative = {"step_time": ratio(seconds["row"], seconds["reference"])}
+    write_whole(own / STEP_TIME, json.dumps(relative) + "\n")
 
 
 def train_table(
-    base: ExperimentConfig, folder: Path, command: Sequence[str], at_once: int, stop: StopRequest
+    base: ExperimentConfig,
+    folder: Path,
+    command: Sequence[str],
+    stop: StopRequest,
+    *,
+    pieces: int,
+    long: bool,
+    seeds: int,
+    at_once: int,
 ) -> int:
     """Trains the rows that have no result yet, prints the table and writes its files to `folder`.
 
     Args:
       base: the configuration of the recurrent rows.
       folder: of all results.
-      command: with `--row=NAME` it calls `train_row`.
-      at_once: how many rows are trained at a time.
+      command: with `--row=NAME` and a seed it calls `train_row`.
       stop: stops the training when it is requested.
+      pieces: the size of the vocabulary.
+      long: whether all rows are trained.
+      seeds: of each row.
+      at_once: how many rows are trained at a time.
 
     Returns:
       The exit status of a row that could not be trained, or 0. The others are trained all the same.
 
     Raises:
       ConfigError: the folder cannot be used, or a row's holds a run with another configuration.
+      DataError: there is not enough text for so many pieces.
       WorkdirInUse: another process is training there.
       Stopped: a stop was requested; every row has saved what it had.
     """
     with workdir.locked(folder):
-        rows = small_table_rows(base)
-        titles = {row.name: f"[{n}/{len(rows)}] {row.name}" for n, row in enumerate(rows, 1)}
-        missing = {titles[row.name]: row for row in rows if not read_result(folder, row)}
         training, validation = load_texts(base)
+        base = with_pieces(base, pieces, training, folder)
+        rows = small_table_rows(base, long=long, seeds=seeds)
+        missing = {title_of(row, base): row for row in rows if read_step_time(folder, row) is None}
         description = describe(base, training, validation)
         print(description + "\n", flush=True)
         stop.nothing_to_save = False
-        commands = {title: [*command, f"--row={row.name}"] for title, row in missing.items()}
-        for name, status in train_rows(folder, missing, commands, at_once, stop).items():
-            message = f"{name} ended with status {status}; the same command tries it again"
+        failures = train_rows(folder, missing, command, at_once, stop)
+        for title, status in failures.items():
+            message = f"{title} ended with status {status}; the same command tries it again"
             print(message, file=sys.stderr)
             return status if status > 0 else 128 - status
         stop.nothing_to_save = True
-        results = [result for row in rows if (result := read_result(folder, row))]
-        order_2 = Order2Model(training.documents)
-        untrained = {
-            "lzma, highest preset": lzma_bits_per_byte(validation.documents),
-            "order-2 byte model": order_2.bits_per_byte(validation.documents),
-        }
+        groups = group_runs(read_runs(row_folder(folder, row) for row in rows))
+        times = {row: time for row in rows if (time := read_step_time(folder, row)) is not None}
+        compressed = lzma_bits_per_byte(validation.documents)
         print()
-        publish(make_page(results, untrained, description), folder)
+        publish(make_page(groups, times, compressed, description), folder)
     return 0
+
+
+def title_of(row: TableRow, base: ExperimentConfig) -> str:
+    """What the progress display calls a row: its name, and its seed if that is another one."""
+    return row.name if row.seed == base.training.seed else f"{row.name}, seed {row.seed}"
 
 
 def train_rows(
     folder: Path,
     rows: Mapping[str, TableRow],
-    commands: Mapping[str, Sequence[str]],
+    command: Sequence[str],
     at_once: int,
     stop: StopRequest,
 ) -> dict[str, int]:
-    """Trains rows, by their titles, and prints the result of each.
+    """Trains rows, by their titles, and shows their progress and the result of each.
 
     Returns:
-      The exit statuses of the rows that could not be trained, by name.
+      The exit statuses of the rows that could not be trained, by title.
 
     Raises:
       Stopped: a stop was requested.
     """
+    commands = {
+        title: [
+            *command,
+            f"--row={row.name}",
+            f"--gin.training.seed={row.seed}",
+            f"--gin.data.seed={row.seed}",
+        ]
+        for title, row in rows.items()
+    }
     failures: dict[str, int] = {}
-    line, begin = ProgressLine(), time.monotonic()
+    board, begin = ProgressBoard(list(rows)), time.monotonic()
 
     def hear(title: str, text: str) -> None:
-        leave = line.end if "error:" in text else partial(line.show, always=True)
-        leave(f"{title} | {text}")
+        if text and ("error:" in text or stop.signal is not None):
+            board.say(f"{title} | {text}")
+        elif text:
+            board.show(title, text)
 
-    try:
-        ended = run_side_by_side(commands, at_once, stop, hear)
-        for number, (title, status) in enumerate(ended, 1):
-            stop.check()
-            result = read_result(folder, rows[title])
-            if status or result is None:
-                failures[rows[title].name] = status
-                continue
-            left = duration((time.monotonic() - begin) / number * (len(rows) - number))
-            bits, step_time = result["bits_per_byte"], result["step_time"]
-            line.clear()
-            figures = f"{bits:.3f} bits/byte, step time {step_time:.2f}"
-            print(f"{title}: {figures}; about {left} left", flush=True)
+    for number, (title, status) in enumerate(run_side_by_side(commands, at_once, stop, hear), 1):
         stop.check()
-    finally:
-        line.end()
+        step_time = read_step_time(folder, rows[title])
+        if status or step_time is None:
+            failures[title] = status
+            text = f"ended with status {status}"
+        else:
+            scored = read_run(row_folder(folder, rows[title])).points[-1].evaluation
+            text = f"{scored.bits_per_byte:.3f} bits/byte, step time {step_time:.2f}"
+        remaining = len(rows) - number
+        left = duration((time.monotonic() - begin) / number * remaining) if remaining else ""
+        board.end(title, text, left)
+    stop.check()
     return failures
 
 
@@ -213,20 +260,23 @@ def describe(base: ExperimentConfig, training: Corpus, validation: Corpus) -> st
     if data.source == "stdlib":
         python = ".".join(map(str, sys.version_info[:3]))
         name = f"the source code of Python {python}'s standard library"
+    tokens = f"Tokens are {model.vocab_size:,} pieces of text, learned from the training text."
+    if data.tokenizer == "bytes":
+        tokens = "Tokens are bytes."
     return (
         f"These are small models: {model.num_layers} layers of size {model.model_size}, "
-        f"window {model.window}, {model.num_states} states; the paper's have {SIZE}. Each was "
-        f"trained once, with seed {base.training.seed}, for {steps:,} steps of {step:,} bytes (the "
-        f"paper: {LENGTH}) of {name}: the first {TRAIN_CHARACTERS:,} characters of "
-        f"{len(training.documents)} documents, {read:,} bytes in all. Validation: "
-        f"the first {VALIDATION_CHARACTERS:,} characters of {len(validation.documents)} others, "
-        f"{scored:,} bytes. All rows read the same {data.batch_size} documents "
-        f"side by side, {data.segment_length} bytes of each a step, in the same order; the "
-        "segments of the Transformers and of XL are one window long, several of them a step, with "
-        "no gradient from one to the next. Step time is relative to "
-        f"{reference(base).name}, measured in turn with it, on one core each. The order-2 model "
-        "was counted on all training bytes; lzma compresses each document on its own. The paper's "
-        "columns are bits per token; a blank is a figure that could not be verified."
+        f"window {model.window}, {model.num_states} states; the paper's have {SIZE}. "
+        f"{tokens} Each model was "
+        f"trained for {steps:,} steps of {step:,} tokens (the paper: {LENGTH}) on {name}: the "
+        f"first {TRAIN_CHARACTERS:,} characters of {len(training.documents)} documents, {read:,} "
+        f"bytes in all. Validation: the first {VALIDATION_CHARACTERS:,} characters of "
+        f"{len(validation.documents)} others, {scored:,} bytes; lzma compresses each of them on "
+        f"its own. All rows read the same {data.batch_size} documents side by side, "
+        f"{data.segment_length} tokens of each a step, in the same order; the segments of XL are "
+        "one window long, several of them a step, with no gradient from one to the next. "
+        "Parameters are without the embedding. Step time is relative to "
+        f"{reference(base).name}, measured in turn with it, on one core each. The paper's columns "
+        "are bits per token; a blank is a figure that could not be verified."
     )
 
 
@@ -236,28 +286,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     begin = time.monotonic()
     words = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser(__doc__)
-    parser.add_argument("--long", action="store_true", help="train seven times longer")
+    parser.add_argument("--long", action="store_true", help="train all rows, and longer")
     parser.add_argument("--workdir", type=Path, help="results; runs/table unless given")
     parser.add_argument("--row", metavar="NAME", help="train this row only")
+    parser.add_argument(
+        "--seeds", type=positive, default=1, metavar="N", help="train every row so many times (1)"
+    )
+    parser.add_argument(
+        "--pieces",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="size of the vocabulary (1024); 0: bytes, or data.tokenizer",
+    )
     parser.add_argument(
         "--at_once", type=positive, metavar="N", help="rows trained at a time; as many as CPU cores"
     )
     arguments, base = parse(
         parser, words, lambda found: ["table_long.gin" if found.long else "table.gin"]
     )
+    if arguments.pieces < 0:
+        parser.error("--pieces must be at least 0")
     folder = arguments.workdir or Path("runs/table-long" if arguments.long else "runs/table")
     with stop_on_signal(nothing_to_save=True) as stop, training_knobs_named(base):
         if arguments.row:
             children.stop_with_parent()
             children.use_one_core()
             check_device()
-            train_row(base, arguments.row, folder, stop)
+            train_row(base, arguments.row, arguments.pieces, folder, stop)
             return 0
         command = [sys.executable, "-m", "block_recurrent", "table", *words]
         at_once = arguments.at_once
         if at_once is None:
             at_once = children.count_cores() if children.default_backend() == "cpu" else 1
-        status = train_table(base, folder, command, at_once, stop)
+        status = train_table(
+            base,
+            folder,
+            command,
+            stop,
+            pieces=arguments.pieces,
+            long=arguments.long,
+            seeds=arguments.seeds,
+            at_once=at_once,
+        )
     if not status:
         print(f"{duration(time.monotonic() - begin)} in all")
     return status
