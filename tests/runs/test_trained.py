@@ -139,7 +139,7 @@ def blocks(page: str) -> list[str]:
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_the_documentation_works_as_shown(workdir, monkeypatch):
     """Also with Orbax alone."""
-    code = "".join(blocks("runs.md")).replace("checkpoints/1000", "checkpoints/6")
+    code = "".join(blocks("runs.md")).replace("checkpoints/600", "checkpoints/6")
     monkeypatch.chdir(workdir.parents[1])
     defined: dict = {}
     exec(code, defined)
