@@ -44,7 +44,7 @@ $(VENV)/.table: setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3")'
 	@echo "making $(VENV) with $(PYTHON) and installing jax, flax and the other required packages (some minutes)"
 	@$(PYTHON) -m venv $(VENV)
-	$(INSTALL) '.[plots]' sentencepiece
+	$(INSTALL) '.[data,plots]'
 	@touch $@
 
 $(VENV)/.setup: $(VENV)/.table

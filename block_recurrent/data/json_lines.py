@@ -43,9 +43,11 @@ class _ZstdReader(io.RawIOBase):
         self._chunks, self._rest = _zstd_chunks(file), b""
 
     def readable(self) -> bool:
+        """True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fills the buffer as far as the next chunk goes; returns how many bytes that are."""
         while not self._rest and (chunk := next(self._chunks, None)) is not None:
             self._rest = chunk
         count = min(len(buffer), len(self._rest))

@@ -68,17 +68,17 @@ class ProgressLine:
             return
         self._last = now
         if self._terminal:
-            self._write("\r" + text.ljust(self._width))
+            _write(self._stream, "\r" + text.ljust(self._width))
             self._width = len(text)
         else:
-            self._write(text + "\n")
+            _write(self._stream, text + "\n")
 
     def end(self, text: str = "") -> None:
         """Ends the line, after replacing it by `text` if that is given."""
         if text:
             self.show(text, always=True)
         if self._terminal and not self._quiet:
-            self._write("\n")
+            _write(self._stream, "\n")
         self._width = 0
 
     def compiling(self, what: str) -> None:
@@ -92,15 +92,6 @@ class ProgressLine:
         if (begin := self._begins.get(what)) is not None:
             self._begins[what] = None
             self.end(f"compiled {what} and ran it once: {duration(time.monotonic() - begin)}")
-
-    def clear(self) -> None:
-        """Erases the line on a terminal, so that other text can be printed there."""
-        if self._terminal and not self._quiet:
-            self._write("\r" + " " * self._width + "\r")
-        self._width = 0
-
-    def _write(self, text: str) -> None:
-        _write(self._stream, text)
 
 
 class ProgressBoard:

@@ -1,4 +1,4 @@
-"""Programs run by several processes on this machine."""
+"""Programs run by several processes on this machine, one CPU device each."""
 
 import subprocess
 import sys
@@ -18,17 +18,15 @@ class Ended(NamedTuple):
     errors: str
 
 
-def start(
-    program: str, words: Sequence[object], processes: int, devices: int = 1
-) -> list[subprocess.Popen]:
-    """Starts a program of `experiments/` as so many processes, each with so many devices."""
+def start(program: str, words: Sequence[object], processes: int) -> list[subprocess.Popen]:
+    """Starts a program of `experiments/` as so many processes."""
     address = f"127.0.0.1:{free_port()}"
     cluster = [f"--coordinator_address={address}", f"--process_count={processes}"]
     command = [sys.executable, str(PROGRAMS / program), *map(str, words)]
     return [
         subprocess.Popen(
             [*command, *cluster, f"--process_index={index}"],
-            env=settings(devices),
+            env=settings(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -49,6 +47,6 @@ def finish(started: Sequence[subprocess.Popen], seconds: float = 400) -> list[En
     ]
 
 
-def run(program: str, words: Sequence[object], processes: int, devices: int = 1) -> list[Ended]:
+def run(program: str, words: Sequence[object], processes: int) -> list[Ended]:
     """Runs a program to its end."""
-    return finish(start(program, words, processes, devices))
+    return finish(start(program, words, processes))

@@ -1,4 +1,4 @@
-"""Ten steps of tiny models on one of a CPU's four devices and on a mesh; prints figures.
+"""Twenty steps of tiny models on one of a CPU's eight devices and on a mesh; prints figures.
 
 Run as a program, because the number of devices is set before JAX begins.
 """
@@ -23,22 +23,22 @@ from block_recurrent.parallel.parameters import parameter_axes
 from block_recurrent.system.progress import Stopwatch
 from block_recurrent.training.trainer import Trainer
 
-STEPS = 10
+STEPS = 20
 SIZES = {"model_size": 16, "num_heads": 8, "head_size": 4, "mlp_size": 16, "window": 4}
 MODELS = {
-    "fixed_skip": {"recurrent_layers": (1,), "dropout": 0.1},
-    "lstm_dual": {"recurrent_layers": (0,), "gate": "lstm", "wiring": "dual"},
+    "fixed_skip": {"recurrent_layers": (2,), "dropout": 0.1},
+    "lstm_dual": {"recurrent_layers": (0, 2), "gate": "lstm", "wiring": "dual"},
     "feedback": {"recurrent_layers": (1,), "feedback": True},
 }
-# Every axis shares a mesh with each other.
-MESHES = {"fixed_skip": (2, 2, 1), "lstm_dual": (1, 2, 2), "feedback": (2, 1, 2)}
+# Every axis is a mesh's largest once, and shares one with each other.
+MESHES = {"fixed_skip": (2, 2, 2), "lstm_dual": (1, 2, 4), "feedback": (2, 4, 1)}
 MICROBATCHES = {"lstm_dual": 2}  # on the mesh
 TEXTS = ["0123456789" * 9, "abcdefg" * 3, "to be or not to be, that is", "xy", ".,;" * 33]
 
 
 def experiment(model: str, mesh: tuple[int, ...]) -> ExperimentConfig:
     microbatches = MICROBATCHES.get(model, 1) if mesh == MESHES[model] else 1
-    config = ModelConfig(vocab_size=256, num_layers=2, num_states=4, **(SIZES | MODELS[model]))
+    config = ModelConfig(vocab_size=256, num_layers=3, num_states=4, **(SIZES | MODELS[model]))
     return ExperimentConfig(
         model=config,
         data=DataConfig(batch_size=8, segment_length=8),
@@ -71,7 +71,7 @@ def take_steps(config: ExperimentConfig) -> dict:
 
 
 def main(model: str) -> None:
-    assert len(jax.devices()) == 4
+    assert len(jax.devices()) == 8
     meshes = [(1, 1, 1), MESHES[model]]
     print(json.dumps({str(mesh): take_steps(experiment(model, mesh)) for mesh in meshes}))
 

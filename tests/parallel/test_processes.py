@@ -54,17 +54,18 @@ def assert_same_run(workdir: Path, other: Path) -> None:
         np.testing.assert_allclose(array, there[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_processes_train_as_one_does(gin, alone, tmp_path):
-    mesh = {"mesh.fsdp": 2, "mesh.tensor": 2}
-    ended = run("train.py", words(gin, tmp_path / "run", **mesh), 2, devices=2)
-    assert [each.status for each in ended] == [0, 0], ended
+@pytest.mark.parametrize(("processes", "mesh"), [(2, {}), (4, {"mesh.fsdp": 2, "mesh.tensor": 2})])
+def test_processes_train_as_one_does(gin, alone, tmp_path, processes, mesh):
+    ended = run("train.py", words(gin, tmp_path / "run", **mesh), processes)
+    assert [each.status for each in ended] == [0] * processes, ended
     assert_same_run(tmp_path / "run", alone)
     newest = tmp_path / "run" / "checkpoints" / str(STEPS)
     writers = {path.name for path in newest.glob("training/ocdbt.process_*")}
-    assert writers == {"ocdbt.process_0", "ocdbt.process_1"}
+    assert writers == {f"ocdbt.process_{index}" for index in range(processes)}
     assert "parameters: " in ended[0].output and f"step {STEPS}: " in ended[0].errors
-    said = [line for line in ended[1].output.splitlines() if "[Gloo]" not in line]
-    assert said == [] and ended[1].errors == ""
+    for other in ended[1:]:
+        said = [line for line in other.output.splitlines() if "[Gloo]" not in line]
+        assert said == [] and other.errors == ""
 
 
 def test_a_signal_to_one_stops_all_after_the_same_step(gin, tmp_path):

@@ -12,9 +12,9 @@ from tests.parallel import steps
 
 
 @pytest.mark.parametrize("model", steps.MODELS)
-def test_steps_are_the_same_on_one_device_and_on_a_mesh(model):
+def test_twenty_steps_are_the_same_on_one_device_and_on_a_mesh(model):
     command = [sys.executable, "-m", "tests.parallel.steps", model]
-    ended = subprocess.run(command, env=settings(devices=4), capture_output=True, text=True)
+    ended = subprocess.run(command, env=settings(devices=8), capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert "Involuntary full rematerialization" not in ended.stderr
     found = json.loads(ended.stdout.splitlines()[-1])

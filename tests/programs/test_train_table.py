@@ -20,6 +20,7 @@ from tests.soak.processes import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
+    "model.vocab_size": 289,
     "model.num_layers": 2,
     "model.model_size": 8,
     "model.head_size": 4,
@@ -42,7 +43,7 @@ def corpus(tmp_path_factory):
 def words(corpus, workdir, **changes):
     values = SMALL | {"data.path": str(corpus)} | changes
     bound = [f"--gin.{name}={value!r}" for name, value in values.items()]
-    return [*bound, "--pieces=289", f"--workdir={workdir}"]
+    return [*bound, f"--workdir={workdir}"]
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ from block_recurrent.config import (
     LSTMConfig,
     ModelConfig,
     TrainingConfig,
+    TransformerConfig,
     TransformerXLConfig,
 )
 from block_recurrent.data import ByteTokenizer, Corpus, Document, TrainingLanes, tokenize
@@ -62,8 +63,10 @@ CONFIG = ExperimentConfig(
 BASELINE: dict[str, Any] = {"vocab_size": 256, "num_layers": 1, "model_size": 12, "dropout": 0.2}
 HEADS: dict[str, Any] = {name: SIZES[name] for name in ("num_heads", "head_size", "mlp_size")}
 MODELS = {
+    "float32": MODEL,
     "bfloat16": dataclasses.replace(MODEL, dtype="bfloat16"),
     "transformer_xl": TransformerXLConfig(**BASELINE, **HEADS, memory=5),
+    "transformer": TransformerConfig(**BASELINE, **HEADS, segment=2 * MODEL.window),
     "lstm": LSTMConfig(**BASELINE, hidden_size=5),
 }
 # Stopped in the first interval, at a checkpoint, at an evaluation, right after, and between logs.
@@ -75,7 +78,12 @@ LONG = dataclasses.replace(
 )
 STOPS = (2, 10, 16, 17, 31)
 MICROBATCHES = {"lstm": 2}
-FEWER_STOPS = {"transformer_xl": (10, 16), "lstm": (2, 31)}
+FEWER_STOPS = {
+    "bfloat16": (2, 17),
+    "transformer_xl": (10, 16),
+    "transformer": (16, 17),
+    "lstm": (2, 31),
+}
 
 
 @pytest.fixture(autouse=True, scope="module")

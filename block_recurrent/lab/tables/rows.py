@@ -45,14 +45,14 @@ class TableRow(NamedTuple):
 
     @property
     def seed(self) -> int:
-        """What the parameters and the order of the documents follow from."""
+        """The seed of its parameters."""
         return self.config.training.seed
 
-    def with_seed(self, seed: int) -> "TableRow":
-        """The same row with another seed."""
+    def with_later_seeds(self, number: int) -> "TableRow":
+        """The same row with both seeds, of parameters and of documents, higher by `number`."""
         config = self.config
-        training = dataclasses.replace(config.training, seed=seed)
-        data = dataclasses.replace(config.data, seed=seed)
+        training = dataclasses.replace(config.training, seed=config.training.seed + number)
+        data = dataclasses.replace(config.data, seed=config.data.seed + number)
         return self._replace(config=dataclasses.replace(config, training=training, data=data))
 
 
@@ -145,7 +145,7 @@ def small_table_rows(
     """
     rows = {gin: row_at(base, gin, same_lanes=True) for gin in (ROWS if long else SHORT)}
     return [
-        row.with_seed(base.training.seed + number)
+        row.with_later_seeds(number)
         for gin, row in rows.items()
         for number in range(max(seeds, LONG_SEEDS) if long and gin in MAIN else seeds)
     ]

@@ -101,8 +101,10 @@ def draw(
         side, shift = ("left", 7) if time <= 1 else ("right", -7)
         offset = {"xytext": (shift, -14 if crowded else 5), "textcoords": "offset points"}
         panel.annotate(name, (time, mean), **offset, ha=side, color=color)
-    best = list(zip(*frontier(list(points.values())), strict=True))
-    panel.plot(*best, color="lightgray", zorder=0, label="none is faster and better")
+    best = frontier(list(points.values()))
+    if len(best) > 1:
+        label = "no row is both faster and better"
+        panel.plot(*zip(*best, strict=True), color="lightgray", zorder=0, label=label)
     panel.margins(0.15)
     panel.set_xlabel("step time, relative to the sliding-window model with one layer more")
     panel.set_ylabel("bits per byte (lower is better)")

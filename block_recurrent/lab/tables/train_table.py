@@ -22,7 +22,7 @@ from block_recurrent.command_line.failures import reported, training_knobs_named
 from block_recurrent.command_line.options import positive
 from block_recurrent.command_line.parser import make_parser, parse
 from block_recurrent.config import ConfigError, ExperimentConfig
-from block_recurrent.data import Corpus, byte_count, make_tokenizer, tokenize
+from block_recurrent.data import ByteTokenizer, Corpus, byte_count, make_tokenizer, tokenize
 from block_recurrent.data.loading import Corpora, load_documents
 from block_recurrent.lab.benchmark.timing import TimedStep, ratio, time_in_turn
 from block_recurrent.lab.corpora.train_vocab import train_vocabulary
@@ -64,19 +64,18 @@ def load_texts(base: ExperimentConfig) -> tuple[Corpus, Corpus]:
     return training, shorten(load_documents(base.data, "validation"), VALIDATION_CHARACTERS)
 
 
-def with_pieces(
-    base: ExperimentConfig, number: int, training: Corpus, folder: Path
-) -> ExperimentConfig:
-    """The configuration with so many pieces for tokens, of a vocabulary that is in the folder.
+def with_pieces(base: ExperimentConfig, training: Corpus, folder: Path) -> ExperimentConfig:
+    """The configuration with pieces in place of bytes, where the model's vocabulary is larger.
 
-    The vocabulary is learned from the training text if it is not there yet. Without pieces the
-    tokens stay what they are.
+    A vocabulary of `model.vocab_size` pieces is learned from the training text, if it is not in the
+    folder yet. A configuration with another tokenizer than bytes stays as it is.
 
     Raises:
       DataError: there is not enough text for so many pieces.
       MissingPackage: sentencepiece is not installed.
     """
-    if not number:
+    number = base.model.vocab_size
+    if base.data.tokenizer != "bytes" or number == ByteTokenizer.vocab_size:
         return base
     path = folder / f"pieces_{number}.model"
     if not path.exists():
@@ -89,8 +88,7 @@ def with_pieces(
         vocab_path=str(path),
         vocab_sha256=digest(path.read_bytes()),
     )
-    model = dataclasses.replace(base.model, vocab_size=number)
-    return dataclasses.replace(base, model=model, data=data)
+    return dataclasses.replace(base, data=data)
 
 
 def row_folder(folder: Path, row: TableRow) -> Path:
@@ -110,15 +108,12 @@ def read_step_time(folder: Path, row: TableRow) -> float | None:
     return json.loads(path.read_text())["step_time"] if path.exists() else None
 
 
-def train_row(
-    base: ExperimentConfig, name: str, pieces: int, folder: Path, stop: StopRequest
-) -> None:
+def train_row(base: ExperimentConfig, name: str, folder: Path, stop: StopRequest) -> None:
     """Trains, evaluates and times a row, and writes its step time into its work directory.
 
     Args:
       base: the configuration of the recurrent rows.
       name: of the row.
-      pieces: the size of the vocabulary.
       folder: of the table.
       stop: stops the training when it is requested.
 
@@ -129,7 +124,7 @@ def train_row(
     if name not in names:
         raise ConfigError(f"--row: there is no row {name!r}{did_you_mean(name, names)}")
     texts = load_texts(base)
-    base = with_pieces(base, pieces, texts[0], folder)
+    base = with_pieces(base, texts[0], folder)
     row = next(row for row in small_table_rows(base, long=True) if row.name == name)
     # A row's step is compiled for training, for timing, and again after a stop.
     jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").absolute()))
@@ -150,7 +145,6 @@ def train_table(
     command: Sequence[str],
     stop: StopRequest,
     *,
-    pieces: int,
     long: bool,
     seeds: int,
     at_once: int,
@@ -162,7 +156,6 @@ def train_table(
       folder: of all results.
       command: with `--row=NAME` and a seed it calls `train_row`.
       stop: stops the training when it is requested.
-      pieces: the size of the vocabulary.
       long: whether all rows are trained.
       seeds: of each row.
       at_once: how many rows are trained at a time.
@@ -178,7 +171,7 @@ def train_table(
     """
     with workdir.locked(folder):
         training, validation = load_texts(base)
-        base = with_pieces(base, pieces, training, folder)
+        base = with_pieces(base, training, folder)
         rows = small_table_rows(base, long=long, seeds=seeds)
         missing = {title_of(row, base): row for row in rows if read_step_time(folder, row) is None}
         description = describe(base, training, validation)
@@ -222,8 +215,8 @@ def train_rows(
         title: [
             *command,
             f"--row={row.name}",
-            f"--gin.training.seed={row.seed}",
-            f"--gin.data.seed={row.seed}",
+            f"--gin.training.seed={row.config.training.seed}",
+            f"--gin.data.seed={row.config.data.seed}",
         ]
         for title, row in rows.items()
     }
@@ -260,21 +253,19 @@ def describe(base: ExperimentConfig, training: Corpus, validation: Corpus) -> st
     if data.source == "stdlib":
         python = ".".join(map(str, sys.version_info[:3]))
         name = f"the source code of Python {python}'s standard library"
-    tokens = f"Tokens are {model.vocab_size:,} pieces of text, learned from the training text."
-    if data.tokenizer == "bytes":
-        tokens = "Tokens are bytes."
+    tokens = "bytes" if data.tokenizer == "bytes" else f"{model.vocab_size:,} pieces of text"
     return (
         f"These are small models: {model.num_layers} layers of size {model.model_size}, "
-        f"window {model.window}, {model.num_states} states; the paper's have {SIZE}. "
-        f"{tokens} Each model was "
+        f"window {model.window}, {model.num_states} states; the paper's have {SIZE}. Tokens are "
+        f"{tokens}. Each model was "
         f"trained for {steps:,} steps of {step:,} tokens (the paper: {LENGTH}) on {name}: the "
         f"first {TRAIN_CHARACTERS:,} characters of {len(training.documents)} documents, {read:,} "
         f"bytes in all. Validation: the first {VALIDATION_CHARACTERS:,} characters of "
         f"{len(validation.documents)} others, {scored:,} bytes; lzma compresses each of them on "
         f"its own. All rows read the same {data.batch_size} documents side by side, "
-        f"{data.segment_length} tokens of each a step, in the same order; the segments of XL are "
-        "one window long, several of them a step, with no gradient from one to the next. "
-        "Parameters are without the embedding. Step time is relative to "
+        f"{data.segment_length} tokens of each a step, in the same order; the segments of XL and "
+        "of the older Transformers are one window long, several of them a step, with no gradient "
+        "from one to the next. Parameters are without the embedding. Step time is relative to "
         f"{reference(base).name}, measured in turn with it, on one core each. The paper's columns "
         "are bits per token; a blank is a figure that could not be verified."
     )
@@ -293,27 +284,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--seeds", type=positive, default=1, metavar="N", help="train every row so many times (1)"
     )
     parser.add_argument(
-        "--pieces",
-        type=int,
-        default=1024,
-        metavar="N",
-        help="size of the vocabulary (1024); 0: bytes, or data.tokenizer",
-    )
-    parser.add_argument(
         "--at_once", type=positive, metavar="N", help="rows trained at a time; as many as CPU cores"
     )
     arguments, base = parse(
         parser, words, lambda found: ["table_long.gin" if found.long else "table.gin"]
     )
-    if arguments.pieces < 0:
-        parser.error("--pieces must be at least 0")
     folder = arguments.workdir or Path("runs/table-long" if arguments.long else "runs/table")
     with stop_on_signal(nothing_to_save=True) as stop, training_knobs_named(base):
         if arguments.row:
             children.stop_with_parent()
             children.use_one_core()
             check_device()
-            train_row(base, arguments.row, arguments.pieces, folder, stop)
+            train_row(base, arguments.row, folder, stop)
             return 0
         command = [sys.executable, "-m", "block_recurrent", "table", *words]
         at_once = arguments.at_once
@@ -324,7 +306,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder,
             command,
             stop,
-            pieces=arguments.pieces,
             long=arguments.long,
             seeds=arguments.seeds,
             at_once=at_once,

@@ -1,5 +1,6 @@
 """The small Table 1: its rows, what it is compared with, its files."""
 
+import dataclasses
 import json
 import lzma
 import math
@@ -64,12 +65,24 @@ def test_the_short_table_has_seven_rows_and_the_long_one_all_and_seeds(base):
     assert len(set(small_table_rows(base, seeds=3))) == 21
 
 
-def test_pieces_are_learned_once_and_fit_the_model(base, tmp_path):
+def test_pieces_are_learned_once_and_as_many_as_the_model_has(base, tmp_path):
+    def sized(number):
+        return dataclasses.replace(base, model=dataclasses.replace(base.model, vocab_size=number))
+
     text = "def f(x):\n    return x + 1\n\n\ndef g(x):\n    return f(x) - 1\n" * 99
-    changed = with_pieces(base, 277, Corpus(documents(text, text)), tmp_path)
-    assert (changed.model.vocab_size, changed.data.tokenizer) == (277, "sentencepiece")
-    assert changed == with_pieces(base, 277, Corpus(()), tmp_path)
+    changed = with_pieces(sized(277), Corpus(documents(text, text)), tmp_path)
+    assert changed.model == sized(277).model
     assert make_tokenizer(changed.data).vocab_size == 277
+    for done in (changed, sized(256)):
+        assert with_pieces(done, Corpus(()), tmp_path) == done
+    assert with_pieces(sized(277), Corpus(()), tmp_path) == changed
+
+
+def test_every_seed_is_the_one_asked_for_or_a_later_one(base):
+    asked = dataclasses.replace(base, data=dataclasses.replace(base.data, seed=5))
+    rows = small_table_rows(asked, seeds=2)[:2]
+    seeds = [(row.config.training.seed, row.config.data.seed) for row in rows]
+    assert seeds == [(0, 5), (1, 6)]
 
 
 def test_the_rows_are_those_of_the_paper(base):

@@ -12,13 +12,15 @@ from tests.helpers import assert_close, random_like
 from tests.model.attention.arguments import values_and_gradients, window_arguments
 
 HEADS, SIZE = 2, 4
-WINDOWS = [1, 96, 256]  # in one part, in one that does not divide, in four
+WINDOWS = [1, 4, 96, 128, 256]  # in one part, in one that does not divide, in two, in four
 TOLERANCES = {"float32": 1e-5, "bfloat16": 6e-2}
 KEYS = [None, jax.random.key(3)]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("window, in_turn", [*((window, False) for window in WINDOWS), (256, True)])
+@pytest.mark.parametrize(
+    "window, in_turn", [*((window, False) for window in WINDOWS), (128, True), (256, True)]
+)
 @pytest.mark.parametrize("key", KEYS, ids=["all", "dropout"])
 def test_a_window_is_that_of_the_reference(window, dtype, key, in_turn):
     attends = [
