@@ -60,6 +60,8 @@ class DataConfig(Checked):
       vocab_sha256: hexadecimal SHA-256 of that file, which identifies it.
       vocab_pattern: how text is cut before "tiktoken" merges bytes: "gpt2", "cl100k_base",
         "o200k_base", or the regular expression of another encoding.
+      end_of_document: whether the token that begins documents is also the last target of each, so
+        that the model learns where texts end, and generation ends there.
       cache_path: folder for the tokens of a "tfds" corpus; `token_cache` in `path` unless given.
       batch_size: B, number of batch rows.
       segment_length: N, tokens of a row per step, a multiple of the model's window, or of its
@@ -85,6 +87,7 @@ class DataConfig(Checked):
     vocab_path: str | None = None
     vocab_sha256: str | None = None
     vocab_pattern: str | None = None
+    end_of_document: bool = False
     cache_path: str | None = None
     batch_size: int = 32
     segment_length: int = 4096

@@ -1,5 +1,7 @@
 """Continues a text with a trained model, as the start of a document.
 
+A model that was trained with data.end_of_document ends the text where it finds that it ends.
+
 block-recurrent generate --workdir=runs/rec --prompt="import os" --top_p=0.95
 block-recurrent generate --workdir=runs/rec --prompt_file=start.py --stop="def "
 """
@@ -89,7 +91,8 @@ def _continue_text(
     prompt, samples = encode_prompt(text, trained.tokenizer), arguments.samples
     state, prompts = trained.model.initial_state(samples), jnp.tile(prompt, (samples, 1))
     files = [sys.stdout] if samples == 1 else [io.StringIO() for _ in range(samples)]
-    streams = [Stream(trained.tokenizer, prompt, file, arguments.stop) for file in files]
+    ends = [trained.tokenizer.beginning_of_document] if config.data.end_of_document else []
+    streams = [Stream(trained.tokenizer, prompt, file, arguments.stop, ends) for file in files]
     line = ProgressLine()
 
     def take(tokens: np.ndarray) -> bool:
@@ -103,6 +106,7 @@ def _continue_text(
         trained.model,
         state,
         prompts,
+        stop_tokens=ends,
         callback=None if at_once else take,
         **sampling,
     )
@@ -128,14 +132,21 @@ class Stream:
       file: where the text goes.
       stops: the text ends before the first of these that comes; what may be its beginning is
         written when it is known that it is not.
+      stop_tokens: the text ends before the first of these, too.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt: np.ndarray, file: TextIO, stops: Sequence[str] = ()
+        self,
+        tokenizer: Tokenizer,
+        prompt: np.ndarray,
+        file: TextIO,
+        stops: Sequence[str] = (),
+        stop_tokens: Sequence[int] = (),
     ):
         self._tokenizer = tokenizer
         self._file = file
         self._stops = stops
+        self._stop_tokens = stop_tokens
         self._read = prompt  # tokens whose text has been taken
         self._tokens = prompt[:0]  # tokens whose text may be a part of a character
         self._held = ""  # text that may be the beginning of a stop
@@ -143,7 +154,12 @@ class Stream:
 
     def __call__(self, tokens: np.ndarray) -> bool:
         """Takes the next tokens, [n] int32; returns whether a stop has come."""
-        self._tokens = np.concatenate([self._tokens, tokens])
+        ends = np.isin(tokens, np.asarray(self._stop_tokens, np.int32))
+        last = int(ends.argmax()) if ends.any() else len(tokens)
+        self._tokens = np.concatenate([self._tokens, tokens[:last]])
+        if ends.any():
+            self.finish()
+            self._ended = True
         if not self._ended and not self._text().endswith("\N{REPLACEMENT CHARACTER}"):
             self._take()
         return self._ended

@@ -65,9 +65,9 @@ def load_split(
     Raises:
       DataError: a source that cannot be read, or a split without documents.
     """
-    tokenizer = make_tokenizer(config)
+    tokenizer, ends = make_tokenizer(config), config.end_of_document
     if not makes_token_cache(config):
-        return tokenize(load_documents(config, split), tokenizer)
+        return tokenize(load_documents(config, split), tokenizer, end_of_document=ends)
     assert config.path is not None
     return cached_tokens(
         TfdsDirectory(config.path, _columns(config)),
@@ -75,6 +75,7 @@ def load_split(
         tokenizer,
         Path(config.cache_path or Path(config.path) / "token_cache"),
         lambda size: report(f"tokenizing {split}, once: {size / 1e6:,.0f} MB"),
+        end_of_document=ends,
     )
 
 

@@ -30,6 +30,7 @@ from block_recurrent.data.tokenized import (
     Fingerprint,
     TokenizedCorpus,
     encode_document,
+    end_tokens,
     lost_bytes,
     token_type,
 )
@@ -49,6 +50,8 @@ def cached_tokens(
     tokenizer: Tokenizer,
     cache_path: Path,
     progress: Callable[[int], None] = lambda size: None,
+    *,
+    end_of_document: bool = False,
 ) -> TokenizedCorpus:
     """Returns the tokens of a split from the cache below `cache_path`; the first call makes it.
 
@@ -61,6 +64,7 @@ def cached_tokens(
       tokenizer: turns them into tokens.
       cache_path: folder of all caches of this corpus.
       progress: called with the number of bytes tokenized so far.
+      end_of_document: whether each document ends with the token that begins documents.
 
     Raises:
       DataError: the corpus or the cache is damaged, the cache belongs to another corpus or
@@ -71,7 +75,7 @@ def cached_tokens(
         "corpus": corpus.fingerprint,
         "tokenizer": tokenizer.name,
         "split": split,
-    }
+    } | ({"end_of_document": True} if end_of_document else {})
     kind = tokenizer.name.partition(":")[0]
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     folder = cache_path / f"{split}-{kind}-{name[:16]}"
@@ -79,7 +83,8 @@ def cached_tokens(
     if not folder.exists():
         documents = _encode(corpus.documents(split), tokenizer, origin)
         try:
-            _build(folder, documents, tokenizer, identity, progress)
+            end = end_tokens(tokenizer, end_of_document)
+            _build(folder, documents, tokenizer, end, identity, progress)
         except OSError as error:
             if not folder.exists():  # no other process was faster
                 raise DataError(
@@ -101,6 +106,7 @@ def _build(
     folder: Path,
     documents: Iterable[_Encoded],
     tokenizer: Tokenizer,
+    end_of_document: np.ndarray,
     identity: dict[str, Any],
     progress: Callable[[int], None],
 ) -> None:
@@ -112,9 +118,10 @@ def _build(
     with whole_folder(folder, folder.with_name(name)) as building:
         with open(building / "tokens.bin", "wb") as file:
             for document, tokens in documents:
+                lost += lost_bytes(document.text, tokens, tokenizer)
+                tokens = np.append(tokens, end_of_document)
                 file.write(tokens.tobytes())
                 fingerprint.add(document.id, tokens)
-                lost += lost_bytes(document.text, tokens, tokenizer)
                 end += len(tokens)
                 ids.append(document.id)
                 counts = byte_count(document), word_count(document)

@@ -76,11 +76,13 @@ class TokenizedCorpus:
 
     def summary(self) -> str:
         """Returns lines for people: counts, what was dropped, and a warning about lost text."""
-        unit = "" if self.tokenizer == "bytes" else f", {len(self.tokens):,} tokens"
-        what = f"{len(self):,} documents, {int(self.byte_counts.sum()):,} bytes{unit}"
+        size = int(self.byte_counts.sum())
+        same = self.tokenizer == "bytes" and len(self.tokens) == size
+        unit = "" if same else f", {len(self.tokens):,} tokens"
+        what = f"{len(self):,} documents, {size:,} bytes{unit}"
         lines = [f"{self.origin}: {what}", self.notes]
         if self.lost:
-            share = self.lost / self.byte_counts.sum()
+            share = self.lost / size
             lines.append(
                 f"WARNING: the vocabulary loses {share:.2%} of the bytes of this text: they do not "
                 "come back from its tokens. So bits per byte cannot be compared with those of "
@@ -144,17 +146,32 @@ def lost_bytes(text: str, tokens: np.ndarray, tokenizer: Tokenizer) -> int:
     return max(1, int(np.maximum(before - after, 0).sum()))
 
 
-def tokenize(corpus: Corpus, tokenizer: Tokenizer) -> TokenizedCorpus:
+def end_tokens(tokenizer: Tokenizer, end_of_document: bool) -> np.ndarray:
+    """Returns what is added to the tokens of a document: the id that begins one, or nothing."""
+    end = [tokenizer.beginning_of_document] if end_of_document else []
+    return np.array(end, token_type(tokenizer.vocab_size))
+
+
+def tokenize(
+    corpus: Corpus, tokenizer: Tokenizer, *, end_of_document: bool = False
+) -> TokenizedCorpus:
     """Returns the tokens of a corpus, in memory.
+
+    Args:
+      corpus: the documents.
+      tokenizer: turns them into tokens.
+      end_of_document: whether each document ends with the token that begins documents.
 
     Raises:
       DataError: a document has no tokens, or one outside the tokenizer's vocabulary.
     """
+    end = end_tokens(tokenizer, end_of_document)
     fingerprint, pieces, lost = Fingerprint(tokenizer.name), [], 0
     for document in corpus.documents:
-        pieces.append(encode_document(document, tokenizer, corpus.origin))
+        tokens = encode_document(document, tokenizer, corpus.origin)
+        lost += lost_bytes(document.text, tokens, tokenizer)
+        pieces.append(np.append(tokens, end))
         fingerprint.add(document.id, pieces[-1])
-        lost += lost_bytes(document.text, pieces[-1], tokenizer)
     empty = np.zeros(0, token_type(tokenizer.vocab_size))
     tokens = np.concatenate([empty, *pieces])
     return TokenizedCorpus(

@@ -61,10 +61,11 @@ def folder_of(path) -> Path:
     return folder
 
 
-def test_a_cache_holds_what_tokenizing_in_memory_gives(tmp_path):
-    expected = tokenize(Corpus(DOCUMENTS), ByteTokenizer())
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_cache_holds_what_tokenizing_in_memory_gives(ends, tmp_path):
+    expected = tokenize(Corpus(DOCUMENTS), ByteTokenizer(), end_of_document=ends)
     for _ in range(2):
-        tokens = cached(tmp_path)
+        tokens = cached(tmp_path, end_of_document=ends)
         for name in ("tokens", "ends", "byte_counts", "word_counts"):
             np.testing.assert_array_equal(getattr(tokens, name), getattr(expected, name))
         for name in ("fingerprint", "lost", "tokenizer", "vocab_size", "beginning_of_document"):
@@ -80,7 +81,8 @@ def test_a_corpus_is_tokenized_once_for_each_split_and_tokenizer(tmp_path):
         cached(tmp_path, corpus, progress=sizes.append)
         cached(tmp_path, corpus, "validation")
         cached(tmp_path, corpus, tokenizer=Upper())
-    assert corpus.reads == 3 and len(list(tmp_path.iterdir())) == 3
+        cached(tmp_path, corpus, end_of_document=True)
+    assert corpus.reads == 4 and len(list(tmp_path.iterdir())) == 4
     assert sizes == np.cumsum([len(text.encode()) for text in TEXTS]).tolist()
     cached(tmp_path, other := Prepared(fingerprint="0" * 64))
     assert other.reads == 1

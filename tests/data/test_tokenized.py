@@ -58,6 +58,23 @@ def test_fingerprint_follows_from_ids_tokens_and_tokenizer():
     assert len({fingerprint(), *different}) == 6
 
 
+def test_the_token_that_begins_documents_ends_them_where_asked():
+    class Shifted(ByteTokenizer):
+        name, vocab_size, beginning_of_document = "shifted", 257, 256
+
+    for tokenizer in (ByteTokenizer(), Shifted()):
+        bare, ending = (
+            tokenize(CORPUS, tokenizer, end_of_document=ends) for ends in (False, True)
+        )
+        for index in range(len(CORPUS.documents)):
+            own, other = (each.tokens[slice(*each.span(index))] for each in (bare, ending))
+            np.testing.assert_array_equal(other, [*own, tokenizer.beginning_of_document])
+        assert ending.fingerprint != bare.fingerprint
+        assert ending.lost == bare.lost == 0 and "bytes, 26 tokens" in ending.summary()
+        for name in ("byte_counts", "word_counts", "vocab_size", "tokenizer"):
+            np.testing.assert_array_equal(getattr(ending, name), getattr(bare, name))
+
+
 def test_lost_text_is_told_with_its_share():
     known = tokenize(CORPUS, Letters(bytes(range(256))))
     assert known.lost == 0 and "WARNING" not in known.summary()

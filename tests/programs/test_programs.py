@@ -72,6 +72,20 @@ def trained(folder) -> Path:
     return folder / "trained"
 
 
+@pytest.fixture(scope="module")
+def ending(folder) -> Path:
+    """The work directory of a run whose documents are one sentence and its end."""
+    for split in ("train", "validation"):
+        (folder / "sentences" / split).mkdir(parents=True)
+        for number in range(3):
+            text = folder / "sentences" / split / f"{number}.txt"
+            text.write_text("the quick brown fox jumps over.")
+    corpus = ["--gin.data.source=text", f"--gin.data.path={folder / 'sentences'}"]
+    options = [*corpus, "--gin.data.end_of_document=True"]
+    assert train.main([*train_arguments(folder, "ending"), *options]) == 0
+    return folder / "ending"
+
+
 def test_training_learns(trained):
     bits = [line["bits_per_token"] for line in figures_of(trained) if "bits_per_token" in line]
     assert len(bits) == STEPS
@@ -321,6 +335,27 @@ def test_samples_end_before_a_stop(samples, trained, capsys):
     assert output == "".join(
         f"--- {number} ---\nbrown fo\n" if samples > 1 else "brown fo\n"
         for number in range(1, samples + 1)
+    )
+
+
+@pytest.mark.parametrize("piece", [1, 2, 100])
+@pytest.mark.parametrize("end, written", [(0, "aé aaabc"), (ord("b"), "aé aaa"), (0xC3, "a")])
+def test_a_text_ends_before_a_stop_token(end, written, piece):
+    tokens, file = ByteTokenizer().encode("aé aaabc\0zc"), io.StringIO()
+    stream = Stream(ByteTokenizer(), tokens[:0], file, ["zc", "c\0"], [end])
+    ended = [stream(tokens[begin : begin + piece]) for begin in range(0, len(tokens), piece)]
+    assert ended == sorted(ended) and ended[-1]
+    stream.finish()
+    assert file.getvalue() == written
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_model_that_learned_where_documents_end_ends_there(samples, ending, capsys):
+    options = ["--prompt=the quick ", "--temperature=0", "--max_new_tokens=200"]
+    assert generate.main([f"--workdir={ending}", f"--samples={samples}", *options]) == 0
+    text = "brown fox jumps over.\n"
+    assert capsys.readouterr().out == (
+        text if samples == 1 else f"--- 1 ---\n{text}--- 2 ---\n{text}"
     )
 
 

@@ -83,6 +83,7 @@ CHANGES = {
     "data.batch_size": (2, 3),
     "data.segment_length": (8, 16),
     "data.validation_percent": (10, 20),
+    "data.end_of_document": (False, True),
     "data.source": ("'jsonl'", "'text'"),
     "model.vocab_size": (256, 300),
     "model.num_layers": (1, 2),

@@ -128,8 +128,8 @@ def train_row(base: ExperimentConfig, name: str, folder: Path, stop: StopRequest
     row = next(row for row in small_table_rows(base, long=True) if row.name == name)
     # A row's step is compiled for training, for timing, and again after a stop.
     jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").absolute()))
-    tokenizer = make_tokenizer(base.data)
-    corpora = Corpora(*(tokenize(corpus, tokenizer) for corpus in texts))
+    tokenizer, ends = make_tokenizer(base.data), base.data.end_of_document
+    corpora = Corpora(*(tokenize(text, tokenizer, end_of_document=ends) for text in texts))
     own, line = row_folder(folder, row), ProgressLine()
     train(row.config, own, corpora, line=line, stop=stop)
     line.show("timing its step in turn with the reference's")
