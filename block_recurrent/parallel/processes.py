@@ -29,6 +29,7 @@ _RETRY_SECONDS = 0.5
 _REPORTS = "block_recurrent/"
 _PARTING = "block_recurrent/parting/"
 _PARTING_SECONDS, _DAY_SECONDS = 20, 86_400  # that process 0 waits for the others, and they for it
+_EXIT_SECONDS = 1.0  # from a process's last message to its end, on a busy machine
 UNREACHABLE, LOST = 8, 9  # exit statuses
 # Parts of messages of errors that mean that another process has ended. Their types differ.
 _OF_OTHERS = re.compile(
@@ -140,6 +141,7 @@ def part(status: int) -> None:
             messages.key_value_set(f"{_PARTING}0", "")
             for other in range(1, count()):
                 messages.blocking_key_value_get(f"{_PARTING}{other}", 1000 * _PARTING_SECONDS)
+            time.sleep(_EXIT_SECONDS)
         else:
             messages.blocking_key_value_get(f"{_PARTING}0", 1000 * _DAY_SECONDS)
             messages.key_value_set(f"{_PARTING}{index()}", "")
