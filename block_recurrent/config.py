@@ -253,6 +253,9 @@ class TrainingConfig(Checked):
         step, which leaves the parameters as they were (the run stops after ten in a row).
       clear_states: begin every segment with the initial recurrent states, in training and in
         evaluation; keys and values are still carried (an ablation of the paper).
+      state_passing: share of documents that begin with the recurrent states that the document
+        before them in their batch row left, in training alone. It is a cure for states that drift
+        in long documents (Buitrago and Gu 2025, arXiv 2507.02782), and no row of the paper has it.
       accumulate_steps: number of microbatches, equal parts of the batch rows, that a step computes
         one after the other. More of them need less memory. The step is that of the whole batch, to
         rounding, but with dropout it has other noise.
@@ -272,11 +275,20 @@ class TrainingConfig(Checked):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
     non_finite: Literal["stop", "skip"] = "stop"
     clear_states: bool = False
+    state_passing: float = 0.0
     accumulate_steps: int = 1
     initial_parameters: str | None = None
     profile_steps: str | None = None
 
     def _validate(self) -> None:
+        self._require(
+            0 <= self.state_passing <= 1,
+            f"state_passing is a share of documents, from 0 to 1, not {self.state_passing}",
+        )
+        self._require(
+            not (self.clear_states and self.state_passing),
+            "clear_states leaves no states to pass on; set state_passing = 0.0",
+        )
         steps = self.profile_steps
         valid = steps is None or (
             bool(re.fullmatch("[0-9]+:[0-9]+", steps))
@@ -348,11 +360,12 @@ class ExperimentConfig(Checked):
             f"data.batch_size {rows} is no multiple of training.accumulate_steps {parts}; "
             f"set data.batch_size = {-(-rows // parts) * parts}",
         )
-        self._require(
-            isinstance(model, ModelConfig) or not self.training.clear_states,
-            f"training.clear_states: the architecture {model.architecture!r} has no recurrent "
-            "states to clear; set training.clear_states = False",
-        )
+        for name in ("clear_states", "state_passing"):
+            self._require(
+                isinstance(model, ModelConfig) or not getattr(self.training, name),
+                f"training.{name}: the architecture {model.architecture!r} has no recurrent "
+                f"states; set training.{name} = {getattr(TrainingConfig, name)}",
+            )
         self._require(
             self.data.tokenizer != "bytes" or self.model.vocab_size >= 256,
             f"bytes need model.vocab_size of at least 256, not {self.model.vocab_size}",

@@ -127,6 +127,13 @@ WRONG = [
     (DataConfig, {"validation_percent": 100}, ValueError, "between 1 and 99, not 100"),
     (TrainingConfig, {"non_finite": "skp"}, ValueError, "did you mean 'skip'"),
     (TrainingConfig, {"clear_states": 1}, TypeError, "clear_states must be bool, not 1"),
+    (TrainingConfig, {"state_passing": 1.5}, ValueError, "a share of documents, from 0 to 1"),
+    (
+        TrainingConfig,
+        {"state_passing": 0.5, "clear_states": True},
+        ValueError,
+        "leaves no states to pass on; set state_passing = 0.0",
+    ),
     *(
         (TrainingConfig, {"profile_steps": steps}, ValueError, f"of the run, not {steps!r}")
         for steps in ("10", "12:10", "0:3", "499999:500001", "1:2:3", "a:b")

@@ -347,8 +347,9 @@ def test_errors_of_an_architecture_say_where(tmp_path):
     text = "model.architecture = 'transformer'\nmodel.segment = 7"
     with pytest.raises(ConfigError, match="it.gin:2: data.segment_length 1024 is no multiple"):
         load_text(tmp_path, text)
-    with pytest.raises(ConfigError, match="--gin.training.clear_states: .*'lstm' has no recurrent"):
-        load(TINY, ["model.architecture=lstm", "training.clear_states=True"])
+    for name, value in (("clear_states", True), ("state_passing", 0.5)):
+        with pytest.raises(ConfigError, match=f"--gin.training.{name}: .*'lstm' has no recurrent"):
+            load(TINY, ["model.architecture=lstm", f"training.{name}={value}"])
 
 
 def test_a_configuration_without_the_architecture_is_the_block_recurrent_one(tmp_path):

@@ -29,7 +29,10 @@ MAY_CHANGE = (
     *("training.", "mesh.", "optimizer.decay_steps"),
     *("data.path", "data.download", "data.cache_path", "data.vocab_path", "data.name"),
 )
-MAY_NOT_CHANGE = ("training.seed", "training.clear_states", "training.initial_parameters")
+MAY_NOT_CHANGE = (
+    *("training.seed", "training.clear_states", "training.state_passing"),
+    "training.initial_parameters",
+)
 # An evaluation does not depend on how batches are cut and where the files are.
 NOT_IN_FIGURES = (
     *("data.batch_size", "data.segment_length", "training.accumulate_steps", "mesh."),

@@ -118,11 +118,33 @@ def segment_loss(
     return nats / jnp.maximum(divisor, 1.0), (nats, targets, carried)
 
 
+def pass_states(
+    model: Model, carried: CarriedState, batch: Batch, passed: Array
+) -> tuple[Batch, CarriedState]:
+    """Lets documents begin with the recurrent states that their rows hold.
+
+    Args:
+      model: the language model.
+      carried: the rows' state from the segment before.
+      batch: a segment of every row.
+      passed: [B] bool, the rows in which a document that begins does so.
+
+    Returns:
+      The batch and the state with which the segment is to be read: in those rows nothing of the
+      document before is left but its recurrent states.
+    """
+    passed = passed & batch.start_of_document
+    initial = clear_recurrent(model.initial_state(carried.batch_size), carried)
+    starts = cast(Any, batch.start_of_document & ~passed)
+    return batch._replace(start_of_document=starts), reset(carried, initial, passed, batch_axis=1)
+
+
 def make_train_step(
     optimizer: optax.GradientTransformation,
     dropout_key: Array,
     *,
     clear_states: bool = False,
+    state_passing: float = 0.0,
     skip_non_finite: bool = False,
     accumulate_steps: int = 1,
     shardings: TrainState | None = None,
@@ -135,6 +157,7 @@ def make_train_step(
       optimizer: on parameters by path.
       dropout_key: the dropout of a step depends on this and on the step's number only.
       clear_states: as in `TrainingConfig`.
+      state_passing: as in `TrainingConfig`.
       skip_non_finite: if loss or gradient are not finite, only the step's number changes; rows that
         begin a document in that step begin it in the next.
       accumulate_steps: number of microbatches, as in `TrainingConfig`.
@@ -157,7 +180,12 @@ def make_train_step(
             gradient_of = partial(
                 accumulated_gradient, loss, accumulate_steps, dropout_key=key, sharding=sharding
             )
-        gradient, (nats, targets, carried) = gradient_of(state.model, state.carried, batch)
+        read, carried = batch, state.carried
+        if state_passing:
+            key = jax.random.fold_in(jax.random.split(dropout_key)[1], state.step)
+            passed = jax.random.bernoulli(key, state_passing, batch.start_of_document.shape)
+            read, carried = pass_states(state.model, carried, batch, passed)
+        gradient, (nats, targets, carried) = gradient_of(state.model, carried, read)
         named, gradients = named_parameters(state.model), named_parameters(gradient)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, named)
         named = cast(dict[str, Array], optax.apply_updates(named, updates))

@@ -44,6 +44,7 @@ def make_run_step(config: ExperimentConfig, state: TrainState) -> TrainStep:
         make_optimizer(config),
         jax.random.fold_in(jax.random.key(training.seed), 1),
         clear_states=training.clear_states,
+        state_passing=training.state_passing,
         skip_non_finite=training.non_finite == "skip",
         accumulate_steps=training.accumulate_steps,
         shardings=jax.tree.map(lambda array: array.sharding, state),

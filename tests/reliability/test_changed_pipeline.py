@@ -79,6 +79,7 @@ def assert_refused(begun, tmp_path, capsys, status, words, *options) -> None:
 CHANGES = {
     "training.seed": (0, 1),
     "training.clear_states": (False, True),
+    "training.state_passing": (0.0, 0.5),
     "data.seed": (0, 7),
     "data.batch_size": (2, 3),
     "data.segment_length": (8, 16),

@@ -127,6 +127,29 @@ def test_the_learned_initial_state_learns_in_every_segment_where_states_are_clea
     assert np.any(named_parameters(after.model)[INITIAL] != before)
 
 
+def test_passed_states_are_all_that_is_left_of_the_document_before():
+    one, before = batch(start=(True, False)), prepare().carried
+    fresh = prepare().model.initial_state(BATCH)
+    first = jnp.array([True, False])
+    expected = reset(before, fresh._replace(recurrent=before.recurrent), first, batch_axis=1)
+    _, (nats, carried) = plain_gradient(prepare().model, expected, batch())
+    state, metrics = train_step(state_passing=1.0)(prepare(), one)
+    assert_close((state.carried, metrics.nats), (carried, nats))
+    assert metrics.nats != train_step()(prepare(), one)[1].nats
+
+
+def test_states_are_passed_on_to_the_share_of_documents_that_is_asked_for():
+    def initial_learns(step):  # if a document begins with the initial states
+        before = prepare(step)
+        values = np.asarray(named_parameters(before.model)[INITIAL])
+        after, _ = train_step(state_passing=0.75)(before, batch(start=(True, False)))
+        return bool(np.any(named_parameters(after.model)[INITIAL] != values))
+
+    learned = [initial_learns(step) for step in range(60)]
+    assert 4 <= sum(learned) <= 28  # 15 expected, four standard deviations
+    assert learned == [initial_learns(step) for step in range(60)]
+
+
 @pytest.mark.parametrize("clear_states", [False, True])
 def test_only_cleared_states_do_not_depend_on_the_segment_before(clear_states):
     def nats(recurrent):
