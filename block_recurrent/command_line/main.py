@@ -25,6 +25,7 @@ PROGRAMS = {
     "table2": ("lab.tables.table2", "make the paper's Table 2 from work directories"),
     "curves": ("lab.tables.curves", "compare validation curves over seeds"),
     "scaling": ("lab.tables.scaling", "compare runs by their number of parameters"),
+    "recall": ("lab.recall.recall", "find how long facts are remembered"),
     "analyze": ("lab.analysis.analyze", "find where the gain of the recurrence comes from"),
 }
 

@@ -63,9 +63,7 @@ def test_the_token_that_begins_documents_ends_them_where_asked():
         name, vocab_size, beginning_of_document = "shifted", 257, 256
 
     for tokenizer in (ByteTokenizer(), Shifted()):
-        bare, ending = (
-            tokenize(CORPUS, tokenizer, end_of_document=ends) for ends in (False, True)
-        )
+        bare, ending = (tokenize(CORPUS, tokenizer, end_of_document=ends) for ends in (False, True))
         for index in range(len(CORPUS.documents)):
             own, other = (each.tokens[slice(*each.span(index))] for each in (bare, ending))
             np.testing.assert_array_equal(other, [*own, tokenizer.beginning_of_document])

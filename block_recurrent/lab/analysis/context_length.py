@@ -1,7 +1,8 @@
-"""The relative effective context length (RECL) of a group of models.
+"""What context is worth: the relative effective context length (RECL), and what is remembered.
 
-After Dai et al. 2019, "Transformer-XL" (arXiv 1901.02860, appendix C). With `l_i(c, t)` the loss
-of model i on the token at t given exactly the c tokens before it:
+RECL is that of a group of models, after Dai et al. 2019, "Transformer-XL" (arXiv 1901.02860,
+appendix C). With `l_i(c, t)` the loss of model i on the token at t given exactly the c tokens
+before it:
 
 - the baseline of a short context c is the best model's loss, position by position,
   `b(c, t) = min_i l_i(c, t)`;
@@ -14,6 +15,10 @@ of model i on the token at t given exactly the c tokens before it:
 
 Different from the paper: c' is 2c and not c plus a few tokens, so the result is known to a factor
 of two; and the positions are a sample.
+
+The effective remembrance of Buitrago and Gu 2025 (arXiv 2507.02782) is the total variation distance
+between a model's prediction after all tokens before a position and after the last c of them alone.
+Here "all" is the longest context that is tried.
 """
 
 from collections.abc import Sequence
@@ -24,7 +29,7 @@ import numpy as np
 from jax import Array
 
 from block_recurrent.data import TokenizedCorpus
-from block_recurrent.lab.analysis.token_losses import Progress, nats_of
+from block_recurrent.lab.analysis.token_losses import Progress
 from block_recurrent.model.state import clear_recurrent
 
 THRESHOLD = 0.01  # of the relative gain
@@ -41,6 +46,19 @@ class Sample(NamedTuple):
 
     document: np.ndarray
     position: np.ndarray
+
+
+class ContextLosses(NamedTuple):
+    """What C lengths of the context give at n positions.
+
+    Attributes:
+      nats: the losses, [C, n].
+      remembrance: the distance of the prediction from that with the longest context, from 0 to 1,
+        [C, n].
+    """
+
+    nats: np.ndarray
+    remembrance: np.ndarray
 
 
 def context_lengths(corpus: TokenizedCorpus, shortest: int, longest: int) -> list[int]:
@@ -64,14 +82,14 @@ def sample_positions(corpus: TokenizedCorpus, context: int, count: int) -> Sampl
 
 @jax.jit(donate_argnums=1, static_argnames="clear_states")
 def read_context(
-    model: Any, carried: Any, inputs: Array, targets: Array, last: Array, *, clear_states: bool
+    model: Any, carried: Any, inputs: Array, last: Array, *, clear_states: bool
 ) -> tuple[Any, Array]:
-    """Reads [B, N] tokens: the next state, and the loss [B] of `targets` after position `last`."""
+    """Reads [B, N] tokens: the next state, and after `last` log-probabilities of tokens, [B, V]."""
     if clear_states:
         carried = clear_recurrent(carried, model.initial_state(len(inputs)))
     features, carried = model.features(inputs, carried)
     at_last = jax.lax.dynamic_slice_in_dim(features, last, 1, axis=1)
-    return carried, nats_of(model, at_last, targets[:, None])[:, 0]
+    return carried, jax.nn.log_softmax(model.logits(at_last)[:, 0])
 
 
 def context_losses(
@@ -84,45 +102,50 @@ def context_losses(
     segment_length: int,
     clear_states: bool = False,
     progress: Progress = lambda share: None,
-) -> np.ndarray:
+) -> ContextLosses:
     """Losses with exactly c tokens of context, which are read from the initial state.
 
     Args:
       model: the language model.
       corpus: the documents.
       sample: the tokens that are predicted.
-      lengths: the c.
+      lengths: the c, the longest one last.
       lanes: how many are read at once.
       segment_length: N, a multiple of what the model reads at once.
       clear_states: clear the recurrent states before every segment.
       progress: called with the share that is done.
-
-    Returns:
-      Nats, [len(lengths), n].
     """
-    count, losses = len(sample.document), np.zeros((len(lengths), len(sample.document)))
+    count = len(sample.document)
+    found = ContextLosses(*np.zeros((2, len(lengths), count)))
     total, done = sum(-(-c // segment_length) for c in lengths) * count, 0
     begins = np.concatenate([[0], corpus.ends])[sample.document] + sample.position
-    for row, context in enumerate(lengths):
+    longest: list[np.ndarray] = []  # probabilities with the longest context, of each part [B, V]
+    for row, context in reversed(list(enumerate(lengths))):
         segments = -(-context // segment_length)
-        for first in range(0, count, lanes):
+        for number, first in enumerate(range(0, count, lanes)):
             # The last lanes may repeat: every call has the same shape.
             chosen = begins[np.arange(first, first + lanes).clip(max=count - 1)]
             tokens = corpus.tokens[chosen[:, None] + np.arange(-context, 0)].astype(np.int32)
             # What follows a token cannot change its prediction, so the padding is harmless.
             tokens = np.pad(tokens, ((0, 0), (0, segments * segment_length - context)))
-            targets = corpus.tokens[chosen].astype(np.int32)
             last = np.int32((context - 1) % segment_length)
-            carried, nats = model.initial_state(lanes), None
+            carried, predicted = model.initial_state(lanes), None
             for piece in np.split(tokens, segments, axis=1):
-                carried, nats = read_context(
-                    model, carried, piece, targets, last, clear_states=clear_states
+                carried, predicted = read_context(
+                    model, carried, piece, last, clear_states=clear_states
                 )
             kept = min(lanes, count - first)
-            losses[row, first : first + kept] = np.asarray(nats)[:kept]
+            own = slice(first, first + kept)
+            logarithms = np.asarray(predicted)[:kept]
+            probabilities = np.exp(logarithms)
+            if row == len(lengths) - 1:
+                longest.append(probabilities)
+            targets = corpus.tokens[chosen[:kept]]
+            found.nats[row, own] = -logarithms[np.arange(kept), targets]
+            found.remembrance[row, own] = np.abs(probabilities - longest[number]).sum(-1) / 2
             done += kept * segments
             progress(done / total)
-    return losses
+    return found
 
 
 def context_gains(

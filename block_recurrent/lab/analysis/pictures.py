@@ -174,22 +174,25 @@ def draw_interventions(data: Data, picture: "Figure") -> None:
 
 
 def draw_context(data: Data, picture: "Figure") -> None:
-    """The loss by length of the context, and the relative gain of doubling it."""
+    """The loss by length of the context, the relative gain of doubling it, and the remembrance."""
     context = data["context"]
     lengths = context["lengths"]
-    picture.set_size_inches(12, 4.5)
-    left, right = picture.subplots(1, 2)
+    picture.set_size_inches(16, 4.5)
+    left, right, further = panels = picture.subplots(1, 3)
     for index, (_, style) in enumerate(_styled(data)):
         recl = context["recl"][index]
         left.plot(lengths, context["bits"][index], **style)
         style["label"] += f": RECL {f'at least {lengths[-1]:,}' if recl is None else f'{recl:,}'}"
         right.plot(lengths[:-1], 100 * context["relative_gains"][index], **style)
+        further.plot(lengths[:-1], context["remembrance"][index][:-1], **style | {"label": None})
     right.axhline(100 * THRESHOLD, color="black", linewidth=0.8, linestyle=":")
     _logarithmic(left, "tokens of context", lengths)
     _logarithmic(right, "tokens of context before they are doubled", lengths[:-1])
     left.set_ylabel("bits per token")
+    _logarithmic(further, "tokens of context", lengths[:-1])
     right.set_ylabel("relative gain on the hard tokens, %")
-    finish((left, right))
+    further.set_ylabel(f"distance from the prediction with {lengths[-1]:,} tokens")
+    finish(panels)
 
 
 def _layers(data: Data) -> list[tuple[str, str, Data]]:
@@ -212,13 +215,14 @@ def _layers(data: Data) -> list[tuple[str, str, Data]]:
 
 
 def draw_states(data: Data, picture: "Figure") -> None:
-    """How much blocks change the states, how long states stay alike, and the gates."""
-    picture.set_size_inches(14, 4.5)
-    change, later, gates = panels = picture.subplots(1, 3)
+    """How large states are and how much blocks change them, how long they stay, and the gates."""
+    picture.set_size_inches(12, 9)
+    size, change, later, gates = panels = picture.subplots(2, 2).flat
     for name, color, states in _layers(data):
         style = {"color": color, "marker": "o", "markersize": 4, "label": name}
-        low, middle, high = states["change_quartiles"]
-        _band(change, states["positions"], Estimate(middle, low, high), style)
+        for panel, figure in ((size, "size"), (change, "change")):
+            low, middle, high = states[f"{figure}_quartiles"]
+            _band(panel, states["positions"], Estimate(middle, low, high), style)
         later.plot(LAGS, states["later"], **style)
         if np.isfinite(states["similarity"]):
             alike = f"{name}: with other states"
@@ -226,7 +230,9 @@ def draw_states(data: Data, picture: "Figure") -> None:
         _draw_gates(gates, name, color, states)
     change.set(yscale="log", ylabel="change of the states by a block, |s' - s| / |s|")
     label_logarithmic(change.yaxis)
-    _logarithmic(change, POSITION)
+    size.set(ylabel="size of the states, root mean square")
+    for panel in (size, change):
+        _logarithmic(panel, POSITION)
     _logarithmic(later, "blocks later", LAGS)
     later.set(ylabel="cosine of a state with itself", ylim=(None, 1.0))
     gates.set(xlim=(0, 1), xlabel="gate of a unit, mean", ylabel="units")

@@ -161,6 +161,8 @@ def _context_table(runs: Sequence[Data], context: Data) -> TextTable:
         rows.append([run["name"], *losses, longest])
         gains = [_cell(gain, ".2%").replace("%", " %") for gain in context["relative_gains"][index]]
         rows.append(["  relative gain of twice as much", *gains, "", ""])
+        further = [_cell(distance, ".3f") for distance in context["remembrance"][index][:-1]]
+        rows.append(["  remembrance of what is before", *further, "", ""])
     return TextTable(["run", *(f"{length:,}" for length in lengths), "RECL"], rows, LEFT)
 
 
@@ -169,17 +171,19 @@ def _state_tables(runs: Sequence[Data]) -> dict[str, TextTable]:
     states, gates, attention = [], [], []
     for name, layer in ((run["name"], layer) for run in runs for layer in run["states"]):
         first = [name, str(layer["layer"])]
-        change = [layer[key] for key in ("change_early", "change_later", "similarity")]
-        states.append([*first, *(_cell(value, ".3f") for value in (*change, *layer["later"]))])
+        facts = ("size_early", "size_later", "change_early", "change_later", "similarity")
+        figures = [*(layer[key] for key in facts), *layer["later"]]
+        states.append([*first, *(_cell(value, ".3f") for value in figures)])
         for gate, shares in enumerate(zip(layer["kept"], layer["added"], strict=True), 1):
             gates.append([*first, str(gate), *(_cell(share.mean(), ".3f") for share in shares)])
         heads = zip(layer["attention"], layer["effective"], layer["used"], strict=True)
         for head, (shares, *numbers) in enumerate(heads):
             used = [_cell(number, ".1f") for number in numbers]
             attention.append([*first, str(head), str(len(shares)), *used])
-    change = (f"change, blocks 1 to {EARLY}", "later", "cosine between states")
+    early = f"blocks 1 to {EARLY}"
+    facts = (f"size, {early}", "later", f"change, {early}", "later", "cosine between states")
     tables = {
-        "Recurrent states": ((*change, *(f"after {lag}" for lag in LAGS)), states),
+        "Recurrent states": ((*facts, *(f"after {lag}" for lag in LAGS)), states),
         "Gates, mean over units": (("gate", "kept", "added"), gates),
         "Attention of tokens to states, by head": (
             ("head", "states", "used by a token", "used by all"),

@@ -33,6 +33,7 @@ class Observed(NamedTuple):
     """What R recurrent layers do while they read a block.
 
     Attributes:
+      size: root mean square of the states' units as they enter the block, [R, B].
       change: |s' - s| / |s| over all states together, [R, B].
       similarity: mean cosine between two different states as they enter the block, [R, B].
       later: mean cosine of each state, after the block, with itself in the kept states, [R, B].
@@ -42,6 +43,7 @@ class Observed(NamedTuple):
       entropy: of these probabilities in nats, summed over all tokens, [R, H].
     """
 
+    size: Array
     change: Array
     similarity: Array
     later: Array
@@ -121,6 +123,7 @@ def observe_layer(
     p = jnp.where(mask[:, None, :, None], reference.probabilities(logits), 0.0)
     entropy = -jnp.where(p > 0, p * jnp.log(p), 0.0).sum((0, 2, 3))
     return Observed(
+        jnp.sqrt(jnp.square(states).mean((-2, -1))),
         relative_change(states, after.recurrent),
         mean_similarity(states),
         similarity_to(after.recurrent, kept),
@@ -162,6 +165,7 @@ class LayerStates(NamedTuple):
 
     Attributes:
       position: of each block's first token in its document, [n].
+      size: root mean square of the states' units as they enter each block, [n].
       change: |s' - s| / |s| of each block, [n].
       similarity: mean cosine between different states as they enter each block, [n].
       later: mean cosine of a state with itself as many blocks later as LAGS says, NaN without any.
@@ -173,6 +177,7 @@ class LayerStates(NamedTuple):
     """
 
     position: np.ndarray
+    size: np.ndarray
     change: np.ndarray
     similarity: np.ndarray
     later: np.ndarray
@@ -209,7 +214,7 @@ def observe_states(
       progress: called with the share of the tokens that have been read.
     """
     carried = model.initial_state(lanes)
-    positions, blocks = [], []  # of each whole block, and its change and similarity, [2, R]
+    positions, blocks = [], []  # of each whole block, and its size, change, similarity, [3, R]
     gates = attention = entropy = np.zeros(())
     later, pairs = np.zeros((len(carried.recurrent), len(LAGS))), np.zeros(len(LAGS))
     kept, kept_lanes, age = carried.recurrent, [None] * lanes, 0
@@ -220,7 +225,7 @@ def observe_states(
         positions += [
             lane.offset for lane, full in zip(standing, whole, strict=True) if lane and full
         ]
-        blocks.append(np.array([seen.change, seen.similarity])[:, :, whole])
+        blocks.append(np.array([seen.size, seen.change, seen.similarity])[:, :, whole])
         gates = gates + seen.gates[..., whole, :].sum(-2)
         attention, entropy = attention + seen.attention, entropy + seen.entropy
         age += 1
@@ -230,11 +235,11 @@ def observe_states(
             pairs[LAGS.index(age)] += rows.sum()
         if age == LAGS[-1] or not any(kept_lanes):
             kept, kept_lanes, age = carried.recurrent, standing, 0
-    change, similarity = np.concatenate(blocks, -1).astype(np.float64)
+    size, change, similarity = np.concatenate(blocks, -1).astype(np.float64)
     later = np.divide(later, pairs, out=np.full_like(later, np.nan), where=pairs > 0)
     shares = np.moveaxis(gates / max(len(positions), 1), 2, 0)
     attention, entropy = attention / len(corpus.tokens), entropy / len(corpus.tokens)
-    layers = zip(change, similarity, later, *shares, attention, np.exp(entropy), strict=True)
+    layers = zip(size, change, similarity, later, *shares, attention, np.exp(entropy), strict=True)
     return [LayerStates(np.array(positions, int), *figures) for figures in layers]
 
 

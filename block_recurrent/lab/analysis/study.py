@@ -207,7 +207,7 @@ def _vary_context(
         return None
     sample = sample_positions(corpus, lengths[-1], options.positions)
     lanes = min(options.lanes, len(sample.document))
-    losses = [
+    found = [
         context_losses(
             subject.model,
             corpus,
@@ -218,10 +218,12 @@ def _vary_context(
         )
         for subject in subjects
     ]
-    gains, recl = context_gains(np.array(losses), lengths)
+    losses = np.array([each.nats for each in found])
+    gains, recl = context_gains(losses, lengths)
     return {
         "lengths": lengths,
-        "bits": np.mean(losses, -1) / math.log(2),
+        "bits": losses.mean(-1) / math.log(2),
+        "remembrance": [each.remembrance.mean(-1) for each in found],
         "relative_gains": gains,
         "recl": recl,
         "positions": len(sample.document),
@@ -329,11 +331,15 @@ def _shares(gains: Sequence[Gain], reach: Reach) -> dict[str, int]:
 
 
 def state_figures(states: LayerStates, window: int) -> Data:
-    """A layer's states over all documents, with its change by position."""
+    """A layer's states over all documents, with their size and change by position."""
     edges = position_edges(int(states.position.max(initial=1)) + 1, window)
     bins = np.searchsorted(edges, states.position, side="right") - 1
     filled = np.unique(bins)
-    quartiles = [np.quantile(states.change[bins == n], (0.25, 0.5, 0.75)) for n in filled]
+
+    def quartiles(values: np.ndarray) -> np.ndarray:
+        found = [np.quantile(values[bins == n], (0.25, 0.5, 0.75)) for n in filled]
+        return np.array(found).reshape(-1, 3).T
+
     early = states.position < EARLY * window
     whole = ("later", "kept", "added", "attention", "effective", "used")
 
@@ -342,7 +348,10 @@ def state_figures(states: LayerStates, window: int) -> Data:
 
     return {
         "positions": middles(edges)[filled],
-        "change_quartiles": np.array(quartiles).reshape(-1, 3).T,
+        "size_quartiles": quartiles(states.size),
+        "size_early": mean(states.size[early]),
+        "size_later": mean(states.size[~early]),
+        "change_quartiles": quartiles(states.change),
         "change_early": mean(states.change[early]),
         "change_later": mean(states.change[~early]),
         "similarity": mean(states.similarity),

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from block_recurrent import gin_files
 from block_recurrent.baselines import lstm_of_size
-from block_recurrent.config import ExperimentConfig, LSTMConfig, ModelConfig
+from block_recurrent.config import ConfigError, ExperimentConfig, LSTMConfig, ModelConfig
 from block_recurrent.lab.tables.naming import ROWS, SIZES, row_name
 from block_recurrent.model.parameters import count_parameters
+from block_recurrent.system.text import did_you_mean
 from block_recurrent.training.build import abstract_model
 
 USUAL, REFERENCE = "rec_fixed_skip", "slide_13l"
@@ -149,6 +150,18 @@ def small_table_rows(
         for gin, row in rows.items()
         for number in range(max(seeds, LONG_SEEDS) if long and gin in MAIN else seeds)
     ]
+
+
+def row_called(base: ExperimentConfig, name: str) -> TableRow:
+    """Returns the row of the small table with a name, at the size of `base`.
+
+    Raises:
+      ConfigError: there is no such row.
+    """
+    rows = {row.name: row for row in reversed(small_table_rows(base, long=True))}
+    if name not in rows:
+        raise ConfigError(f"there is no row {name!r}{did_you_mean(name, [*rows])}")
+    return rows[name]
 
 
 @functools.cache

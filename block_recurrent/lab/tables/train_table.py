@@ -21,7 +21,7 @@ import jax
 from block_recurrent.command_line.failures import reported, training_knobs_named
 from block_recurrent.command_line.options import positive
 from block_recurrent.command_line.parser import make_parser, parse
-from block_recurrent.config import ConfigError, ExperimentConfig
+from block_recurrent.config import ExperimentConfig
 from block_recurrent.data import ByteTokenizer, Corpus, byte_count, make_tokenizer, tokenize
 from block_recurrent.data.loading import Corpora, load_documents
 from block_recurrent.lab.benchmark.timing import TimedStep, ratio, time_in_turn
@@ -30,7 +30,7 @@ from block_recurrent.lab.tables import children
 from block_recurrent.lab.tables.children import run_side_by_side
 from block_recurrent.lab.tables.layout import publish
 from block_recurrent.lab.tables.paper import LENGTH, SIZE
-from block_recurrent.lab.tables.rows import TableRow, reference, small_table_rows
+from block_recurrent.lab.tables.rows import TableRow, reference, row_called, small_table_rows
 from block_recurrent.lab.tables.seed_groups import group_runs
 from block_recurrent.lab.tables.small_table import lzma_bits_per_byte, make_page
 from block_recurrent.runs import train, workdir
@@ -41,7 +41,6 @@ from block_recurrent.system.digests import digest
 from block_recurrent.system.files import write_whole
 from block_recurrent.system.progress import ProgressBoard, ProgressLine, duration
 from block_recurrent.system.signals import StopRequest, stop_on_signal
-from block_recurrent.system.text import did_you_mean
 
 # Characters read of each document.
 TRAIN_CHARACTERS = 131_072
@@ -120,12 +119,10 @@ def train_row(base: ExperimentConfig, name: str, folder: Path, stop: StopRequest
     Raises:
       ConfigError: there is no row of this name.
     """
-    names = [row.name for row in small_table_rows(base, long=True)]
-    if name not in names:
-        raise ConfigError(f"--row: there is no row {name!r}{did_you_mean(name, names)}")
+    row_called(base, name)
     texts = load_texts(base)
     base = with_pieces(base, texts[0], folder)
-    row = next(row for row in small_table_rows(base, long=True) if row.name == name)
+    row = row_called(base, name)
     # A row's step is compiled for training, for timing, and again after a stop.
     jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").absolute()))
     tokenizer, ends = make_tokenizer(base.data), base.data.end_of_document

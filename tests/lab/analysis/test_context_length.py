@@ -20,7 +20,7 @@ SAMPLE = Sample(np.array([0, 0, 1]), np.array([40, 76, 24]))
 
 def losses_of(model, lengths, lanes=2, **options):
     options = {"segment_length": 8, "lanes": lanes} | options
-    return context_losses(model, CORPUS, SAMPLE, lengths, **options)
+    return context_losses(model, CORPUS, SAMPLE, lengths, **options).nats
 
 
 @pytest.mark.parametrize("layers", [(), (1,)], ids=["slide", "recurrent"])
@@ -36,6 +36,21 @@ def test_exactly_the_tokens_before_are_read(layers):
             logits = np.asarray(read(model, tokens, model.initial_state(1))[0][0, context - 1])
             expected = np.log(np.exp(logits).sum()) - logits[CORPUS.tokens[begin]]
             assert found[row, column] == pytest.approx(expected, abs=2e-5)
+
+
+def test_what_is_remembered_is_the_distance_of_two_predictions():
+    model = model_of(1)
+    found = context_losses(model, CORPUS, SAMPLE, [6, 12, 24], segment_length=8, lanes=2)
+    for column, (document, position) in enumerate(zip(*SAMPLE, strict=True)):
+        end, p = CORPUS.span(document)[0] + position, []
+        for context in (6, 12, 24):
+            tokens = np.zeros((1, 24), np.int32)
+            tokens[0, :context] = CORPUS.tokens[end - context : end]
+            logits = np.asarray(read(model, tokens, model.initial_state(1))[0][0, context - 1])
+            p.append(np.exp(logits) / np.exp(logits).sum())
+        distances = [np.abs(own - p[-1]).sum() / 2 for own in p]
+        np.testing.assert_allclose(found.remembrance[:, column], distances, atol=1e-5)
+    assert found.remembrance[0].min() > 1e-3 and (found.remembrance[-1] == 0).all()
 
 
 def test_neither_lanes_nor_segments_matter():

@@ -76,6 +76,9 @@ def test_what_is_observed_is_within_its_limits(gate, wiring):
     (found,) = observe_states(model, CORPUS, lanes=2)
     blocks = sum(CORPUS.length(index) // 4 for index in range(3))
     assert found.position.shape == found.change.shape == found.similarity.shape == (blocks,)
+    initial = np.asarray(model.initial_state(1).recurrent)
+    first = found.size[found.position == 0]
+    np.testing.assert_allclose(first, np.sqrt(np.square(initial).mean()), rtol=1e-5)
     assert sorted(set(found.position)) == list(range(0, 4 * (CORPUS.length(2) // 4), 4))
     assert found.kept.shape == found.added.shape == (1 + (wiring == "dual"), 12)
     np.testing.assert_allclose(found.attention.sum(-1), 1, rtol=1e-5)

@@ -1,0 +1,246 @@
+"""What rows remember: facts that are set early in a document and asked for later.
+
+    block-recurrent recall
+    block-recurrent recall --rows Rec:lstm:single --facts=4 --keys=4 --gin.model.num_states=64
+
+Trains small models on documents of facts, random tokens and questions, and prints how many answers
+are right by how many tokens lie between. Every call adds its results to the work directory, and
+the table has all that are there; what has been trained is not trained again. docs/recall.md says
+what came out.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from block_recurrent import gin_files
+from block_recurrent.command_line.failures import reported, training_knobs_named
+from block_recurrent.command_line.options import positive
+from block_recurrent.command_line.parser import make_parser, parse
+from block_recurrent.config import ExperimentConfig
+from block_recurrent.data import ByteTokenizer
+from block_recurrent.lab.recall.facts import KEYS, VALUES, Task, make_round, training_batches
+from block_recurrent.lab.tables.layout import (
+    Page,
+    TextTable,
+    finish,
+    label_logarithmic,
+    publish,
+    styles,
+)
+from block_recurrent.lab.tables.naming import is_recurrent, row_name
+from block_recurrent.lab.tables.rows import row_called
+from block_recurrent.model.protocol import CarriedState, Model
+from block_recurrent.runs import workdir
+from block_recurrent.runs.reading import parameters_without_embedding
+from block_recurrent.system.devices import check_device
+from block_recurrent.system.digests import digest
+from block_recurrent.system.files import write_whole
+from block_recurrent.system.progress import ProgressLine
+from block_recurrent.system.signals import StopRequest, stop_on_signal
+from block_recurrent.training import make_train_step
+from block_recurrent.training.build import make_train_state
+from block_recurrent.training.optimizer import make_optimizer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROWS = ("XL:64", "Slide:4L", "Rec:fixed:skip", "Rec:lstm:single")
+GAPS = (16, 32, 64, 128, 256, 1024, 4096, 16_384, 100_000)
+DOCUMENTS = 64  # read for each gap, a quarter of them from 4,096 on
+LOGGED = 20  # steps between lines of progress
+DESCRIPTION = (
+    "Percentage of answers that are right, by the gap between facts and questions, in documents "
+    "with as many facts as the row says. A model that knows nothing is right in "
+    f"{100 / len(VALUES):.0f} % of all cases, and one that knows which values were set, but not of "
+    "which key, in 1 / facts. Of several seeds: the mean."
+)
+
+
+@jax.jit(donate_argnums=1)
+def read_segment(model: Model, carried: CarriedState, tokens: Any) -> tuple[Any, CarriedState]:
+    """Reads tokens [B, N]: the likeliest next token at each position, and the next state."""
+    features, carried = model.features(tokens, carried)
+    return jnp.argmax(model.logits(features), axis=-1), carried
+
+
+def accuracy(config: ExperimentConfig, model: Model, task: Task, gap: int, seed: int = 0) -> float:
+    """The share of right answers in new documents of one round.
+
+    Args:
+      config: of the model, whose batch and segments are used.
+      model: the language model.
+      task: how many facts of how many keys.
+      gap: tokens between facts and questions.
+      seed: of the documents.
+    """
+    rows, length = config.data.batch_size, config.data.segment_length
+    rng, right = np.random.default_rng([seed, gap]), []
+    for _ in range(-(-DOCUMENTS // (rows if gap < 4096 else 4 * rows))):
+        rounds = [make_round(rng, task.facts, task.keys, gap) for _ in range(rows)]
+        tokens = np.stack([each.tokens for each in rounds])
+        first = np.full((rows, 1), ByteTokenizer.beginning_of_document)
+        padding = np.zeros((rows, -tokens.shape[1] % length))
+        inputs = np.concatenate([first, tokens[:, :-1], padding], axis=1).astype(np.int32)
+        carried, told = model.initial_state(rows), []
+        for segment in np.split(inputs, inputs.shape[1] // length, axis=1):
+            likeliest, carried = read_segment(model, carried, segment)
+            told.append(likeliest)
+        asked = rounds[0].asked  # in all of them at the same places
+        answers = np.concatenate(told, axis=1)[:, : tokens.shape[1]]
+        right.append(answers[:, asked] == tokens[:, asked])
+    return float(np.mean(right))
+
+
+def learn(
+    config: ExperimentConfig, task: Task, line: ProgressLine, stop: StopRequest
+) -> tuple[Model, float]:
+    """Trains a model from its beginning; nothing is saved.
+
+    Args:
+      config: of the run.
+      task: what rounds are like.
+      line: shows the progress.
+      stop: ends the training when it is requested.
+
+    Returns:
+      The model, and its loss in nats an answer in the last tenth of the steps.
+
+    Raises:
+      Stopped: a stop was requested.
+    """
+    data, steps, seed = config.data, config.training.num_steps, config.training.seed
+    step = make_train_step(make_optimizer(config), jax.random.fold_in(jax.random.key(seed), 1))
+    state, losses = make_train_state(config), []
+    batches = training_batches(task, data.batch_size, data.segment_length, steps, data.seed)
+    for number, batch in enumerate(batches, 1):
+        stop.check()
+        state, metrics = step(state, batch)
+        losses.append((metrics.nats, metrics.targets))
+        if number % LOGGED == 0:
+            loss = _mean(losses[-LOGGED:])
+            line.show(f"step {number:,} of {steps:,}: {loss:.3f} nats an answer")
+    return state.model, _mean(losses[-max(1, steps // 10) :])
+
+
+def _mean(losses: Sequence[tuple[Any, Any]]) -> float:
+    nats, targets = np.sum(np.array(losses, np.float64), axis=0)
+    return nats / targets
+
+
+def recall(
+    config: ExperimentConfig, task: Task, folder: Path, line: ProgressLine, stop: StopRequest
+) -> None:
+    """Trains and asks one model, unless its results are in the folder already."""
+    identity = gin_files.to_gin(config) + repr(task)
+    row = row_name(config)
+    path = folder / f"{row.replace(':', '-')}-{digest(identity.encode())[:12]}.json"
+    if path.exists():
+        return
+    line.show(f"{row}: compiling the training step ...", always=True)
+    model, loss = learn(config, task, line, stop)
+    right = {}
+    for gap in GAPS:
+        stop.check()
+        line.show(f"{row}: {loss:.3f} nats an answer; asking after {gap:,} tokens")
+        right[str(gap)] = accuracy(config, model, task, gap)
+    line.end(f"{row}: {loss:.3f} nats an answer, {right[str(GAPS[0])]:.0%} right after {GAPS[0]}")
+    facts = {
+        "row": row,
+        "seed": config.training.seed,
+        "parameters": parameters_without_embedding(config.model),
+        "states": config.model.num_states if is_recurrent(config) else 0,
+        "steps": config.training.num_steps,
+        **task._asdict(),
+        "nats": loss,
+        "right": right,
+        "config": gin_files.to_gin(config),
+    }
+    write_whole(path, json.dumps(facts, indent=2) + "\n")
+
+
+# What results of several seeds have in common.
+ALIKE = ("row", "parameters", "states", "facts", "keys", "shortest", "longest", "steps")
+
+
+def make_page(results: Sequence[Mapping[str, Any]]) -> Page:
+    """The results of all models, those that differ only in their seeds together."""
+    groups: dict[tuple, list[Mapping[str, Any]]] = {}
+    for result in results:
+        groups.setdefault(tuple(result[name] for name in ALIKE), []).append(result)
+    lines = []
+    for key, own in sorted(groups.items(), key=lambda item: (item[0][3:], item[0][:3])):
+        row, parameters, states, facts, keys, shortest, longest, steps = key
+        right = [np.mean([result["right"][str(gap)] for result in own]) for gap in GAPS]
+        loss = float(np.mean([result["nats"] for result in own]))
+        sizes = (f"{parameters:,}", str(states or ""), f"{facts} of {keys}")
+        learned = (f"{shortest} to {longest}", f"{steps:,}", str(len(own)), f"{loss:.3f}")
+        lines.append([row, *sizes, *learned, *(f"{100 * share:.0f}" for share in right)])
+    columns = ("row", "parameters", "states", "facts, of keys", "gaps in training", "steps")
+    columns += ("seeds", "nats an answer", *(f"{gap:,}" for gap in GAPS))
+    table = TextTable(columns, lines, ("row",))
+    data = {"results": list(results)}
+    return Page("recall", {"": table}, DESCRIPTION, data, {"recall": partial(draw, groups)})
+
+
+def draw(groups: Mapping[tuple, Sequence[Mapping[str, Any]]], picture: "Figure") -> None:
+    """Draws the share of right answers against the gap: a panel for each number of facts."""
+    tasks = sorted({key[3:5] for key in groups})
+    picture.set_size_inches(1 + 6 * len(tasks), 4.5)
+    panels = picture.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
+    for panel, task in zip(panels, tasks, strict=True):
+        found = {key: own for key, own in groups.items() if key[3:5] == task}
+        for style, (key, own) in zip(styles([key[0] for key in found]), found.items(), strict=True):
+            label = key[0] + (f", {key[2]} states" if key[2] else "")
+            right = [100 * np.mean([each["right"][str(gap)] for each in own]) for gap in GAPS]
+            panel.plot(GAPS, right, label=label, markersize=4, **style)
+        facts, keys = task
+        for share, what in ((1 / len(VALUES), "nothing known"), (1 / facts, "values, not whose")):
+            panel.axhline(100 * share, color="black", linewidth=0.8, linestyle=":")
+            panel.annotate(what, (GAPS[-1], 100 * share), ha="right", va="bottom", fontsize="small")
+        panel.set(xscale="log", ylim=(0, 103), title=f"{facts} facts of {keys} keys")
+        panel.set_xlabel("tokens between facts and questions")
+        label_logarithmic(panel.xaxis)
+    panels[0].set_ylabel("answers that are right, %")
+    finish(panels)
+
+
+@reported
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--rows", nargs="+", default=ROWS, metavar="NAME", help=" ".join(ROWS))
+    for name, usual, text in (
+        ("facts", 2, "facts of a document"),
+        ("keys", 4, f"keys that they are drawn from, at most {len(KEYS)}"),
+        ("shortest", 16, "shortest gap in training, in tokens"),
+        ("longest", 90, "longest gap in training, in tokens"),
+    ):
+        text = f"{text} ({usual})"
+        parser.add_argument(f"--{name}", type=positive, default=usual, metavar="N", help=text)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/recall"), help="results")
+    arguments, base = parse(parser, argv, lambda _: ["recall.gin"])
+    task = Task(*(getattr(arguments, name) for name in Task._fields))
+    if not task.facts <= task.keys <= len(KEYS):
+        parser.error(
+            f"--facts={task.facts} and --keys={task.keys} must be at most {len(KEYS)} "
+            "keys, and no more facts than keys"
+        )
+    if task.shortest > task.longest:
+        parser.error(f"--shortest={task.shortest} is more than --longest={task.longest}")
+    configs = [row_called(base, name).config for name in arguments.rows]
+    line = ProgressLine()
+    with stop_on_signal(nothing_to_save=True) as stop, training_knobs_named(base):
+        check_device()
+        with workdir.locked(arguments.workdir):
+            for config in configs:
+                recall(config, task, arguments.workdir, line, stop)
+            found = sorted(arguments.workdir.glob("*-*.json"))
+            publish(make_page([json.loads(path.read_text()) for path in found]), arguments.workdir)
+    return 0
