@@ -91,7 +91,7 @@ def draw_position(data: Data, picture: "Figure") -> None:
         _band(panels[1], x, run["difference_by_position"], style | {"label": None})
     for panel in panels[1:]:
         panel.axhline(0.0, **ZERO)
-        panel.set_ylabel(f"bits per token, minus {data['reference']}")
+        panel.set_ylabel(f"bits per token, minus {data['reference']} (below 0: better)")
     for panel in panels:
         _logarithmic(panel, POSITION)
     finish(panels)
