@@ -51,9 +51,8 @@ DESCRIPTION = (
     "over seeds (n - 1). A difference is a row's figure minus that of the reference with the same "
     "seeds, both after the last number of training tokens at which both were evaluated, to 1 %. "
     "Its 95 % interval is the t-interval over n pairs of seeds: it is wide for small n, and says "
-    "nothing of other corpora or sizes. @STEP: "
-    "not finished, the figures are from that step. In the picture a thin line is a seed, a thick "
-    f"line the mean of all seeds, a band their range from least to greatest. {LOST_NOTE}"
+    "nothing of other corpora or sizes. @STEP: not finished, the figures are from that step. In "
+    f"the picture thin lines are seeds, and a thick line their mean. {LOST_NOTE}"
 )
 GROUP_COLUMNS = ("row", "parameters", "steps", "tokens seen")
 SPREAD_COLUMNS = ("mean", "deviation", "n", "by seed")
@@ -214,37 +213,32 @@ def _difference(differences: Mapping[tuple[int, int], Sample]) -> tuple[dict[str
 def draw(sections: Mapping[str, Section], picture: "Figure") -> None:
     """Draws a column for each corpus: the curves, and below them the paired differences."""
     picture.set_size_inches(1 + 5.5 * len(sections), 7.5)
-    panels = picture.subplots(2, len(sections), squeeze=False, sharex="col", height_ratios=(2, 1))
+    panels = picture.subplots(2, len(sections), squeeze=False, sharex="col", height_ratios=(1, 1))
     for above, below, (name, section) in zip(*panels, sections.items(), strict=True):
         for group, style in section.styled():
             evaluated = [run for run in group.runs if run.points]
             label = f"{group.name}, {short_count(group.parameters)}, n = {len(evaluated)}"
-            _draw_lines(above, map(curve_of, evaluated), style | {"label": label}, band=True)
+            _draw_lines(above, map(curve_of, evaluated), style | {"label": label})
             _draw_lines(below, starmap(difference_curve, section.pairs(group)), style)
         above.set(title=name, ylabel="validation bits per byte")
         below.axhline(0.0, color="black", linewidth=0.8)
         if section.reference:
-            below.set_ylabel(f"minus {section.reference.name}, same seed")
+            below.set_ylabel(f"minus {section.reference.name}, same seed (below 0: better)")
         below.set_xlabel("training tokens seen")
         below.xaxis.set_major_formatter(lambda value, _: short_count(value) if value else "0")
     finish(panels.flat)
 
 
-def _draw_lines(
-    panel: "Axes", curves: Iterable[list[Sample]], style: dict[str, Any], band: bool = False
-) -> None:
-    """Draws thin curves, their mean at the steps that all of them have, and perhaps their range."""
+def _draw_lines(panel: "Axes", curves: Iterable[list[Sample]], style: dict[str, Any]) -> None:
+    """Draws thin curves, and their mean at the steps that all of them have."""
     found = [{sample.step: sample[1:] for sample in curve} for curve in curves]
     for curve in found:
         values = np.array(list(curve.values())).reshape(-1, 2)
-        panel.plot(*values.T, color=style["color"], linewidth=0.6, alpha=0.6)
+        panel.plot(*values.T, color=style["color"], linewidth=0.6, alpha=0.4)
     if steps := sorted(set[int].intersection(*map(set, found)) if found else ()):
         values = np.array([[curve[step] for step in steps] for curve in found])
         tokens, mean = values.mean(0).T
         panel.plot(tokens, mean, **style, markersize=4)
-        if band:
-            ends, shade = (values.min(0)[:, 1], values.max(0)[:, 1]), {"alpha": 0.2, "linewidth": 0}
-            panel.fill_between(tokens, *ends, color=style["color"], **shade)
 
 
 def arrange_by(runs: Sequence[Run], against: str, by: str) -> dict[Any, dict[str, Section]]:
@@ -287,7 +281,7 @@ def draw_by(arranged: Mapping[Any, Mapping[str, Section]], by: str, picture: "Fi
                 panel.plot([x] * len(differences), differences, ".", **dots)
         panel.axhline(0.0, color="black", linewidth=0.8)
         panel.set_xticks(range(len(arranged)), list(map(str, arranged)))
-        label = f"bits per byte minus {', '.join(sorted(references))}, same seed"
+        label = f"bits per byte minus {', '.join(sorted(references))} (below 0: better)"
         panel.set(title=corpus, xlabel=by, ylabel=label)
     finish(panels)
 
