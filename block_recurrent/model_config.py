@@ -22,7 +22,7 @@ _LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "checkpoint_every keep_checkpoints accumulate_steps",
     ),
     ("at least 0", lambda value: value >= 0, "memory seed weight_decay"),
-    ("in [0, 1)", lambda value: 0 <= value < 1, "dropout momentum beta b1 b2"),
+    ("in [0, 1)", lambda value: 0 <= value < 1, "dropout attention_dropout momentum beta b1 b2"),
 )
 
 
@@ -67,12 +67,13 @@ class LayerConfig(Checked):
       wiring: "skip", "single" or "dual" residual wiring of the state update (section 3.2).
       positions: "t5" relative bias or "rotary" embedding, on token self-attention only.
       dropout: rate, applied only when a call is given a key.
+      attention_dropout: rate for the probabilities of self-attention; `dropout` unless given.
       dtype: dtype of activations; parameters, norms, softmax, gates and states are float32.
       attention: the implementation: "xla" (plain array arithmetic, the reference), "tiled" (for
         CPUs and GPUs), "pallas" (kernels for TPUs, in windows and head sizes that suit them; on a
-        CPU only for tests), "cudnn" (NVIDIA's library, bfloat16 without dropout), or "auto" (the
-        best one that is possible, except "cudnn"). All compute the same, except that dropout in
-        "pallas" drops other probabilities.
+        CPU only for tests), "cudnn" (NVIDIA's library, for bfloat16 and attention_dropout 0), or
+        "auto" (the best one that is possible, except "cudnn"). All compute the same, except that
+        dropout in "pallas" drops other probabilities.
     """
 
     model_size: int = 1024
@@ -85,6 +86,7 @@ class LayerConfig(Checked):
     wiring: Literal["skip", "single", "dual"] = "skip"
     positions: Literal["t5", "rotary"] = "t5"
     dropout: float = 0.0
+    attention_dropout: float | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["auto", "xla", "tiled", "pallas", "cudnn"] = "auto"
 
@@ -94,6 +96,16 @@ class LayerConfig(Checked):
             f"rotary positions need an even head_size, not {self.head_size}: "
             f"set head_size = {self.head_size + 1}",
         )
+
+    @property
+    def attention_rate(self) -> float:
+        """The rate of dropout of the probabilities of self-attention."""
+        return self.dropout if self.attention_dropout is None else self.attention_dropout
+
+    @property
+    def uses_dropout(self) -> bool:
+        """Whether anything is dropped in training."""
+        return max(self.dropout, self.attention_rate) > 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,6 +188,11 @@ class BaselineConfig(Checked):
     dropout: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "layer", "dots"] = "none"
+
+    @property
+    def uses_dropout(self) -> bool:
+        """Whether anything is dropped in training."""
+        return self.dropout > 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

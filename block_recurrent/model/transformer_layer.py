@@ -188,7 +188,7 @@ class SlidingWindowLayer(nnx.Module):
             cache._replace(keys=rotate(cache.keys, before)),
             self._scaled_bias(),
             detached=self.detach_windows,
-            dropout_rate=self.config.dropout,
+            dropout_rate=self.config.attention_rate,
             dropout_key=dropout_key,
         )
         return SelfAttended(x, join_blocks(heads), projections.state_queries)
@@ -202,22 +202,19 @@ class SlidingWindowLayer(nnx.Module):
         """Attention to the states, if any, then output projection and MLP; the layer's output.
 
         Every token of a block sees all states of the block's `state_context`, which is that of a
-        call, without mask or bias.
+        call, without mask, bias or dropout of the probabilities.
         """
         x, heads, state_queries = attended
-        state_key, mlp_key = split_key(dropout_key, 2)
         if state_context is not None and state_queries is not None:
             window = heads.shape[1] // state_context.keys.shape[1]
             queries = split_blocks(state_queries, window)
-            rate = self.config.dropout
-            attend = self.attention.attend
-            seen = attend(queries, state_context, dropout_rate=rate, dropout_key=state_key)
+            seen = self.attention.attend(queries, state_context)
             heads = jnp.concatenate([heads, join_blocks(seen)], axis=-2)
         (update,) = apply_dense(heads.reshape(*heads.shape[:-2], -1), self.output)
         x = shard_batch(x + update)
         (hidden,) = apply_dense(self.mlp_norm(x).astype(x.dtype), self.mlp_hidden)
         (update,) = apply_dense(relu(hidden), self.mlp_output)
-        return shard_batch(x + dropout(update, self.config.dropout, mlp_key))
+        return shard_batch(x + dropout(update, self.config.dropout, dropout_key))
 
     def read_token(
         self,

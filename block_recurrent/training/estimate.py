@@ -192,7 +192,7 @@ def _residuals(config: ExperimentConfig, function: Callable, first: Any, rest: A
 
     The arguments themselves are left out.
     """
-    key = jax.eval_shape(lambda: jax.random.key(0)) if config.model.dropout > 0 else None
+    key = jax.eval_shape(lambda: jax.random.key(0)) if config.model.uses_dropout else None
 
     def keep(first, rest, key):
         _, backward = jax.vjp(lambda first: function(first, rest, key), first)

@@ -170,7 +170,7 @@ def make_train_step(
     def step(
         state: TrainState, batch: Batch, votes: Array | None = None
     ) -> tuple[TrainState, StepMetrics]:
-        uses_dropout = state.model.config.dropout > 0
+        uses_dropout = state.model.config.uses_dropout
         key = jax.random.fold_in(dropout_key, state.step) if uses_dropout else None
         loss = partial(segment_loss, clear_states=clear_states)
         if accumulate_steps == 1:

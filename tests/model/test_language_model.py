@@ -11,6 +11,8 @@ from flax import nnx
 
 import block_recurrent as br
 from block_recurrent.interop.meliad import to_parameters
+from block_recurrent.model import language_model, transformer_layer
+from block_recurrent.model.attention import reference as reference_attention
 from tests import reference
 from tests.helpers import (
     MODELS,
@@ -322,3 +324,39 @@ def test_rows_end_after_their_lengths_as_if_read_alone(name):
             expected, alone = read(model, tokens[i : i + 1, block], alone)
             assert_close(logits[i : i + 1, block], expected)
         assert_close(row(after, i), alone)
+
+
+def dropped(monkeypatch, **changes):
+    """The shape and rate of every array that a segment of two blocks drops entries of, in order."""
+    found = []
+
+    def record(x, rate, key):
+        if key is not None and rate > 0:
+            found.append((x.shape, rate))
+        return x
+
+    for module in (transformer_layer, language_model, reference_attention):
+        monkeypatch.setattr(module, "dropout", record)
+    rates = {"dropout": 0.1, "attention_dropout": 0.2}
+    config = model_config(1, num_layers=2, scan_layers=False, attention="xla", **rates | changes)
+    model = br.LanguageModel(config, rngs=nnx.Rngs(0))
+    tokens = random_tokens(2, 2 * config.window)
+    model(tokens, model.initial_state(2), dropout_key=jax.random.key(0))
+    return found
+
+
+PER_LAYER = [((2, 8, 12), 0.1), ((2, 2, 2, 4, 8), 0.2), ((2, 8, 12), 0.1)]
+
+
+def test_dropout_falls_where_the_authors_release_has_it_and_nowhere_else(monkeypatch):
+    """On the input of attention, on the probabilities of self-attention, on the MLP's output.
+
+    At the end on the input of the logits; never on the attention to states, nor in their update.
+    """
+    last = [((2, 8, 12), 0.1)]
+    assert dropped(monkeypatch) == PER_LAYER * 2 + last
+    assert dropped(monkeypatch, attention_dropout=None) == [
+        (shape, 0.1) for shape, _ in PER_LAYER * 2 + last
+    ]
+    assert dropped(monkeypatch, dropout=0.0) == PER_LAYER[1:2] * 2
+    assert dropped(monkeypatch, attention_dropout=0.0) == (PER_LAYER[::2] * 2 + last)

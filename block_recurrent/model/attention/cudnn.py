@@ -31,8 +31,11 @@ def build(config: LayerConfig, platform: str) -> Attention:
         reason = f"needs a GPU, but this model is built for a {platform.upper()}"
     elif config.dtype != "bfloat16":
         reason = f"needs dtype 'bfloat16', not {config.dtype!r}"
-    elif config.dropout > 0:
-        reason = f"has no dropout, but dropout is {config.dropout}"
+    elif config.attention_rate > 0:
+        reason = (
+            f"has no dropout, but that of attention is {config.attention_rate} "
+            "(model.attention_dropout = 0.0 turns it off)"
+        )
     elif config.window % 2:
         reason = f"needs an even window, not {config.window}"
     elif size % LEAST_HEAD or size > MOST_HEAD:
@@ -45,15 +48,8 @@ def build(config: LayerConfig, platform: str) -> Attention:
     raise AttentionImpossible(reason)
 
 
-def attend(
-    queries: Float[Array, "... Q H D"],
-    context: KeysValues,
-    *,
-    dropout_rate: float = 0.0,
-    dropout_key: Key | None = None,
-) -> Float[Array, "... Q H D"]:
+def attend(queries: Float[Array, "... Q H D"], context: KeysValues) -> Float[Array, "... Q H D"]:
     """As `reference.attend` without bias and dropout; a single query takes the reference itself."""
-    del dropout_rate, dropout_key
     if queries.shape[-3] == 1:
         return reference.attend(queries, context)
     return _attend(queries, context, None)

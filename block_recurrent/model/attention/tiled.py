@@ -30,18 +30,10 @@ SMALLEST_ROWS = 64
 MOST_PARTS, MOST_PARTS_IN_TURN = 8, 16
 
 
-def attend(
-    queries: Float[Array, "... Q H D"],
-    context: KeysValues,
-    *,
-    dropout_rate: float = 0.0,
-    dropout_key: Key | None = None,
-) -> Float[Array, "... Q H D"]:
-    """As `reference.attend` without a bias."""
+def attend(queries: Float[Array, "... Q H D"], context: KeysValues) -> Float[Array, "... Q H D"]:
+    """As `reference.attend` without bias and dropout."""
     queries, keys, values = map(_swap_heads, (queries, *context))
-    shape = (*queries.shape[:-1], keys.shape[-2])
-    kept = _kept(shape, dropout_rate, _make_seeds(dropout_rate, dropout_key), shape, 0)
-    return _swap_heads(_attend(queries, keys, values, None, kept))
+    return _swap_heads(_attend(queries, keys, values, None, None))
 
 
 def attend_window(

@@ -38,15 +38,15 @@ def attend(
     queries: Float[Array, "... Q H D"],
     context: KeysValues,
     *,
-    dropout_rate: float = 0.0,
-    dropout_key: Key | None = None,
     interpret: bool = False,
 ) -> Float[Array, "... Q H D"]:
-    """As `reference.attend` without bias, which it calls where sizes are no multiples of 128."""
-    dropout = {"dropout_rate": dropout_rate, "dropout_key": dropout_key}
+    """As `reference.attend` without bias and dropout, which it calls for sizes without a kernel.
+
+    The kernels are for numbers of queries and keys that are multiples of 128.
+    """
     if queries.shape[-3] % LANES or context.keys.shape[-3] % LANES:
-        return reference.attend(queries, context, **dropout)
-    return attend_window(queries, context, None, None, **dropout, interpret=interpret)
+        return reference.attend(queries, context)
+    return attend_window(queries, context, None, None, interpret=interpret)
 
 
 def attend_window(
