@@ -90,12 +90,12 @@ def test_heads_are_cut_from_projections_side_by_side():
 
 BLOCKS = 3
 
-# For each model: masks of the window layers, of the attention to states, in and out of the loop.
+# For each model: masks of its layers, out of the loop over blocks and in it.
 MASKS = {
-    "fixed_dual": 3 * 3 + 2,
+    "fixed_dual": 3 * 3,
     # Once for the segment: the first half of layer 0, all but the projections of the last
     # recurrent layer, and the layers above it. The rest once a block.
-    "feedback_fixed_single": 3 + BLOCKS * (4 + 4 + 1),
+    "feedback_fixed_single": 2 + BLOCKS * (3 + 3 + 1),
 }
 
 
