@@ -190,16 +190,22 @@ def make_page(results: Sequence[Mapping[str, Any]]) -> Page:
 
 
 def draw(groups: Mapping[tuple, Sequence[Mapping[str, Any]]], picture: "Figure") -> None:
-    """Draws the share of right answers against the gap: a panel for each number of facts."""
+    """Draws the share of right answers against the gap: a panel for each number of facts.
+
+    A thin line is a seed, a thick one the mean.
+    """
     tasks = sorted({key[3:5] for key in groups})
-    picture.set_size_inches(1 + 6 * len(tasks), 4.5)
+    picture.set_size_inches(1 + 9 * len(tasks), 4.5)
     panels = picture.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
     for panel, task in zip(panels, tasks, strict=True):
         found = {key: own for key, own in groups.items() if key[3:5] == task}
         for style, (key, own) in zip(styles([key[0] for key in found]), found.items(), strict=True):
-            label = key[0] + (f", {key[2]} states" if key[2] else "")
-            right = [100 * np.mean([each["right"][str(gap)] for each in own]) for gap in GAPS]
-            panel.plot(GAPS, right, label=label, markersize=4, **style)
+            states, longest = key[2], key[6]
+            label = key[0] + (f", {states} states" if states else "") + f", trained to {longest:,}"
+            right = np.array([[each["right"][str(gap)] for gap in GAPS] for each in own]) * 100
+            if len(own) > 1:
+                panel.plot(GAPS, right.T, color=style["color"], linewidth=0.6, alpha=0.4)
+            panel.plot(GAPS, right.mean(0), label=label, markersize=4, **style)
         facts, keys = task
         for share, what in ((1 / len(VALUES), "nothing known"), (1 / facts, "values, not whose")):
             panel.axhline(100 * share, color="black", linewidth=0.8, linestyle=":")
@@ -208,7 +214,7 @@ def draw(groups: Mapping[tuple, Sequence[Mapping[str, Any]]], picture: "Figure")
         panel.set_xlabel("tokens between facts and questions")
         label_logarithmic(panel.xaxis)
     panels[0].set_ylabel("answers that are right, %")
-    finish(panels)
+    finish(panels, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 @reported
@@ -220,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("facts", 2, "facts of a document"),
         ("keys", 4, f"keys that they are drawn from, at most {len(KEYS)}"),
         ("shortest", 16, "shortest gap in training, in tokens"),
-        ("longest", 90, "longest gap in training, in tokens"),
+        ("longest", 1000, "longest gap in training, in tokens"),
     ):
         text = f"{text} ({usual})"
         parser.add_argument(f"--{name}", type=positive, default=usual, metavar="N", help=text)

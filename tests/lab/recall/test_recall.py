@@ -93,7 +93,7 @@ def test_results_are_added_up_and_nothing_is_trained_twice(tmp_path, monkeypatch
     [
         (["--facts=5", "--keys=4"], "no more facts than keys"),
         (["--keys=17"], "at most 16"),
-        (["--shortest=100"], "--shortest=100 is more than --longest=90"),
+        (["--shortest=2000"], "--shortest=2000 is more than --longest=1000"),
         (["--rows", "Rec:lstm:sngle"], "did you mean 'Rec:lstm:single'"),
     ],
 )
