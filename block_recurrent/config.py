@@ -254,7 +254,7 @@ class TrainingConfig(Checked):
       clear_states: begin every segment with the initial recurrent states, in training and in
         evaluation; keys and values are still carried (an ablation of the paper).
       state_passing: share of documents that begin with the recurrent states that the document
-        before them in their batch row left, in training alone. It is a cure for states that drift
+        before them in their batch row left, in training alone. It is meant against states that drift
         in long documents (Buitrago and Gu 2025, arXiv 2507.02782), and no row of the paper has it.
       accumulate_steps: number of microbatches, equal parts of the batch rows, that a step computes
         one after the other. More of them need less memory. The step is that of the whole batch, to
