@@ -254,8 +254,8 @@ class TrainingConfig(Checked):
       clear_states: begin every segment with the initial recurrent states, in training and in
         evaluation; keys and values are still carried (an ablation of the paper).
       state_passing: share of documents that begin with the recurrent states that the document
-        before them in their batch row left, in training alone. It is meant against states that drift
-        in long documents (Buitrago and Gu 2025, arXiv 2507.02782), and no row of the paper has it.
+        before them in their batch row left, in training alone; against states that drift in long
+        documents (Buitrago and Gu 2025, arXiv 2507.02782). No row of the paper has it.
       accumulate_steps: number of microbatches, equal parts of the batch rows, that a step computes
         one after the other. More of them need less memory. The step is that of the whole batch, to
         rounding, but with dropout it has other noise.
@@ -281,10 +281,6 @@ class TrainingConfig(Checked):
     profile_steps: str | None = None
 
     def _validate(self) -> None:
-        self._require(
-            0 <= self.state_passing <= 1,
-            f"state_passing is a share of documents, from 0 to 1, not {self.state_passing}",
-        )
         self._require(
             not (self.clear_states and self.state_passing),
             "clear_states leaves no states to pass on; set state_passing = 0.0",

@@ -22,6 +22,7 @@ _LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "checkpoint_every keep_checkpoints accumulate_steps",
     ),
     ("at least 0", lambda value: value >= 0, "memory seed weight_decay"),
+    ("in [0, 1]", lambda value: 0 <= value <= 1, "state_passing"),
     ("in [0, 1)", lambda value: 0 <= value < 1, "dropout attention_dropout momentum beta b1 b2"),
 )
 

@@ -127,7 +127,12 @@ WRONG = [
     (DataConfig, {"validation_percent": 100}, ValueError, "between 1 and 99, not 100"),
     (TrainingConfig, {"non_finite": "skp"}, ValueError, "did you mean 'skip'"),
     (TrainingConfig, {"clear_states": 1}, TypeError, "clear_states must be bool, not 1"),
-    (TrainingConfig, {"state_passing": 1.5}, ValueError, "a share of documents, from 0 to 1"),
+    (
+        TrainingConfig,
+        {"state_passing": 1.5},
+        ValueError,
+        "state_passing must be in [0, 1], not 1.5",
+    ),
     (
         TrainingConfig,
         {"state_passing": 0.5, "clear_states": True},

@@ -83,8 +83,8 @@ def cached_tokens(
     if not folder.exists():
         documents = _encode(corpus.documents(split), tokenizer, origin)
         try:
-            end = end_tokens(tokenizer, end_of_document)
-            _build(folder, documents, tokenizer, end, identity, progress)
+            added = end_tokens(tokenizer, end_of_document)
+            _build(folder, documents, tokenizer, added, identity, progress)
         except OSError as error:
             if not folder.exists():  # no other process was faster
                 raise DataError(
@@ -106,7 +106,7 @@ def _build(
     folder: Path,
     documents: Iterable[_Encoded],
     tokenizer: Tokenizer,
-    end_of_document: np.ndarray,
+    added: np.ndarray,
     identity: dict[str, Any],
     progress: Callable[[int], None],
 ) -> None:
@@ -119,7 +119,7 @@ def _build(
         with open(building / "tokens.bin", "wb") as file:
             for document, tokens in documents:
                 lost += lost_bytes(document.text, tokens, tokenizer)
-                tokens = np.append(tokens, end_of_document)
+                tokens = np.append(tokens, added)
                 file.write(tokens.tobytes())
                 fingerprint.add(document.id, tokens)
                 end += len(tokens)

@@ -119,24 +119,20 @@ def segment_loss(
 
 
 def pass_states(
-    model: Model, carried: CarriedState, batch: Batch, passed: Array
-) -> tuple[Batch, CarriedState]:
-    """Lets documents begin with the recurrent states that their rows hold.
-
-    Args:
-      model: the language model.
-      carried: the rows' state from the segment before.
-      batch: a segment of every row.
-      passed: [B] bool, the rows in which a document that begins does so.
+    state: TrainState, batch: Batch, share: float, dropout_key: Array
+) -> tuple[CarriedState, Batch]:
+    """Lets a share of the documents that begin do so with the recurrent states of their rows.
 
     Returns:
-      The batch and the state with which the segment is to be read: in those rows nothing of the
-      document before is left but its recurrent states.
+      The state and the batch to read: in those rows nothing of the document before is left but its
+      recurrent states.
     """
-    passed = passed & batch.start_of_document
-    initial = clear_recurrent(model.initial_state(carried.batch_size), carried)
-    starts = cast(Any, batch.start_of_document & ~passed)
-    return batch._replace(start_of_document=starts), reset(carried, initial, passed, batch_axis=1)
+    key = jax.random.fold_in(jax.random.split(dropout_key)[1], state.step)
+    start = batch.start_of_document
+    passed = start & jax.random.bernoulli(key, share, start.shape)
+    begun = clear_recurrent(state.model.initial_state(len(start)), state.carried)
+    carried = reset(state.carried, begun, passed, batch_axis=1)
+    return carried, batch._replace(start_of_document=cast(Any, start & ~passed))
 
 
 def make_train_step(
@@ -180,12 +176,10 @@ def make_train_step(
             gradient_of = partial(
                 accumulated_gradient, loss, accumulate_steps, dropout_key=key, sharding=sharding
             )
-        read, carried = batch, state.carried
+        read = state.carried, batch
         if state_passing:
-            key = jax.random.fold_in(jax.random.split(dropout_key)[1], state.step)
-            passed = jax.random.bernoulli(key, state_passing, batch.start_of_document.shape)
-            read, carried = pass_states(state.model, carried, batch, passed)
-        gradient, (nats, targets, carried) = gradient_of(state.model, carried, read)
+            read = pass_states(state, batch, state_passing, dropout_key)
+        gradient, (nats, targets, carried) = gradient_of(state.model, *read)
         named, gradients = named_parameters(state.model), named_parameters(gradient)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, named)
         named = cast(dict[str, Array], optax.apply_updates(named, updates))

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,18 +70,17 @@ def read_segment(model: Model, carried: CarriedState, tokens: Any) -> tuple[Any,
     return jnp.argmax(model.logits(features), axis=-1), carried
 
 
-def accuracy(config: ExperimentConfig, model: Model, task: Task, gap: int, seed: int = 0) -> float:
-    """The share of right answers in new documents of one round.
+def accuracy(config: ExperimentConfig, model: Model, task: Task, gap: int) -> float:
+    """The share of right answers in new documents of one round, the same ones for every model.
 
     Args:
       config: of the model, whose batch and segments are used.
       model: the language model.
       task: how many facts of how many keys.
       gap: tokens between facts and questions.
-      seed: of the documents.
     """
     rows, length = config.data.batch_size, config.data.segment_length
-    rng, right = np.random.default_rng([seed, gap]), []
+    rng, right = np.random.default_rng([0, gap]), []
     for _ in range(-(-DOCUMENTS // (rows if gap < 4096 else 4 * rows))):
         rounds = [make_round(rng, task.facts, task.keys, gap) for _ in range(rows)]
         tokens = np.stack([each.tokens for each in rounds])
@@ -138,9 +137,9 @@ def recall(
     config: ExperimentConfig, task: Task, folder: Path, line: ProgressLine, stop: StopRequest
 ) -> None:
     """Trains and asks one model, unless its results are in the folder already."""
-    identity = gin_files.to_gin(config) + repr(task)
-    row = row_name(config)
-    path = folder / f"{row.replace(':', '-')}-{digest(identity.encode())[:12]}.json"
+    row, gin = row_name(config), gin_files.to_gin(config)
+    identity = digest(f"{gin}{task}".encode())
+    path = folder / f"{row.replace(':', '-')}-{identity[:12]}.json"
     if path.exists():
         return
     line.show(f"{row}: compiling the training step ...", always=True)
@@ -160,28 +159,51 @@ def recall(
         **task._asdict(),
         "nats": loss,
         "right": right,
-        "config": gin_files.to_gin(config),
+        "config": gin,
     }
     write_whole(path, json.dumps(facts, indent=2) + "\n")
 
 
-# What results of several seeds have in common.
-ALIKE = ("row", "parameters", "states", "facts", "keys", "shortest", "longest", "steps")
+class Trained(NamedTuple):
+    """What the results of several seeds have in common; the names are those of a result."""
+
+    facts: int
+    keys: int
+    shortest: int
+    longest: int
+    steps: int
+    row: str
+    parameters: int
+    states: int
+
+
+Groups = Mapping[Trained, Sequence[Mapping[str, Any]]]
+
+
+def group(results: Sequence[Mapping[str, Any]]) -> Groups:
+    """The results of all models, those that differ only in their seeds together, in order."""
+    groups: dict[Trained, list[Mapping[str, Any]]] = {}
+    for result in results:
+        key = Trained(*(result[name] for name in Trained._fields))
+        groups.setdefault(key, []).append(result)
+    return dict(sorted(groups.items()))
+
+
+def percentages(results: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """The percentage of right answers of each seed after each gap, [seeds, gaps]."""
+    return 100 * np.array([[each["right"][str(gap)] for gap in GAPS] for each in results])
 
 
 def make_page(results: Sequence[Mapping[str, Any]]) -> Page:
-    """The results of all models, those that differ only in their seeds together."""
-    groups: dict[tuple, list[Mapping[str, Any]]] = {}
-    for result in results:
-        groups.setdefault(tuple(result[name] for name in ALIKE), []).append(result)
-    lines = []
-    for key, own in sorted(groups.items(), key=lambda item: (item[0][3:], item[0][:3])):
-        row, parameters, states, facts, keys, shortest, longest, steps = key
-        right = [np.mean([result["right"][str(gap)] for result in own]) for gap in GAPS]
-        loss = float(np.mean([result["nats"] for result in own]))
-        sizes = (f"{parameters:,}", str(states or ""), f"{facts} of {keys}")
-        learned = (f"{shortest} to {longest}", f"{steps:,}", str(len(own)), f"{loss:.3f}")
-        lines.append([row, *sizes, *learned, *(f"{100 * share:.0f}" for share in right)])
+    """The page of all results."""
+    groups, lines = group(results), []
+    for key, own in groups.items():
+        sizes = (f"{key.parameters:,}", str(key.states or ""), f"{key.facts} of {key.keys}")
+        loss = np.mean([result["nats"] for result in own])
+        gaps = f"{key.shortest} to {key.longest:,}"
+        learned = (gaps, f"{key.steps:,}", str(len(own)), f"{loss:.3f}")
+        right = percentages(own).mean(0)
+        lines.append([key.row, *sizes, *learned, *(f"{share:.0f}" for share in right)])
     columns = ("row", "parameters", "states", "facts, of keys", "gaps in training", "steps")
     columns += ("seeds", "nats an answer", *(f"{gap:,}" for gap in GAPS))
     table = TextTable(columns, lines, ("row",))
@@ -189,24 +211,22 @@ def make_page(results: Sequence[Mapping[str, Any]]) -> Page:
     return Page("recall", {"": table}, DESCRIPTION, data, {"recall": partial(draw, groups)})
 
 
-def draw(groups: Mapping[tuple, Sequence[Mapping[str, Any]]], picture: "Figure") -> None:
+def draw(groups: Groups, picture: "Figure") -> None:
     """Draws the share of right answers against the gap: a panel for each number of facts.
 
     A thin line is a seed, a thick one the mean.
     """
-    tasks = sorted({key[3:5] for key in groups})
+    tasks = sorted({(key.facts, key.keys) for key in groups})
     picture.set_size_inches(1 + 9 * len(tasks), 4.5)
     panels = picture.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
-    for panel, task in zip(panels, tasks, strict=True):
-        found = {key: own for key, own in groups.items() if key[3:5] == task}
-        for style, (key, own) in zip(styles([key[0] for key in found]), found.items(), strict=True):
-            states, longest = key[2], key[6]
-            label = key[0] + (f", {states} states" if states else "") + f", trained to {longest:,}"
-            right = np.array([[each["right"][str(gap)] for gap in GAPS] for each in own]) * 100
-            if len(own) > 1:
-                panel.plot(GAPS, right.T, color=style["color"], linewidth=0.6, alpha=0.4)
+    for panel, (facts, keys) in zip(panels, tasks, strict=True):
+        found = [key for key in groups if (key.facts, key.keys) == (facts, keys)]
+        for style, key in zip(styles([key.row for key in found]), found, strict=True):
+            states = f", {key.states} states" if key.states else ""
+            label = f"{key.row}{states}, trained to {key.longest:,}"
+            right = percentages(groups[key])
+            panel.plot(GAPS, right.T, color=style["color"], linewidth=0.6, alpha=0.4)
             panel.plot(GAPS, right.mean(0), label=label, markersize=4, **style)
-        facts, keys = task
         for share, what in ((1 / len(VALUES), "nothing known"), (1 / facts, "values, not whose")):
             panel.axhline(100 * share, color="black", linewidth=0.8, linestyle=":")
             panel.annotate(what, (GAPS[-1], 100 * share), ha="right", va="bottom", fontsize="small")
@@ -235,8 +255,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     task = Task(*(getattr(arguments, name) for name in Task._fields))
     if not task.facts <= task.keys <= len(KEYS):
         parser.error(
-            f"--facts={task.facts} and --keys={task.keys} must be at most {len(KEYS)} "
-            "keys, and no more facts than keys"
+            f"--facts={task.facts} --keys={task.keys}: there are at most {len(KEYS)} keys, and no "
+            "more facts than keys"
         )
     if task.shortest > task.longest:
         parser.error(f"--shortest={task.shortest} is more than --longest={task.longest}")

@@ -158,10 +158,11 @@ def row_called(base: ExperimentConfig, name: str) -> TableRow:
     Raises:
       ConfigError: there is no such row.
     """
-    rows = {row.name: row for row in reversed(small_table_rows(base, long=True))}
-    if name not in rows:
-        raise ConfigError(f"there is no row {name!r}{did_you_mean(name, [*rows])}")
-    return rows[name]
+    rows = small_table_rows(base, long=True)
+    for row in rows:
+        if row.name == name:
+            return row
+    raise ConfigError(f"there is no row {name!r}{did_you_mean(name, [row.name for row in rows])}")
 
 
 @functools.cache

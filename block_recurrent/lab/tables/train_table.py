@@ -119,13 +119,11 @@ def train_row(base: ExperimentConfig, name: str, folder: Path, stop: StopRequest
     Raises:
       ConfigError: there is no row of this name.
     """
-    row_called(base, name)
-    texts = load_texts(base)
-    base = with_pieces(base, texts[0], folder)
-    row = row_called(base, name)
+    row, texts = row_called(base, name), load_texts(base)
+    row = row._replace(config=with_pieces(row.config, texts[0], folder))
     # A row's step is compiled for training, for timing, and again after a stop.
     jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").absolute()))
-    tokenizer, ends = make_tokenizer(base.data), base.data.end_of_document
+    tokenizer, ends = make_tokenizer(row.config.data), base.data.end_of_document
     corpora = Corpora(*(tokenize(text, tokenizer, end_of_document=ends) for text in texts))
     own, line = row_folder(folder, row), ProgressLine()
     train(row.config, own, corpora, line=line, stop=stop)

@@ -1,7 +1,5 @@
 """Laws of documents that set facts and ask for them."""
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -65,24 +63,11 @@ def test_batches_follow_from_the_seed():
 
 def test_gaps_grow_to_the_longest_and_are_never_shorter_than_the_shortest():
     inputs, *_ = streams(300)
-    filler = np.isin(inputs, list(FILLERS))
-    runs = [
-        (place, len(list(run)))
-        for row in filler
-        for place, (is_filler, run) in [
-            (sum(lengths), (is_filler, range(lengths[-1]))) for lengths, is_filler in _runs(row)
-        ]
-        if is_filler
-    ]
-    early = [length for place, length in runs if place < 16 * 20]
-    late = [length for place, length in runs if place > 16 * 220]
-    assert min(early + late) >= TASK.shortest - 1 and max(late) <= TASK.longest
-    assert max(early) <= 14 < 30 < max(late)
-
-
-def _runs(row):
-    """Yields, for each run of equal values, the lengths of all runs up to it, and the value."""
-    lengths = []
-    for value, run in itertools.groupby(row.tolist()):
-        lengths.append(len(list(run)))
-        yield list(lengths), value
+    lengths: dict[str, list[int]] = {"early": [], "late": []}
+    for row in np.isin(inputs, list(FILLERS)):
+        edges = np.flatnonzero(np.diff(row, prepend=False, append=False)).reshape(-1, 2)
+        for begin, end in edges[:-1].tolist():  # the last gap may be cut
+            if begin < 16 * 20 or begin > 16 * 220:
+                lengths["early" if begin < 16 * 20 else "late"].append(end - begin)
+    assert min(lengths["early"] + lengths["late"]) >= TASK.shortest
+    assert max(lengths["early"]) <= 14 < 30 < max(lengths["late"]) <= TASK.longest

@@ -72,10 +72,9 @@ def test_results_are_added_up_and_nothing_is_trained_twice(tmp_path, monkeypatch
     assert recall.main([*words, "--rows", "Slide:3L", "Rec:lstm:single"]) == 0
     first = {path: path.read_bytes() for path in tmp_path.glob("*-*.json")}
     assert len(first) == 2
-    monkeypatch.setattr(program, "learn", lambda *_: pytest.fail("trained again"))
-    assert recall.main([*words, "--rows", "Rec:lstm:single"]) == 0
-    monkeypatch.undo()
-    monkeypatch.setattr(program, "GAPS", GAPS[:3])
+    with monkeypatch.context() as patch:
+        patch.setattr(program, "learn", lambda *_: pytest.fail("trained again"))
+        assert recall.main([*words, "--rows", "Rec:lstm:single"]) == 0
     capsys.readouterr()
     other = ["--rows", "Rec:lstm:single", "--facts=1", "--gin.training.seed=1"]
     assert recall.main([*words, *other]) == 0
