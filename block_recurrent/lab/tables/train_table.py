@@ -233,8 +233,8 @@ def train_rows(
         else:
             scored = read_run(row_folder(folder, rows[title])).points[-1].evaluation
             text = f"{scored.bits_per_byte:.3f} bits/byte, step time {step_time:.2f}"
-        remaining = len(rows) - number
-        left = duration((time.monotonic() - begin) / number * remaining) if remaining else ""
+        done, to_come = (-(-count // at_once) for count in (number, len(rows) - number))  # rounds
+        left = duration((time.monotonic() - begin) / done * to_come) if to_come else ""
         board.end(title, text, left)
     stop.check()
     return failures
