@@ -63,7 +63,7 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
 
 
 def _adafactor(config: AdafactorConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    return optax.adafactor(
+    rule = optax.adafactor(
         schedule,
         decay_rate=config.decay_rate,
         momentum=config.momentum,
@@ -71,6 +71,38 @@ def _adafactor(config: AdafactorConfig, schedule: optax.Schedule) -> optax.Gradi
         multiply_by_parameter_scale=config.multiply_by_parameter_scale,
         eps=config.eps1,
     )
+
+    def init(params: Any) -> Any:
+        return _without_placeholders(rule.init(params), params)
+
+    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        updates, state = rule.update(updates, state, params)
+        return updates, _without_placeholders(state, params)
+
+    return optax.GradientTransformation(init, cast(Any, update))
+
+
+def _without_placeholders(state: Any, params: Any) -> Any:
+    """Adafactor's state with None for the moments that a parameter does not have.
+
+    optax keeps a zero for each and never reads it; half of the arrays of a checkpoint were such.
+    """
+
+    def without(found: Any) -> Any:
+        if not isinstance(found, optax.FactoredState):
+            return found
+        factored = jax.tree.map(lambda param, v: v.shape != param.shape, params, found.v)
+
+        def where(wanted: bool, moments: Any) -> Any:
+            return jax.tree.map(lambda x, is_so: x if is_so == wanted else None, moments, factored)
+
+        return found._replace(
+            v_row=where(True, found.v_row),
+            v_col=where(True, found.v_col),
+            v=where(False, found.v),
+        )
+
+    return jax.tree.map(without, state, is_leaf=lambda x: isinstance(x, optax.FactoredState))
 
 
 def _adamw(config: AdamWConfig, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -5,7 +5,6 @@ Run as a program, because the number of devices is set before JAX begins.
 
 import dataclasses
 import json
-import sys
 
 import jax
 
@@ -26,8 +25,8 @@ from block_recurrent.training.trainer import Trainer
 STEPS = 20
 SIZES = {"model_size": 16, "num_heads": 8, "head_size": 4, "mlp_size": 16, "window": 4}
 MODELS = {
-    "fixed_skip": {"recurrent_layers": (2,), "dropout": 0.1},
-    "lstm_dual": {"recurrent_layers": (0, 2), "gate": "lstm", "wiring": "dual"},
+    "fixed_skip": {"recurrent_layers": (1,), "dropout": 0.1},
+    "lstm_dual": {"recurrent_layers": (1,), "gate": "lstm", "wiring": "dual"},
     "feedback": {"recurrent_layers": (1,), "feedback": True},
 }
 # Every axis is a mesh's largest once, and shares one with each other.
@@ -38,7 +37,7 @@ TEXTS = ["0123456789" * 9, "abcdefg" * 3, "to be or not to be, that is", "xy", "
 
 def experiment(model: str, mesh: tuple[int, ...]) -> ExperimentConfig:
     microbatches = MICROBATCHES.get(model, 1) if mesh == MESHES[model] else 1
-    config = ModelConfig(vocab_size=256, num_layers=3, num_states=4, **(SIZES | MODELS[model]))
+    config = ModelConfig(vocab_size=256, num_layers=2, num_states=4, **(SIZES | MODELS[model]))
     return ExperimentConfig(
         model=config,
         data=DataConfig(batch_size=8, segment_length=8),
@@ -70,11 +69,14 @@ def take_steps(config: ExperimentConfig) -> dict:
     return {"steps": figures, "astray": astray, "lanes": trainer.position()["lanes"]}
 
 
-def main(model: str) -> None:
+def main() -> None:
     assert len(jax.devices()) == 8
-    meshes = [(1, 1, 1), MESHES[model]]
-    print(json.dumps({str(mesh): take_steps(experiment(model, mesh)) for mesh in meshes}))
+    found = {
+        model: [take_steps(experiment(model, sizes)) for sizes in ((1, 1, 1), mesh)]
+        for model, mesh in MESHES.items()
+    }
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

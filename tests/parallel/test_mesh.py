@@ -20,7 +20,7 @@ from block_recurrent.system.progress import ProgressLine
 
 sizes = dict(model_size=8, num_heads=2, head_size=4, mlp_size=8, window=4, num_states=4)
 config = ExperimentConfig(
-    model=ModelConfig(**sizes, vocab_size=256, num_layers=2, recurrent_layers=(1,)),
+    model=ModelConfig(**sizes, vocab_size=256, num_layers=1, recurrent_layers=(0,)),
     data=DataConfig(batch_size=int(sys.argv[2]), segment_length=8),
     optimizer=AdafactorConfig(warmup_steps=3),
     training=TrainingConfig(

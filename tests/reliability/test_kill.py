@@ -5,9 +5,9 @@ from tests.soak.soak import newest_begun, soak
 
 
 def test_a_run_that_is_killed_again_and_again_is_the_run_that_was_not(tmp_path):
-    summary = soak(Plan(tmp_path / "soak", kills=7, seed=1))
+    summary = soak(Plan(tmp_path / "soak", kills=4, seed=0))
     print(summary.describe())
-    assert summary.kills.total() == 7 and summary.kills["start"] and summary.kills["save"]
+    assert summary.kills.total() == 4 and summary.kills["start"] and summary.kills["save"]
     assert summary.runs >= 1 and summary.continued >= 2 and summary.most_lost <= 2 * EVERY
 
 

@@ -170,6 +170,21 @@ def test_stacked_layers_are_updated_as_each_alone_would_be(name):
             assert np.any(value != part(parameters)[key])
 
 
+def test_adafactor_keeps_the_moments_that_it_reads_and_no_others():
+    parameters, optimizer = draw(0), make_optimizer(experiment(CONFIGS["adafactor"]))
+    begun = optimizer.init(parameters)
+    _, later = compiled(optimizer.update)(draw(1), begun, parameters)
+    assert jax.tree.structure(later) == jax.tree.structure(begun)
+    moments: dict[str, list[tuple[int, ...]]] = {name: [] for name in parameters}
+    for path, array in jax.tree_util.tree_leaves_with_path(later):
+        if (name := getattr(path[-1], "key", None)) in moments:
+            moments[name].append(array.shape)
+    for name, value in parameters.items():
+        factored = sorted(value.shape)[-2:] >= [128, 128]
+        assert len(moments[name]) == (3 if factored else 2), name  # one averages the updates
+        assert not any(1 in shape for shape in moments[name]), name
+
+
 def test_gradients_are_scaled_down_to_the_global_norm():
     clip = 5.0
     parameters, large, small = draw(0), draw(1), draw(2)
