@@ -3,15 +3,22 @@
 import codecs
 import gzip
 import io
+import itertools
 import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, AnyStr, cast
 
 from block_recurrent.data.documents import DataError, decode
 from block_recurrent.system.extras import require
+
+# A line, or a file that is read whole, may unpack to so many bytes, or to so many times the bytes
+# that its file has: a few kilobytes may unpack to as many gigabytes.
+UNPACKED_BYTES, UNPACKED_TIMES = 2**29, 64
+_ZSTD_PIECE = 2**10  # compressed bytes, which unpack to 44 MiB at most
+_PIECE = 2**20
 
 
 @contextmanager
@@ -40,7 +47,7 @@ class _ZstdReader(io.RawIOBase):
     """The content of Zstandard frames; the library's own reader takes a cut for the end."""
 
     def __init__(self, file: Path):
-        self._chunks, self._rest = _zstd_chunks(file), b""
+        self._chunks, self._rest = _zstd_chunks(file), memoryview(b"")
 
     def readable(self) -> bool:
         """True."""
@@ -49,7 +56,7 @@ class _ZstdReader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fills the buffer as far as the next chunk goes; returns how many bytes that are."""
         while not self._rest and (chunk := next(self._chunks, None)) is not None:
-            self._rest = chunk
+            self._rest = memoryview(chunk)
         count = min(len(buffer), len(self._rest))
         buffer[:count], self._rest = self._rest[:count], self._rest[count:]
         return count
@@ -61,7 +68,7 @@ def _zstd_chunks(file: Path) -> Iterator[bytes]:
     frame, whole = decompressor.decompressobj(), True
     try:
         with file.open("rb") as data:
-            while chunk := data.read(2**17):
+            while chunk := data.read(_ZSTD_PIECE):
                 while chunk:
                     yield frame.decompress(chunk)
                     chunk, whole = frame.unused_data, frame.eof
@@ -73,17 +80,56 @@ def _zstd_chunks(file: Path) -> Iterator[bytes]:
         raise EOFError("the compressed data is cut short")
 
 
+def most_bytes(file: Path) -> int:
+    """Returns how many bytes of a file may come in one piece; plain files have never more."""
+    return max(UNPACKED_BYTES, UNPACKED_TIMES * file.stat().st_size)
+
+
+def _check(length: int, limit: int, where: str) -> None:
+    if length > limit:
+        raise DataError(
+            f"{where}: unpacks to more than {limit:,} bytes in one piece; unpack it if it is meant."
+        )
+
+
+def read_whole(file: Path) -> bytes:
+    """Returns the content of a file; one that ends in `.gz` or `.zst` is decompressed.
+
+    Raises:
+      DataError: it has more than `most_bytes`.
+      OSError, EOFError, zlib.error: it cannot be read.
+      MissingPackage: `.zst` needs zstandard.
+    """
+    limit, found = most_bytes(file), io.BytesIO()
+    with open_bytes(file) as content:
+        while piece := content.read(_PIECE):
+            found.write(piece)
+            _check(found.tell(), limit, str(file))
+    return found.getvalue()
+
+
+def lines_of(content: IO[AnyStr], file: Path) -> Iterator[AnyStr]:
+    """Yields the lines of an open file. Raises DataError if one has more than `most_bytes`."""
+    limit = most_bytes(file)
+    for number in itertools.count(1):
+        if not (line := content.readline(limit + 1)):
+            return
+        _check(len(line), limit, f"{file}, line {number}")
+        yield line
+
+
 def json_lines(file: Path) -> Iterator[tuple[int, bytes]]:
     """Yields the number, from 1, and the bytes of every line that is not blank.
 
     A file that ends in `.gz` or `.zst` is decompressed. A byte order mark is left out.
 
     Raises:
-      DataError: the file cannot be read, is damaged, cut short or UTF-16. The message names it.
+      DataError: the file cannot be read, is damaged, cut short or UTF-16, or a line has more than
+        `most_bytes`. The message names it.
       MissingPackage: `.zst` needs zstandard.
     """
-    with read_errors(file), open_bytes(file) as lines:
-        for number, line in enumerate(lines, start=1):
+    with read_errors(file), open_bytes(file) as content:
+        for number, line in enumerate(lines_of(content, file), start=1):
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
                 if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -3,13 +3,19 @@
 import csv
 import io
 import json
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from block_recurrent.data.documents import DataError, decode, decode_file
-from block_recurrent.data.json_lines import json_records, open_bytes, read_errors
+from block_recurrent.data.json_lines import (
+    json_records,
+    lines_of,
+    most_bytes,
+    open_bytes,
+    read_errors,
+    read_whole,
+)
 from block_recurrent.system.extras import require
 
 TEXT_COLUMNS = ("book_text", "text", "content", "code")
@@ -96,8 +102,8 @@ def _json_or_list(file: Path, wanted: Collection[str]) -> Iterator[Row]:
     if first != b"[":
         yield from _json_rows(file, wanted)
         return
-    with read_errors(file), open_bytes(file) as content:
-        text, invalid = decode_file(content.read(), str(file))
+    with read_errors(file):
+        text, invalid = decode_file(read_whole(file), str(file))
     try:
         records = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -112,12 +118,13 @@ def _json_or_list(file: Path, wanted: Collection[str]) -> Iterator[Row]:
 
 def _csv_rows(file: Path, wanted: Collection[str]) -> Iterator[Row]:
     """Yields the rows of a table whose first line has the names of its columns."""
-    csv.field_size_limit(sys.maxsize)
     with read_errors(file), open_bytes(file) as content:
+        csv.field_size_limit(most_bytes(file))
         lines = io.TextIOWrapper(content, "utf-8-sig", "surrogateescape", newline="")
         delimiter = "\t" if kind_of(file) == ".tsv" else ","
         try:
-            for number, row in enumerate(csv.DictReader(lines, delimiter=delimiter), start=1):
+            rows = csv.DictReader(lines_of(lines, file), delimiter=delimiter)
+            for number, row in enumerate(rows, start=1):
                 texts = {
                     name: decode(value.encode("utf-8", "surrogateescape"))
                     for name, value in row.items()

@@ -15,7 +15,7 @@ from block_recurrent.data.documents import (
     decode_file,
     replace_lone_surrogates,
 )
-from block_recurrent.data.json_lines import open_bytes, read_errors
+from block_recurrent.data.json_lines import read_errors, read_whole
 from block_recurrent.data.records import (
     COMPRESSED,
     PUBLISHED,
@@ -215,8 +215,8 @@ class TextFiles:
     def _texts(self, file: TextFile) -> Iterator[Record]:
         """Yields the documents of a text file, or of its share."""
         errors = read_errors(file.path) if file.path.suffix in COMPRESSED else nullcontext()
-        with errors, open_bytes(file.path) as content:
-            text, repaired = decode_file(content.read(), str(file.path))
+        with errors:
+            text, repaired = decode_file(read_whole(file.path), str(file.path))
         if self._reading.split_bytes is not None:
             text = _share(text, self._reading.split_bytes, SPLITS.index(file.among[0]))
         if file.is_document:

@@ -152,21 +152,45 @@ def _read_info(path: Path) -> Any:
             below = sorted(path.glob(f"*/{INFO}")) + sorted(path.glob(f"*/*/{INFO}"))
             made = "one that `block-recurrent prepare-data` or tensorflow-datasets wrote"
             raise DataError(f"{path} holds no {name}: give {below[-1].parent if below else made}.")
-    try:
-        form = json.loads((path / INFO).read_bytes()).get("fileFormat", "tfrecord")
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{path / INFO} is damaged ({error}); {_AGAIN}.") from error
+    form = _read_json(path / INFO).get("fileFormat", "tfrecord")
     if form != "array_record":
         raise DataError(
             f"{path} holds {form} files: only array_record can be read without TensorFlow; prepare "
             "it with file_format='array_record'."
         )
+    for kind in _feature_kinds(_read_json(path / FEATURES)):
+        if not kind.startswith("tensorflow_datasets.core.features."):
+            raise DataError(
+                f"{path / FEATURES} names {kind!r}, which is no feature of tensorflow-datasets and "
+                "would be imported: nothing that a file names is run."
+            )
     import tensorflow_datasets as tfds
 
     try:
         return tfds.builder_from_directory(os.fspath(path)).info
     except Exception as error:  # no common kind: ParseError, ValueError, KeyError and others
         raise DataError(f"{path}: {INFO} or {FEATURES} is damaged ({error}); {_AGAIN}.") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} is damaged ({error}); {_AGAIN}.") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{file} is damaged (no JSON object); {_AGAIN}.")
+    return found
+
+
+def _feature_kinds(features: Any) -> Iterator[str]:
+    """Yields the names of classes that tensorflow-datasets would look up, and import if need be."""
+    if isinstance(features, list):
+        features = dict(enumerate(features))
+    if isinstance(features, dict):
+        for name, value in features.items():
+            if name in ("pythonClassName", "python_class_name", "type") and isinstance(value, str):
+                yield value
+            yield from _feature_kinds(value)
 
 
 def _read_manifest(path: Path) -> Mapping[str, Sequence[tuple[str, str]]] | None:
@@ -176,10 +200,10 @@ def _read_manifest(path: Path) -> Mapping[str, Sequence[tuple[str, str]]] | None
         return None
     shards: dict[str, list[tuple[str, str]]] = {}
     try:
-        for document in json.loads(file.read_bytes())["documents"]:
+        for document in _read_json(file)["documents"]:
             identity = document["id"], document["sha256"]
             shards.setdefault(document["shard"], []).append(identity)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise DataError(f"{file} is damaged ({error!r}); {_AGAIN}.") from error
     return shards
 

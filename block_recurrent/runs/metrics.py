@@ -86,7 +86,7 @@ def read_object(text: bytes, where: str) -> dict[str, Any]:
     """The JSON object in a text. Raises RunError, which begins with `where`, if it is none."""
     try:
         value = json.loads(text)
-    except ValueError as error:  # also of other encodings
+    except (ValueError, RecursionError) as error:  # also of other encodings
         raise RunError(
             f"{where}: not JSON ({reason(error)}); the file is damaged: mend or remove this line"
         ) from error

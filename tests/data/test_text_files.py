@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 import zstandard
 
 from block_recurrent import gin_files
-from block_recurrent.data import DataError
+from block_recurrent.data import DataError, json_lines
 from block_recurrent.data.corpus import load_corpus
 from block_recurrent.data.records import Columns
 from block_recurrent.data.text_files import Reading, TextFiles, joined
@@ -302,3 +303,28 @@ def test_what_cannot_be_cut_is_an_error(tmp_path, reading, sentence):
     write(tmp_path, {"a.txt": b"text", "b.jsonl": LINES})
     with pytest.raises(DataError, match=sentence):
         load_corpus("text", "train", path=tmp_path, reading=reading)
+
+
+PACKERS = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
+
+
+@pytest.mark.parametrize("packed", PACKERS)
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".json", ".csv"])
+def test_a_bomb_is_refused_within_bounds_and_a_plain_file_of_that_size_is_read(
+    kind, packed, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(json_lines, "UNPACKED_BYTES", 2**20)
+    beginning = {".json": b"[", ".csv": b"id,text\n", ".jsonl": b"{", ".txt": b""}[kind]
+    bomb = PACKERS[packed](beginning + bytes(2**27))
+    path = tmp_path / f"bomb{kind}{packed}"
+    path.write_bytes(bomb)
+    limit = max(2**20, 64 * len(bomb))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=f"bomb.*unpacks to more than {limit:,} bytes"):
+        read(path)
+    assert tracemalloc.get_traced_memory()[1] < 3 * limit + 2**26
+    tracemalloc.stop()
+    plain = {".json": '[{"text": "%s"}]', ".csv": "id,text\na,%s\n", ".jsonl": '{"text": "%s"}'}
+    text = "a" * 2**21
+    (tmp_path / f"plain{kind}").write_text(plain.get(kind, "%s") % text)
+    assert [document[2] for document in read(tmp_path / f"plain{kind}")] == [text]

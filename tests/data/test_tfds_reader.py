@@ -250,3 +250,15 @@ def test_nothing_imports_tensorflow_and_nothing_warns(made):
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "type"])
+def test_no_module_is_imported_because_a_file_names_it(key, copy, tmp_path, monkeypatch):
+    (tmp_path / "hostile_module.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    features = json.loads((copy / "features.json").read_text())
+    inner = next(value for value in features.values() if isinstance(value, dict))
+    inner["features"]["book_text"] = {key: "hostile_module.Text", "content": {}}
+    (copy / "features.json").write_text(json.dumps(features))
+    with pytest.raises(DataError, match=r"features\.json names 'hostile_module\.Text'"):
+        TfdsDirectory(copy)

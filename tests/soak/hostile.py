@@ -1,0 +1,312 @@
+"""Files made to hurt, through every public reader.
+
+    python -m tests.soak.hostile                          10,000 of each kind, hours
+    python -m tests.soak.hostile --count=200 --kind=csv   200 of one
+
+Of each kind, intact files are written. Then one of them is changed at random, again and again, and
+each time everything is read in another process. The laws:
+
+- The interpreter does not crash, and no file takes longer than `SECONDS`.
+- Memory stays within `MEMORY`, whatever a file says of its size.
+- What cannot be used is refused by one of `REFUSALS`, which names the file or its folder.
+- What is read from the intact files beside it is what it was.
+- Nothing is written.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+from tests.soak.hostile_kinds import CHANGED, KINDS, REFUSALS, valid_contents
+
+SECONDS = 10.0
+MEMORY = 2**30  # bytes, beyond what the process had before
+COUNT = 10_000
+LIES = [2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1, 0]
+WORDS = [b"-1", b"1e999", b"NaN", b"9" * 30, b"9" * 5000, b"null", b'"', b"\\ud800"]
+PIECES = [
+    *WORDS,
+    b"\0",
+    b"\xff\xfe",
+    "\u202e".encode(),
+    b"../../../../tmp/outside",
+    b"/dev/zero",
+    b"[" * 100_000,
+    b'{"a":' * 50_000,
+    b"a" * 4097,
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Find:
+    """A law that a file has broken.
+
+    Attributes:
+      kind: of the file.
+      number: makes the same file again, with the kind and the seed.
+      what: what happened.
+    """
+
+    kind: str
+    number: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.number}: {self.what}"
+
+
+def change(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
+    """The content of a file, changed in one of many ways, or in two of them."""
+    for _ in range(rng.choice((1, 1, 1, 2))):
+        data = rng.choice(CHANGES)(rng, data, others)
+    return data
+
+
+def _flip(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
+    changed = bytearray(data)
+    for _ in range(rng.randint(1, 8) if data else 0):
+        changed[rng.randrange(len(changed))] = rng.randrange(256)
+    return bytes(changed)
+
+
+def _cut(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
+    begin, end = sorted(rng.randrange(len(data) + 1) for _ in range(2))
+    return rng.choice((data[:begin], data[begin:], data[:begin] + data[end:]))
+
+
+def _splice(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
+    other = rng.choice(others)
+    return data[: rng.randrange(len(data) + 1)] + other[rng.randrange(len(other) + 1) :]
+
+
+def _replace(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
+    return rng.choice((b"", rng.choice(others), rng.randbytes(rng.choice((1, 100, 10_000)))))
+
+
+def _lie(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
+    """Another number, in bytes or in figures."""
+    figures = list(re.finditer(rb"-?\d+", data))
+    if figures and rng.random() < 0.5:
+        found = rng.choice(figures)
+        return data[: found.start()] + rng.choice(WORDS) + data[found.end() :]
+    size = rng.choice((4, 8))
+    number = (rng.choice(LIES) % 2 ** (8 * size)).to_bytes(size, rng.choice(("little", "big")))
+    place = rng.randrange(len(data) + 1)
+    return data[:place] + number + data[place + size :]
+
+
+def _insert(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
+    place = rng.randrange(len(data) + 1)
+    return data[:place] + rng.choice(PIECES) + data[place:]
+
+
+def _repeat(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
+    begin, end = sorted(rng.randrange(len(data) + 1) for _ in range(2))
+    part = data[begin:end]
+    return data[:end] + part * rng.choice((1, 2, min(1000, 1 + 2**20 // (len(part) + 1))))
+
+
+CHANGES = (_flip, _flip, _cut, _splice, _replace, _lie, _lie, _insert, _repeat)
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    """The size and the time of every file below a folder."""
+    return {
+        str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*")
+    }
+
+
+def peak() -> int:
+    """The most memory, in bytes, that this process has had since `forget_peak`."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+)", status)[1]) << 10  # pyright: ignore
+
+
+def forget_peak() -> int:
+    """Begins to measure `peak` anew; returns the present size."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak()
+
+
+def digest(items: Iterable[tuple[str, object]]) -> dict[str, str]:
+    """A digest of each thing that was read, by its name."""
+    return {name: hashlib.sha256(repr(item).encode()).hexdigest() for name, item in items}
+
+
+class Files:
+    """The intact files of a kind, in a folder, and what is read from those never changed."""
+
+    def __init__(self, name: str, folder: Path):
+        self.name, self.kind, self.folder = name, KINDS[name], folder
+        self.kind.make(folder)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        self.changed = [p for p in files if str(p.relative_to(folder)).startswith(CHANGED)]
+        self.contents = {path: path.read_bytes() for path in self.changed}
+        self.expected = self.unchanged(digest(self.kind.read(folder).items()))
+
+    def unchanged(self, found: dict[str, str]) -> dict[str, str]:
+        """Of what was read, that of the files beside the changed ones."""
+        return {name: found[name] for name in found if not name.startswith(CHANGED)}
+
+    def trial(self, number: int, seed: int, others: Sequence[bytes]) -> tuple[str, str]:
+        """Changes a file and reads all: "read", "refused" or "found", and what was found."""
+        rng = random.Random(f"{seed} {self.name} {number}")
+        path = rng.choice(self.changed)
+        content = self.contents[path]
+        path.write_bytes(change(rng, content, [*others, *self.contents.values()]))
+        try:
+            return self._read(path)
+        finally:
+            path.write_bytes(content)
+
+    def _read(self, path: Path) -> tuple[str, str]:
+        before, size, begin = tree(self.folder), forget_peak(), time.monotonic()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = self.unchanged(digest(self.kind.read(self.folder).items()))
+            outcome, what = "read", ""
+            if found != self.expected:
+                outcome, what = "found", f"other files are read otherwise, after {path.name}"
+        except REFUSALS as error:
+            outcome, what = "refused", ""
+            if not any(name in str(error) for name in (path.name, self.folder.name)):
+                outcome, what = "found", f"no file in the message: {error!r:.300}"
+        except BaseException:
+            outcome, what = "found", traceback.format_exc(limit=-6)
+        seconds, more = time.monotonic() - begin, peak() - size
+        if outcome != "found" and seconds > SECONDS:
+            outcome, what = "found", f"{seconds:.0f} s"
+        if outcome != "found" and more > MEMORY:
+            outcome, what = "found", f"{more >> 20:,} MiB of memory"
+        if outcome != "found" and (after := tree(self.folder)) != before:
+            outcome, what = "found", f"files have changed: {sorted(before.items() ^ after.items())}"
+        return outcome, what
+
+
+def work(kind: str, folder: Path, seed: int, first: int, last: int) -> None:
+    """In a process of its own: tries files `first` to `last` - 1 and prints a line about each."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    output, sys.stdout = sys.stdout, sys.stderr
+    others = valid_contents()
+    files = Files(kind, folder)
+    for number in range(first, last):
+        print(json.dumps([number]), file=output, flush=True)
+        print(json.dumps([number, *files.trial(number, seed, others)]), file=output, flush=True)
+
+
+def try_kind(kind: str, count: int, seed: int = 0) -> tuple[Counter[str], list[Find]]:
+    """What `count` changed files of a kind led to: how many of each outcome, and the finds."""
+    outcomes: Counter[str] = Counter()
+    finds: list[Find] = []
+    number = 0
+    with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
+        while number < count:
+            for tried, outcome, what in _watch(kind, Path(folder) / kind, seed, number, count):
+                outcomes[outcome] += 1
+                if outcome == "found":
+                    finds.append(Find(kind, tried, what))
+                number = tried + 1
+    return outcomes, finds
+
+
+def _watch(
+    kind: str, folder: Path, seed: int, first: int, count: int
+) -> Iterator[tuple[int, str, str]]:
+    """Yields the number and the outcome of each file until the process ends, in whatever way."""
+    code = "import sys; from tests.soak import hostile; hostile.work_from(sys.argv[1:])"
+    words = [kind, str(folder), *map(str, (seed, first, count))]
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, *words],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            text=True,
+        )
+        lines: SimpleQueue[str] = SimpleQueue()
+        assert child.stdout is not None
+        reading = Thread(target=_pass_on, args=(child.stdout, lines), daemon=True)
+        reading.start()
+        trying = None
+        try:
+            while True:
+                patience = 120.0 if trying is None else 3 * SECONDS
+                if not (line := lines.get(timeout=patience)):
+                    break
+                trying, *outcome = json.loads(line)
+                if outcome:
+                    yield trying, *outcome
+                    trying = trying + 1 if trying + 1 < count else None
+            status = child.wait()
+            errors.seek(0)
+            said = errors.read().decode(errors="replace")[-1000:]
+            if status and trying is None:
+                raise RuntimeError(f"{kind}: status {status}: {said}")
+            if status:
+                yield trying, "found", f"status {status}: {said}"
+        except Empty:
+            if trying is None:
+                raise RuntimeError(f"{kind}: intact files hang") from None
+            yield trying, "found", "it hangs"
+        finally:
+            child.kill()
+            child.wait()
+
+
+def _pass_on(stream: Iterable[str], lines: "SimpleQueue[str]") -> None:
+    with contextlib.suppress(ValueError):
+        for line in itertools.chain(stream, [""]):
+            lines.put(line)
+
+
+def work_from(words: Sequence[str]) -> None:
+    """Calls `work` with the words of a command line."""
+    kind, folder, *numbers = words
+    work(kind, Path(folder), *map(int, numbers))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns 1 if a law was broken."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=COUNT, help="files of each kind (10,000)")
+    parser.add_argument("--kind", choices=KINDS, action="append", help="only this; may be repeated")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    broken = False
+    for kind in arguments.kind or KINDS:
+        begin = time.monotonic()
+        outcomes, finds = try_kind(kind, arguments.count, arguments.seed)
+        counts = ", ".join(f"{outcomes[name]:,} {name}" for name in ("read", "refused", "found"))
+        print(f"{kind}: {counts}; {time.monotonic() - begin:.0f} s", flush=True)
+        for find in finds:
+            print(f"  {find}", flush=True)
+        broken = broken or bool(finds)
+    return int(broken)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
