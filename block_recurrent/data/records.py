@@ -175,7 +175,9 @@ def _table_rows(file: Path, batches: Iterator[Any]) -> Iterator[Row]:
     try:
         for schema, batch in batches:
             kinds = {field.name: str(field.type) for field in schema}
-            for row in _with_bytes(batch, arrow).to_pylist():
+            batch = _with_bytes(batch, arrow)
+            batch.validate(full=True)  # lengths that a file states are otherwise believed
+            for row in batch.to_pylist():
                 number += 1
                 texts = {name: decode(v) for name, v in row.items() if isinstance(v, bytes)}
                 values = row | {name: text for name, (text, _) in texts.items()}

@@ -49,10 +49,7 @@ class TfdsDirectory:
         self._features: Any = info.features
         self._check_columns()
         splits = {split: found for split, found in info.splits.items() if found.num_examples}
-        self._shards = {
-            split: list(zip(map(Path, found.filepaths), found.shard_lengths, strict=True))
-            for split, found in splits.items()
-        }
+        self._shards = {split: self._shards_of(found) for split, found in splits.items()}
         self.splits: Mapping[str, int] = {name: s.num_examples for name, s in splits.items()}
         self._manifest = _read_manifest(self.path)
         if self._manifest is not None and columns != PUBLISHED:
@@ -60,6 +57,18 @@ class TfdsDirectory:
                 f"{self.path} has a manifest, which says what its features are: leave "
                 "data.id_column, data.text_column and data.title_column out."
             )
+
+    def _shards_of(self, split: Any) -> list[tuple[Path, int]]:
+        """Returns the files of a split, and the number of records in each."""
+        try:
+            files = [Path(os.path.abspath(file)) for file in split.filepaths]
+            shards = list(zip(files, split.shard_lengths, strict=True))
+        except (ValueError, LookupError, AttributeError) as error:  # of a template of their names
+            raise DataError(f"{self.path / INFO} is damaged ({error}); {_AGAIN}.") from error
+        inside = Path(os.path.abspath(self.path))
+        if outside := [file for file in files if inside not in file.parents]:
+            raise DataError(f"{self.path / INFO} names {outside[0]}, outside of its directory.")
+        return shards
 
     def _check_columns(self) -> None:
         """Finds out which features are the text and the id."""

@@ -68,16 +68,16 @@ class SentencePieceTokenizer:
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.load_from_serialized_proto(model)
-        except RuntimeError as error:
+            self.vocab_size: int = self._processor.vocab_size()
+            self._pieces = [self._processor.id_to_piece(each) for each in range(self.vocab_size)]
+        except (RuntimeError, UnicodeDecodeError) as error:  # the latter also in its own message
             raise _unusable(path, model, "sentencepiece") from error
         self.name = f"sentencepiece:{digest(model)}"
-        self.vocab_size: int = self._processor.vocab_size()
         starts = (self._processor.bos_id(), self._processor.pad_id(), self._processor.unk_id())
         self.beginning_of_document = next(token for token in starts if token >= 0)
-        pieces = range(self.vocab_size)
         self._bytes = {
-            int(self._processor.id_to_piece(piece)[1:-1], 16): piece
-            for piece in pieces
+            int(written[1:-1], 16): piece
+            for piece, written in enumerate(self._pieces)
             if self._processor.is_byte(piece)
         }
 
@@ -119,7 +119,7 @@ class SentencePieceTokenizer:
             return "\N{REPLACEMENT CHARACTER}".encode()
         if self._processor.is_control(piece):
             return b""
-        return self._processor.id_to_piece(piece).replace(_SPACE_MARK, " ").encode()
+        return self._pieces[piece].replace(_SPACE_MARK, " ").encode()
 
 
 class HuggingFaceTokenizer:
@@ -158,7 +158,12 @@ class HuggingFaceTokenizer:
         decoder = json.loads(self._tokenizer.to_str())["decoder"] or {}
         kinds = [each["type"] for each in (decoder, *decoder.get("decoders", ())) if each]
         self._byte_level, self._byte_fallback = kinds == ["ByteLevel"], "ByteFallback" in kinds
-        size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
+        vocabulary = self._tokenizer.get_vocab()
+        for written, token in vocabulary.items() if self._byte_level else ():
+            if token not in self._added and not _byte_level_alphabet().keys() >= set(written):
+                reason = f"it is byte-level, and its token {written!r} is not"
+                raise _unusable(path, content, "huggingface", reason)
+        size = max(vocabulary.values(), default=-1) + 1
         self.beginning_of_document = self._beginning(size)
         self.vocab_size: int = max(size, self.beginning_of_document + 1)
 

@@ -328,3 +328,18 @@ def test_a_bomb_is_refused_within_bounds_and_a_plain_file_of_that_size_is_read(
     text = "a" * 2**21
     (tmp_path / f"plain{kind}").write_text(plain.get(kind, "%s") % text)
     assert [document[2] for document in read(tmp_path / f"plain{kind}")] == [text]
+
+
+@pytest.mark.parametrize("lie", [2**31 - 1, -1])
+def test_lengths_that_an_arrow_file_states_are_checked(lie, tmp_path):
+    path = tmp_path / "a.arrow"
+    table = pa.table({"text": ["abcde"] * 4})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    offsets = b"".join(number.to_bytes(4, "little") for number in (10, 15, 20))
+    content = path.read_bytes()
+    assert content.count(offsets) == 1
+    false = offsets[:4] + lie.to_bytes(4, "little", signed=True) + offsets[8:]
+    path.write_bytes(content.replace(offsets, false))
+    with pytest.raises(DataError, match=r"a\.arrow cannot be read after row 0"):
+        read(path)

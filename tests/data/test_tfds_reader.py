@@ -221,6 +221,8 @@ def test_what_is_no_such_directory_is_refused_with_a_way_out(copy, tmp_path):
         (info[:50], "dataset_info.json is damaged"),
         ("[]", "dataset_info.json is damaged"),
         ('{"fileFormat": "array_record", "x": 1}', "dataset_info.json or features.json is damaged"),
+        (info.replace("{SPLIT}", "{{SPLIT}"), "dataset_info.json is damaged"),
+        (info.replace("{DATASET}", "../../{DATASET}"), "/pg19-.*, outside of its directory"),
     ]:
         (copy / "dataset_info.json").write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match=message):

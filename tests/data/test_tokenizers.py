@@ -316,7 +316,15 @@ def test_file_that_is_not_the_one_meant_is_an_error(kind, files, tmp_path):
     with pytest.raises(DataError, match=r"missing\.model cannot be read: No such file"):
         build(tmp_path / "missing.model")
     bad, whole = tmp_path / "bad.model", files[kind].read_bytes()
-    for content in (b"", b"no model", b"\xff\xfe", whole.rstrip()[:-2]):
+    # A piece that is no UTF-8, a token of no bytes, a token that is no base64.
+    piece, wrong = {
+        "sentencepiece": (b"def", b"d\x96f"),
+        "huggingface": ('"Ġ"'.encode(), '"\u4e00"'.encode()),
+        "tiktoken": (b"IQ==", b"I!=="),
+    }[kind]
+    assert piece in whole
+    damaged = whole.replace(piece, wrong)
+    for content in (b"", b"no model", b"\xff\xfe", whole.rstrip()[:-2], damaged):
         bad.write_bytes(content)
         with pytest.raises(DataError, match=r"bad\.model is not a [\w. ]+( \(.*\))?\.$"):
             build(bad)

@@ -14,8 +14,6 @@ each time everything is read in another process. The laws:
 """
 
 import argparse
-import contextlib
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -35,12 +33,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
+from typing import IO, NamedTuple
 
 from tests.soak.hostile_kinds import CHANGED, KINDS, REFUSALS, valid_contents
 
 SECONDS = 10.0
 MEMORY = 2**30  # bytes, beyond what the process had before
 COUNT = 10_000
+START_SECONDS = 120.0  # until intact files are made
+OUTCOMES = ("read", "refused", "found")
 LIES = [2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1, 0]
 WORDS = [b"-1", b"1e999", b"NaN", b"9" * 30, b"9" * 5000, b"null", b'"', b"\\ud800"]
 PIECES = [
@@ -54,24 +55,6 @@ PIECES = [
     b'{"a":' * 50_000,
     b"a" * 4097,
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Find:
-    """A law that a file has broken.
-
-    Attributes:
-      kind: of the file.
-      number: makes the same file again, with the kind and the seed.
-      what: what happened.
-    """
-
-    kind: str
-    number: int
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.number}: {self.what}"
 
 
 def change(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
@@ -157,6 +140,8 @@ class Files:
 
     def __init__(self, name: str, folder: Path):
         self.name, self.kind, self.folder = name, KINDS[name], folder
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         self.kind.make(folder)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         self.changed = [p for p in files if str(p.relative_to(folder)).startswith(CHANGED)]
@@ -203,88 +188,98 @@ class Files:
         return outcome, what
 
 
-def work(kind: str, folder: Path, seed: int, first: int, last: int) -> None:
-    """In a process of its own: tries files `first` to `last` - 1 and prints a line about each."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    output, sys.stdout = sys.stdout, sys.stderr
-    others = valid_contents()
-    files = Files(kind, folder)
-    for number in range(first, last):
-        print(json.dumps([number]), file=output, flush=True)
-        print(json.dumps([number, *files.trial(number, seed, others)]), file=output, flush=True)
+class Trial(NamedTuple):
+    """What became of a changed file.
+
+    Attributes:
+      kind: of the file.
+      number: makes the same file again, with the kind and the seed.
+      outcome: "read", "refused", or "found" if a law was broken.
+      what: how it was broken.
+    """
+
+    kind: str
+    number: int
+    outcome: str
+    what: str
 
 
-def try_kind(kind: str, count: int, seed: int = 0) -> tuple[Counter[str], list[Find]]:
-    """What `count` changed files of a kind led to: how many of each outcome, and the finds."""
-    outcomes: Counter[str] = Counter()
-    finds: list[Find] = []
-    number = 0
+def try_kinds(kinds: Sequence[str], count: int, seed: int = 0) -> Iterator[Trial]:
+    """Yields what became of `count` changed files of each kind.
+
+    Raises:
+      RuntimeError: intact files cannot be read.
+    """
+    order = [(kind, number) for kind in kinds for number in range(count)]
+    first = 0
     with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
-        while number < count:
-            for tried, outcome, what in _watch(kind, Path(folder) / kind, seed, number, count):
-                outcomes[outcome] += 1
-                if outcome == "found":
-                    finds.append(Find(kind, tried, what))
-                number = tried + 1
-    return outcomes, finds
+        while first < len(order):
+            words = json.dumps([folder, kinds, count, seed, first])
+            for index, outcome, what in _watch(words):
+                if index is None:
+                    raise RuntimeError(what)
+                yield Trial(*order[index], outcome, what)
+                first = index + 1
 
 
-def _watch(
-    kind: str, folder: Path, seed: int, first: int, count: int
-) -> Iterator[tuple[int, str, str]]:
-    """Yields the number and the outcome of each file until the process ends, in whatever way."""
-    code = "import sys; from tests.soak import hostile; hostile.work_from(sys.argv[1:])"
-    words = [kind, str(folder), *map(str, (seed, first, count))]
+def work(folder: str, kinds: Sequence[str], count: int, seed: int, first: int) -> None:
+    """In a process of its own: reads changed files, from the `first` on; prints lines about each.
+
+    Each line is JSON: the index of a file that is tried next, or None while intact ones are made,
+    or an index and what became of that file.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    output, sys.stdout = sys.stdout, sys.stderr
+    order = [(kind, number) for kind in kinds for number in range(count)]
+    others, files = valid_contents(), None
+    for index, (kind, number) in enumerate(order[first:], first):
+        if files is None or files.name != kind:
+            print(json.dumps([None]), file=output, flush=True)
+            files = Files(kind, Path(folder) / kind)
+        print(json.dumps([index]), file=output, flush=True)
+        print(json.dumps([index, *files.trial(number, seed, others)]), file=output, flush=True)
+
+
+def _watch(words: str) -> Iterator[tuple[int | None, str, str]]:
+    """Yields the index and the outcome of each file until the process ends, in whatever way."""
+    code = (
+        "import json, sys; from tests.soak import hostile; hostile.work(*json.loads(sys.argv[1]))"
+    )
     with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
-            [sys.executable, "-c", code, *words],
+            [sys.executable, "-c", code, words],
             stdout=subprocess.PIPE,
             stderr=errors,
             env=os.environ | {"JAX_PLATFORMS": "cpu"},
             text=True,
         )
-        lines: SimpleQueue[str] = SimpleQueue()
         assert child.stdout is not None
+        lines: SimpleQueue[str] = SimpleQueue()
         reading = Thread(target=_pass_on, args=(child.stdout, lines), daemon=True)
         reading.start()
         trying = None
         try:
-            while True:
-                patience = 120.0 if trying is None else 3 * SECONDS
-                if not (line := lines.get(timeout=patience)):
-                    break
+            while line := lines.get(timeout=START_SECONDS if trying is None else 3 * SECONDS):
                 trying, *outcome = json.loads(line)
                 if outcome:
                     yield trying, *outcome
-                    trying = trying + 1 if trying + 1 < count else None
+                    trying = None
             status = child.wait()
             errors.seek(0)
-            said = errors.read().decode(errors="replace")[-1000:]
-            if status and trying is None:
-                raise RuntimeError(f"{kind}: status {status}: {said}")
             if status:
-                yield trying, "found", f"status {status}: {said}"
+                yield trying, "found", f"status {status}: {errors.read()[-1000:].decode()}"
         except Empty:
-            if trying is None:
-                raise RuntimeError(f"{kind}: intact files hang") from None
             yield trying, "found", "it hangs"
         finally:
             child.kill()
             child.wait()
+            reading.join()
 
 
-def _pass_on(stream: Iterable[str], lines: "SimpleQueue[str]") -> None:
-    with contextlib.suppress(ValueError):
+def _pass_on(stream: IO[str], lines: "SimpleQueue[str]") -> None:
+    with stream:
         for line in itertools.chain(stream, [""]):
             lines.put(line)
-
-
-def work_from(words: Sequence[str]) -> None:
-    """Calls `work` with the words of a command line."""
-    kind, folder, *numbers = words
-    work(kind, Path(folder), *map(int, numbers))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -296,16 +291,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kind", choices=KINDS, action="append", help="only this; may be repeated")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
-    broken = False
-    for kind in arguments.kind or KINDS:
-        begin = time.monotonic()
-        outcomes, finds = try_kind(kind, arguments.count, arguments.seed)
-        counts = ", ".join(f"{outcomes[name]:,} {name}" for name in ("read", "refused", "found"))
-        print(f"{kind}: {counts}; {time.monotonic() - begin:.0f} s", flush=True)
-        for find in finds:
-            print(f"  {find}", flush=True)
-        broken = broken or bool(finds)
-    return int(broken)
+    found, counts, begin = 0, Counter(), time.monotonic()
+    for trial in try_kinds(arguments.kind or list(KINDS), arguments.count, arguments.seed):
+        counts[trial.outcome] += 1
+        if trial.outcome == "found":
+            found += 1
+            print(f"  {trial.kind} {trial.number}: {trial.what}", flush=True)
+        if trial.number == arguments.count - 1:
+            said = ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in OUTCOMES)
+            print(f"{trial.kind}: {said}; {time.monotonic() - begin:.0f} s", flush=True)
+            counts, begin = Counter(), time.monotonic()
+    return int(found > 0)
 
 
 if __name__ == "__main__":

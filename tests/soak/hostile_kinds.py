@@ -204,7 +204,7 @@ def _documents() -> list[Document]:
 
 
 def _make_sentencepiece(folder: Path) -> None:
-    (folder / "changed.model").write_bytes(train_vocabulary(_documents(), 300))
+    (folder / "changed.model").write_bytes(train_vocabulary(_documents(), 292))
 
 
 def _make_huggingface(folder: Path) -> None:
@@ -230,7 +230,7 @@ def _make_tiktoken(folder: Path) -> None:
 
 
 def _make_corpus(folder: Path, *, cache: bool) -> None:
-    raw = folder.with_name("raw")
+    raw = folder.with_name(f"raw-{folder.name}")
     raw.mkdir(exist_ok=True)
     for n in range(12):
         (raw / f"{n}.txt").write_text(TEXTS[n % 4] + str(n))
