@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: help table table-long test lint docs benchmark soak setup clean
+.PHONY: help table table-long test lint docs benchmark soak hostile setup clean
 
 help:  # print the targets
 	@sed -n 's/^\([a-z-]*\):.*  # \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -35,6 +35,9 @@ benchmark: $(VENV)/.setup  # time training steps, evaluation, generation and che
 soak: $(VENV)/.setup  # kill training 200 times, and clusters of processes 20 times
 	$(BIN)/python -m tests.soak
 	$(BIN)/python -m tests.soak --cluster --kills=20
+
+hostile: $(VENV)/.setup  # change files of every kind at random, 10,000 times each, and read them
+	$(BIN)/python -m tests.soak.hostile
 
 setup: $(VENV)/.setup  # make .venv with everything that development needs
 	@echo "$(VENV) is ready: for example $(BIN)/block-recurrent --help"

@@ -8,7 +8,7 @@ each time everything is read in another process. The laws:
 
 - The interpreter does not crash, and no file takes longer than `SECONDS`.
 - Memory stays within `MEMORY`, whatever a file says of its size.
-- What cannot be used is refused by one of `REFUSALS`, which names the file or its folder.
+- What cannot be used is refused by one of `REFUSALS`, which names the file or a path to it.
 - What is read from the intact files beside it is what it was.
 - Nothing is written.
 """
@@ -174,7 +174,7 @@ class Files:
                 outcome, what = "found", f"other files are read otherwise, after {path.name}"
         except REFUSALS as error:
             outcome, what = "refused", ""
-            if not any(name in str(error) for name in (path.name, self.folder.name)):
+            if not any(name in str(error) for name in (path.name, str(self.folder))):
                 outcome, what = "found", f"no file in the message: {error!r:.300}"
         except BaseException:
             outcome, what = "found", traceback.format_exc(limit=-6)
