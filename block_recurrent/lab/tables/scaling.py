@@ -68,9 +68,9 @@ def make_page(columns: Mapping[str, Sequence[SeedGroup]]) -> Page:
 
 
 def draw(columns: Mapping[str, Sequence[SeedGroup]], picture: "Figure") -> None:
-    """Draws a panel for each column."""
+    """Draws a panel for each column that has finished runs, or the paper's if none has."""
     drawn = {title: [group for group in groups if group.final] for title, groups in columns.items()}
-    drawn = {title: groups for title, groups in drawn.items() if groups or title == SCALING_COLUMN}
+    drawn = {title: groups for title, groups in drawn.items() if groups} or {SCALING_COLUMN: []}
     picture.set_size_inches(1 + 5.5 * len(drawn), 4.8)
     panels = picture.subplots(1, len(drawn), squeeze=False)[0]
     for panel, (title, groups) in zip(panels, drawn.items(), strict=True):
