@@ -99,6 +99,8 @@ def _read(text: str, where: Callable[[int], str]) -> list[Any]:
         if message.startswith("Failed to parse token"):
             message += "; a string needs quotes"
         raise ConfigError(f"{where(error.lineno or 1)}: {message}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where(1)}: brackets are nested too deeply") from error
 
 
 def _read_flag(name: str, text: str) -> config_parser.BindingStatement:

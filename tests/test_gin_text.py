@@ -192,6 +192,7 @@ WRONG_FILES = {
     "data.seed = 1\nmodel.recurrent_layers = (1,": ["it.gin:", "EOF"],
     "model.gate = 'lstm": ["it.gin:1"],
     "model.window = 64 65": ["it.gin:1", "Expected newline"],
+    "model.recurrent_layers = " + 5000 * "(": ["it.gin:1", "nested too deeply"],
 }
 
 

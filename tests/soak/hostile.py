@@ -174,7 +174,9 @@ class Files:
                 outcome, what = "found", f"other files are read otherwise, after {path.name}"
         except REFUSALS as error:
             outcome, what = "refused", ""
-            if not any(name in str(error) for name in (path.name, str(self.folder))):
+            # No file is to blame for a parameter that none of them sets.
+            names = (path.name, str(self.folder), " is not set: ")
+            if not any(name in str(error) for name in names):
                 outcome, what = "found", f"no file in the message: {error!r:.300}"
         except BaseException:
             outcome, what = "found", traceback.format_exc(limit=-6)
