@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, AnyStr, cast
+from typing import IO, Any, AnyStr, BinaryIO, cast
 
 from block_recurrent.data.documents import DataError, decode
 from block_recurrent.system.extras import require
@@ -18,7 +18,7 @@ from block_recurrent.system.extras import require
 # that its file has: a few kilobytes may unpack to as many gigabytes.
 UNPACKED_BYTES, UNPACKED_TIMES = 2**29, 64
 _ZSTD_PIECE = 2**10  # compressed bytes, which unpack to 44 MiB at most
-_PIECE = 2**20
+_PIECE = 2**16
 
 
 @contextmanager
@@ -30,14 +30,14 @@ def read_errors(file: Path) -> Iterator[None]:
         raise DataError(f"{file} cannot be read: {error}; fetch or write it again.") from error
 
 
-def open_bytes(file: Path) -> IO[bytes]:
+def open_bytes(file: Path) -> BinaryIO:
     """Opens a file for reading; one that ends in `.gz` or `.zst` is decompressed.
 
     Raises:
       MissingPackage: `.zst` needs zstandard.
     """
     if file.suffix == ".gz":
-        return cast(IO[bytes], gzip.open(file, "rb"))
+        return cast(BinaryIO, gzip.open(file, "rb"))
     if file.suffix == ".zst":
         return io.BufferedReader(_ZstdReader(file))
     return file.open("rb")
@@ -85,11 +85,19 @@ def most_bytes(file: Path) -> int:
     return max(UNPACKED_BYTES, UNPACKED_TIMES * file.stat().st_size)
 
 
-def _check(length: int, limit: int, where: str) -> None:
-    if length > limit:
-        raise DataError(
-            f"{where}: unpacks to more than {limit:,} bytes in one piece; unpack it if it is meant."
-        )
+def _unpacks_to_more(limit: int, where: str) -> DataError:
+    return DataError(
+        f"{where}: unpacks to more than {limit:,} bytes in one piece; unpack it if it is meant."
+    )
+
+
+def read_within(content: BinaryIO | gzip.GzipFile, limit: int) -> bytes | None:
+    """Returns the rest of an open file, or None if it has more than `limit` bytes."""
+    found = io.BytesIO()
+    while piece := content.read(_PIECE):
+        if found.write(piece) and found.tell() > limit:
+            return None
+    return found.getvalue()
 
 
 def read_whole(file: Path) -> bytes:
@@ -100,12 +108,12 @@ def read_whole(file: Path) -> bytes:
       OSError, EOFError, zlib.error: it cannot be read.
       MissingPackage: `.zst` needs zstandard.
     """
-    limit, found = most_bytes(file), io.BytesIO()
+    limit = most_bytes(file)
     with open_bytes(file) as content:
-        while piece := content.read(_PIECE):
-            found.write(piece)
-            _check(found.tell(), limit, str(file))
-    return found.getvalue()
+        found = read_within(content, limit)
+    if found is None:
+        raise _unpacks_to_more(limit, str(file))
+    return found
 
 
 def lines_of(content: IO[AnyStr], file: Path) -> Iterator[AnyStr]:
@@ -114,7 +122,8 @@ def lines_of(content: IO[AnyStr], file: Path) -> Iterator[AnyStr]:
     for number in itertools.count(1):
         if not (line := content.readline(limit + 1)):
             return
-        _check(len(line), limit, f"{file}, line {number}")
+        if len(line) > limit:
+            raise _unpacks_to_more(limit, f"{file}, line {number}")
         yield line
 
 

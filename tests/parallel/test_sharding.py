@@ -27,9 +27,7 @@ def test_twenty_steps_are_the_same_on_one_device_and_on_a_mesh(model, figures):
     expected, actual = np.array(one["steps"]), np.array(other["steps"])
     assert len(expected) == 20
     assert abs(actual[:, 0] - expected[:, 0]).max() < 1e-5
-    # The gradient jumps where a hidden unit's input is 0 to rounding, as may happen in one step.
-    differences = np.sort(abs(actual[:, 1] / expected[:, 1] - 1))
-    assert differences[-2] < 1e-5 and differences[-1] < 1e-2
+    assert abs(actual[:, 1] / expected[:, 1] - 1).max() < 1e-5
     assert other["astray"] == []
     assert other["lanes"] == one["lanes"]
 

@@ -1,6 +1,6 @@
 """Files made to hurt, through every public reader.
 
-    python -m tests.soak.hostile                          10,000 of each kind, hours
+    make hostile                                          10,000 of each kind, hours
     python -m tests.soak.hostile --count=200 --kind=csv   200 of one
 
 Of each kind, intact files are written. Then one of them is changed at random, again and again, and
@@ -165,29 +165,28 @@ class Files:
 
     def _read(self, path: Path) -> tuple[str, str]:
         before, size, begin = tree(self.folder), forget_peak(), time.monotonic()
+        outcome, what = "read", ""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found = self.unchanged(digest(self.kind.read(self.folder).items()))
-            outcome, what = "read", ""
             if found != self.expected:
-                outcome, what = "found", f"other files are read otherwise, after {path.name}"
+                what = f"other files are read otherwise, after {path.name}"
         except REFUSALS as error:
-            outcome, what = "refused", ""
+            outcome = "refused"
             # No file is to blame for a parameter that none of them sets.
             names = (path.name, str(self.folder), " is not set: ")
             if not any(name in str(error) for name in names):
-                outcome, what = "found", f"no file in the message: {error!r:.300}"
+                what = f"no file in the message: {error!r:.300}"
         except BaseException:
-            outcome, what = "found", traceback.format_exc(limit=-6)
-        seconds, more = time.monotonic() - begin, peak() - size
-        if outcome != "found" and seconds > SECONDS:
-            outcome, what = "found", f"{seconds:.0f} s"
-        if outcome != "found" and more > MEMORY:
-            outcome, what = "found", f"{more >> 20:,} MiB of memory"
-        if outcome != "found" and (after := tree(self.folder)) != before:
-            outcome, what = "found", f"files have changed: {sorted(before.items() ^ after.items())}"
-        return outcome, what
+            what = traceback.format_exc(limit=-6)
+        if not what and (seconds := time.monotonic() - begin) > SECONDS:
+            what = f"{seconds:.0f} s"
+        if not what and (more := peak() - size) > MEMORY:
+            what = f"{more >> 20:,} MiB of memory"
+        if not what and (after := tree(self.folder)) != before:
+            what = f"files have changed: {sorted(before.items() ^ after.items())}"
+        return ("found" if what else outcome), what
 
 
 class Trial(NamedTuple):

@@ -1,5 +1,6 @@
 """Intact files of every kind that is read, and their public readers."""
 
+import base64
 import functools
 import gzip
 import io
@@ -13,6 +14,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import pyarrow
+import tokenizers
+import zstandard
+from pyarrow import ipc, parquet
 
 from block_recurrent import gin_files
 from block_recurrent.config import ConfigError
@@ -32,11 +37,13 @@ from block_recurrent.lab.corpora.latex import LatexBundles
 from block_recurrent.lab.corpora.repositories import Repositories
 from block_recurrent.lab.corpora.text import Texts
 from block_recurrent.lab.corpora.train_vocab import train_vocabulary
+from block_recurrent.model.parameters import named_parameters
 from block_recurrent.runs.checkpoints import CheckpointError, Checkpoints, read_parameters
 from block_recurrent.runs.errors import RunError
 from block_recurrent.runs.exported import load_safetensors, save_safetensors
 from block_recurrent.runs.metrics import read_metrics
 from block_recurrent.runs.trained import TrainedModel
+from block_recurrent.training.build import make_model
 from tests.helpers import model_config, random_train_state
 
 REFUSALS = (DataError, ConfigError, CheckpointError, RunError)
@@ -50,10 +57,9 @@ class Kind(NamedTuple):
     """Files of a kind.
 
     Attributes:
-      make: writes intact files to a folder. Names of those that are changed begin with `CHANGED`,
-        or are those of all files if none does.
-      read: returns what the files hold, by names that begin with `CHANGED` for what only files
-        hold that are changed.
+      make: writes intact files to a folder. Those whose paths begin with `CHANGED` are changed.
+      read: returns what the files hold. What a changed file may alter is called `CHANGED` and more;
+        all else must stay as it was.
     """
 
     make: Callable[[Path], None]
@@ -73,24 +79,16 @@ def _csv(name: str) -> bytes:
 
 
 def _zst(content: bytes) -> bytes:
-    import zstandard
-
     return zstandard.ZstdCompressor().compress(content)
 
 
 def _parquet(name: str) -> bytes:
-    import pyarrow
-    from pyarrow import parquet
-
     file = io.BytesIO()
     parquet.write_table(pyarrow.Table.from_pylist(_records(name)), file, row_group_size=2)
     return file.getvalue()
 
 
 def _arrow(name: str, *, stream: bool = False) -> bytes:
-    import pyarrow
-    from pyarrow import ipc
-
     table, file = pyarrow.Table.from_pylist(_records(name)), io.BytesIO()
     with (ipc.new_stream if stream else ipc.new_file)(file, table.schema) as writer:
         writer.write_table(table)
@@ -102,45 +100,44 @@ def valid_contents() -> list[bytes]:
     return [_lines("other"), gzip.compress(_lines("other")), _parquet("other"), _tar("other")]
 
 
-def _tables(ending: str, content: Callable[[str], bytes]) -> Kind:
-    """Two files of records, or of text."""
+def _two(ending: str, content: Callable[[str], bytes]) -> Callable[[Path], None]:
+    """Makes a file that is changed and one that is not."""
 
     def make(folder: Path) -> None:
         for name in (CHANGED, KEPT):
             (folder / f"{name}{ending}").write_bytes(content(name))
 
-    def read(folder: Path) -> Items:
-        found = TextFiles([folder])
-        return {
-            f"{file.name}: {n}": record
-            for file in found.files
-            for n, record in enumerate(found.records(file))
-        }
+    return make
 
-    return Kind(make, read)
+
+def _read_tables(folder: Path) -> Items:
+    found = TextFiles([folder])
+    return {
+        f"{file.name}: {n}": record
+        for file in found.files
+        for n, record in enumerate(found.records(file))
+    }
+
+
+def _packed(contents: Mapping[str, bytes]) -> bytes:
+    """A tar file."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in contents.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return file.getvalue()
 
 
 def _tar(name: str) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for n, text in enumerate(TEXTS):
-            content = f"\\documentclass{{article}}\n\\begin{{document}}\n{text}\\end{{document}}"
-            info = tarfile.TarInfo(f"{name}/{n}.tex")
-            info.size = len(content.encode())
-            archive.addfile(info, io.BytesIO(content.encode()))
-    return file.getvalue()
+    paper = "\\documentclass{article}\n\\begin{document}\n%s\\end{document}"
+    return _packed({f"{name}/{n}.tex": (paper % text).encode() for n, text in enumerate(TEXTS)})
 
 
 def _in_tar(name: str) -> bytes:
     """A tar file of compressed papers, as arXiv's bulk downloads are."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for n in range(3):
-            content = gzip.compress(_tar(name))
-            info = tarfile.TarInfo(f"{name}/070{n}.0001.gz")
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return file.getvalue()
+    return _packed({f"{name}/070{n}.0001.gz": gzip.compress(_tar(name)) for n in range(3)})
 
 
 def _read_archives(folder: Path) -> Items:
@@ -163,12 +160,8 @@ def _entries(source: Any, folder: Path) -> Items:
     return found
 
 
-def _bundles(ending: str, content: Callable[[str], bytes]) -> Kind:
-    def make(folder: Path) -> None:
-        for name in (CHANGED, KEPT):
-            (folder / f"{name}{ending}").write_bytes(content(name))
-
-    return Kind(make, lambda folder: _entries(LatexBundles(folder), folder))
+def _read_bundles(folder: Path) -> Items:
+    return _entries(LatexBundles(folder), folder)
 
 
 def _make_repositories(folder: Path) -> None:
@@ -208,8 +201,6 @@ def _make_sentencepiece(folder: Path) -> None:
 
 
 def _make_huggingface(folder: Path) -> None:
-    import tokenizers
-
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel()
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
@@ -222,8 +213,6 @@ def _make_huggingface(folder: Path) -> None:
 
 
 def _make_tiktoken(folder: Path) -> None:
-    import base64
-
     tokens = [bytes([byte]) for byte in range(256)] + [b"th", b"the", b"qu"]
     lines = [f"{base64.b64encode(token).decode()} {n}\n" for n, token in enumerate(tokens)]
     (folder / "changed.model").write_text("".join(lines))
@@ -292,33 +281,29 @@ def _read_checkpoint(folder: Path) -> Items:
 
 def _make_safetensors(folder: Path) -> None:
     config = gin_files.load(["sizes/tiny.gin"], ["model.vocab_size=256", "data.source='stdlib'"])
-    from block_recurrent.training.build import make_model
-
     trained = TrainedModel(make_model(config), config, ByteTokenizer(), 3, {"epoch": 1})
     save_safetensors(trained, folder / "changed.safetensors")
 
 
 def _read_safetensors(folder: Path) -> Items:
-    from block_recurrent.model.parameters import named_parameters
-
     trained = load_safetensors(folder / "changed.safetensors")
     arrays = {name: np.asarray(x).tobytes() for name, x in named_parameters(trained.model).items()}
     return arrays | {"step": trained.step, "progress": trained.progress}
 
 
 KINDS: Mapping[str, Kind] = {
-    "text": _tables(".txt", lambda name: "\n".join(TEXTS).encode()),
-    "jsonl": _tables(".jsonl", _lines),
-    "jsonl.gz": _tables(".jsonl.gz", lambda name: gzip.compress(_lines(name))),
-    "jsonl.zst": _tables(".jsonl.zst", lambda name: _zst(_lines(name))),
-    "json": _tables(".json", lambda name: json.dumps(_records(name), indent=1).encode()),
-    "csv": _tables(".csv", _csv),
-    "parquet": _tables(".parquet", _parquet),
-    "arrow": _tables(".arrow", _arrow),
-    "arrow stream": _tables(".arrow", functools.partial(_arrow, stream=True)),
-    "archive": Kind(_tables(".tar.gz", lambda n: gzip.compress(_tar(n))).make, _read_archives),
-    "latex": _bundles(".tar", _tar),
-    "latex in tar": _bundles(".tar", _in_tar),
+    "text": Kind(_two(".txt", lambda name: "\n".join(TEXTS).encode()), _read_tables),
+    "jsonl": Kind(_two(".jsonl", _lines), _read_tables),
+    "jsonl.gz": Kind(_two(".jsonl.gz", lambda name: gzip.compress(_lines(name))), _read_tables),
+    "jsonl.zst": Kind(_two(".jsonl.zst", lambda name: _zst(_lines(name))), _read_tables),
+    "json": Kind(_two(".json", lambda name: json.dumps(_records(name)).encode()), _read_tables),
+    "csv": Kind(_two(".csv", _csv), _read_tables),
+    "parquet": Kind(_two(".parquet", _parquet), _read_tables),
+    "arrow": Kind(_two(".arrow", _arrow), _read_tables),
+    "arrow stream": Kind(_two(".arrow", functools.partial(_arrow, stream=True)), _read_tables),
+    "archive": Kind(_two(".tar.gz", lambda name: gzip.compress(_tar(name))), _read_archives),
+    "latex": Kind(_two(".tar", _tar), _read_bundles),
+    "latex in tar": Kind(_two(".tar", _in_tar), _read_bundles),
     "git": Kind(_make_repositories, lambda folder: _entries(Repositories([folder]), folder)),
     "sentencepiece": Kind(_make_sentencepiece, _read_vocabulary(SentencePieceTokenizer)),
     "huggingface": Kind(_make_huggingface, _read_vocabulary(HuggingFaceTokenizer)),

@@ -23,13 +23,13 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple, cast
 
 from block_recurrent.data.documents import DataError
+from block_recurrent.data.json_lines import read_within
 from block_recurrent.lab.corpora.entries import Unusable
 
 PDF_ONLY = "PDF only"
 TOO_LARGE = "archive too large"
 
 _BLOCK = tarfile.BLOCKSIZE
-_CHUNK = 2**16
 _FOLDER = "folder"
 _DRIVE = re.compile("[A-Za-z]:")
 # What tarfile and gzip raise for damaged input; a chain of long names exhausts the recursion.
@@ -159,11 +159,10 @@ def _read_file(file: Path) -> bytes:
 
 def _read_within(file: BinaryIO | gzip.GzipFile, limit: int) -> bytes:
     """Reads to the end, where gzip compares the checksum; Unusable beyond `limit` bytes."""
-    data = io.BytesIO()
-    while piece := file.read(_CHUNK):
-        if data.write(piece) and data.tell() > limit:
-            raise Unusable(TOO_LARGE)
-    return data.getvalue()
+    data = read_within(file, limit)
+    if data is None:
+        raise Unusable(TOO_LARGE)
+    return data
 
 
 def _part(part: Part) -> BinaryIO:
