@@ -37,6 +37,12 @@ SIZES: dict[str, Any] = {
 VOCABULARY = 11
 
 
+def slow(*values: Any) -> list:
+    """Values of a parameter, or of several together, that only `make soak` tries."""
+    together = (value if isinstance(value, tuple) else (value,) for value in values)
+    return [pytest.param(*each, marks=pytest.mark.slow) for each in together]
+
+
 def layer_config(**changes: Any) -> br.LayerConfig:
     """A tiny layer, no two of whose sizes are equal where they could be confused."""
     return br.LayerConfig(**(SIZES | changes))

@@ -188,7 +188,9 @@ class Checkpoints:
                 if loss is not None:
                     self._saving = self._worker.submit(self._note_loss, step, loss)
                 return False
-            self.directory.mkdir(exist_ok=True)
+            if not self.directory.is_dir():
+                self.directory.mkdir()
+                flush_to_disk(self.directory.parent)
             if self._path(step).exists():
                 raise FileExistsError(errno.EEXIST, "File exists", str(step))
         except OSError as error:

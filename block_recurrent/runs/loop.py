@@ -32,6 +32,7 @@ from block_recurrent.runs.records import Records, record_launch
 from block_recurrent.runs.trackers import check_trackers
 from block_recurrent.runs.workdir import CHECKPOINTS, CONFIG, locked, write_config
 from block_recurrent.system.devices import check_device
+from block_recurrent.system.files import make_folder
 from block_recurrent.system.progress import ProgressLine, Stopwatch
 from block_recurrent.system.signals import Stopped, StopRequest, stop_on_signal
 from block_recurrent.training.build import abstract_model
@@ -227,7 +228,7 @@ class TrainingLoop:
         """Makes the first changes to the files of a work directory."""
         if continues:
             read_metrics(workdir / METRICS)  # damage is noticed before anything is changed
-        workdir.mkdir(parents=True, exist_ok=True)
+        make_folder(workdir)
         write_config(workdir, to_gin(self.config))
         record_launch(workdir)
         if continues:

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from block_recurrent.config import ConfigError
 from block_recurrent.runs.errors import WorkdirInUse
-from block_recurrent.system.files import hold, reason, write_whole
+from block_recurrent.system.files import hold, make_folder, reason, write_whole
 
 LOCK, CONFIG, CHECKPOINTS = "lock", "config.gin", "checkpoints"
 
@@ -42,7 +42,7 @@ def locked(workdir: Path) -> Iterator[None]:
 def _hold_lock(workdir: Path) -> BinaryIO:
     lock, owner = workdir / LOCK, "unknown"
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        make_folder(workdir)
         return hold(lock)
     except BlockingIOError as error:
         with contextlib.suppress(OSError):

@@ -70,6 +70,15 @@ def put_in_place(building: Path, folder: Path) -> None:
     flush_to_disk(folder.parent)
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it that are missing, and flushes their names to the disk."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        with contextlib.suppress(PermissionError):  # to read a folder that one may write to
+            flush_to_disk(folder.parent)
+
+
 def flush_folder(folder: Path) -> None:
     """Flushes a folder, and everything in it, to the disk."""
     for path in [*folder.rglob("*"), folder]:
