@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,14 @@ def test_lanes_on_a_cache_are_those_on_memory(tmp_path):
         for a, b in zip(next(mapped), next(memory), strict=True):
             np.testing.assert_array_equal(a, b)
     assert mapped.position == memory.position
+
+
+def test_a_cache_that_is_removed_while_a_run_reads_it_is_read_to_the_end(tmp_path):
+    lanes = TrainingLanes(cached(tmp_path / "caches"), 3, 8, 256, seed=1)
+    memory = TrainingLanes(tokenize(Corpus(DOCUMENTS), ByteTokenizer()), 3, 8, 256, seed=1)
+    shutil.rmtree(tmp_path / "caches")
+    for _ in range(30):
+        np.testing.assert_array_equal(next(lanes).tokens, next(memory).tokens)
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "index.npy", "ids.json", "cache.json"])

@@ -1,8 +1,11 @@
-"""A law of other places: no network is needed."""
+"""Laws of other places: no network is needed, and no clock that is right."""
 
 import json
 import subprocess
+import time
 
+from block_recurrent.runs.metrics import read_metrics
+from block_recurrent.runs.seal import check_seal
 from tests import quick_runs
 from tests.interpreter import python
 
@@ -55,3 +58,19 @@ def test_training_evaluation_and_generation_need_no_network(tmp_path):
     python(ALL_PROGRAMS, *arguments, prefix=without_network(), **blocked)
     evaluation = json.loads((tmp_path / "run/evaluation_validation.json").read_text())
     assert evaluation["step"] == quick_runs.STEPS
+
+
+def test_a_run_survives_a_clock_that_jumps_by_a_year(tmp_path, steps, monkeypatch, capsys):
+    """A save that is under way may time out, which is a warning."""
+    inputs = quick_runs.make_inputs(tmp_path)
+    assert quick_runs.run(inputs, tmp_path / "steady") == 0
+    now, ahead = time.time, [0]
+    monkeypatch.setattr(time, "time", lambda: now() + ahead[-1])
+    steps.at = {3: lambda: ahead.append(365 * 86_400), 5: lambda: ahead.append(0)}
+    assert quick_runs.run(inputs, tmp_path / "jumping") == 0
+    assert len(quick_runs.warnings_in(capsys.readouterr().err)) <= 2
+    lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("steady", "jumping")]
+    for line in (*lines[0], *lines[1]):
+        assert line.pop("tokens_per_second", 1) > 0
+    assert lines[0] == lines[1]
+    check_seal(quick_runs.checkpoint(tmp_path / "jumping", quick_runs.STEPS))
