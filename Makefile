@@ -32,9 +32,12 @@ docs: $(VENV)/.setup  # build the documentation in site/
 benchmark: $(VENV)/.setup  # time training steps, evaluation, generation and checkpoints
 	$(BIN)/python experiments/benchmark.py
 
-soak: $(VENV)/.setup  # kill training 200 times, and clusters of processes 20 times
+soak: $(VENV)/.setup  # run slow tests, kill training, cut its power, train for 200,000 steps: hours
+	$(BIN)/python -m pytest -n 3 --dist loadfile --max-worker-restart=0 -m slow
 	$(BIN)/python -m tests.soak
 	$(BIN)/python -m tests.soak --cluster --kills=20
+	$(BIN)/python -m tests.soak.power
+	$(BIN)/python -m tests.soak.hours
 
 hostile: $(VENV)/.setup  # change files of every kind at random, 10,000 times each, and read them
 	$(BIN)/python -m tests.soak.hostile

@@ -6,6 +6,7 @@ import pytest
 
 from block_recurrent.runs.metrics import read_metrics
 from experiments import evaluate, generate
+from tests.helpers import slow
 from tests.quick_runs import STEPS, make_inputs, run
 
 FLAGS = {
@@ -14,7 +15,7 @@ FLAGS = {
 }
 
 
-@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("name", ["transformer_xl", *slow("lstm")])
 def test_a_work_directory_of_a_baseline_serves_every_program(name, tmp_path, capsys):
     inputs, workdir = make_inputs(tmp_path), tmp_path / "run"
     options = [f"--gin.model.{flag}" for flag in (f"architecture={name}", *FLAGS[name])]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests import reference
+from tests.helpers import slow
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.npz"))
 TOLERANCE = 1e-5
@@ -90,7 +91,7 @@ def test_recurrent_states(case):
                 assert_close(layer_state.recurrent, case.arrays[golden])
 
 
-@pytest.mark.parametrize("name", ["feedback_lstm_single", "fixed_dual", "lstm_dual"])
+@pytest.mark.parametrize("name", ["feedback_lstm_single", *slow("fixed_dual", "lstm_dual")])
 def test_every_parameter_matters(name):
     """In models that together have every kind of parameter."""
     (path,) = (path for path in GOLDEN if path.stem == name)

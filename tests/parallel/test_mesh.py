@@ -57,6 +57,7 @@ def run(workdir, devices: int, batch_size: int = 8, steps: int = 4, microbatches
     return json.loads(output.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_rows_are_sharded_over_devices_however_many_and_no_number_changes(tmp_path):
     one = run(tmp_path / "one", devices=1)
     assert (one["devices"], one["copies"], set(one["lanes"])) == (1, [1], {8})

@@ -4,6 +4,7 @@ import json
 import resource
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from block_recurrent.runs.checkpoints import read_parameters
 from block_recurrent.runs.metrics import read_metrics
 from block_recurrent.runs.seal import check_seal
+from tests.helpers import slow
 from tests.parallel.cluster import Ended, finish, run, start
 from tests.quick_runs import STEPS, TEXT, write_corpus, write_gin
 
@@ -22,7 +24,11 @@ ENDLESS = {"training.num_steps": 1_000_000, "training.checkpoint_every": 1000}
 @pytest.fixture(scope="module")
 def gin(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
-    values = {"data.path": str(write_corpus(folder / "corpus")), "data.batch_size": 4}
+    values = {
+        "data.path": str(write_corpus(folder / "corpus")),
+        "data.batch_size": 4,
+        "training.trackers": (),
+    }
     return write_gin(folder / "run.gin", values)
 
 
@@ -65,13 +71,14 @@ def assert_trained_by(ended: list[Ended], workdir: Path, alone: Path) -> None:
 
 
 def test_four_processes_train_as_one_does(gin, alone, tmp_path):
-    mesh = {"mesh.fsdp": 2, "mesh.tensor": 2}
+    mesh = {"mesh.fsdp": 2, "mesh.tensor": 2, "training.checkpoint_every": STEPS}
     ended = run("train.py", words(gin, tmp_path / "run", **mesh), 4)
     assert_trained_by(ended, tmp_path / "run", alone)
     assert "parameters: " in ended[0].output and f"step {STEPS}: " in ended[0].errors
     assert [each.errors for each in ended[1:]] == [""] * 3
 
 
+@pytest.mark.slow
 def test_two_that_go_on_beyond_a_damaged_checkpoint_train_as_one_does(gin, alone, tmp_path):
     ended = run("train.py", words(gin, tmp_path / "run", **{"training.num_steps": 4}), 2)
     assert [each.status for each in ended] == [0, 0], ended
@@ -98,20 +105,45 @@ def test_a_signal_to_one_stops_all_after_the_same_step(gin, tmp_path):
     assert metrics[-1]["step"] == max(steps)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_frozen_process_times_out(gin, tmp_path, victim):
+# Whether a run does it, by its work directory.
+DOING: dict[str, Callable[[Path], object]] = {
+    "compiling": lambda workdir: (workdir / "launches.jsonl").exists(),
+    "a step": lambda workdir: len(metrics_of(workdir)) >= 3,
+    "evaluating": lambda workdir: metrics_of(workdir)[-1:] == [EVALUATED],
+    "saving": lambda workdir: [*workdir.glob("checkpoints/*.orbax-checkpoint-tmp")],
+}
+EVALUATED = 5
+
+
+@pytest.mark.parametrize(
+    ("doing", "victim"),
+    [
+        ("a step", 0),
+        *slow(("a step", 1), ("compiling", 0), ("compiling", 1)),
+        *slow(("evaluating", 0), ("evaluating", 1), ("saving", 0), ("saving", 1)),
+    ],
+)
+def test_a_frozen_process_times_out_and_ends_when_it_wakes(gin, tmp_path, doing, victim):
+    """The same command goes on."""
     workdir = tmp_path / "run"
-    started = start(IMPATIENT, words(gin, workdir, **ENDLESS), 2)
-    wait_for_steps(workdir, 3)
+    held = words(gin, workdir, **{"training.evaluate_every": EVALUATED})
+    endless = [f"--gin.{name}={value}" for name, value in ENDLESS.items()]
+    started = start(IMPATIENT, [*held, *endless], 2)
+    wait_until(lambda: DOING[doing](workdir))
     started[victim].send_signal(signal.SIGSTOP)
     other = started[1 - victim]
     _, errors = other.communicate(timeout=300)
-    started[victim].kill()
-    finish(started[victim : victim + 1])
+    started[victim].send_signal(signal.SIGCONT)
+    (woken,) = finish(started[victim : victim + 1])
     assert other.returncode == 9
     assert f"(process {victim} has been silent for 12 s)" in errors
+    assert woken.status in (9, -signal.SIGABRT), woken
+    last = max([0, *metrics_of(workdir)])
+    (again,) = run("train.py", [*held, f"--gin.training.num_steps={last + 2}"], 1)
+    assert again.status == 0, again
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_for_its_data_for_ever_times_out(gin, tmp_path):
     ended = run(IMPATIENT, [*words(gin, tmp_path / "run"), "--hang"], 2)
     assert ended[0].status == 9
@@ -119,7 +151,7 @@ def test_a_process_that_waits_for_its_data_for_ever_times_out(gin, tmp_path):
     assert ended[1].status in (9, -signal.SIGABRT)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, *slow(1)])  # 0 has the service of all
 def test_a_killed_process_ends_the_others_and_fewer_go_on(gin, tmp_path, victim):
     workdir = tmp_path / "run"
     held = words(gin, workdir, **{"training.checkpoint_every": 1})
@@ -137,14 +169,33 @@ def test_a_killed_process_ends_the_others_and_fewer_go_on(gin, tmp_path, victim)
     assert again.status == 0 and "continuing from step" in again.errors
 
 
+def metrics_of(workdir: Path) -> list[int]:
+    """The steps that have been logged."""
+    return [line["step"] for line in read_metrics(workdir / "metrics.jsonl")]
+
+
 def wait_for_steps(workdir: Path, number: int = 2) -> None:
     """Returns when so many steps have been logged."""
-    metrics, end = workdir / "metrics.jsonl", time.monotonic() + 300
-    while time.monotonic() < end:
-        if metrics.exists() and len(metrics.read_bytes().splitlines()) >= number:
-            return
-        time.sleep(0.05)
-    raise TimeoutError(f"{metrics} has not {number} lines")
+    wait_until(lambda: len(metrics_of(workdir)) >= number)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Returns when something is so."""
+    end = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_second_cluster_in_the_same_work_directory_is_refused(gin, tmp_path):
+    first = start("train.py", words(gin, tmp_path, **ENDLESS), 2)
+    wait_for_steps(tmp_path)
+    second = run("train.py", words(gin, tmp_path, **ENDLESS), 2)
+    assert [each.status for each in second] == [4, 4], second
+    assert "another process" in second[0].errors and "is training in" in second[0].errors
+    first[0].send_signal(signal.SIGTERM)
+    assert [each.status for each in finish(first)] == [128 + signal.SIGTERM] * 2
 
 
 def test_an_error_in_process_0_ends_all(gin, alone):
@@ -162,6 +213,7 @@ def test_processes_score_every_token_once(gin, alone):
     assert found["bits_per_token"] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_one_process_cannot_write_is_saved_by_none(gin, tmp_path):
     held = words(gin, tmp_path, **(ENDLESS | {"training.checkpoint_every": 1}))
     started = start(IMPATIENT, held, 2)

@@ -14,6 +14,7 @@ SIZE += ["--gin.model.num_layers=3", "--gin.data.batch_size=2"]
 SIZE += [f"--gin.data.segment_length={2 * SIZES['window']}"]
 
 
+@pytest.mark.slow
 def test_a_codebase_beside_itself(tmp_path, monkeypatch, capsys):
     command = [sys.executable, compare.FOLDER / "ours.py"]
     monkeypatch.setattr(compare, "commands", lambda _: {compare.OURS: command, "other": command})

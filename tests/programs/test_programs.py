@@ -28,6 +28,7 @@ from block_recurrent.runs.checkpoints import Checkpoints
 from block_recurrent.runs.metrics import read_metrics
 from block_recurrent.runs.trained import load
 from experiments import evaluate, generate, train
+from tests.helpers import slow
 from tests.programs import PROGRAMS
 from tests.soak import processes
 
@@ -146,7 +147,7 @@ OTHER_SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("split", ["test", *slow("validation")])
 def test_figures_of_other_documents_do_not_replace_the_runs(split, folder, tmp_path, capsys):
     """Wherever the corpus lies and whatever it is called: its text decides."""
     workdir = tmp_path / "named"

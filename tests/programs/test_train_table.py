@@ -31,6 +31,7 @@ SMALL = {
     "data.segment_length": 16,
     "data.batch_size": 2,
     "training.num_steps": 3,
+    "training.trackers": (),
 }
 ROWS = ["XL:16", "Rec:fixed:skip"]
 
@@ -82,6 +83,7 @@ def test_rows_are_trained_side_by_side_and_once(corpus, two_rows, tmp_path, caps
     assert table[0] and table[0] == table[1]
 
 
+@pytest.mark.slow
 def test_rows_that_fail_say_why_and_keep_no_other_from_being_trained(
     corpus, two_rows, tmp_path, capsys
 ):

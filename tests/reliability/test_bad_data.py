@@ -149,6 +149,7 @@ def test_a_document_takes_as_many_segments_as_it_fills(name, segments, tmp_path)
     assert batches[-1].mask.all() == (name == "exact") and batches[-1].mask.any()
 
 
+@pytest.mark.slow
 def test_a_line_of_50_megabytes_arrives_whole(tmp_path):
     """All its parts differ, so that none can take the place of another."""
     numbers = np.arange(LONG // 10, dtype=np.int64)

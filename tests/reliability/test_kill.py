@@ -5,10 +5,10 @@ from tests.soak.soak import newest_begun, soak
 
 
 def test_a_run_that_is_killed_again_and_again_is_the_run_that_was_not(tmp_path):
-    summary = soak(Plan(tmp_path / "soak", kills=4, seed=0))
+    summary = soak(Plan(tmp_path / "soak", kills=2, seed=0))  # `make soak`: 200
     print(summary.describe())
-    assert summary.kills.total() == 4 and summary.kills["start"] and summary.kills["save"]
-    assert summary.runs >= 1 and summary.continued >= 2 and summary.most_lost <= 2 * EVERY
+    assert summary.kills == {"save": 1, "step": 1}
+    assert summary.runs == 1 and summary.continued >= 1 and summary.most_lost <= 2 * EVERY
 
 
 def test_what_was_begun_and_what_is_newest_follows_from_the_steps_logged():

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -38,17 +37,15 @@ class Ended(NamedTuple):
 class Program:
     """A program under way in `folder`, with a work directory, or a corpus, of its name.
 
-    Without a cache of compiled programs, a folder, it compiles for as long as usual.
+    Unless compiled programs are `cached`, it compiles for as long as usual.
     """
 
-    def __init__(
-        self, folder: Path, name: str, *command: str, cache: str = "compiled", path: str = ""
-    ):
+    def __init__(self, folder: Path, name: str, *command: str, cached: bool = True, path: str = ""):
         self.workdir = folder / name
         self.files = [folder / f"{name}.{kind}" for kind in ("output", "errors")]
         environment = os.environ | {"PATH": f"{path}:{os.environ['PATH']}"}
-        if cache:
-            environment |= ENVIRONMENT | {"JAX_COMPILATION_CACHE_DIR": str(folder / cache)}
+        if cached:
+            environment |= ENVIRONMENT | {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
         with self.files[0].open("wb") as output, self.files[1].open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, str(PROGRAMS / command[0]), *command[1:]],
@@ -82,20 +79,15 @@ class Program:
         return Ended(self.process.wait(), seconds, self.output, errors, self.workdir)
 
 
-def train(folder: Path, name: str, *options: str, cache: str = "compiled") -> Program:
+def train(folder: Path, name: str, *options: str, cached: bool = True) -> Program:
     command = ["train.py", f"--gin_file={folder / CONFIG}", f"--workdir={folder / name}"]
     endless = "--gin.training.num_steps=1000000"
-    return Program(folder, name, *command, endless, *options, cache=cache)
+    return Program(folder, name, *command, endless, *options, cached=cached)
 
 
 def compiling(folder: Path, name: str, *numbers: int) -> Ended:
-    program = train(folder, name, cache="")
+    program = train(folder, name, cached=False)
     return program.send(*numbers, until=lambda: "parameters:" in program.output, pause=0.3)
-
-
-def beginning(folder: Path, name: str, *numbers: int) -> Ended:
-    program = train(folder, name)
-    return program.send(*numbers, until=lambda: "parameters:" in program.output)
 
 
 def training(folder: Path, name: str, *numbers: int) -> Ended:
@@ -106,12 +98,6 @@ def training(folder: Path, name: str, *numbers: int) -> Ended:
 def evaluating_meanwhile(folder: Path, name: str, *numbers: int) -> Ended:
     program = train(folder, name, f"--gin.training.evaluate_every={EVERY}")
     return program.send(*numbers, until=lambda: last_logged(program.workdir) == EVERY, pause=0.3)
-
-
-def compiling_the_evaluation(folder: Path, name: str, *numbers: int) -> Ended:
-    cache = shutil.copytree(folder / "compiled_training", folder / f"{name}.compiled")
-    program = train(folder, name, "--gin.training.evaluate_every=1", cache=cache.name)
-    return program.send(*numbers, until=lambda: last_logged(program.workdir) == 1, pause=0.05)
 
 
 def evaluating(folder: Path, name: str, *numbers: int) -> Ended:
@@ -155,8 +141,8 @@ def waiting_for_git(folder: Path, name: str, *numbers: int) -> Ended:
 
 
 # What a program is doing, and the signals that it gets.
-FIRST = (compiling, beginning, training, evaluating_meanwhile, evaluating, generating, preparing)
-SECOND = (training, compiling_the_evaluation, waiting_for_git)
+FIRST = (compiling, training, evaluating_meanwhile, evaluating, generating, preparing)
+SECOND = (training, waiting_for_git)
 ONE = list(zip(FIRST, itertools.cycle(SIGNALS)))
 TWO = list(zip(SECOND, itertools.cycle([SIGNALS, SIGNALS[::-1]])))
 
@@ -178,7 +164,6 @@ def folder(tmp_path_factory) -> Path:
     (folder / "git" / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
     (folder / "git" / ".git" / "refs" / "heads" / "main").write_text("0" * 40 + "\n")
     training(folder, "trained", signal.SIGTERM)
-    shutil.copytree(folder / "compiled", folder / "compiled_training")
     return folder
 
 
@@ -210,7 +195,7 @@ def test_training_saves_its_last_step(doing, number, ended):
     assert "validation" not in (workdir / "metrics.jsonl").read_text()
 
 
-@pytest.mark.parametrize(("doing", "number"), sent_to(compiling, beginning, evaluating, generating))
+@pytest.mark.parametrize(("doing", "number"), sent_to(compiling, evaluating, generating))
 def test_what_has_nothing_to_save_ends_at_once(doing, number, ended):
     *_, errors, workdir = ended(doing, number)
     assert "nothing to save" in errors

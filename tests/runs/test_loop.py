@@ -40,7 +40,7 @@ from block_recurrent.training.build import make_lanes, make_model, make_train_st
 from block_recurrent.training.evaluation import evaluate
 from block_recurrent.training.optimizer import make_schedule
 from block_recurrent.training.step import StepMetrics
-from tests.helpers import SIZES, assert_close, assert_equal, steps_compiled_once
+from tests.helpers import SIZES, assert_close, assert_equal, slow, steps_compiled_once
 from tests.quick_runs import tree_of
 
 STEPS = 9
@@ -166,7 +166,9 @@ def run_with_stops(config, workdir, stops: int) -> None:
     run(config, workdir)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "model", ["float32", "transformer_xl", *slow("bfloat16", "transformer", "lstm")]
+)
 def test_a_stopped_run_is_the_uninterrupted_one(model, uninterrupted, tmp_path, interrupt):
     config = change(LONG, accumulate_steps=MICROBATCHES.get(model, 1))
     config = dataclasses.replace(config, model=MODELS[model])
@@ -195,6 +197,7 @@ def test_a_run_made_longer_is_the_long_run(uninterrupted, tmp_path):
     assert_equal(result_of(tmp_path, CONFIG), result_of(uninterrupted(CONFIG), CONFIG))
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_with_another_number_of_microbatches(uninterrupted, tmp_path):
     plain = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, dropout=0.0))
     for steps, microbatches in ((4, 2), (STEPS, 1)):

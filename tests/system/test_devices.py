@@ -37,6 +37,7 @@ def faults(**environment):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the setting is glibc's")
+@pytest.mark.slow
 def test_freed_memory_is_kept_unless_switched_off():
     # Thirty results of 12,288 pages each, where pages have 4 KB.
     assert 10 * faults() < faults(**{SWITCH: "off"})

@@ -24,7 +24,7 @@ from block_recurrent.training import estimate
 from block_recurrent.training.build import abstract_train_state, make_train_state
 from block_recurrent.training.trainer import abstract_run_state, make_run_step
 from experiments import train
-from tests.helpers import MODELS, model_config
+from tests.helpers import MODELS, model_config, slow
 
 DATA = DataConfig(batch_size=2, segment_length=16)
 BYTES = {"vocab_size": 256}
@@ -83,6 +83,7 @@ def test_remat_keeps_less():
     assert kept["layer"].computed_again < kept["none"].activations
 
 
+@pytest.mark.slow
 def test_microbatches_need_less_in_the_estimate_and_in_the_compiled_step():
     data = dataclasses.replace(DATA, batch_size=8)
     config = dataclasses.replace(experiment(num_layers=2), data=data)
@@ -143,7 +144,7 @@ def test_a_run_is_described_without_data_and_without_a_work_directory(capsys, tm
     assert ["a", "step", "131,072"] in words and words[-1][-1] == f"{2**17 * 500_000:,}"
 
 
-@pytest.mark.parametrize("row", ["transformer_xl", "transformer", "lstm"])
+@pytest.mark.parametrize("row", ["transformer_xl", *slow("transformer", "lstm")])
 def test_a_dry_run_knows_the_baselines(row, capsys):
     """Also what is computed again: less is kept, and one layer of what was kept else."""
     files = [f"--gin_file=table1/pg19_bytes/{row}.gin", "--dry_run"]
