@@ -40,7 +40,7 @@ def apply_linear(x: Float[Array, "... I"], layer: nnx.Linear) -> Float[Array, ".
     """A layer with a bias, in the dtype of `x`."""
     assert layer.bias is not None
     bias = jax.lax.broadcast_to_rank(layer.bias[...].astype(x.dtype), x.ndim)
-    return product(x, layer.kernel[...].astype(x.dtype)) + bias
+    return product(x, layer.kernel[...]) + bias
 
 
 class LayerNorm(nnx.Module):

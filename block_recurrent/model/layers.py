@@ -1,5 +1,6 @@
 """Small layers that all others are made of: norm, dense layers, heads, dropout."""
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -54,29 +55,32 @@ def apply_dense(x: Float[Array, "... I"], *layers: nnx.Linear) -> list[Float[Arr
 def apply_side_by_side(x: Float[Array, "... I"], *layers: nnx.Linear) -> Float[Array, "... O"]:
     """As `apply_dense`, with the outputs concatenated along the last axis."""
     kernel = jnp.concatenate([layer.kernel[...] for layer in layers], axis=1)
-    return product(x, kernel.astype(x.dtype))
+    return product(x, kernel)
 
 
 @jax.custom_vjp
-def product(x: Float[Array, "... I"], kernel: Float[Array, "I O"]) -> Float[Array, "... O"]:
-    """`x @ kernel`, whose gradient for the kernel has its shorter side first.
+def product(x: Float[Array, "... I"], kernel: Float32[Array, "I O"]) -> Float[Array, "... O"]:
+    """`x @ kernel` in the dtype of `x`, with a float32 gradient for the kernel.
 
-    With the longer side first XLA:CPU takes twice as long.
+    That is the sum over tokens as the product leaves it, so devices add up their parts in float32.
+    The product has its shorter side first: with the longer one first XLA:CPU takes twice as long.
     """
-    return x @ kernel
+    return x @ kernel.astype(x.dtype)
 
 
 def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ kernel, (x, kernel)
+    rounded = kernel.astype(x.dtype)
+    return x @ rounded, (x, rounded)
 
 
 def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
     inputs, outputs = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    sum_over_tokens = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
     if x.shape[-1] <= kernel.shape[1]:
-        of_kernel = inputs.T @ outputs
+        of_kernel = sum_over_tokens(inputs.T, outputs)
     else:  # the barrier keeps XLA from transposing it back
-        of_kernel = jax.lax.optimization_barrier(outputs.T @ inputs).T
+        of_kernel = jax.lax.optimization_barrier(sum_over_tokens(outputs.T, inputs)).T
     return gradient @ kernel.T, of_kernel
 
 

@@ -5,7 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from block_recurrent.model.parameters import named_parameters
 from tests.helpers import (
     MODELS,
     assert_close,
@@ -41,6 +43,19 @@ def test_parameters_states_gradients_and_logits_stay_float32():
     assert dtypes(after.cache) == {BFLOAT16}
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
     assert 1e-4 < np.std(low_logits - logits) / np.std(logits) < 3e-2
+
+
+@pytest.mark.parametrize("name", ["lstm_dual", "feedback_fixed_single"])
+def test_no_gradient_of_a_kernel_is_rounded_to_bfloat16(name):
+    """Devices add up their parts of a gradient as they are: in float32."""
+    _, _, low, state = prepare(name)
+    start = jnp.array([True, False])
+    *_, (gradients, _) = read_with_gradients(low, random_tokens(2, 12), state, start)
+    for path, leaf in named_parameters(gradients).items():
+        rounded = np.mean(leaf == leaf.astype(BFLOAT16).astype(FLOAT32))
+        assert rounded < 0.2 or not path.endswith("kernel"), (
+            f"{path}: {rounded:.0%} of its gradient"
+        )
 
 
 def test_feedback_in_bfloat16_is_near_float32():
