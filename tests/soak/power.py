@@ -11,13 +11,14 @@ the others leave of each file and folder what it was at some moment since. The l
 - It goes on from the newest checkpoint that was there for good before the cut, or a newer one.
 """
 
+import io
 import random
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,7 @@ from tests.quick_runs import STEPS, Steps, checkpoint, run, tree_of, write_corpu
 
 # Made in the recorded run when a checkpoint is there for good, before older ones are removed.
 ANNOUNCEMENT = "announced-"
+RECORD = "calls.txt"
 # Calls with an open file, and calls with paths; the last of each are not expected.
 ON_FILES = {"close", "write", "pwrite64", "lseek", "ftruncate", "fsync", "fdatasync"}
 ON_FILES |= {"writev", "pwritev", "copy_file_range", "sendfile"}
@@ -231,7 +233,7 @@ def without_computation() -> Iterator[Steps]:
 def record(folder: Path) -> list[Call]:
     """The calls of a run in `folder`/disk/run, whose inputs are in `folder`."""
     (folder / "disk").mkdir()
-    kept, names = folder / "calls.txt", ",".join({"execve"} | ON_FILES | ON_PATHS)
+    kept, names = folder / RECORD, ",".join({"execve"} | ON_FILES | ON_PATHS)
     tracing = ["strace", "-f", "-qq", "-y", "-xx", "-s", str(2**24), "-e", "signal=none"]
     command = [sys.executable, "-m", "tests.soak.power", f"--record={folder}"]
     subprocess.run(
@@ -257,7 +259,7 @@ def cut(folder: Path, cuts: int, seed: int = 0) -> Iterator[tuple[int, int]]:
     """Records a run and cuts it.
 
     Args:
-      folder: for all files; new.
+      folder: for all files; new, or of an earlier call.
       cuts: number of moments, evenly spread over all calls that change something.
       seed: of what is left.
 
@@ -268,6 +270,8 @@ def cut(folder: Path, cuts: int, seed: int = 0) -> Iterator[tuple[int, int]]:
     Raises:
       AssertionError: a law was broken; `folder` is left.
     """
+    if (folder / RECORD).exists():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     values = {"data.path": str(write_corpus(folder / "books")), "training.evaluate_every": 4}
     write_gin(folder / "tiny.gin", values)
@@ -295,8 +299,10 @@ def _go_on(
     shutil.rmtree(left, ignore_errors=True)
     disk.folder.leave(left, rng)
     found = tree_of(left)
-    with without_computation() as steps:
-        assert run(folder, left / "run") == 0, found.keys()
+    said = io.StringIO()
+    with without_computation() as steps, redirect_stdout(said), redirect_stderr(said):
+        status = run(folder, left / "run")
+    assert status == 0, f"status {status} with {found.keys()}:\n{said.getvalue()}"
     begun = min(steps.batches, default=STEPS + 1) - 1
     assert begun >= newest, f"went on from {begun}, announced was {newest}: {found.keys()}"
     assert outcome_of(left / "run") == expected
