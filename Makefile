@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Three workers for two cores, because some tests wait for other programs. A worker that dies ends
+# the run: pytest-xdist might wait for ever for the rest of its file.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .PHONY: help table table-long test lint docs benchmark soak hostile setup clean
@@ -15,10 +18,8 @@ table: $(VENV)/.table  # train seven rows of the paper's Table 1 at a small size
 table-long: $(VENV)/.table  # all rows, longer, some with three seeds
 	$(BIN)/python experiments/train_table.py --long
 
-# Three workers for two cores, because some tests wait for other programs. A worker that dies ends
-# the run: pytest-xdist might wait for ever for the rest of its file.
 test: $(VENV)/.setup  # run the tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(TESTS)
+	$(PYTEST) $(TESTS)
 
 lint: $(VENV)/.setup  # check format, style and types
 	$(BIN)/ruff format --check .
@@ -33,7 +34,7 @@ benchmark: $(VENV)/.setup  # time training steps, evaluation, generation and che
 	$(BIN)/python experiments/benchmark.py
 
 soak: $(VENV)/.setup  # run slow tests, kill training, cut its power, train for 200,000 steps: hours
-	$(BIN)/python -m pytest -n 3 --dist loadfile --max-worker-restart=0 -m slow
+	$(PYTEST) -m slow
 	$(BIN)/python -m tests.soak
 	$(BIN)/python -m tests.soak --cluster --kills=20
 	$(BIN)/python -m tests.soak.power

@@ -1,6 +1,5 @@
 """Settings of every test: strict dtypes and ranks, exact products, quick compilation."""
 
-import gc
 import os
 import signal
 import subprocess
@@ -28,7 +27,6 @@ def _compile_quickly() -> None:
 
 
 _compile_quickly()
-gc.set_threshold(50_000, 20, 100)  # traced programs are many objects, few of them garbage
 # What a shell starts in the background ignores Ctrl-C, and so would every program of a test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -32,8 +32,8 @@ def write_seal(folder: Path, step: int) -> None:
     flush_folder(folder)
     files = {name: _checksum(folder / name) for name in _files_in(folder)}
     (folder / SEAL).write_text(seal({"format": FORMAT, "step": step, "files": files}))
-    for path in (folder / SEAL, folder):
-        flush_to_disk(path)
+    flush_to_disk(folder / SEAL)
+    flush_to_disk(folder)
 
 
 def check_seal(folder: Path, part: int = 0, parts: int = 1) -> None:

@@ -105,6 +105,7 @@ def test_a_signal_to_one_stops_all_after_the_same_step(gin, tmp_path):
     assert metrics[-1]["step"] == max(steps)
 
 
+EVALUATED = 5
 # Whether a run does it, by its work directory.
 DOING: dict[str, Callable[[Path], object]] = {
     "compiling": lambda workdir: (workdir / "launches.jsonl").exists(),
@@ -112,7 +113,6 @@ DOING: dict[str, Callable[[Path], object]] = {
     "evaluating": lambda workdir: metrics_of(workdir)[-1:] == [EVALUATED],
     "saving": lambda workdir: [*workdir.glob("checkpoints/*.orbax-checkpoint-tmp")],
 }
-EVALUATED = 5
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,6 @@ def test_a_frozen_process_times_out_and_ends_when_it_wakes(gin, tmp_path, doing,
     assert again.status == 0, again
 
 
-@pytest.mark.slow
 def test_a_process_that_waits_for_its_data_for_ever_times_out(gin, tmp_path):
     ended = run(IMPATIENT, [*words(gin, tmp_path / "run"), "--hang"], 2)
     assert ended[0].status == 9
@@ -213,7 +212,6 @@ def test_processes_score_every_token_once(gin, alone):
     assert found["bits_per_token"] == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.slow
 def test_a_checkpoint_that_one_process_cannot_write_is_saved_by_none(gin, tmp_path):
     held = words(gin, tmp_path, **(ENDLESS | {"training.checkpoint_every": 1}))
     started = start(IMPATIENT, held, 2)

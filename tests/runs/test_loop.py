@@ -197,7 +197,6 @@ def test_a_run_made_longer_is_the_long_run(uninterrupted, tmp_path):
     assert_equal(result_of(tmp_path, CONFIG), result_of(uninterrupted(CONFIG), CONFIG))
 
 
-@pytest.mark.slow
 def test_a_run_may_go_on_with_another_number_of_microbatches(uninterrupted, tmp_path):
     plain = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, dropout=0.0))
     for steps, microbatches in ((4, 2), (STEPS, 1)):

@@ -187,10 +187,9 @@ class Disk:
         return True
 
     def _open(self, path: Path, call: Call) -> bool:
-        parent = self._parent(path) if path != self.root else Folder()
-        new = path != self.root and path.name not in parent.entries
+        new = path != self.root and path.name not in self._parent(path).entries
         if new:
-            parent.change(None, {path.name: File()})
+            self._parent(path).change(None, {path.name: File()})
         entry = self._find(path)
         emptied = isinstance(entry, File) and "O_TRUNC" in call.words
         if emptied:
@@ -298,13 +297,13 @@ def _go_on(
     left = folder / "left"
     shutil.rmtree(left, ignore_errors=True)
     disk.folder.leave(left, rng)
-    found = tree_of(left)
+    found = sorted(tree_of(left))
     said = io.StringIO()
     with without_computation() as steps, redirect_stdout(said), redirect_stderr(said):
         status = run(folder, left / "run")
-    assert status == 0, f"status {status} with {found.keys()}:\n{said.getvalue()}"
+    assert status == 0, f"status {status} with {found}:\n{said.getvalue()}"
     begun = min(steps.batches, default=STEPS + 1) - 1
-    assert begun >= newest, f"went on from {begun}, announced was {newest}: {found.keys()}"
+    assert begun >= newest, f"went on from {begun}, announced was {newest}: {found}"
     assert outcome_of(left / "run") == expected
     return newest, begun
 
@@ -333,7 +332,7 @@ def main() -> None:
     ):
         line.show(f"cut {number + 1} of {options.cuts}: announced {newest}, went on from {begun}")
     line.end()
-    print(f"{number + 1} cuts, and each run went on")
+    print(f"{options.cuts} cuts, and each run went on")
 
 
 if __name__ == "__main__":

@@ -83,7 +83,6 @@ def test_remat_keeps_less():
     assert kept["layer"].computed_again < kept["none"].activations
 
 
-@pytest.mark.slow
 def test_microbatches_need_less_in_the_estimate_and_in_the_compiled_step():
     data = dataclasses.replace(DATA, batch_size=8)
     config = dataclasses.replace(experiment(num_layers=2), data=data)
