@@ -118,7 +118,7 @@ def _read_flag(name: str, text: str) -> config_parser.BindingStatement:
 
 def _find(name: str, folders: Sequence[Path], where: str) -> Path:
     for folder in folders:
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):  # also of names that no file can have
             return folder / name
     known = [str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.rglob("*.gin")]
     known += [str(path) for path in Path(name).parent.glob("*.gin")]

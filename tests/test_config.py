@@ -50,6 +50,8 @@ WRONG = [
     (LayerConfig, {"dropout": 1.0}, ValueError, "dropout must be in [0, 1), not 1.0"),
     (LayerConfig, {"dropout": -0.1}, ValueError, "dropout must be in [0, 1), not -0.1"),
     (LayerConfig, {"dropout": float("nan")}, ValueError, "dropout must be finite, not nan"),
+    (LayerConfig, {"dropout": 10**400}, ValueError, "must be less than 2**63, but has 1329 bits"),
+    (LayerConfig, {"window": 2**63}, ValueError, "must be less than 2**63, but has 64 bits"),
     (LayerConfig, {"gate": "gru"}, ValueError, "gate must be one of 'fixed', 'lstm', not 'gru'"),
     (LayerConfig, {"gate": "lstn"}, ValueError, "did you mean 'lstm'"),
     (LayerConfig, {"gate": 1}, ValueError, "gate must be one of 'fixed', 'lstm', not 1"),

@@ -193,6 +193,8 @@ WRONG_FILES = {
     "model.gate = 'lstm": ["it.gin:1"],
     "model.window = 64 65": ["it.gin:1", "Expected newline"],
     "model.recurrent_layers = " + 5000 * "(": ["it.gin:1", "nested too deeply"],
+    f'include "{5000 * "a"}"': ["it.gin:1", "there is no file"],
+    f"model.recurrent_layers = ({10**400},)": ["it.gin:1", "recurrent_layers"],
 }
 
 

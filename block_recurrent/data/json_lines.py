@@ -4,7 +4,6 @@ import codecs
 import gzip
 import io
 import itertools
-import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import IO, Any, AnyStr, BinaryIO, cast
 
 from block_recurrent.data.documents import DataError, decode
 from block_recurrent.system.extras import require
+from block_recurrent.system.text import parse_json
 
 # A line, or a file that is read whole, may unpack to so many bytes, or to so many times the bytes
 # that its file has: a few kilobytes may unpack to as many gigabytes.
@@ -147,15 +147,15 @@ def json_lines(file: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def parse_json(line: str | bytes, where: str) -> dict[str, Any]:
+def parse_record(line: str | bytes, where: str) -> dict[str, Any]:
     """Returns the object that a line holds; bytes are read as UTF-8.
 
     Raises:
       DataError: the line is no JSON object. The message begins with `where`.
     """
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(line)
+    except ValueError as error:
         raise DataError(f"{where}: not JSON, {error}; write one object a line.") from error
     if not isinstance(record, dict):
         raise DataError(f"{where}: a {type(record).__name__}; write an object with id and text.")
@@ -165,9 +165,9 @@ def parse_json(line: str | bytes, where: str) -> dict[str, Any]:
 def json_records(file: Path) -> Iterator[tuple[dict[str, Any], str, bool]]:
     """Yields the objects in a file, where each one is, and whether it was not valid UTF-8.
 
-    Raises the errors of `json_lines` and `parse_json`.
+    Raises the errors of `json_lines` and `parse_record`.
     """
     for number, line in json_lines(file):
         text, invalid = decode(line)
         where = f"{file}, line {number}"
-        yield parse_json(text, where), where, invalid
+        yield parse_record(text, where), where, invalid

@@ -2,8 +2,7 @@
 
 import csv
 import io
-import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from block_recurrent.data.json_lines import (
     read_whole,
 )
 from block_recurrent.system.extras import require
+from block_recurrent.system.text import parse_json
 
 TEXT_COLUMNS = ("book_text", "text", "content", "code")
 _ROWS = 64
@@ -105,8 +105,8 @@ def _json_or_list(file: Path, wanted: Collection[str]) -> Iterator[Row]:
     with read_errors(file):
         text, invalid = decode_file(read_whole(file), str(file))
     try:
-        records = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        records = parse_json(text)
+    except ValueError as error:
         raise DataError(f"{file}: no list in JSON, {error}; write it again.") from error
     for number, record in enumerate(records, start=1):
         where = f"{file}, item {number}"
@@ -124,6 +124,7 @@ def _csv_rows(file: Path, wanted: Collection[str]) -> Iterator[Row]:
         delimiter = "\t" if kind_of(file) == ".tsv" else ","
         try:
             rows = csv.DictReader(lines_of(lines, file), delimiter=delimiter)
+            _columns(file, rows.fieldnames or (), wanted)
             for number, row in enumerate(rows, start=1):
                 texts = {
                     name: decode(value.encode("utf-8", "surrogateescape"))
@@ -137,13 +138,27 @@ def _csv_rows(file: Path, wanted: Collection[str]) -> Iterator[Row]:
             raise DataError(f"{file} cannot be read: {error}; write it again.") from error
 
 
+def _columns(file: Path, names: Sequence[str], wanted: Collection[str]) -> list[str]:
+    """The wanted columns of a table, or else the first one, which tells how many rows it has.
+
+    Raises:
+      DataError: two of them have the same name.
+    """
+    found = [name for name in names if name in wanted] or [*names[:1]]
+    for name in {*found}:
+        if names.count(name) > 1:
+            raise DataError(
+                f"{file}: {names.count(name)} columns are called {name!r}; rename them."
+            )
+    return found
+
+
 def _parquet_rows(file: Path, wanted: Collection[str]) -> Iterator[Row]:
     parquet = require("pyarrow.parquet", "data")
 
     def batches() -> Iterator[Any]:
         with parquet.ParquetFile(file) as table:
-            names = table.schema_arrow.names
-            columns = [name for name in names if name in wanted] or names[:1]
+            columns = _columns(file, table.schema_arrow.names, wanted)
             for batch in table.iter_batches(batch_size=_ROWS, columns=columns):
                 yield table.schema_arrow, batch
 
@@ -162,9 +177,9 @@ def _arrow_rows(file: Path, wanted: Collection[str]) -> Iterator[Row]:
             except arrow.ArrowInvalid:
                 source.seek(0)
                 found = reader = ipc.open_stream(source)
-            names = [name for name in reader.schema.names if name in wanted]
+            names = _columns(file, reader.schema.names, wanted)
             for batch in found:
-                yield reader.schema, batch.select(names or reader.schema.names[:1])
+                yield reader.schema, batch.select(names)
 
     return _table_rows(file, batches())
 

@@ -16,6 +16,7 @@ from block_recurrent.data.documents import DataError, Document, decode
 from block_recurrent.data.records import PUBLISHED, TEXT_COLUMNS, Columns, identity
 from block_recurrent.system.extras import require
 from block_recurrent.system.hints import must_be_one_of
+from block_recurrent.system.text import parse_json
 
 INFO, FEATURES, MANIFEST = "dataset_info.json", "features.json", "manifest.json"
 READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -47,16 +48,11 @@ class TfdsDirectory:
         info = _read_info(self.path)
         self.name: str = info.name
         self._features: Any = info.features
+        self._manifest = _read_manifest(self.path)
         self._check_columns()
         splits = {split: found for split, found in info.splits.items() if found.num_examples}
         self._shards = {split: self._shards_of(found) for split, found in splits.items()}
         self.splits: Mapping[str, int] = {name: s.num_examples for name, s in splits.items()}
-        self._manifest = _read_manifest(self.path)
-        if self._manifest is not None and columns != PUBLISHED:
-            raise DataError(
-                f"{self.path} has a manifest, which says what its features are: leave "
-                "data.id_column, data.text_column and data.title_column out."
-            )
 
     def _shards_of(self, split: Any) -> list[tuple[Path, int]]:
         """Returns the files of a split, and the number of records in each."""
@@ -73,6 +69,16 @@ class TfdsDirectory:
     def _check_columns(self) -> None:
         """Finds out which features are the text and the id."""
         columns, features = self._columns, self._features
+        if self._manifest is not None:
+            if "book_title" not in features:  # nothing else would notice
+                raise DataError(
+                    f"{self.path / FEATURES} has no book_title: it is damaged; {_AGAIN}."
+                )
+            if columns != PUBLISHED:
+                raise DataError(
+                    f"{self.path} has a manifest, which says what its features are: leave "
+                    "data.id_column, data.text_column and data.title_column out."
+                )
         self._ids = columns.id.split(",") if columns.id else _first(("source", "book_id"), features)
         texts = [columns.text] if columns.text else _first(TEXT_COLUMNS, features)
         self._text = texts[0] if texts else "text"
@@ -183,8 +189,8 @@ def _read_info(path: Path) -> Any:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        found = parse_json(file.read_bytes())
+    except (OSError, ValueError) as error:
         raise DataError(f"{file} is damaged ({error}); {_AGAIN}.") from error
     if not isinstance(found, dict):
         raise DataError(f"{file} is damaged (no JSON object); {_AGAIN}.")

@@ -6,7 +6,8 @@ A cache is a folder for each corpus, tokenizer and split:
     index.npy       [4, D] int64: where each document ends, its UTF-8 bytes, its words, and a
                     digest of its tokens, which is checked when the document is opened
     ids.json        the documents' ids
-    cache.json      corpus, tokenizer and split, the counts, and the digest of index and ids
+    cache.json      corpus, tokenizer and split, the counts, the digest of index and ids, and a
+                    digest of all that
 
 The folder has a temporary name until it is complete.
 """
@@ -35,10 +36,10 @@ from block_recurrent.data.tokenized import (
     token_type,
 )
 from block_recurrent.data.tokenizers import Tokenizer
-from block_recurrent.system.digests import digest, digest_number
+from block_recurrent.system.digests import digest, digest_number, seal, unseal
 from block_recurrent.system.files import reason, remove, whole_folder
 
-FORMAT = 1
+FORMAT = 2
 _BUILDING = ".building-"
 _DOCUMENTS_AT_ONCE = 64
 _Encoded = tuple[Document, np.ndarray]
@@ -137,7 +138,7 @@ def _build(
             "fingerprint": fingerprint.hexdigest(),
             "index_sha256": _index_digest(building),
         }
-        (building / "cache.json").write_text(json.dumps(identity | facts, indent=2) + "\n")
+        (building / "cache.json").write_text(seal(identity | facts))
 
 
 def _remove_leftovers(parent: Path) -> None:
@@ -162,10 +163,12 @@ def _open(
     folder: Path, origin: str, identity: dict[str, Any], tokenizer: Tokenizer
 ) -> TokenizedCorpus:
     try:
-        facts = json.loads((folder / "cache.json").read_text())
+        facts = unseal((folder / "cache.json").read_bytes())
         index_digest = _index_digest(folder)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise _damaged(folder, str(error)) from error
+    except ValueError as error:
+        raise _damaged(folder, f"cache.json cannot be read ({error})") from error
     for name, value in identity.items():
         if facts.get(name) != value:
             raise DataError(

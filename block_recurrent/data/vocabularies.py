@@ -73,8 +73,12 @@ class SentencePieceTokenizer:
         except (RuntimeError, UnicodeDecodeError) as error:  # the latter also in its own message
             raise _unusable(path, model, "sentencepiece") from error
         self.name = f"sentencepiece:{digest(model)}"
-        starts = (self._processor.bos_id(), self._processor.pad_id(), self._processor.unk_id())
-        self.beginning_of_document = next(token for token in starts if token >= 0)
+        marks = (self._processor.bos_id(), self._processor.pad_id(), self._processor.unk_id())
+        starts = [mark for mark in marks if mark >= 0]
+        if not starts:
+            reason = "it has neither <s> nor <pad> nor <unk>"
+            raise _unusable(path, model, "sentencepiece", reason)
+        self.beginning_of_document = starts[0]
         self._bytes = {
             int(written[1:-1], 16): piece
             for piece, written in enumerate(self._pieces)

@@ -189,7 +189,7 @@ def _reading(folder: Path) -> Iterator[None]:
             yield
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{folder} cannot be read ({reason(error)})") from error
 
 

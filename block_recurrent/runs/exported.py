@@ -29,6 +29,7 @@ from block_recurrent.runs.errors import CheckpointError, SaveFailed
 from block_recurrent.runs.trained import TrainedModel
 from block_recurrent.system.extras import require
 from block_recurrent.system.files import reason, whole_file
+from block_recurrent.system.text import parse_json
 from block_recurrent.training.build import abstract_model
 
 CONFIG, STEP, PROGRESS, CHECKSUM = "config", "step", "progress", "crc32"
@@ -87,7 +88,7 @@ def load_safetensors(file: str | Path, *, config: ExperimentConfig | None = None
         config,
         make_tokenizer(config.data),
         int(metadata[STEP]),
-        json.loads(metadata[PROGRESS]),
+        parse_json(metadata[PROGRESS]),
     )
 
 

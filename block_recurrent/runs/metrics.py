@@ -9,6 +9,7 @@ from typing import Any
 
 from block_recurrent.runs.errors import RunError
 from block_recurrent.system.files import flush_to_disk, reason, write_whole
+from block_recurrent.system.text import parse_json
 
 METRICS = "metrics.jsonl"  # in the work directory
 
@@ -85,8 +86,8 @@ def read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
 def read_object(text: bytes, where: str) -> dict[str, Any]:
     """The JSON object in a text. Raises RunError, which begins with `where`, if it is none."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:  # also of other encodings
+        value = parse_json(text)
+    except ValueError as error:
         raise RunError(
             f"{where}: not JSON ({reason(error)}); the file is damaged: mend or remove this line"
         ) from error

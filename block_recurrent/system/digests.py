@@ -4,6 +4,8 @@ import hashlib
 import json
 from typing import Any
 
+from block_recurrent.system.text import parse_json
+
 
 def digest(data: Any) -> str:
     """The SHA-256 of contiguous bytes, as 64 hexadecimal digits."""
@@ -26,7 +28,7 @@ def unseal(text: bytes) -> Any:
     Raises:
       ValueError: `seal` did not make this text.
     """
-    sealed = json.loads(text)
+    sealed = parse_json(text)
     value = sealed.get("value") if isinstance(sealed, dict) else None
     if seal(value).encode() != text:
         raise ValueError("its digest differs")

@@ -9,9 +9,14 @@ from typing import Any, Literal
 
 from block_recurrent.system.text import did_you_mean
 
+LARGEST = 2**63
+
 
 def has_type(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type; an int is a float, a bool is no number, numbers are finite."""
+    """Whether a value is of a type.
+
+    An int is a float, too, and has 64 bits at most. A bool is no number. Numbers are finite.
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return any(has_type(value, argument) for argument in arguments)
@@ -21,7 +26,7 @@ def has_type(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and all(has_type(item, arguments[0]) for item in value)
     if hint in (int, float):
         known = isinstance(value, (int, hint)) and not isinstance(value, bool)
-        return known and math.isfinite(value)
+        return known and abs(value) < (LARGEST if isinstance(value, int) else math.inf)
     return isinstance(value, hint)
 
 
@@ -31,6 +36,8 @@ def type_error(name: str, value: Any, hint: Any) -> Exception:
         return ValueError(f"{name} {must_be_one_of(typing.get_args(hint), value)}")
     if isinstance(value, float) and not math.isfinite(value):
         return ValueError(f"{name} must be finite, not {value}")
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        return ValueError(f"{name} must be less than 2**63, but has {value.bit_length()} bits")
     sentence = f"{name} must be {type_name(hint)}, not {value!r} ({type(value).__name__})"
     if typing.get_origin(hint) is tuple and has_type(value, typing.get_args(hint)[0]):
         sentence += f"; write ({value!r},)"

@@ -1,7 +1,21 @@
-"""Parts of messages: the nearest known name, and numbers by reason."""
+"""Reading JSON, and parts of messages: the nearest known name, and numbers by reason."""
 
 import difflib
+import json
 from collections.abc import Collection, Mapping
+from typing import Any
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that JSON text holds.
+
+    Raises:
+      ValueError: it is no JSON, is nested too deeply, or is in another encoding.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:

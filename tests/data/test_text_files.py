@@ -161,6 +161,23 @@ def test_a_table_without_a_text_is_named_with_all_its_columns(tmp_path):
         read(file)
 
 
+def test_two_columns_of_one_name_are_an_error(tmp_path):
+    """Only one of them could be the text."""
+    table = pa.table([["a"], ["b"], ["c"]], names=["id", "text", "text"])
+    write(tmp_path, {"a.csv": b"id,text,text\na,b,c\n"})
+    pyarrow.parquet.write_table(table, tmp_path / "b.parquet")
+    for name, kind in (("c.arrow", pa.ipc.new_file), ("d.arrow", pa.ipc.new_stream)):
+        with kind(tmp_path / name, table.schema) as writer:
+            writer.write_table(table)
+    for file in tmp_path.iterdir():
+        with pytest.raises(DataError, match=rf"{file.name}: 2 columns are called 'text'; rename"):
+            read(file)
+    nameless = pa.table([["a"], ["b"]], names=["", ""])
+    pyarrow.parquet.write_table(nameless, tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="2 columns are called ''"):
+        read(tmp_path / "b.parquet")
+
+
 def test_ids_are_told_apart_by_file_where_records_have_none(tmp_path):
     lines = b'{"text": "x"}\n\n{"id": null, "text": "y"}\n{"meta": {"id": 5}, "text": "z"}\n'
     write(tmp_path, {"a.ndjson": lines, "b/c.json": b'[{"text": "l"}, {"id": "m", "text": null}]'})

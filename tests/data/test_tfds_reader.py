@@ -127,6 +127,10 @@ def test_features_may_be_called_otherwise_and_a_record_without_an_id_is_numbered
 def test_a_manifest_says_what_the_features_are(made, copy):
     with pytest.raises(DataError, match=r"has a manifest.*leave data\.id_column"):
         TfdsDirectory(with_manifest(copy), Columns("book_link"))
+    features = copy / "features.json"
+    features.write_text(features.read_text().replace("book_title", "book_tilte"))
+    with pytest.raises(DataError, match=r"features\.json has no book_title: it is damaged"):
+        TfdsDirectory(copy)
 
 
 @pytest.mark.parametrize("size", [0, 100, 65_535, 65_536, 65_537, 131_072, -1])

@@ -21,6 +21,7 @@ from block_recurrent.data import (
     evaluation_batches,
     tokenize,
 )
+from block_recurrent.system.digests import unseal
 from tests.helpers import files_limited_to
 
 TEXTS = [f"document {i} " * (i % 7 + 1) + "é" for i in range(150)]
@@ -107,13 +108,15 @@ def test_a_cache_that_is_removed_while_a_run_reads_it_is_read_to_the_end(tmp_pat
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "index.npy", "ids.json", "cache.json"])
-@pytest.mark.parametrize("change", ["cut", "deleted", "flipped"])
+@pytest.mark.parametrize("change", ["cut", "deleted", "flipped", "nested"])
 def test_a_damaged_cache_is_an_error_that_names_it(name, change, tmp_path):
     cached(tmp_path)
     file = folder_of(tmp_path) / name
     content = file.read_bytes()
     if change == "deleted":
         file.unlink()
+    elif change == "nested":
+        file.write_bytes(b"[" * 100_000)
     elif change == "flipped":
         middle = len(content) // 2
         file.write_bytes(content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
@@ -126,6 +129,17 @@ def test_a_damaged_cache_is_an_error_that_names_it(name, change, tmp_path):
         folder = folder_of(tmp_path)
         with pytest.raises(DataError, match=f"token cache {folder} is.*Delete it"):
             cached(tmp_path)
+
+
+def test_every_change_of_what_a_cache_says_of_itself_is_an_error(tmp_path):
+    cached(tmp_path)
+    file = folder_of(tmp_path) / "cache.json"
+    facts = unseal(file.read_bytes())
+    for name in facts:
+        for changed in (facts | {name: 7}, {key: facts[key] for key in facts if key != name}):
+            file.write_text(json.dumps(changed))
+            with pytest.raises(DataError, match=r"cache\.json cannot be read"):
+                cached(tmp_path)
 
 
 def test_a_cache_of_something_else_is_an_error(tmp_path):
@@ -174,6 +188,5 @@ def test_the_faster_of_two_processes_provides_the_cache(tmp_path):
 
     tokens = cached(tmp_path, Slow())
     assert len(list(tmp_path.iterdir())) == 1
-    assert json.loads((folder_of(tmp_path) / "cache.json").read_text())["tokens"] == len(
-        tokens.tokens
-    )
+    facts = unseal((folder_of(tmp_path) / "cache.json").read_bytes())
+    assert facts["tokens"] == len(tokens.tokens)

@@ -12,6 +12,7 @@ import sentencepiece
 import tiktoken_ext.openai_public
 import tokenizers
 from hypothesis import strategies
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from block_recurrent.command_line.generate import Stream
@@ -333,6 +334,15 @@ def test_file_that_is_not_the_one_meant_is_an_error(kind, files, tmp_path):
             DataError, match=f"is not a .*looks like .*: set data.tokenizer to '{other}'"
         ):
             build(files[other])
+
+
+def test_a_vocabulary_without_a_piece_that_begins_documents_is_an_error(files, tmp_path):
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(files["sentencepiece"].read_bytes())
+    del model.pieces[:3]
+    (tmp_path / "bad.model").write_bytes(model.SerializeToString())
+    with pytest.raises(DataError, match="neither <s> nor <pad> nor <unk>"):
+        SentencePieceTokenizer(tmp_path / "bad.model")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from tests.interpreter import settings
@@ -18,14 +19,19 @@ class Ended(NamedTuple):
     errors: str
 
 
-def start(program: str, words: Sequence[object], processes: int) -> list[subprocess.Popen]:
-    """Starts a program of `experiments/` as so many processes."""
+def start(
+    program: str,
+    words: Sequence[object],
+    processes: int,
+    prefixes: Mapping[int, Sequence[str]] = MappingProxyType({}),
+) -> list[subprocess.Popen]:
+    """Starts a program of `experiments/` as so many processes, some of them by another command."""
     address = f"127.0.0.1:{free_port()}"
     cluster = [f"--coordinator_address={address}", f"--process_count={processes}"]
     command = [sys.executable, str(PROGRAMS / program), *map(str, words)]
     return [
         subprocess.Popen(
-            [*command, *cluster, f"--process_index={index}"],
+            [*prefixes.get(index, ()), *command, *cluster, f"--process_index={index}"],
             env=settings(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -201,6 +202,18 @@ def test_an_error_in_process_0_ends_all(gin, alone):
     ended = run("train.py", words(gin, alone, **{"model.num_states": 5}), 2)
     assert [each.status for each in ended] == [2, 2]
     assert "model.num_states = 3, now 5" in ended[0].errors
+
+
+@pytest.mark.parametrize("slow_one", slow(0, 1))
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace makes a disk slow")
+def test_a_slow_disk_makes_a_run_slow_and_changes_nothing(gin, alone, tmp_path, slow_one):
+    calls = "fsync,fdatasync,pwrite64,mkdir,rename,unlink,rmdir"
+    log = tmp_path / "calls"
+    half_a_second = f"inject={calls}:delay_enter=500000"
+    slowly = ["strace", "-f", "-qq", "-o", str(log), "-e", f"trace={calls}", "-e", half_a_second]
+    ended = finish(start("train.py", words(gin, tmp_path / "run"), 2, {slow_one: slowly}), 1000)
+    assert_trained_by(ended, tmp_path / "run", alone)
+    assert log.read_text().count("DELAYED") > 100
 
 
 def test_processes_score_every_token_once(gin, alone):

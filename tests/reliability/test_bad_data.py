@@ -1,7 +1,6 @@
 """Bad data, from raw files to batches: kept to the byte, dropped and counted, or an error."""
 
 import gzip
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from block_recurrent.data import (
     tokenize,
 )
 from block_recurrent.data.token_cache import _index_digest
-from block_recurrent.system.digests import digest_number
+from block_recurrent.system.digests import digest_number, seal, unseal
 from experiments import prepare_data, train
 from tests.synthetic_runs import exit_status
 
@@ -273,9 +272,8 @@ def test_a_token_outside_the_vocabulary_is_an_error_with_its_document(copy):
     index[3, 3] = digest_number(tokens[begin:end])
     (place / "tokens.bin").write_bytes(tokens.tobytes())
     np.save(place / "index.npy", index)
-    facts = json.loads((place / "cache.json").read_text())
-    facts["index_sha256"] = _index_digest(place)
-    (place / "cache.json").write_text(json.dumps(facts))
+    facts = unseal((place / "cache.json").read_bytes())
+    (place / "cache.json").write_text(seal(facts | {"index_sha256": _index_digest(place)}))
     damaged = cached_tokens(corpus, "train", Wide(), cache)
     with pytest.raises(DataError, match=f"document {found.ids[3]!r} has token id 60000"):
         list(evaluation_batches(damaged, 2, SEGMENT, 300))

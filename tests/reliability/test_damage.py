@@ -66,6 +66,7 @@ DAMAGES = {
     "with a byte more": lambda content: [content + b"\n"],
     "bits flipped": flipped,
 }
+NESTED = b"[" * 100_000
 
 
 def write(path: Path, content: bytes | None) -> None:
@@ -113,6 +114,16 @@ def damage_every_file(saved: Path, damage: Callable[[bytes], list[bytes | None]]
     assert_the_older_one_serves(saved, path)
     path.write_bytes(content)
     assert_equal(Checkpoints(saved).restore(initial())[0], trained(NEW))
+
+
+def test_brackets_without_end_are_refused_in_every_file(saved):
+    damage_every_file(saved, lambda _: [NESTED])
+    path = saved / str(NEW) / "_CHECKPOINT_METADATA"  # which Orbax reads, and writes after the seal
+    content = path.read_bytes()
+    path.write_bytes(NESTED)
+    with pytest.raises(CheckpointError, match=f"{path.parent} cannot be read"):
+        Checkpoints(saved).restore(initial())
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("name", ["more.json", ".hidden"])

@@ -48,6 +48,7 @@ from block_recurrent.system.files import (
     remove,
     write_whole,
 )
+from block_recurrent.system.text import parse_json
 
 SHARD_BYTES = 64 * 2**20
 # The splits are written in this order. Of equal texts in several splits, the first one stays.
@@ -276,7 +277,7 @@ class _Preparation:
     def _finished(self, name: str) -> Split | None:
         """Returns a split that an earlier call finished, if it is the same and undamaged."""
         try:
-            split = Split(**json.loads((self._partial / f"{name}.json").read_bytes()))
+            split = Split(**parse_json((self._partial / f"{name}.json").read_bytes()))
             whole = all(
                 sha256_of(self._corpus / shard["file"]) == shard["sha256"] for shard in split.shards
             )

@@ -32,7 +32,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from block_recurrent.data.documents import DataError, replace_lone_surrogates
-from block_recurrent.data.json_lines import json_lines, parse_json
+from block_recurrent.data.json_lines import json_lines, parse_record
 from block_recurrent.lab.corpora.archives import (
     MEMBER_BYTES,
     MEMBERS,
@@ -382,7 +382,7 @@ def _read_metadata(file: Path, wanted: Collection[str]) -> dict[str, _Metadata]:
     records: dict[str, _Metadata] = {}
     for number, line in json_lines(file):
         where = f"{file}, line {number}"
-        values = parse_json(line, where)
+        values = parse_record(line, where)
         paper = _string(values, "id", where)
         if paper in records:
             raise DataError(f"{where}: a second record for the id {paper!r}; keep one.")

@@ -8,7 +8,6 @@ import base64
 import csv
 import hashlib
 import http.client
-import json
 import re
 import time
 import urllib.error
@@ -25,6 +24,7 @@ from block_recurrent.data.documents import SPLITS, DataError, decode_file
 from block_recurrent.data.json_lines import read_errors
 from block_recurrent.lab.corpora.corpus_files import writing
 from block_recurrent.lab.corpora.entries import Content, Entry
+from block_recurrent.system.text import parse_json
 
 COUNTS = {"train": 28_602, "validation": 50, "test": 100}
 METADATA = "metadata.csv"
@@ -184,7 +184,7 @@ def _list(server: str, prefix: str) -> Iterator[_Object]:
         url = f"{server}/storage/v1/b/{BUCKET}/o?{query}"
         data = _get(url)
         try:
-            page: dict[str, Any] = json.loads(data)
+            page: dict[str, Any] = parse_json(data)
             for item in page.get("items", ()):
                 if _WANTED.fullmatch(item["name"]):
                     yield _Object(item["name"], int(item["size"]), item.get("md5Hash", ""))
