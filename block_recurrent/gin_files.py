@@ -121,7 +121,8 @@ def _find(name: str, folders: Sequence[Path], where: str) -> Path:
         if os.path.isfile(folder / name):  # also of names that no file can have
             return folder / name
     known = [str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.rglob("*.gin")]
-    known += [str(path) for path in Path(name).parent.glob("*.gin")]
+    if os.path.isdir(Path(name).parent):
+        known += [str(path) for path in Path(name).parent.glob("*.gin")]
     raise ConfigError(f"{where}: there is no file {name!r}{did_you_mean(name, known)}")
 
 

@@ -194,6 +194,7 @@ WRONG_FILES = {
     "model.window = 64 65": ["it.gin:1", "Expected newline"],
     "model.recurrent_layers = " + 5000 * "(": ["it.gin:1", "nested too deeply"],
     f'include "{5000 * "a"}"': ["it.gin:1", "there is no file"],
+    f'include "{5000 * "a"}/b.gin"': ["it.gin:1", "there is no file"],
     f"model.recurrent_layers = ({10**400},)": ["it.gin:1", "recurrent_layers"],
 }
 

@@ -213,7 +213,7 @@ def test_a_slow_disk_makes_a_run_slow_and_changes_nothing(gin, alone, tmp_path, 
     slowly = ["strace", "-f", "-qq", "-o", str(log), "-e", f"trace={calls}", "-e", half_a_second]
     ended = finish(start("train.py", words(gin, tmp_path / "run"), 2, {slow_one: slowly}), 1000)
     assert_trained_by(ended, tmp_path / "run", alone)
-    assert log.read_text().count("DELAYED") > 100
+    assert log.read_text().count("DELAYED") > 50
 
 
 def test_processes_score_every_token_once(gin, alone):
