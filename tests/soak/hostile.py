@@ -87,9 +87,8 @@ def _replace(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
 
 def _lie(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
     """Another number, in bytes or in figures."""
-    figures = list(re.finditer(rb"-?\d+", data))
-    if figures and rng.random() < 0.5:
-        found = rng.choice(figures)
+    found = re.compile(rb"-?\d+").search(data, rng.randrange(len(data) + 1))
+    if found and rng.random() < 0.5:
         return data[: found.start()] + rng.choice(WORDS) + data[found.end() :]
     size = rng.choice((4, 8))
     number = (rng.choice(LIES) % 2 ** (8 * size)).to_bytes(size, rng.choice(("little", "big")))
