@@ -145,7 +145,7 @@ def _columns(file: Path, names: Sequence[str], wanted: Collection[str]) -> list[
       DataError: two of them have the same name.
     """
     found = [name for name in names if name in wanted] or [*names[:1]]
-    for name in {*found}:
+    for name in found:
         if names.count(name) > 1:
             raise DataError(
                 f"{file}: {names.count(name)} columns are called {name!r}; rename them."

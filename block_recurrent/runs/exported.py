@@ -82,14 +82,12 @@ def load_safetensors(file: str | Path, *, config: ExperimentConfig | None = None
         check_names(arrays, {name: array.shape for name, array in named_parameters(like).items()})
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}") from error
-    parameters = jax.tree.map(jnp.asarray, arrays)
-    return TrainedModel(
-        replace_parameters(like, parameters),
-        config,
-        make_tokenizer(config.data),
-        int(metadata[STEP]),
-        parse_json(metadata[PROGRESS]),
-    )
+    try:
+        step, progress = int(metadata[STEP]), parse_json(metadata[PROGRESS])
+    except ValueError as error:
+        raise CheckpointError(f"{file} cannot be read ({reason(error)})") from error
+    model = replace_parameters(like, jax.tree.map(jnp.asarray, arrays))
+    return TrainedModel(model, config, make_tokenizer(config.data), step, progress)
 
 
 def _read(file: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:

@@ -37,7 +37,9 @@ def type_error(name: str, value: Any, hint: Any) -> Exception:
     if isinstance(value, float) and not math.isfinite(value):
         return ValueError(f"{name} must be finite, not {value}")
     if isinstance(value, int) and abs(value) >= LARGEST:
-        return ValueError(f"{name} must be less than 2**63, but has {value.bit_length()} bits")
+        return ValueError(
+            f"{name} must be between -2**63 and 2**63, but has {value.bit_length()} bits"
+        )
     sentence = f"{name} must be {type_name(hint)}, not {value!r} ({type(value).__name__})"
     if typing.get_origin(hint) is tuple and has_type(value, typing.get_args(hint)[0]):
         sentence += f"; write ({value!r},)"

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import NamedTuple
 
 from tests.interpreter import settings
@@ -23,7 +22,7 @@ def start(
     program: str,
     words: Sequence[object],
     processes: int,
-    prefixes: Mapping[int, Sequence[str]] = MappingProxyType({}),
+    prefixes: Mapping[int, Sequence[str]] = {},
 ) -> list[subprocess.Popen]:
     """Starts a program of `experiments/` as so many processes, some of them by another command."""
     address = f"127.0.0.1:{free_port()}"

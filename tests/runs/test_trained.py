@@ -15,6 +15,7 @@ from block_recurrent.config import ConfigError
 from block_recurrent.model.parameters import named_parameters
 from block_recurrent.runs.checkpoints import CheckpointError, Checkpoints, read_parameters
 from block_recurrent.runs.errors import SaveFailed
+from block_recurrent.runs.exported import CHECKSUM, PROGRESS, STEP, _checksum, _read
 from experiments import export
 from tests.helpers import assert_equal, files_limited_to
 from tests.quick_runs import STEPS, Steps, make_inputs, run
@@ -97,6 +98,17 @@ def test_an_export_keeps_dtypes_and_other_programs_read_it_by_name(workdir, tmp_
     assert_equal(named_parameters(found), named_parameters(half))
     assert {array.dtype for array in jax.tree.leaves(found)} == {jnp.dtype(jnp.bfloat16)}
     assert_equal(flax.load_file(tmp_path / "half.safetensors"), named_parameters(half))
+
+
+@pytest.mark.parametrize("changed", [{STEP: "x"}, {PROGRESS: "[" * 100_000}])
+def test_an_export_made_to_hurt_is_refused(changed, exported, tmp_path):
+    """Its checksum is right."""
+    numpy, file = pytest.importorskip("safetensors.numpy"), tmp_path / "made.safetensors"
+    metadata, arrays = _read(exported)
+    metadata |= changed
+    numpy.save_file(arrays, file, metadata | {CHECKSUM: _checksum(metadata, arrays)})
+    with pytest.raises(CheckpointError, match=f"{file} cannot be read"):
+        br.load_safetensors(file)
 
 
 def test_a_damaged_or_foreign_export_is_one_error(workdir, exported, tmp_path):

@@ -44,6 +44,7 @@ START_SECONDS = 120.0  # until intact files are made
 OUTCOMES = ("read", "refused", "found")
 LIES = [2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1, 0]
 WORDS = [b"-1", b"1e999", b"NaN", b"9" * 30, b"9" * 5000, b"null", b'"', b"\\ud800"]
+FIGURES = re.compile(rb"-?\d+")
 PIECES = [
     *WORDS,
     b"\0",
@@ -87,7 +88,7 @@ def _replace(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
 
 def _lie(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
     """Another number, in bytes or in figures."""
-    found = re.compile(rb"-?\d+").search(data, rng.randrange(len(data) + 1))
+    found = FIGURES.search(data, rng.randrange(len(data) + 1))
     if found and rng.random() < 0.5:
         return data[: found.start()] + rng.choice(WORDS) + data[found.end() :]
     size = rng.choice((4, 8))
