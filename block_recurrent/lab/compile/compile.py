@@ -3,10 +3,11 @@
     block-recurrent compile --topology=v5e:2x2 --gin_file=table1/pg19_bytes/rec_fixed_skip.gin
     block-recurrent compile --topology=h100:8 --gin_file=scaling/350m_rec.gin --json=350m.json
 
-It prints the memory of a device, the compiler's estimate of cycles, their share of the chips' peak,
-the collectives, and the source lines that cost most. The batch is sharded over all devices. Status
-6 means that the step does not fit. It needs Linux and the compiler, jax[tpu] or jax[cuda13], but no
-accelerator, no data, and a few minutes for a model of the paper's size.
+It prints the memory of a device, the compiler's estimate of cycles or, for a GPU, a bound of the
+time, the share of the chips' peak, the collectives, and the source lines that cost most. The batch
+is sharded over all devices. Status 6 means that the step does not fit. It needs Linux and the
+compiler, jax[tpu] or jax[cuda13], but no accelerator, no data, and a few minutes for a model of the
+paper's size.
 
 JAX runs on the CPU, whatever JAX_PLATFORMS says, and does not look for a TPU. These variables are
 set unless they already are: TPU_SKIP_MDS_QUERY, TPU_WORKER_HOSTNAMES, TPU_ACCELERATOR_TYPE,
@@ -99,11 +100,8 @@ def _costs_of(
     """The figures that the compiler gives, beside those that are known without it."""
     chip = target.chip
     figures = program_costs(compiled.as_text() or "", chip)
-    if figures["cycles_outside_kernels"] is not None and chip.clock:
-        figures["cycles"] = figures["cycles_outside_kernels"] + figures["cycles_of_kernels"]
-        figures["seconds"] = figures["cycles"] / chip.clock
-        possible = known["peak_flops"] * figures["seconds"]
-        figures["share_of_peak"] = known["flops"] / possible
+    if figures["seconds"]:
+        figures["share_of_peak"] = known["flops"] / (known["peak_flops"] * figures["seconds"])
     memory: Any = compiled.memory_analysis()
     needed, available = memory.peak_memory_in_bytes, chip.memory_bytes
     figures |= {"fits": needed <= available, "peak_bytes": needed}
@@ -142,24 +140,33 @@ def _sizes(figures: dict[str, Any]) -> Iterator[str]:
 
 
 def _time(figures: dict[str, Any]) -> Iterator[str]:
-    if figures["cycles"] is None:
-        yield "cycles                the compiler for this chip estimates none"
+    if figures["seconds"] is None:
+        yield "time                  the compiler for this chip estimates none"
         return
-    outside, kernels = figures["cycles_outside_kernels"], figures["kernels"]
-    yield f"cycles, estimated     {outside / 1e6:,.0f} M outside kernels"
-    if kernels:
-        inside = figures["cycles_of_kernels"] / 1e6
-        yield f"{'':22}{inside:,.0f} M in kernels, at least; see below"
-        yield f"{'':22}{figures['cycles'] / 1e6:,.0f} M together"
+    if "launches" in figures:
+        launches, moved = figures["launches"], figures["moved_bytes"] / 1e9
+        yield f"kernels               {launches:,} a step, {moved:,.0f} GB to and from memory"
+        yield f"{'':22}{figures['product_flops'] / 1e12:,.4g} TFLOP of matrix products"
+        bound = "at least: products at the peak, or memory at its bandwidth"
+    else:
+        outside, inside, together = (
+            f"{figures[name] / 1e6:,.0f} M"
+            for name in ("cycles_outside_kernels", "cycles_of_kernels", "cycles")
+        )
+        yield f"cycles, estimated     {outside} outside kernels"
+        if figures["kernels"]:
+            yield f"{'':22}{inside} in kernels, at least; see below"
+            yield f"{'':22}{together} together"
+        bound = "by that estimate"
     seconds, peak = figures["seconds"], figures["peak_flops"] / 1e12
     speed = figures["tokens"] / seconds
-    yield f"time of a step        {seconds:.3f} s by that estimate, {speed:,.0f} tokens/s"
+    yield f"time of a step        {seconds:.3f} s {bound}, {speed:,.0f} tokens/s"
     yield f"share of peak         {figures['share_of_peak']:.1%} of {peak:,.0f} TFLOP/s"
-    if kernels:
+    if kernels := figures.get("kernels"):
         yield f"kernels, least ms by unit ({VECTOR_OPERATIONS} vector operations an exponential)"
-    for kernel in kernels:
-        units = (f"{unit} {value * 1e3:,.1f}" for unit, value in kernel["seconds"].items())
-        yield f"  {kernel['name']}, {kernel['calls']:,} calls: {', '.join(units)}"
+        for kernel in kernels:
+            units = (f"{unit} {value * 1e3:,.1f}" for unit, value in kernel["seconds"].items())
+            yield f"  {kernel['name']}, {kernel['calls']:,} calls: {', '.join(units)}"
 
 
 def _costs(figures: dict[str, Any]) -> Iterator[str]:
@@ -168,14 +175,16 @@ def _costs(figures: dict[str, Any]) -> Iterator[str]:
     for kind, found in figures["collectives"].items():
         yield f"{kind:20}  {found['count']:,} a step, {found['bytes'] / 1e9:,.3f} GB"
     if figures["places"]:
-        yield "most cycles, by the line of block_recurrent/ that they come from"
+        yield "most of the time, in ms, by the line of block_recurrent/ that it comes from"
     for found in figures["places"]:
-        spent = f"{found['cycles'] / 1e6:9,.1f} M {found['share']:6.1%}"
+        spent = f"{found['seconds'] * 1e3:9,.1f} {found['share']:6.1%}"
         yield f"  {spent}  {found['pass']:14}  {found['place']}"
     for name in figures["unknown_loops"]:
         yield f"loop {name}: the program does not show its trip count, so it counts once"
-    for name in figures["unknown_kernels"]:
+    for name in figures.get("unknown_kernels", ()):
         yield f"kernel {name}: it has no cost_estimate, so it counts nothing"
+    for name, calls in figures.get("unknown_products", {}).items():
+        yield f"kernel {name}, {calls:,} calls: only its bytes count, no products"
 
 
 @reported

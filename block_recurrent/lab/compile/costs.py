@@ -1,9 +1,11 @@
-"""The costs of a compiled program: the compiler's cycles, a bound for kernels, and collectives.
+"""The costs of a compiled program: time, by estimate or by bound, and collectives.
 
 No public interface of JAX or XLA says how often an instruction runs or which source line it comes
 from, so the program is read from the text that the compiler shows of it. A TPU's compiler notes its
 estimate of cycles on every fusion. It knows nothing of the inside of a Pallas kernel; for that a
-bound is computed from the kernel's own `cost_estimate`.
+bound is computed from the kernel's own `cost_estimate`. A GPU's compiler notes nothing, so each
+kernel that it launches has a bound: the operations of its matrix products at the chip's peak, or
+its bytes at the bandwidth of the memory, whichever takes longer (a roofline).
 """
 
 import math
@@ -33,6 +35,14 @@ _INSTRUCTION = re.compile(
     r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?[\])}]) ([a-z][\w\-]*)\((.*?)\)(?=, [a-z]\w*=|\s*$)(.*)"
 )
 _NAME = re.compile(r"%([\w.\-]+)")
+# Axes that a product sums over: those of its first operand, also in a call of NVIDIA's libraries.
+_SUMMED = re.compile(r'lhs_contracting_dim(?:ensions"|s)[:=][\[{]([\d,"]*)')
+# On a GPU these launch nothing. The first run what they call.
+_CONTROL = {"while", "call", "conditional", "async-start"}
+_FREE = _CONTROL | {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
+_FREE |= {"opt-barrier", "partition-id", "replica-id", "async-update"}
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
+_SLICES = {"dynamic-slice", "slice", "gather"}
 _CALLED = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
 _LOOP = re.compile(r"\b(body|condition)=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
@@ -63,6 +73,9 @@ class Instruction(NamedTuple):
     inputs: tuple[str, ...]
 
 
+Executed = tuple[Instruction, int]  # and how often
+
+
 class Program:
     """A compiled program, from what `as_text()` of a compiled function returns.
 
@@ -90,20 +103,79 @@ class Program:
                 pairs = {name: int(value) for name, value in _PAIRS.findall(row[2])}
                 table[int(row[1])] = pairs if row[2].startswith("{") else row[2].strip('"')
 
-    def runs(self, name: str | None = None, times: int = 1) -> Iterator[tuple[Instruction, int]]:
+    def runs(self, name: str | None = None, times: int = 1) -> Iterator[Executed]:
         """Yields every instruction that a computation reaches, and how often it is executed.
 
         Without a name, the computation is the program's entry; it is executed so many `times`.
         """
         for instruction in self._computations.get(name or self._entry, {}).values():
             yield instruction, times
-            if instruction.kind == "while":
-                called = dict(_LOOP.findall(instruction.attributes))
-                trips = self._trips(instruction, called["condition"])
-                yield from self.runs(called["body"], times * trips)
-            for called, branches in _CALLED.findall(instruction.attributes):
-                for each in _NAME.findall(branches) or [called]:
-                    yield from self.runs(each, times)
+            yield from self._called(instruction, times, self.runs)
+
+    def launches(self, name: str | None = None, times: int = 1) -> Iterator[Executed]:
+        """As `runs`, but only what a GPU launches as a kernel; nothing inside a kernel."""
+        for instruction in self._computations.get(name or self._entry, {}).values():
+            kind = instruction.kind
+            if kind in _CONTROL:
+                yield from self._called(instruction, times, self.launches)
+            elif kind not in _FREE and not kind.endswith("-done"):
+                yield instruction, times
+
+    def _called(self, instruction: Instruction, times: int, visit: Any) -> Iterator[Executed]:
+        if instruction.kind == "while":
+            called = dict(_LOOP.findall(instruction.attributes))
+            yield from visit(called["body"], times * self._trips(instruction, called["condition"]))
+        for called, branches in _CALLED.findall(instruction.attributes):
+            for each in _NAME.findall(branches) or [called]:
+                yield from visit(each, times)
+
+    def products(self, instruction: Instruction) -> int:
+        """The operations of the matrix products in a kernel, multiplications and additions."""
+        if instruction.kind == "fusion":
+            inside = self._inside(instruction)
+            return sum(self.products(each) for each in inside.values())
+        summed = _SUMMED.search(instruction.attributes)
+        if not summed or not instruction.inputs:
+            return 0
+        sizes = _sizes(instruction.inputs[0])
+        axes = [int(axis) for axis in re.findall(r"\d+", summed[1])]
+        outputs = math.prod(_sizes(instruction.type))
+        return 2 * outputs * math.prod(sizes[axis] for axis in axes)
+
+    def moved(self, instruction: Instruction) -> int:
+        """Bytes that a kernel reads and writes; of what it only slices or updates, the slices."""
+        inputs = list(map(type_bytes, instruction.inputs))
+        if instruction.kind in _SLICES:
+            return 2 * type_bytes(instruction.type)
+        if instruction.kind == "dynamic-update-slice":
+            return 2 * inputs[1]
+        inside = self._inside(instruction) if instruction.kind == "fusion" else {}
+        if not inside:
+            return sum(inputs) + type_bytes(instruction.type)
+        parameters = {
+            int(each.operands): each.name for each in inside.values() if each.kind == "parameter"
+        }
+        read = (self._read(inside, parameters[n], size) for n, size in enumerate(inputs))
+        return sum(read) + _written(inside, list(inside.values())[-1])
+
+    def _inside(self, fusion: Instruction) -> dict[str, Instruction]:
+        names = [called for called, _ in _CALLED.findall(fusion.attributes)]
+        return self._computations.get(names[0], {}) if names else {}
+
+    def _read(self, inside: Mapping[str, Instruction], name: str, whole: int) -> int:
+        """Bytes of an array that the instructions inside a kernel read."""
+        total = 0
+        for each in inside.values():
+            sources = _NAME.findall(each.operands)
+            if name not in sources:
+                continue
+            if each.kind == "bitcast":
+                total += self._read(inside, each.name, whole)
+            elif sources[0] == name and each.kind in _SLICES:
+                total += type_bytes(each.type)
+            elif sources[0] != name or each.kind != "dynamic-update-slice":
+                return whole
+        return min(total, whole)
 
     def _trips(self, loop: Instruction, condition: str) -> int:
         """A loop's trip count: noted on it, or the constant that its counter is compared with."""
@@ -150,50 +222,98 @@ def program_costs(text: str, chip: Chip) -> dict[str, Any]:
     """Adds up the costs on one device of a compiled program, given as `as_text()` returns it.
 
     Returns:
-      Figures for JSON. `cycles_outside_kernels` is None if the compiler gives no estimate. `places`
-      are the source lines that cost most. `unknown_loops` and `unknown_kernels` are counted as one
-      trip and as nothing, because the text says nothing of them.
+      Figures for JSON. `seconds` is None if a TPU's compiler gives no estimate. `places` are the
+      source lines that cost most. `unknown_loops` and `unknown_kernels` are counted as one trip and
+      as nothing, because the text says nothing of them.
     """
-    program, estimates, silent, bounds = Program(text), [], [], 0.0
-    kernels: dict[str, Counter[str]] = defaultdict(lambda: Counter(_NO_CALLS))
+    program = Program(text)
     collectives: dict[str, Counter[str]] = defaultdict(Counter)
-    places: dict[tuple[str, str], float] = defaultdict(float)
     for instruction, times in program.runs():
-        spent = 0.0
         kind = instruction.kind.removesuffix("-start")
         if kind in COLLECTIVES:
             collectives[kind].update(count=times, bytes=times * _exchanged_bytes(instruction))
+    costs = _estimate if chip.platform == "tpu" else _roofline
+    places: dict[tuple[str, str], float] = defaultdict(float)
+    figures = costs(program, chip, places)
+    most = sorted(places.items(), key=lambda item: -item[1])[:LINES]
+    total = sum(places.values()) or 1
+    return figures | {
+        "collectives": {kind: dict(found) for kind, found in collectives.items()},
+        "places": [
+            {"place": place, "pass": way, "seconds": spent, "share": spent / total}
+            for (place, way), spent in most
+        ],
+        "unknown_loops": program.unknown_loops,
+    }
+
+
+def _estimate(program: Program, chip: Chip, places: dict[tuple[str, str], float]) -> dict[str, Any]:
+    """A TPU's costs: the compiler's estimates, and bounds for kernels."""
+    estimates, silent, bounds = [], [], 0.0
+    kernels: dict[str, Counter[str]] = defaultdict(lambda: Counter(_NO_CALLS))
+    for instruction, times in program.runs():
+        spent = 0.0
         if found := _CYCLES.search(instruction.attributes):
-            spent = int(found[1]) * times
-            estimates.append(spent)
+            estimates.append(int(found[1]) * times)
+            spent = estimates[-1] / chip.clock
         elif _KERNEL in instruction.attributes:
             given = _COST.findall(instruction.attributes)
             if not given:
                 silent.append(instruction.name)
                 continue
             kernel = Counter({name: max(0, int(number)) * times for name, number in given})
-            spent = max(kernel_seconds(kernel, chip).values()) * chip.clock
+            spent = max(kernel_seconds(kernel, chip).values())
             bounds += spent
             kernels[instruction.name.split(".")[0]].update(kernel, calls=times)
         if spent:
             places[program.source(instruction), direction(instruction)] += spent
-    total = sum(estimates) + bounds if estimates else 1
-    most = sorted(places.items(), key=lambda item: -item[1])[:LINES]
+    cycles = sum(estimates), round(bounds * chip.clock)
+    outside, inside = cycles if estimates else (None, None)
     return {
-        "cycles_outside_kernels": sum(estimates) if estimates else None,
-        "cycles_of_kernels": round(bounds) if estimates else None,
-        "collectives": {kind: dict(found) for kind, found in collectives.items()},
-        "places": [
-            {"place": place, "pass": way, "cycles": round(spent), "share": spent / total}
-            for (place, way), spent in most
-        ],
+        "cycles": sum(cycles) if estimates else None,
+        "cycles_outside_kernels": outside,
+        "cycles_of_kernels": inside,
+        "seconds": sum(cycles) / chip.clock if estimates else None,
         "kernels": [
             {"name": name, **kernel, "seconds": kernel_seconds(kernel, chip)}
             for name, kernel in kernels.items()
         ],
-        "unknown_loops": program.unknown_loops,
         "unknown_kernels": silent,
     }
+
+
+def _roofline(program: Program, chip: Chip, places: dict[tuple[str, str], float]) -> dict[str, Any]:
+    """A GPU's costs: of each kernel, products at the peak or bytes at the bandwidth."""
+    launches = moved = products = 0
+    silent: Counter[str] = Counter()
+    for instruction, times in program.launches():
+        bytes_, operations = program.moved(instruction), program.products(instruction)
+        launches, moved = launches + times, moved + times * bytes_
+        products += times * operations
+        library = _TARGET.search(instruction.attributes)
+        if library and not operations:
+            silent[library[1]] += times
+        spent = times * max(operations / chip.peak_flops, bytes_ / chip.bandwidth)
+        places[program.source(instruction), direction(instruction)] += spent
+    return {
+        "seconds": sum(places.values()),
+        "launches": launches,
+        "moved_bytes": moved,
+        "product_flops": products,
+        "unknown_products": dict(silent),
+    }
+
+
+def _written(inside: Mapping[str, Instruction], root: Instruction) -> int:
+    """Bytes that a kernel writes whose last instruction is `root`."""
+    sources = [inside[name] for name in _NAME.findall(root.operands) if name in inside]
+    if root.kind == "dynamic-update-slice":
+        return type_bytes(sources[1].type)
+    if root.kind == "bitcast":
+        return _written(inside, sources[0])
+    if root.kind == "tuple":
+        return sum(_written(inside, each) for each in sources)
+    return type_bytes(root.type)
 
 
 def direction(instruction: Instruction) -> str:
@@ -214,6 +334,12 @@ def type_bytes(text: str) -> int:
         elements = math.prod(int(size) for size in sizes.split(",") if size)
         total += -(-elements * (8 if name == "pred" else int(width)) // 8)
     return total
+
+
+def _sizes(text: str) -> list[int]:
+    """The sizes of the axes of an array type, or of the first array in a tuple type."""
+    found = _SHAPE.search(text)
+    return [int(size) for size in found[3].split(",") if size] if found else []
 
 
 def _exchanged_bytes(instruction: Instruction) -> int:

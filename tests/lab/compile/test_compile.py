@@ -79,13 +79,13 @@ def test_a_step_is_compiled_without_the_hardware(compiled):
     assert figures["topology"] in text and "fits" in text and "all-reduce" in text
 
 
-def test_cycles_are_a_tpus(compiled):
+def test_time_is_from_cycles_on_a_tpu_and_from_kernels_on_a_gpu(compiled):
     platform, text, figures = compiled
     if platform == "cuda":
-        assert [figures[name] for name in ("cycles", "seconds", "share_of_peak")] == [None] * 3
-        assert "estimates none" in text
-        return
-    assert figures["seconds"] == pytest.approx(figures["cycles"] / 1.5e9)
+        assert figures["cycles"] is None and "at least: products at the peak" in text
+        assert figures["product_flops"] > figures["flops"] / 2  # of both devices
+    else:
+        assert figures["seconds"] == pytest.approx(figures["cycles"] / 1.5e9)
     assert 0 < figures["share_of_peak"] < 1
     assert len(figures["places"]) == LINES
     assert any(found["place"].startswith("model/attention/") for found in figures["places"])
@@ -170,7 +170,7 @@ def test_any_compiler_gives_the_keys_and_the_text(figures):
 
 def test_the_text_of_a_tpu_has_cycles_kernels_and_places(figures):
     kernel = {"name": "attend", "calls": 9, "seconds": {"MXU": 0.5, "VPU": 0.25, "HBM": 0.125}}
-    place = {"place": "model/attention.py:98", "pass": "forward", "cycles": 10**9, "share": 0.4}
+    place = {"place": "model/attention.py:98", "pass": "forward", "seconds": 0.6, "share": 0.4}
     text = program.describe(
         figures
         | {"cycles_outside_kernels": 15 * 10**8, "cycles_of_kernels": 75 * 10**7}
@@ -181,8 +181,19 @@ def test_the_text_of_a_tpu_has_cycles_kernels_and_places(figures):
         assert words in text
     assert "attend, 9 calls: MXU 500.0, VPU 250.0, HBM 125.0" in text
     assert "14.0% of 197 TFLOP/s" in text
-    assert "40.0%  forward         model/attention.py:98" in text
+    assert "600.0  40.0%  forward         model/attention.py:98" in text
     assert "kernel silent" in text and "loop while.3" in text
+
+
+def test_the_text_of_a_gpu_has_kernels_bytes_and_what_is_unknown(figures):
+    text = program.describe(
+        {name: each for name, each in figures.items() if name != "kernels"}
+        | {"launches": 3_600, "moved_bytes": 18e11, "product_flops": 2e14, "seconds": 0.65}
+        | {"share_of_peak": 0.215, "unknown_products": {"__cudnn$fmha": 12}}
+    )
+    for words in ("3,600 a step, 1,800 GB", "200 TFLOP", "0.650 s at least", "21.5% of"):
+        assert words in text
+    assert "kernel __cudnn$fmha, 12 calls: only its bytes count" in text
 
 
 def test_what_does_not_fit_is_written_before_it_is_said(tmp_path, capsys, monkeypatch):

@@ -85,7 +85,9 @@ def cycles_of(*computations: str) -> int | None:
 
 
 def places(found: dict) -> dict:
-    return {(each["place"], each["pass"]): each["cycles"] for each in found["places"]}
+    """Cycles by place and pass."""
+    cycles = {(each["place"], each["pass"]): each["seconds"] * 1.5e9 for each in found["places"]}
+    return {place: round(each) for place, each in cycles.items()}
 
 
 def test_nested_loops_multiply():
@@ -228,3 +230,72 @@ def test_bytes_of_types():
     }
     assert {text: type_bytes(text) for text in sizes} == sizes
     assert type_bytes("(bf16[2,3]{1,0}, /*index=1*/u8[5])") == 17
+
+
+H100 = CHIPS["h100"]
+SLICED = """
+%sliced (a: f32[64,1024], i: s32[], b: bf16[16]) -> (bf16[1024], f32[64,1024]) {
+  %a = f32[64,1024]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %b = bf16[16]{0} parameter(2)
+  %z = s32[] constant(0)
+  %row = f32[1,1024]{1,0} dynamic-slice(%a, %i, %z), dynamic_slice_sizes={1,1024}
+  %flat = f32[1024]{0} bitcast(%row)
+  %low = bf16[1024]{0} convert(%flat)
+  %put = f32[64,1024]{1,0} dynamic-update-slice(%a, %row, %i, %z)
+  ROOT %both = (bf16[1024]{0}, f32[64,1024]{1,0}) tuple(%low, %put)
+}
+"""
+PRODUCT = """
+%product (p: bf16[8,32,64], q: bf16[8,64,16]) -> f32[8,32,16] {
+  %p = bf16[8,32,64]{2,1,0} parameter(0)
+  %q = bf16[8,64,16]{2,1,0} parameter(1)
+  ROOT %d = f32[8,32,16]{2,1,0} dot(%p, %q), lhs_batch_dims={0}, lhs_contracting_dims={2}
+}
+"""
+FUSED = "%f = (bf16[1024]{0}, f32[64,1024]{1,0}) fusion(%t, %n, %m), kind=kLoop, calls=%sliced"
+DOT = "%g = f32[8,32,16]{2,1,0} fusion(%u, %v), kind=kCustom, calls=%product"
+ARRAYS = (
+    "%t = f32[64,1024]{1,0} parameter(1)",
+    "%n = s32[] parameter(2)",
+    "%m = bf16[16]{0} parameter(3)",
+    "%u = bf16[8,32,64]{2,1,0} parameter(4)",
+    "%v = bf16[8,64,16]{2,1,0} parameter(5)",
+)
+
+
+def of_gpu(*computations: str) -> dict:
+    return program_costs(HEAD + "".join(computations), H100)
+
+
+def test_a_kernel_of_a_gpu_moves_what_it_slices_and_updates_not_whole_arrays():
+    found = of_gpu(SLICED, entry(*ARRAYS, FUSED))
+    row, low, rest = 4 * 1024, 2 * 1024, 4 + 0  # the index is read, %b is not
+    assert found["launches"] == 1
+    assert found["moved_bytes"] == row + low + row + rest
+
+
+def test_products_of_a_gpu_count_inside_kernels_and_loops():
+    inside = body("inside", *ARRAYS, DOT)
+    found = of_gpu(PRODUCT, inside, condition("cond", 5), entry(loop("w", "cond", "inside")))
+    assert found["launches"] == 5
+    assert found["product_flops"] == 5 * 2 * 8 * 32 * 16 * 64
+    assert found["moved_bytes"] == 5 * (2 * 8 * 32 * 64 + 2 * 8 * 64 * 16 + 4 * 8 * 32 * 16)
+    assert found["seconds"] == pytest.approx(found["moved_bytes"] / H100.bandwidth)
+
+
+def test_calls_of_libraries_count_products_where_they_say_their_axes():
+    config = (
+        'backend_config={"gemm_backend_config":{"dot_dimension_numbers":'
+        '{"lhs_contracting_dimensions":["2"],"rhs_contracting_dimensions":["1"]}}}'
+    )
+    called = '(f32[8,32,16]{2,1,0}, s8[64]{0}) custom-call(%u, %v), custom_call_target="'
+    found = of_gpu(
+        entry(
+            *ARRAYS,
+            f'%c = {called}__cublas$gemm", {config}',
+            f'%k = {called}__cudnn$fmha", backend_config={{}}',
+        )
+    )
+    assert found["product_flops"] == 2 * 8 * 32 * 16 * 64
+    assert found["unknown_products"] == {"__cudnn$fmha": 1}
