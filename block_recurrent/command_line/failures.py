@@ -106,9 +106,11 @@ def _logs_shown() -> Iterator[None]:
     logger.addHandler(handler)
     level = logger.level
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # Orbax brings a handler of its own for all libraries
     try:
         yield
     finally:
+        logger.propagate = True
         logger.setLevel(level)
         logger.removeHandler(handler)
 
