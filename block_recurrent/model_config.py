@@ -73,8 +73,8 @@ class LayerConfig(Checked):
       attention: the implementation: "xla" (plain array arithmetic, the reference), "tiled" (for
         CPUs and GPUs), "pallas" (kernels for TPUs, in windows and head sizes that suit them; on a
         CPU only for tests), "cudnn" (NVIDIA's library, for bfloat16 and attention_dropout 0), or
-        "auto" (the best one that is possible, except "cudnn"). All compute the same, except that
-        dropout in "pallas" drops other probabilities.
+        "auto" (the fastest one that is possible). All compute the same, except that dropout in
+        "pallas" drops other probabilities.
     """
 
     model_size: int = 1024
@@ -125,8 +125,9 @@ class ModelConfig(LayerConfig):
       scan_layers: run stacked plain layers as one compiled loop, which compiles faster, or unroll
         the loop, which runs faster on a CPU. Unless given, it is unrolled on a CPU in models of
         fewer than 24 layers.
-      remat: what the backward pass computes again: "none", "layer" (everything inside a layer) or
-        "dots" (everything except projections); both also compute every state update again.
+      remat: what the backward pass computes again: "none", "layer" (everything inside a layer but
+        what attention returns) or "dots" (projections are kept, too); both also compute every state
+        update again.
       logits_by_window: compute logits, loss and gradients of one window after the other, which
         saves memory and time if the vocabulary is large.
     """

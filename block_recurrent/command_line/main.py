@@ -21,6 +21,7 @@ PROGRAMS = {
     "train-vocab": ("lab.corpora.train_vocab", "train a SentencePiece vocabulary on a corpus"),
     "compile": ("lab.compile.compile", "compile a step for accelerators that are not there"),
     "benchmark": ("lab.benchmark.benchmark", "time steps, evaluation, generation, checkpoints"),
+    "selftest": ("lab.benchmark.selftest", "compare the kinds of attention on this machine"),
     "table1": ("lab.tables.table1", "make the paper's Table 1 from work directories"),
     "table2": ("lab.tables.table2", "make the paper's Table 2 from work directories"),
     "curves": ("lab.tables.curves", "compare validation curves over seeds"),

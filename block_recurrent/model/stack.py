@@ -17,7 +17,7 @@ from jax import Array
 from block_recurrent.config import LayerConfig, ModelConfig
 from block_recurrent.model import checks
 from block_recurrent.model.array_types import Activations, Index, Key, States, TokenActivations
-from block_recurrent.model.attention import target_platform
+from block_recurrent.model.attention import KEPT, target_platform
 from block_recurrent.model.cell import RecurrentCell
 from block_recurrent.model.layers import split_key
 from block_recurrent.model.state import (
@@ -147,8 +147,11 @@ def rematerialize(function: Callable, remat: str, *, in_scan: bool = False) -> C
     if remat == "none":
         return function
     policies = jax.checkpoint_policies
-    keep = {"layer": policies.nothing_saveable, "dots": policies.dots_with_no_batch_dims_saveable}
-    return jax.checkpoint(function, policy=keep[remat], prevent_cse=not in_scan)
+    policy = policies.save_only_these_names(KEPT)
+    if remat == "dots":
+        dots = policies.dots_with_no_batch_dims_saveable
+        policy = policies.save_from_both_policies(policy, dots)
+    return jax.checkpoint(function, policy=policy, prevent_cse=not in_scan)
 
 
 class LayerStack(nnx.Module):

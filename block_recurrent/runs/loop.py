@@ -8,10 +8,11 @@ from typing import Any
 
 import jax
 
-from block_recurrent.config import ExperimentConfig
+from block_recurrent.config import ExperimentConfig, ModelConfig
 from block_recurrent.data.lanes import describe_batches
 from block_recurrent.data.loading import Corpora, load_corpora, makes_token_cache
 from block_recurrent.gin_files import to_gin
+from block_recurrent.model.attention import describe_attention
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
@@ -135,6 +136,8 @@ def _read_corpora(config: ExperimentConfig, line: ProgressLine) -> Corpora:
             print(corpus.summary())
         print(describe_batches(corpora.train, config.data.batch_size, config.data.segment_length))
         print(f"parameters: {sizes[0]}, without embedding {sizes[1]}")
+        if isinstance(config.model, ModelConfig):
+            print(f"attention: {describe_attention(config.model)}")
         print(describe_plan(config, corpora), flush=True)
     return corpora
 

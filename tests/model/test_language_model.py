@@ -188,6 +188,15 @@ def test_loops_and_rematerialisation_change_no_number(name):
     assert_close(run(**WAYS[name]), run())
 
 
+@pytest.mark.parametrize("remat", ["none", "layer", "dots"])
+def test_rematerialisation_computes_attention_as_often_as_its_own_gradient_does(remat):
+    model = random_model(dataclasses.replace(MODELS["slide"], remat=remat))
+    state, tokens = model.initial_state(BATCH), random_tokens(BATCH, LENGTH)
+    gradient = jax.jit(jax.grad(lambda model: model(tokens, state)[0].sum()))
+    # One loop over layers computes a softmax forward, another computes it again for its gradient.
+    assert gradient.lower(model).as_text().count("stablehlo.exponential") == 2
+
+
 def parameters_without_embedding(config: br.ModelConfig) -> int:
     model = jax.eval_shape(lambda: br.LanguageModel(config, rngs=nnx.Rngs(0)))
     sizes = [leaf.size for leaf in jax.tree.leaves(model)]

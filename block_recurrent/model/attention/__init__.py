@@ -4,8 +4,10 @@
 GPU; `choice` picks one for a model.
 """
 
+from block_recurrent.model.attention.choice import KEPT as KEPT
 from block_recurrent.model.attention.choice import Attention as Attention
 from block_recurrent.model.attention.choice import AttentionImpossible as AttentionImpossible
 from block_recurrent.model.attention.choice import built_for as built_for
 from block_recurrent.model.attention.choice import choose_attention as choose_attention
+from block_recurrent.model.attention.choice import describe_attention as describe_attention
 from block_recurrent.model.attention.choice import target_platform as target_platform

@@ -18,6 +18,9 @@ from block_recurrent.model.layers import split_heads
 
 # Files whose name is not that of the implementation.
 FILES = {"xla": "reference", "pallas": "tpu"}
+# What "auto" chooses from by platform, the fastest first. The last is possible for every layer.
+AUTO = {"tpu": ("pallas", "xla"), "gpu": ("cudnn", "tiled"), "cpu": ("tiled",)}
+KEPT = "attended"  # by this name rematerialisation knows what it need not compute again
 _platform: ContextVar[str | None] = ContextVar("platform", default=None)
 
 
@@ -55,23 +58,30 @@ def target_platform() -> str:
 
 
 def choose_attention(config: LayerConfig) -> Attention:
-    """The implementation that `config.attention` names; "auto" is the best that is possible.
-
-    "auto" never means "cudnn", which has to be asked for.
+    """The implementation that `config.attention` names, or the best that is possible for "auto".
 
     Raises:
       AttentionImpossible: the platform or the sizes rule out the implementation that is named.
     """
-    platform, names = target_platform(), [config.attention]
-    if config.attention == "auto":
-        names = ["pallas", "xla"] if platform == "tpu" else ["tiled"]
-    reason = None
+    return _choose(config)[1]
+
+
+def describe_attention(config: LayerConfig) -> str:
+    """Which implementation `choose_attention` chooses, and why not a better one."""
+    name, _, refused = _choose(config)
+    return "; ".join([name, *(f"{other} {reason}" for other, reason in refused.items())])
+
+
+def _choose(config: LayerConfig) -> tuple[str, Attention, dict[str, str]]:
+    """Name and implementation, and of those that "auto" would rather choose, why not."""
+    platform, name = target_platform(), config.attention
+    names, refused = AUTO.get(platform, ("xla",)) if name == "auto" else (name,), {}
     for name in names:
         module = importlib.import_module(f"{__package__}.{FILES.get(name, name)}")
         try:
-            return module.build(config, platform)
+            return name, module.build(config, platform), refused
         except AttentionImpossible as error:
-            reason = error
+            refused[name] = str(error)
     raise AttentionImpossible(
-        f"model.attention {config.attention!r} {reason}; set model.attention = 'auto' or 'xla'"
+        f"model.attention {name!r} {refused[name]}; set model.attention = 'auto' or 'xla'"
     )

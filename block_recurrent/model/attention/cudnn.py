@@ -17,6 +17,7 @@ from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues, with_preceding
 
 LEAST_HEAD, MOST_HEAD = 8, 128  # head sizes are multiples of the first, up to the second
+LEAST_CAPABILITY = 8.0  # NVIDIA's number of a generation: Ampere
 HIDDEN = -1e9  # added to the logit of a key that a query does not see; infinity gives NaN
 
 
@@ -27,8 +28,15 @@ def build(config: LayerConfig, platform: str) -> Attention:
       AttentionImpossible: not on a GPU, or cuDNN has no kernel for the layer.
     """
     size = config.head_size
+    # A process that compiles for a GPU without having one asks nothing of its own device.
+    capability = getattr(jax.devices()[0], "compute_capability", str(LEAST_CAPABILITY))
     if platform != "gpu":
         reason = f"needs a GPU, but this model is built for a {platform.upper()}"
+    elif not _suits(capability):
+        reason = (
+            f"needs an NVIDIA GPU with compute capability {LEAST_CAPABILITY} or more, "
+            f"not {capability}"
+        )
     elif config.dtype != "bfloat16":
         reason = f"needs dtype 'bfloat16', not {config.dtype!r}"
     elif config.attention_rate > 0:
@@ -44,8 +52,15 @@ def build(config: LayerConfig, platform: str) -> Attention:
             f"not {size}"
         )
     else:
-        return Attention(attend, attend_window)
+        return ATTENTION
     raise AttentionImpossible(reason)
+
+
+def _suits(capability: str) -> bool:
+    try:
+        return float(capability) >= LEAST_CAPABILITY
+    except ValueError:  # of another maker
+        return False
 
 
 def attend(queries: Float[Array, "... Q H D"], context: KeysValues) -> Float[Array, "... Q H D"]:
@@ -83,3 +98,7 @@ def _attend(queries: Array, context: KeysValues, bias: Array | None) -> Array:
         folded, keys, values, bias, scale=1.0, implementation="cudnn"
     )
     return attended.reshape(queries.shape)
+
+
+# Built once, because models compare equal only if they hold the same functions.
+ATTENTION = Attention(attend, attend_window)

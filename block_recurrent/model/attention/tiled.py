@@ -1,39 +1,66 @@
 """Attention for CPUs and GPUs: rows of sub-blocks, and a gradient by hand.
 
 A token sees half of the window's tile [W, 2W]. The tile is cut into rows of sub-blocks, each of
-which holds R tokens and the W + R keys that they see together. The forward pass keeps queries, keys
-and values only, and the backward pass computes the probabilities again.
+which holds R tokens and the W + R keys that they see together. The forward pass keeps its operands,
+its result and a number for each query, the logarithm of the sum of its exponentials. From them the
+backward pass computes the probabilities again in one pass over a tile (Dao et al. 2022, arXiv
+2205.14135, without the kernel).
 
-On a GPU a loop goes over the rows, so that the whole tile is never in memory. On a CPU the rows are
-unrolled: there XLA fuses two products and the softmax between them into one pass whose
-intermediates stay in the cache, as long as nothing else uses them. Each product of the gradient is
-written in the order for which XLA:CPU has a fast path.
+On a CPU, XLA fuses two products and what is between them into one pass whose intermediates stay in
+the cache, as long as nothing else uses them. Barriers keep other uses apart, and each product of
+the gradient is written in the order for which XLA:CPU has a fast path. On a GPU barriers only write
+tiles to memory, so there are none.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float, Float32
 
 from block_recurrent.config import LayerConfig
 from block_recurrent.model import layers
 from block_recurrent.model.array_types import Blocks, DistanceBias, Key, Seeds, TileBias
-from block_recurrent.model.attention.choice import Attention
+from block_recurrent.model.attention import reference
+from block_recurrent.model.attention.choice import KEPT, Attention
 from block_recurrent.model.attention.reference import sum_leading
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues, with_preceding
 
-SMALLEST_ROWS = 64
-# A loop over more parts needs less memory. Unrolled, few parts are faster on a CPU.
-MOST_PARTS, MOST_PARTS_IN_TURN = 8, 16
+
+class Device(NamedTuple):
+    """How a window is cut, and the gradient written.
+
+    Attributes:
+      most_parts: of a window.
+      least_rows: R of a part, unless the window is smaller.
+      cpu: whether what suits XLA:CPU is done.
+    """
+
+    most_parts: int
+    least_rows: int
+    cpu: bool
+
+
+CPU, GPU = Device(8, 64, True), Device(4, 128, False)
+
+
+class Settings(NamedTuple):
+    """What is known when attention is compiled: R, the rate of dropout, and the device."""
+
+    rows: int
+    rate: float
+    cpu: bool
 
 
 def attend(queries: Float[Array, "... Q H D"], context: KeysValues) -> Float[Array, "... Q H D"]:
     """As `reference.attend` without bias and dropout."""
     queries, keys, values = map(_swap_heads, (queries, *context))
-    return _swap_heads(_attend(queries, keys, values, None, None))
+    settings = Settings(queries.shape[-2], 0.0, True)
+    return _swap_heads(_attend(settings, queries, keys, values, None, None))
 
 
 def attend_window(
@@ -45,46 +72,22 @@ def attend_window(
     detached: bool = False,
     dropout_rate: float = 0.0,
     dropout_key: Key | None = None,
-    in_turn: bool = False,
+    device: Device = CPU,
 ) -> Blocks:
-    """As `reference.attend_window`; with `in_turn` a loop goes over the rows of sub-blocks."""
-    window = queries.shape[-3]
-    rows = rows_at_once(window, MOST_PARTS_IN_TURN if in_turn else MOST_PARTS)
-    queries = _swap_heads(queries)
+    """As `reference.attend_window`."""
+    rows = rows_at_once(queries.shape[-3], device)
     keys, values = map(_swap_heads, with_preceding(current, previous, detached=detached))
-    shape = (*queries.shape[:-1], 2 * window)
-    seeds = _make_seeds(dropout_rate, dropout_key)
-
-    def attend_rows(first: Array | int, tile: Array) -> Array:
-        ours = _tokens(queries, first, rows)
-        seen = [_tokens(x, first, window + rows) for x in (keys, values)]
-        part = (*shape[:-2], rows, window + rows)
-        kept = _kept(part, dropout_rate, seeds, shape, first * (2 * window + 1))
-        return _attend(ours, *seen, tile, kept)
-
-    starts = range(0, window, rows)
-    if in_turn and rows < window:
-        tile = window_bias(bias, rows)
-        attend_part = jax.checkpoint(lambda first: attend_rows(first, tile))
-        parts = [*jax.lax.map(attend_part, jnp.array(starts))]
-    else:
-        # All rows have the same tile, but on a CPU slices of the whole one are faster.
-        tile = window_bias(bias)
-        parts = [attend_rows(i, tile[:, i : i + rows, i : i + window + rows]) for i in starts]
-    return _swap_heads(jnp.concatenate(parts, axis=-2))
+    dropped = dropout_key is not None and dropout_rate > 0.0
+    seeds = layers.make_seeds(dropout_key) if dropped else None
+    settings = Settings(rows, dropout_rate, device.cpu)
+    tile = window_bias(bias, rows)
+    return _swap_heads(_attend(settings, _swap_heads(queries), keys, values, tile, seeds))
 
 
-def rows_at_once(window: int, most_parts: int) -> int:
+def rows_at_once(window: int, device: Device) -> int:
     """R, how many tokens a row of sub-blocks holds: an equal part of the window, not too few."""
-    rows = max(window // most_parts, SMALLEST_ROWS)
+    rows = max(window // device.most_parts, device.least_rows)
     return rows if window % rows == 0 else window
-
-
-def _tokens(x: Float[Array, "... T D"], first: Array | int, count: int) -> Float[Array, "... R D"]:
-    """`count` tokens from `first` on; a static slice, which is cheaper, where `first` is known."""
-    if isinstance(first, int):
-        return x[..., first : first + count, :]
-    return jax.lax.dynamic_slice_in_dim(x, first, count, axis=-2)
 
 
 def _swap_heads(x: Float[Array, "... T H D"]) -> Float[Array, "... H T D"]:
@@ -92,101 +95,146 @@ def _swap_heads(x: Float[Array, "... T H D"]) -> Float[Array, "... H T D"]:
     return jnp.swapaxes(x, -3, -2)
 
 
-def _make_seeds(rate: float, key: Key | None) -> Seeds | None:
-    return None if key is None or rate == 0.0 else layers.make_seeds(key)
-
-
-def _kept(
-    shape: tuple[int, ...],
-    rate: float,
-    seeds: Seeds | None,
-    whole: tuple[int, ...],
-    number: Array | int,
-) -> Float32[Array, "... H Q T"] | None:
-    """Factors of the probabilities, 0 or 1 / (1 - rate); None for no dropout."""
-    if seeds is None:
-        return None
-    return layers.drop_part(jnp.ones(shape, jnp.float32), rate, seeds, whole, number)
-
-
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
+    settings: Settings,
     queries: Float[Array, "... H Q D"],
     keys: Float[Array, "... H T D"],
     values: Float[Array, "... H T D"],
-    bias: TileBias | None,
-    kept: Float32[Array, "... H Q T"] | None,
+    tile: TileBias | None,
+    seeds: Seeds | None,
 ) -> Float[Array, "... H Q D"]:
-    """Attention with heads first; `kept` multiplies the probabilities."""
-    weights, total = _weights(queries, keys, bias)
-    weights = _dropped(weights, kept).astype(values.dtype)
-    heads = jnp.einsum("...qt,...td->...qd", weights, values, preferred_element_type=jnp.float32)
-    return (heads / total).astype(values.dtype)
-
-
-def _weights(
-    queries: Array, keys: Array, bias: TileBias | None
-) -> tuple[Float32[Array, "... H Q T"], Float32[Array, "... H Q 1"]]:
-    """Probabilities before they are divided by their sums, and the sums."""
-    logits = jnp.einsum("...qd,...td->...qt", queries, keys, preferred_element_type=jnp.float32)
-    if bias is not None:
-        logits = logits + jax.lax.broadcast_to_rank(bias, logits.ndim)
-    weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
-    return weights, weights.sum(axis=-1, keepdims=True)
-
-
-def _dropped(probabilities: Array, kept: Array | None) -> Array:
-    return probabilities if kept is None else probabilities * kept
+    """Attention with heads first; all parts have the same `tile`, [H, R, W + R]."""
+    return _attend_forward(settings, queries, keys, values, tile, seeds)[0]
 
 
 def _attend_forward(
-    queries: Array, keys: Array, values: Array, bias: Array | None, kept: Array | None
+    settings: Settings,
+    queries: Array,
+    keys: Array,
+    values: Array,
+    tile: TileBias | None,
+    seeds: Seeds | None,
 ) -> tuple[Array, tuple]:
-    saved = (queries, keys, values, bias, kept)
-    return _attend(*saved), saved
+    parts, sums = [], []
+    for part in _parts(settings, queries, keys, tile):
+        logits = part.logits(queries, keys, tile)
+        largest = logits.max(axis=-1, keepdims=True)
+        weights = jnp.exp(logits - largest)
+        total = weights.sum(axis=-1, keepdims=True)
+        weights = part.dropped(weights, seeds).astype(values.dtype)
+        heads = _product("...qt,...td->...qd", weights, part.seen(values))
+        parts.append((heads / total).astype(values.dtype))
+        sums.append(largest + jnp.log(total))
+    attended, sums = (checkpoint_name(jnp.concatenate(x, axis=-2), KEPT) for x in (parts, sums))
+    return attended, (queries, keys, values, tile, seeds, attended, sums)
 
 
-def _attend_backward(saved: tuple, gradient: Array) -> tuple:
+def _attend_backward(settings: Settings, saved: tuple, gradient: Array) -> tuple:
     # The first barrier keeps XLA from merging this computation of the weights with the forward one,
     # which would then have to be kept. The others keep a value that is used more than once apart
     # from its uses.
-    queries, keys, values, bias, kept = jax.lax.optimization_barrier(saved)
+    barrier = jax.lax.optimization_barrier if settings.cpu else lambda x: x
+    queries, keys, values, tile, seeds, attended, sums = barrier(saved)
     dtype = values.dtype
-    weights, total = _weights(queries, keys, bias)
-    probabilities = jax.lax.optimization_barrier(weights / total)
-    of_probabilities = _dropped(
-        jnp.einsum("...qd,...td->...qt", gradient, values, preferred_element_type=jnp.float32), kept
-    )
-    mean = (probabilities * of_probabilities).sum(axis=-1, keepdims=True)
-    of_logits = jax.lax.optimization_barrier(probabilities * (of_probabilities - mean))
-    of_bias = None if bias is None else sum_leading(of_logits)
-    low, dropped = of_logits.astype(dtype), _dropped(probabilities, kept).astype(dtype)
-    return (
-        jnp.einsum("...qt,...td->...qd", low, keys),
-        _transposed_product(low, queries),
-        _transposed_product(dropped, gradient),
-        of_bias,
-        None,
-    )
-
-
-def _transposed_product(
-    x: Float[Array, "... Q T"], y: Float[Array, "... Q D"]
-) -> Float[Array, "... T D"]:
-    """`xᵀ y`, in the order that is faster on a CPU."""
-    summed = jnp.einsum("...qd,...qt->...dt", y, x)
-    return jnp.swapaxes(jax.lax.optimization_barrier(summed), -1, -2)
+    mean = _product("...qd,...qd->...q", gradient, attended)[..., None]
+    of_queries, of_tile = [], None if tile is None else jnp.zeros_like(tile)
+    of_keys, of_values = (jnp.zeros(x.shape, jnp.float32) for x in (keys, values))
+    for part in _parts(settings, queries, keys, tile):
+        logits = part.logits(queries, keys, tile)
+        probabilities = barrier(jnp.exp(logits - part.own(sums)))
+        ours = part.own(gradient)
+        of_probabilities = _product("...qd,...td->...qt", ours, part.seen(values))
+        of_probabilities = part.dropped(of_probabilities, seeds)
+        of_logits = barrier(probabilities * (of_probabilities - part.own(mean)))
+        low, dropped = of_logits.astype(dtype), part.dropped(probabilities, seeds).astype(dtype)
+        of_queries.append(jnp.einsum("...qt,...td->...qd", low, part.seen(keys)))
+        of_keys += part.among_all(_transposed_product(low, part.own(queries), settings.cpu))
+        of_values += part.among_all(_transposed_product(dropped, ours, settings.cpu))
+        if of_tile is not None:
+            axes = tuple(range(of_logits.ndim - 3))
+            of_tile += sum_leading(of_logits) if settings.cpu else of_logits.sum(axis=axes)
+    of_queries = jnp.concatenate(of_queries, axis=-2)
+    return of_queries, of_keys.astype(dtype), of_values.astype(dtype), of_tile, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
+class _Part(NamedTuple):
+    """Some queries and the keys that they see together: R queries from the `first`, `width` keys.
+
+    Attributes:
+      first: index of the first query and of the first key.
+      rows: R.
+      width: number of keys, W + R.
+      queries: Q of all parts.
+      keys: T of all parts.
+      rate: of dropout.
+    """
+
+    first: int
+    rows: int
+    width: int
+    queries: int
+    keys: int
+    rate: float
+
+    def own(self, x: Array) -> Array:
+        """The rows of the part's queries."""
+        return x[..., self.first : self.first + self.rows, :]
+
+    def seen(self, x: Array) -> Array:
+        """The rows of the part's keys."""
+        return x[..., self.first : self.first + self.width, :]
+
+    def among_all(self, x: Array) -> Array:
+        """Rows of the part's keys among those of all keys; the others are zero."""
+        after = self.keys - self.first - self.width
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(self.first, after), (0, 0)])
+
+    def logits(
+        self, queries: Array, keys: Array, tile: TileBias | None
+    ) -> Float32[Array, "... H R T"]:
+        """The logits of the part's queries for its keys."""
+        logits = _product("...qd,...td->...qt", self.own(queries), self.seen(keys))
+        return logits if tile is None else logits + jax.lax.broadcast_to_rank(tile, logits.ndim)
+
+    def dropped(self, x: Float32[Array, "... H R T"], seeds: Seeds | None) -> Array:
+        """`x` after the dropout of probabilities."""
+        if seeds is None:
+            return x
+        whole = (*x.shape[:-2], self.queries, self.keys)
+        return layers.drop_part(x, self.rate, seeds, whole, self.first * (self.keys + 1))
+
+
+def _parts(settings: Settings, queries: Array, keys: Array, tile: TileBias | None) -> list[_Part]:
+    count, total = queries.shape[-2], keys.shape[-2]
+    width = total if tile is None else tile.shape[-1]
+    starts = range(0, count, settings.rows)
+    return [_Part(i, settings.rows, width, count, total, settings.rate) for i in starts]
+
+
+def _product(formula: str, x: Array, y: Array) -> Float32[Array, "..."]:
+    return jnp.einsum(formula, x, y, preferred_element_type=jnp.float32)
+
+
+def _transposed_product(
+    x: Float[Array, "... Q T"], y: Float[Array, "... Q D"], cpu: bool
+) -> Float32[Array, "... T D"]:
+    """`xᵀ y`; on a CPU in the order that is faster there."""
+    if not cpu:
+        return _product("...qt,...qd->...td", x, y)
+    summed = _product("...qd,...qt->...dt", y, x)
+    return jnp.swapaxes(jax.lax.optimization_barrier(summed), -1, -2)
+
+
 # Built once, because models compare equal only if they hold the same functions.
-UNROLLED = Attention(attend, attend_window)
-IN_TURN = Attention(attend, functools.partial(attend_window, in_turn=True))
+ON_CPU = Attention(attend, attend_window)
+ON_GPU = Attention(reference.attend, functools.partial(attend_window, device=GPU))
 
 
 def build(config: LayerConfig, platform: str) -> Attention:
     """This implementation for a platform; it suits every layer."""
     del config
-    return UNROLLED if platform == "cpu" else IN_TURN
+    return ON_CPU if platform == "cpu" else ON_GPU

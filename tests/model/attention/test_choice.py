@@ -1,11 +1,13 @@
 """Which implementation a model gets, and what is said where there is none."""
 
+import jax
 import pytest
 
 from block_recurrent.model.attention import (
     built_for,
     choose_attention,
     cudnn,
+    describe_attention,
     reference,
     tiled,
     tpu,
@@ -21,8 +23,8 @@ def chosen(platform, **changes):
 
 
 def test_auto_is_the_best_that_is_possible():
-    assert chosen("cpu", **LARGE) is tiled.UNROLLED
-    assert chosen("gpu", **LARGE) is tiled.IN_TURN
+    assert chosen("cpu", **LARGE) is tiled.ON_CPU
+    assert chosen("gpu", **LARGE) is tiled.ON_GPU
     assert chosen("tpu", **LARGE) is tpu.COMPILED
     assert chosen("tpu", **LARGE | {"window": 96}).attend is reference.attend
 
@@ -32,15 +34,40 @@ def test_kernels_are_interpreted_on_a_cpu_and_nowhere_else():
     assert chosen("tpu", **LARGE, attention="pallas") is tpu.COMPILED
 
 
-def test_rows_are_laid_out_on_a_cpu_and_taken_in_turn_elsewhere():
-    assert chosen("cpu", attention="tiled") is tiled.UNROLLED
-    assert chosen("tpu", attention="tiled") is tiled.IN_TURN
+def test_tiles_are_those_of_the_platform():
+    assert chosen("cpu", attention="tiled") is tiled.ON_CPU
+    assert chosen("tpu", attention="tiled") is tiled.ON_GPU
 
 
-def test_the_library_is_had_by_asking_for_it():
-    rates = {"dropout": 0.1, "attention_dropout": 0.0}
-    found = chosen("gpu", **LARGE, **rates, attention="cudnn", dtype="bfloat16")
-    assert found.attend_window is cudnn.attend_window
+LIBRARY = LARGE | {"dropout": 0.1, "attention_dropout": 0.0, "dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize("attention", ["auto", "cudnn"])
+def test_a_gpu_takes_the_library_where_it_suits(attention):
+    assert chosen("gpu", **LIBRARY, attention=attention).attend_window is cudnn.attend_window
+    assert chosen("cpu", **LIBRARY) is tiled.ON_CPU
+
+
+@pytest.mark.parametrize("capability, suits", [("7.5", False), ("9.0", True), ("gfx942", False)])
+def test_the_library_needs_a_gpu_of_its_maker(capability, suits, monkeypatch):
+    device = type("Device", (), {"compute_capability": capability})
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    found = chosen("gpu", **LIBRARY)
+    assert found is (cudnn.ATTENTION if suits else tiled.ON_GPU)
+
+
+def test_what_is_chosen_is_described_with_the_reason():
+    def described(platform, **changes):
+        with built_for(platform):
+            return describe_attention(layer_config(**changes))
+
+    assert described("cpu") == "tiled"
+    assert described("gpu", **LIBRARY) == "cudnn"
+    assert described("gpu", **LIBRARY | {"attention_dropout": 0.05}).startswith(
+        "tiled; cudnn has no dropout, but that of attention is 0.05"
+    )
+    assert described("tpu", **LARGE | {"window": 96}).startswith("xla; pallas needs a window")
+    assert described("gpu", **LIBRARY, attention="xla") == "xla"
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,13 @@ KEYS = [None, jax.random.key(3)]
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize(
-    "window, in_turn", [*((window, False) for window in WINDOWS), (128, True), (256, True)]
+    "window, device",
+    [*((window, tiled.CPU) for window in WINDOWS), (128, tiled.GPU), (512, tiled.GPU)],
 )
 @pytest.mark.parametrize("key", KEYS, ids=["all", "dropout"])
-def test_a_window_is_that_of_the_reference(window, dtype, key, in_turn):
+def test_a_window_is_that_of_the_reference(window, dtype, key, device):
     attends = [
-        functools.partial(tiled.attend_window, in_turn=in_turn),
+        functools.partial(tiled.attend_window, device=device),
         reference.attend_window,
     ]
     results = [
@@ -51,18 +52,7 @@ def test_attention_without_a_bias_is_that_of_the_reference(queries, keys):
     assert_close(*results)
 
 
-def test_rows_in_turn_need_less_memory_than_one_tile_of_a_window():
-    window = 1024
-    arguments = window_arguments(window, lanes=(4, 1))
-    attend = functools.partial(
-        tiled.attend_window, in_turn=True, dropout_rate=0.3, dropout_key=KEYS[1]
-    )
-    compiled = values_and_gradients.lower(attend, *arguments).compile()
-    tile = 4 * 2 * window * 2 * window * 4  # lanes, heads, queries, keys, bytes
-    assert compiled.memory_analysis().temp_size_in_bytes < tile
-
-
 def test_parts_of_a_window_are_equal_and_not_too_small():
-    windows = (1, 8, 64, 96, 128, 192, 512, 1024)
-    assert [tiled.rows_at_once(window, 8) for window in windows] == [1, 8, 64, 96, 64, 64, 64, 128]
-    assert [tiled.rows_at_once(window, 16) for window in (1024, 2048)] == [64, 128]
+    windows, rows = (1, 8, 64, 96, 128, 192, 512, 1024), (1, 8, 64, 96, 64, 64, 64, 128)
+    assert tuple(tiled.rows_at_once(window, tiled.CPU) for window in windows) == rows
+    assert [tiled.rows_at_once(window, tiled.GPU) for window in (256, 512, 2048)] == [128, 128, 512]

@@ -33,6 +33,9 @@ from block_recurrent.model.layers import keep_factors, make_seeds
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues
 
+UNROLLED = 4  # steps of R queries that the compiler may interleave
+MOST_UNROLLED = 1024  # keys that they see; with more, compilation takes minutes
+
 
 def attend(
     queries: Float[Array, "... Q H D"],
@@ -260,15 +263,22 @@ def _for_all_rows(plan: Plan, some_rows: Callable[[_Tile], None]) -> None:
         first = _at(index, ROWS)
         some_rows(_Tile(plan, first, first if plan.windowed else 0))
 
-    _for_each(plan.queries // ROWS, step)
+    count = plan.queries // ROWS
+    _for_each(count, step, math.gcd(count, UNROLLED) if plan.seen <= MOST_UNROLLED else 1)
 
 
 def _at(index: Array, length: int) -> Array:
     return pl.multiple_of(index * length, length)
 
 
-def _for_each(count: int, step: Callable[[Array], None]) -> None:
-    jax.lax.fori_loop(0, count, lambda index, _: step(index), None)
+def _for_each(count: int, step: Callable[[Array], None], at_once: int = 1) -> None:
+    """A loop of `count` steps; the compiler sees `at_once` of them side by side."""
+
+    def several(index: Array, _: None) -> None:
+        for i in range(at_once):
+            step(index * at_once + i)
+
+    jax.lax.fori_loop(0, count // at_once, several, None)
 
 
 def _in_a_row(
