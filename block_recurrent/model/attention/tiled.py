@@ -77,8 +77,9 @@ def attend_window(
     """As `reference.attend_window`."""
     rows = rows_at_once(queries.shape[-3], device)
     keys, values = map(_swap_heads, with_preceding(current, previous, detached=detached))
-    dropped = dropout_key is not None and dropout_rate > 0.0
-    seeds = layers.make_seeds(dropout_key) if dropped else None
+    seeds = None
+    if dropout_key is not None and dropout_rate > 0.0:
+        seeds = layers.make_seeds(dropout_key)
     settings = Settings(rows, dropout_rate, device.cpu)
     tile = window_bias(bias, rows)
     return _swap_heads(_attend(settings, _swap_heads(queries), keys, values, tile, seeds))
