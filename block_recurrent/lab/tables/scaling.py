@@ -79,7 +79,8 @@ def draw(columns: Mapping[str, Sequence[SeedGroup]], picture: "Figure") -> None:
             color = FAMILIES["Rec" if point.recurrent else "XL"]
             style = {"color": color, "markerfacecolor": "none", "label": point.name}
             panel.plot(point.parameters, point.bits_per_token, "D", **style)
-        panel.set(title=title, xlabel="parameters without embedding", ylabel="bits per token")
+        shown = "\n".join(filter(None, [finding(groups), title]))
+        panel.set(title=shown, xlabel="parameters without embedding", ylabel="bits per token")
         panel.set_xscale("log")
         panel.margins(0.12)
         least, greatest = panel.dataLim.intervalx
@@ -88,6 +89,27 @@ def draw(columns: Mapping[str, Sequence[SeedGroup]], picture: "Figure") -> None:
         panel.set_xlim(least / room, greatest * room)
         label_logarithmic(panel.xaxis)
     finish(panels)
+
+
+def finding(groups: Sequence[SeedGroup]) -> str:
+    """How far a recurrent row is from Slide at the sizes that both have; "" for other rows."""
+    recurrent, plain = {}, {}
+    for group in groups:
+        bits = group.spread("bits_per_token").mean
+        if is_recurrent(group.config):
+            recurrent.setdefault(row_name(group.config), {})[group.config.model.model_size] = bits
+        elif family(group.name) == "Slide":
+            plain.setdefault(group.name, {})[group.config.model.model_size] = bits
+    if len(recurrent) != 1 or len(plain) != 1:
+        return ""
+    ((name, ours),), ((other, theirs),) = recurrent.items(), plain.items()
+    gaps = [theirs[size] - ours[size] for size in ours.keys() & theirs.keys()]
+    if not gaps or min(gaps) < 0 < max(gaps):
+        return ""
+    side, distances = "below" if max(gaps) > 0 else "above", sorted(map(abs, gaps))
+    ends = " to ".join(dict.fromkeys(f"{end:.2f}" for end in (distances[0], distances[-1])))
+    sizes = f"at each of {len(gaps)} sizes" if len(gaps) > 1 else "at one size"
+    return f"{name} is {ends} bits a token {side} {other} {sizes}"
 
 
 def _draw_runs(panel: "Axes", groups: Sequence[SeedGroup]) -> None:

@@ -34,6 +34,30 @@ def test_the_papers_points_stand_with_its_tokens_only(tmp_path):
     assert not any("paper" in row[0] for row in page.tables["books, bytes"].rows)
 
 
+def sized(row, size):
+    return small(row, model__model_size=size)
+
+
+def finding_of(tmp_path, bits):
+    runs = [
+        write_run(tmp_path / f"{row}{size}", sized(row, size), [value] * 4)
+        for (row, size), value in bits.items()
+    ]
+    return scaling.finding(group_runs(reading.read_runs(runs)))
+
+
+def test_the_title_says_how_far_a_recurrent_row_is_from_slide_at_the_same_sizes(tmp_path):
+    rec, slide = "rec_fixed_skip", "slide_4l"
+    below = {(rec, 32): 2.0, (slide, 32): 2.1, (rec, 64): 1.5, (slide, 64): 1.75}
+    words = "Rec:fixed:skip is 0.10 to 0.25 bits a token below Slide:4L at each of 2 sizes"
+    assert finding_of(tmp_path / "below", below) == words
+    above = {(rec, 32): 2.5, (slide, 32): 2.1, (rec, 64): 1.5}
+    words = "Rec:fixed:skip is 0.40 bits a token above Slide:4L at one size"
+    assert finding_of(tmp_path / "above", above) == words
+    assert finding_of(tmp_path / "mixed", below | {(rec, 64): 1.8}) == ""
+    assert finding_of(tmp_path / "alone", {(rec, 32): 2.0}) == ""
+
+
 def test_a_run_without_figures_is_in_the_table_and_not_in_the_picture(tmp_path, capsys):
     folders = [
         write_run(tmp_path / "none", small("slide_3l", corpus="latex"), []),
