@@ -24,7 +24,6 @@ from jaxtyping import Float, Float32
 from block_recurrent.config import LayerConfig
 from block_recurrent.model import layers
 from block_recurrent.model.array_types import Blocks, DistanceBias, Key, Seeds, TileBias
-from block_recurrent.model.attention import reference
 from block_recurrent.model.attention.choice import KEPT, Attention
 from block_recurrent.model.attention.reference import sum_leading
 from block_recurrent.model.positions import window_bias
@@ -56,10 +55,12 @@ class Settings(NamedTuple):
     cpu: bool
 
 
-def attend(queries: Float[Array, "... Q H D"], context: KeysValues) -> Float[Array, "... Q H D"]:
+def attend(
+    queries: Float[Array, "... Q H D"], context: KeysValues, *, device: Device = CPU
+) -> Float[Array, "... Q H D"]:
     """As `reference.attend` without bias and dropout."""
     queries, keys, values = map(_swap_heads, (queries, *context))
-    settings = Settings(queries.shape[-2], 0.0, True)
+    settings = Settings(queries.shape[-2], 0.0, device.cpu)
     return _swap_heads(_attend(settings, queries, keys, values, None, None))
 
 
@@ -232,7 +233,9 @@ def _transposed_product(
 
 # Built once, because models compare equal only if they hold the same functions.
 ON_CPU = Attention(attend, attend_window)
-ON_GPU = Attention(reference.attend, functools.partial(attend_window, device=GPU))
+ON_GPU = Attention(
+    functools.partial(attend, device=GPU), functools.partial(attend_window, device=GPU)
+)
 
 
 def build(config: LayerConfig, platform: str) -> Attention:

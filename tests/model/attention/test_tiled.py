@@ -39,15 +39,17 @@ def test_a_window_is_that_of_the_reference(window, dtype, key, device):
     assert_close(*results, TOLERANCES[dtype])
 
 
+@pytest.mark.parametrize("device", [tiled.CPU, tiled.GPU])
 @pytest.mark.parametrize("queries, keys", [(1, 7), (8, 3)])
-def test_attention_without_a_bias_is_that_of_the_reference(queries, keys):
+def test_attention_without_a_bias_is_that_of_the_reference(queries, keys, device):
     shapes = [(2, 3, queries, HEADS, SIZE), *[(2, 3, keys, HEADS, SIZE)] * 2]
     arrays = random_like([jnp.zeros(shape) for shape in shapes])
+    attends = [functools.partial(tiled.attend, device=device), reference.attend]
     results = [
         values_and_gradients(
-            lambda q, *context, module=module: module.attend(q, KeysValues(*context)), *arrays
+            lambda q, *context, attend=attend: attend(q, KeysValues(*context)), *arrays
         )
-        for module in (tiled, reference)
+        for attend in attends
     ]
     assert_close(*results)
 
