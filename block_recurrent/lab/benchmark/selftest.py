@@ -6,8 +6,8 @@ Each implementation computes attention to windows and to states, and its gradien
 the paper's layers, two batch rows of two windows. What it computes is compared with plain
 arithmetic ("xla") in float32 with exact products. The error of an array is the root of its mean
 square, relative to that of the exact values. An implementation is right if its largest error is at
-most twice that of plain arithmetic in the same dtype. Status 1 means that one is wrong. It takes
-about a minute.
+most twice that of plain arithmetic in the same dtype. Status 1 means that one is wrong. It takes a
+minute or two.
 """
 
 import dataclasses
@@ -73,7 +73,7 @@ def compare(config: LayerConfig) -> list[Result]:
         try:
             found[name] = choose_attention(dataclasses.replace(config, attention=name))
         except AttentionImpossible as error:
-            refused[name] = str(error).split("; set ")[0].split(" ", 2)[2]
+            refused[name] = str(error.__cause__)
     if jax.default_backend() == "cpu" and found.pop("pallas", None):
         refused["pallas"] = "is interpreted on a CPU, which is for tests"
     arguments = _arguments(config)
@@ -85,12 +85,17 @@ def compare(config: LayerConfig) -> list[Result]:
     errors = {name: _error(run(), exact) for name, run in runs.items()}
     most = max(MOST_ERROR * errors["xla"], LEAST_ERROR)
     seconds = time_in_turn(runs, ROUNDS)
-    results = [Result(name, config.dtype, refused=reason) for name, reason in refused.items()]
-    for name in reversed(runs):
-        milliseconds = statistics.median(seconds[name]) * 1e3
-        right = bool(errors[name] <= most)  # an error that is not a number is not
-        results.insert(0, Result(name, config.dtype, "", errors[name], right, milliseconds))
-    return results
+    computed = [
+        Result(
+            name,
+            config.dtype,
+            error=errors[name],
+            right=bool(errors[name] <= most),  # an error that is not a number is not
+            milliseconds=statistics.median(seconds[name]) * 1e3,
+        )
+        for name in runs
+    ]
+    return computed + [Result(name, config.dtype, why) for name, why in refused.items()]
 
 
 def _arguments(config: LayerConfig) -> tuple[Any, ...]:

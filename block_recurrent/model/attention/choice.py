@@ -75,13 +75,14 @@ def describe_attention(config: LayerConfig) -> str:
 def _choose(config: LayerConfig) -> tuple[str, Attention, dict[str, str]]:
     """Name and implementation, and of those that "auto" would rather choose, why not."""
     platform, name = target_platform(), config.attention
-    names, refused = AUTO.get(platform, ("xla",)) if name == "auto" else (name,), {}
+    names = AUTO.get(platform, ("xla",)) if name == "auto" else (name,)
+    refused, reason = {}, None
     for name in names:
         module = importlib.import_module(f"{__package__}.{FILES.get(name, name)}")
         try:
             return name, module.build(config, platform), refused
         except AttentionImpossible as error:
-            refused[name] = str(error)
+            refused[name], reason = str(error), error
     raise AttentionImpossible(
-        f"model.attention {name!r} {refused[name]}; set model.attention = 'auto' or 'xla'"
-    )
+        f"model.attention {name!r} {reason}; set model.attention = 'auto' or 'xla'"
+    ) from reason
