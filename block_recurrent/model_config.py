@@ -123,8 +123,8 @@ class ModelConfig(LayerConfig):
       detach_windows: no gradient reaches the keys and values of the window before. A segment of
         several windows then equals several segments of Transformer-XL, of one window each.
       scan_layers: run stacked plain layers as one compiled loop, which compiles faster, or unroll
-        the loop, which runs faster on a CPU. Unless given, it is unrolled on a CPU in models of
-        fewer than 24 layers.
+        the loop. Unless given, it is unrolled in models of fewer than 24 layers where that runs
+        faster: on a CPU, and with `remat` "dots".
       remat: what the backward pass computes again: "none", "layer" (everything inside a layer but
         what attention returns) or "dots" (projections are kept, too); both also compute every state
         update again.

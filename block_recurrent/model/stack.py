@@ -135,7 +135,9 @@ def scans_layers(config: ModelConfig) -> bool:
     """Whether plain layers are a loop in the compiled program too."""
     if config.scan_layers is not None:
         return config.scan_layers
-    return target_platform() != "cpu" or config.num_layers >= MANY_LAYERS
+    # A loop stacks what is kept for the backward pass and takes slices of it.
+    slow = target_platform() == "cpu" or config.remat == "dots"
+    return not slow or config.num_layers >= MANY_LAYERS
 
 
 def rematerialize(function: Callable, remat: str, *, in_scan: bool = False) -> Callable:

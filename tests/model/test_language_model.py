@@ -12,7 +12,9 @@ from flax import nnx
 import block_recurrent as br
 from block_recurrent.interop.meliad import to_parameters
 from block_recurrent.model import language_model, transformer_layer
+from block_recurrent.model.attention import built_for
 from block_recurrent.model.attention import reference as reference_attention
+from block_recurrent.model.stack import scans_layers
 from tests import reference
 from tests.helpers import (
     MODELS,
@@ -186,6 +188,18 @@ def test_loops_and_rematerialisation_change_no_number(name):
         return jax.tree.leaves(results)
 
     assert_close(run(**WAYS[name]), run())
+
+
+def test_few_layers_are_unrolled_where_that_is_faster():
+    def scans(platform, **changes):
+        with built_for(platform):
+            return scans_layers(dataclasses.replace(MODELS["slide"], **changes))
+
+    assert not scans("cpu") and scans("cpu", num_layers=24)
+    for platform in ("gpu", "tpu"):
+        assert scans(platform) and scans(platform, remat="layer")
+        assert not scans(platform, remat="dots") and scans(platform, remat="dots", num_layers=24)
+        assert scans(platform, remat="dots", scan_layers=True)
 
 
 @pytest.mark.parametrize("remat", ["none", "layer", "dots"])
