@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32, UInt32
 
 from block_recurrent.model import checks
 from block_recurrent.model.array_types import Key, Seeds, Vectors
+from block_recurrent.parallel.axes import gather
 
 EPSILON = 1e-6
 
@@ -65,11 +66,11 @@ def product(x: Float[Array, "... I"], kernel: Float32[Array, "I O"]) -> Float[Ar
     That is the sum over tokens as the product leaves it, so devices add up their parts in float32.
     The product has its shorter side first: with the longer one first XLA:CPU takes twice as long.
     """
-    return x @ kernel.astype(x.dtype)
+    return _product_forward(x, kernel)[0]
 
 
 def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    rounded = kernel.astype(x.dtype)
+    rounded = gather(kernel.astype(x.dtype))
     return x @ rounded, (x, rounded)
 
 
@@ -81,7 +82,7 @@ def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Arra
         of_kernel = sum_over_tokens(inputs.T, outputs)
     else:  # the barrier keeps XLA from transposing it back
         of_kernel = jax.lax.optimization_barrier(sum_over_tokens(outputs.T, inputs)).T
-    return gradient @ kernel.T, of_kernel
+    return gradient @ kernel.T, gather(of_kernel)
 
 
 product.defvjp(_product_forward, _product_backward)

@@ -31,6 +31,17 @@ def replicate(x: Array) -> Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec()))
 
 
+def gather(kernel: Array) -> Array:
+    """A kernel, gathered on every device before it is multiplied with.
+
+    Left alone, a TPU's compiler sends shards round and multiplies with one after the other, which
+    moves more and keeps its matrix units waiting. With `tensor` a kernel stays as it is, because
+    its shards along that axis are not gathered.
+    """
+    mesh = jax.typeof(kernel).sharding.mesh
+    return kernel if mesh.shape.get(TENSOR, 1) > 1 else replicate(kernel)
+
+
 def shard_batch(x: Array) -> Array:
     """`x` [B, ...], sharded by batch rows and replicated along its other axes.
 

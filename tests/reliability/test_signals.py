@@ -25,7 +25,7 @@ DOCUMENTS = 6_000
 
 
 class Ended(NamedTuple):
-    """A process that has ended: seconds are those since the last signal."""
+    """A process that has ended: seconds are those since the signals."""
 
     status: int
     seconds: float
@@ -59,17 +59,21 @@ class Program:
         return self.files[0].read_text()
 
     def send(self, *numbers: int, until: Callable[[], object], pause: float = 0) -> Ended:
-        """Waits until something is so, sends signals, a pause before each; returns at the end."""
+        """Waits until something is so, and for a pause, and sends signals; returns at the end.
+
+        Several signals find the process stopped, so that it cannot end between them.
+        """
         try:
             begin = time.monotonic()
             while not until():
                 assert self.process.poll() is None, self.files[1].read_text()
                 assert time.monotonic() < begin + NEVER
                 time.sleep(0.005)
-            for number in numbers:
-                time.sleep(pause)
-                assert self.process.poll() is None, self.files[1].read_text()
-                sent = time.monotonic()
+            time.sleep(pause)
+            assert self.process.poll() is None, self.files[1].read_text()
+            sent = time.monotonic()
+            together = len(numbers) > 1
+            for number in [signal.SIGSTOP, *numbers, signal.SIGCONT] if together else numbers:
                 self.process.send_signal(number)
             self.process.wait(NEVER)
             seconds = time.monotonic() - sent
@@ -144,7 +148,7 @@ def waiting_for_git(folder: Path, name: str, *numbers: int) -> Ended:
 FIRST = (compiling, training, evaluating_meanwhile, evaluating, generating, preparing)
 SECOND = (training, waiting_for_git)
 ONE = list(zip(FIRST, itertools.cycle(SIGNALS)))
-TWO = list(zip(SECOND, itertools.cycle([SIGNALS, SIGNALS[::-1]])))
+TWO = [(doing, SIGNALS) for doing in SECOND]
 
 
 def sent_to(*programs: Callable[..., Ended]) -> list[tuple[Callable[..., Ended], int]]:
@@ -217,5 +221,5 @@ def test_a_corpus_that_was_stopped_is_not_there_and_then_goes_on(
 @pytest.mark.parametrize(("doing", "numbers"), TWO)
 def test_a_second_signal_ends_it_at_once(doing, numbers, ended):
     status, _, _, errors, _ = ended(doing, *numbers)
-    assert status == 128 + numbers[1]
+    assert status - 128 in numbers  # the system delivers them in an order of its own
     assert "by a second signal" in errors and "Traceback" not in errors
