@@ -6,6 +6,7 @@ A table and a panel for each corpus and tokenizer. The figures of an unfinished 
 its step.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ DESCRIPTION = (
     "several seeds: mean ± sample standard deviation (number of seeds). @STEP: not finished, the "
     "figure is from that step. The paper's two points are its models of 1.3 B."
 )
+TITLE_WIDTH = 50  # letters that fit above a panel
 COLUMNS = ("row", "parameters", "recurrent", "bits/token", "steps", "tokens seen")
 
 
@@ -79,7 +81,7 @@ def draw(columns: Mapping[str, Sequence[SeedGroup]], picture: "Figure") -> None:
             color = FAMILIES["Rec" if point.recurrent else "XL"]
             style = {"color": color, "markerfacecolor": "none", "label": point.name}
             panel.plot(point.parameters, point.bits_per_token, "D", **style)
-        shown = "\n".join(filter(None, [finding(groups), title]))
+        shown = "\n".join([*textwrap.wrap(finding(groups), TITLE_WIDTH), title])
         panel.set(title=shown, xlabel="parameters without embedding", ylabel="bits per token")
         panel.set_xscale("log")
         panel.margins(0.12)
