@@ -37,8 +37,8 @@ from typing import IO, NamedTuple
 
 from tests.soak.hostile_kinds import CHANGED, KINDS, REFUSALS, valid_contents
 
-SECONDS = 10.0  # of the processor, so that a busy machine breaks no law
-SILENCE = 600.0  # after so many seconds without a line, a process that does nothing has hung
+SECONDS = 10.0  # of the processor; three times as many of the clock, on a busy machine
+START_SECONDS = 600.0  # of the clock, until intact files are made
 MEMORY = 2**30  # bytes, beyond what the process had before
 COUNT = 10_000
 OUTCOMES = ("read", "refused", "found")
@@ -260,7 +260,7 @@ def _watch(words: str) -> Iterator[tuple[int | None, str, str]]:
         reading.start()
         trying = None
         try:
-            while line := lines.get(timeout=SILENCE):
+            while line := lines.get(timeout=START_SECONDS if trying is None else 3 * SECONDS):
                 trying, *outcome = json.loads(line)
                 if outcome:
                     yield trying, *outcome

@@ -25,7 +25,14 @@ from block_recurrent.lab.tables.layout import (
 from block_recurrent.lab.tables.naming import column, family, is_recurrent, row_name
 from block_recurrent.lab.tables.options import parse_runs
 from block_recurrent.lab.tables.paper import SCALING, SCALING_COLUMN
-from block_recurrent.lab.tables.seed_groups import SeedGroup, group_runs, group_table, marker
+from block_recurrent.lab.tables.seed_groups import (
+    SeedGroup,
+    Spread,
+    group_runs,
+    group_table,
+    marker,
+    spread,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,24 +101,38 @@ def draw(columns: Mapping[str, Sequence[SeedGroup]], picture: "Figure") -> None:
 
 
 def finding(groups: Sequence[SeedGroup]) -> str:
-    """How far a recurrent row is from Slide at the sizes that both have; "" for other rows."""
+    """How far a recurrent row is from Slide at the sizes that both have; "" for other rows.
+
+    It says at how many sizes the 95 % interval of the difference, over seeds, leaves out zero.
+    """
     recurrent, plain = {}, {}
     for group in groups:
-        bits = group.spread("bits_per_token").mean
         if is_recurrent(group.config):
-            recurrent.setdefault(row_name(group.config), {})[group.config.model.model_size] = bits
+            recurrent.setdefault(row_name(group.config), {})[group.config.model.model_size] = group
         elif family(group.name) == "Slide":
-            plain.setdefault(group.name, {})[group.config.model.model_size] = bits
+            plain.setdefault(group.name, {})[group.config.model.model_size] = group
     if len(recurrent) != 1 or len(plain) != 1:
         return ""
     ((name, ours),), ((other, theirs),) = recurrent.items(), plain.items()
-    gaps = [theirs[size] - ours[size] for size in ours.keys() & theirs.keys()]
-    if not gaps or min(gaps) < 0 < max(gaps):
+    gaps = [_difference(theirs[size], ours[size]) for size in ours.keys() & theirs.keys()]
+    means = [gap.mean for gap in gaps if gap.mean is not None]
+    if not means or min(means) < 0 < max(means):
         return ""
-    side, distances = "below" if max(gaps) > 0 else "above", sorted(map(abs, gaps))
+    certain = sum(gap.interval is not None and gap.interval < abs(gap.mean or 0) for gap in gaps)
+    side, distances = "below" if max(means) > 0 else "above", sorted(map(abs, means))
     ends = " to ".join(dict.fromkeys(f"{end:.2f}" for end in (distances[0], distances[-1])))
-    sizes = f"at each of {len(gaps)} sizes" if len(gaps) > 1 else "at one size"
-    return f"{name} is {ends} bits a token {side} {other} {sizes}"
+    sizes = "one size" if len(means) == 1 else f"{len(means)} sizes"
+    seeds = f"beyond the 95 % interval of seeds at {certain or 'none'}"
+    return f"{name} is {ends} bits a token {side} {other} at {sizes}, {seeds}"
+
+
+def _difference(group: SeedGroup, other: SeedGroup) -> Spread:
+    """Bits per token of a group minus those of another, over the seeds of both."""
+    first, second = (
+        {run.seeds: point.evaluation.bits_per_token for run, point in x.final}
+        for x in (group, other)
+    )
+    return spread([first[seeds] - second[seeds] for seeds in first.keys() & second.keys()])
 
 
 def _draw_runs(panel: "Axes", groups: Sequence[SeedGroup]) -> None:

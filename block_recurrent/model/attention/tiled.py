@@ -2,9 +2,9 @@
 
 A token sees half of the window's tile [W, 2W]. The tile is cut into rows of sub-blocks, each of
 which holds R tokens and the W + R keys that they see together. The forward pass keeps its operands,
-its result and a number for each query, the logarithm of the sum of its exponentials. From them the
-backward pass computes the probabilities again in one pass over a tile (Dao et al. 2022, arXiv
-2205.14135, without the kernel).
+its result and two numbers for each query, the largest logit and the sum of the exponentials. From
+them the backward pass computes the probabilities again in one pass over a tile (after Dao et al.
+2022, arXiv 2205.14135).
 
 On a CPU, XLA fuses two products and what is between them into one pass whose intermediates stay in
 the cache, as long as nothing else uses them. Barriers keep other uses apart, and each product of
@@ -118,7 +118,7 @@ def _attend_forward(
     tile: TileBias | None,
     seeds: Seeds | None,
 ) -> tuple[Array, tuple]:
-    parts, sums = [], []
+    parts = []
     for part in _parts(settings, queries, keys, tile):
         logits = part.logits(queries, keys, tile)
         largest = logits.max(axis=-1, keepdims=True)
@@ -126,10 +126,9 @@ def _attend_forward(
         total = weights.sum(axis=-1, keepdims=True)
         weights = part.dropped(weights, seeds).astype(values.dtype)
         heads = _product("...qt,...td->...qd", weights, part.seen(values))
-        parts.append((heads / total).astype(values.dtype))
-        sums.append(largest + jnp.log(total))
-    attended, sums = (checkpoint_name(jnp.concatenate(x, axis=-2), KEPT) for x in (parts, sums))
-    return attended, (queries, keys, values, tile, seeds, attended, sums)
+        parts.append(((heads / total).astype(values.dtype), largest, total))
+    kept = [checkpoint_name(jnp.concatenate(x, axis=-2), KEPT) for x in zip(*parts, strict=True)]
+    return kept[0], ((queries, keys, values, tile, seeds), *kept)
 
 
 def _attend_backward(settings: Settings, saved: tuple, gradient: Array) -> tuple:
@@ -137,25 +136,25 @@ def _attend_backward(settings: Settings, saved: tuple, gradient: Array) -> tuple
     # which would then have to be kept. The others keep a value that is used more than once apart
     # from its uses.
     barrier = jax.lax.optimization_barrier if settings.cpu else lambda x: x
-    queries, keys, values, tile, seeds, attended, sums = barrier(saved)
+    (queries, keys, values, tile, seeds), attended, largest, total = barrier(saved)
     dtype = values.dtype
     mean = _product("...qd,...qd->...q", gradient, attended)[..., None]
     of_queries, of_tile = [], None if tile is None else jnp.zeros_like(tile)
     of_keys, of_values = (jnp.zeros(x.shape, jnp.float32) for x in (keys, values))
     for part in _parts(settings, queries, keys, tile):
-        logits = part.logits(queries, keys, tile)
-        probabilities = barrier(jnp.exp(logits - part.own(sums)))
-        ours = part.own(gradient)
-        of_probabilities = _product("...qd,...td->...qt", ours, part.seen(values))
+        ours, mine = part.own(queries), part.own(gradient)
+        weights = jnp.exp(part.logits(queries, keys, tile) - part.own(largest))
+        probabilities = barrier(weights / part.own(total))
+        of_probabilities = _product("...qd,...td->...qt", mine, part.seen(values))
         of_probabilities = part.dropped(of_probabilities, seeds)
         of_logits = barrier(probabilities * (of_probabilities - part.own(mean)))
         low, dropped = of_logits.astype(dtype), part.dropped(probabilities, seeds).astype(dtype)
-        of_queries.append(jnp.einsum("...qt,...td->...qd", low, part.seen(keys)))
-        of_keys += part.among_all(_transposed_product(low, part.own(queries), settings.cpu))
-        of_values += part.among_all(_transposed_product(dropped, ours, settings.cpu))
         if of_tile is not None:
             axes = tuple(range(of_logits.ndim - 3))
             of_tile += sum_leading(of_logits) if settings.cpu else of_logits.sum(axis=axes)
+        of_keys += part.among_all(_transposed_product(low, ours, settings.cpu))
+        of_values += part.among_all(_transposed_product(dropped, mine, settings.cpu))
+        of_queries.append(jnp.einsum("...qt,...td->...qd", low, part.seen(keys)))
     of_queries = jnp.concatenate(of_queries, axis=-2)
     return of_queries, of_keys.astype(dtype), of_values.astype(dtype), of_tile, None
 
@@ -164,27 +163,25 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 class _Part(NamedTuple):
-    """Some queries and the keys that they see together: R queries from the `first`, `width` keys.
+    """Some queries and the keys that they see together.
 
     Attributes:
+      settings: of the program; R queries are taken at once.
       first: index of the first query and of the first key.
-      rows: R.
       width: number of keys, W + R.
-      queries: Q of all parts.
       keys: T of all parts.
-      rate: of dropout.
+      queries: Q of all parts.
     """
 
+    settings: Settings
     first: int
-    rows: int
     width: int
-    queries: int
     keys: int
-    rate: float
+    queries: int
 
     def own(self, x: Array) -> Array:
         """The rows of the part's queries."""
-        return x[..., self.first : self.first + self.rows, :]
+        return x[..., self.first : self.first + self.settings.rows, :]
 
     def seen(self, x: Array) -> Array:
         """The rows of the part's keys."""
@@ -207,14 +204,14 @@ class _Part(NamedTuple):
         if seeds is None:
             return x
         whole = (*x.shape[:-2], self.queries, self.keys)
-        return layers.drop_part(x, self.rate, seeds, whole, self.first * (self.keys + 1))
+        number = self.first * (self.keys + 1)
+        return layers.drop_part(x, self.settings.rate, seeds, whole, number)
 
 
 def _parts(settings: Settings, queries: Array, keys: Array, tile: TileBias | None) -> list[_Part]:
     count, total = queries.shape[-2], keys.shape[-2]
     width = total if tile is None else tile.shape[-1]
-    starts = range(0, count, settings.rows)
-    return [_Part(i, settings.rows, width, count, total, settings.rate) for i in starts]
+    return [_Part(settings, i, width, total, count) for i in range(0, count, settings.rows)]
 
 
 def _product(formula: str, x: Array, y: Array) -> Float32[Array, "..."]:

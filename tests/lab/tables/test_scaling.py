@@ -34,28 +34,42 @@ def test_the_papers_points_stand_with_its_tokens_only(tmp_path):
     assert not any("paper" in row[0] for row in page.tables["books, bytes"].rows)
 
 
-def sized(row, size):
-    return small(row, model__model_size=size)
-
-
 def finding_of(tmp_path, bits):
     runs = [
-        write_run(tmp_path / f"{row}{size}", sized(row, size), [value] * 4)
-        for (row, size), value in bits.items()
+        write_run(
+            tmp_path / f"{row}{size}{seed}",
+            small(row, model__model_size=size, training__seed=seed),
+            [value] * 4,
+        )
+        for (row, size), values in bits.items()
+        for seed, value in enumerate(values)
     ]
     return scaling.finding(group_runs(reading.read_runs(runs)))
 
 
 def test_the_title_says_how_far_a_recurrent_row_is_from_slide_at_the_same_sizes(tmp_path):
     rec, slide = "rec_fixed_skip", "slide_4l"
-    below = {(rec, 32): 2.0, (slide, 32): 2.1, (rec, 64): 1.5, (slide, 64): 1.75}
-    words = "Rec:fixed:skip is 0.10 to 0.25 bits a token below Slide:4L at each of 2 sizes"
+    below = {(rec, 32): [2.0], (slide, 32): [2.1], (rec, 64): [1.5], (slide, 64): [1.75]}
+    end = "beyond the 95 % interval of seeds at none"
+    words = f"Rec:fixed:skip is 0.10 to 0.25 bits a token below Slide:4L at 2 sizes, {end}"
     assert finding_of(tmp_path / "below", below) == words
-    above = {(rec, 32): 2.5, (slide, 32): 2.1, (rec, 64): 1.5}
-    words = "Rec:fixed:skip is 0.40 bits a token above Slide:4L at one size"
+    above = {(rec, 32): [2.5], (slide, 32): [2.1], (rec, 64): [1.5]}
+    words = f"Rec:fixed:skip is 0.40 bits a token above Slide:4L at one size, {end}"
     assert finding_of(tmp_path / "above", above) == words
-    assert finding_of(tmp_path / "mixed", below | {(rec, 64): 1.8}) == ""
-    assert finding_of(tmp_path / "alone", {(rec, 32): 2.0}) == ""
+    assert finding_of(tmp_path / "mixed", below | {(rec, 64): [1.8]}) == ""
+    assert finding_of(tmp_path / "alone", {(rec, 32): [2.0]}) == ""
+
+
+def test_the_title_says_at_how_many_sizes_seeds_support_it(tmp_path):
+    # Differences of 0.1 by 0.01 of each other, and of 0.1 by 0.1: intervals of 0.025 and 0.25.
+    bits = {
+        ("rec_fixed_skip", 32): [2.00, 2.01, 2.02],
+        ("slide_4l", 32): [2.11, 2.11, 2.11],
+        ("rec_fixed_skip", 64): [2.00, 2.10, 2.20],
+        ("slide_4l", 64): [2.20, 2.20, 2.20],
+    }
+    words = "0.10 bits a token below Slide:4L at 2 sizes, beyond the 95 % interval of seeds at 1"
+    assert finding_of(tmp_path, bits) == f"Rec:fixed:skip is {words}"
 
 
 def test_a_run_without_figures_is_in_the_table_and_not_in_the_picture(tmp_path, capsys):

@@ -54,6 +54,21 @@ def test_attention_without_a_bias_is_that_of_the_reference(queries, keys, device
     assert_close(*results)
 
 
+@pytest.mark.parametrize("device", [tiled.CPU, tiled.GPU])
+def test_a_window_in_parts_needs_less_memory_than_whole(device):
+    def needed(most_parts):
+        cut = device._replace(most_parts=most_parts)
+        attend = functools.partial(
+            tiled.attend_window, device=cut, dropout_rate=0.3, dropout_key=KEYS[1]
+        )
+        arguments = window_arguments(1024, lanes=(4, 1))
+        compiled = values_and_gradients.lower(attend, *arguments).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    # Of a tile, four parts compute 1280 of 2048 columns.
+    assert needed(4) < 0.63 * needed(1)
+
+
 def test_parts_of_a_window_are_equal_and_not_too_small():
     windows, rows = (1, 8, 64, 96, 128, 192, 512, 1024), (1, 8, 64, 96, 64, 64, 64, 128)
     assert tuple(tiled.rows_at_once(window, tiled.CPU) for window in windows) == rows

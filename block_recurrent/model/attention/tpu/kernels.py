@@ -34,7 +34,6 @@ from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues
 
 UNROLLED = 4  # steps of R queries that the compiler may interleave
-MOST_UNROLLED = 1024  # keys that they see; with more, compilation takes minutes
 
 
 def attend(
@@ -264,7 +263,7 @@ def _for_all_rows(plan: Plan, some_rows: Callable[[_Tile], None]) -> None:
         some_rows(_Tile(plan, first, first if plan.windowed else 0))
 
     count = plan.queries // ROWS
-    _for_each(count, step, math.gcd(count, UNROLLED) if plan.seen <= MOST_UNROLLED else 1)
+    _for_each(count, step, math.gcd(count, UNROLLED))
 
 
 def _at(index: Array, length: int) -> Array:
