@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from block_recurrent.system.hints import has_type, type_error
 
+Remat = Literal["none", "layer", "dots", "auto"]
+
 # What a value must be, by the field's name in any configuration. None has no limits.
 _LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
@@ -126,8 +128,9 @@ class ModelConfig(LayerConfig):
         the loop. Unless given, it is unrolled in models of fewer than 24 layers where that runs
         faster: on a CPU, and with `remat` "dots".
       remat: what the backward pass computes again: "none", "layer" (everything inside a layer but
-        what attention returns) or "dots" (projections are kept, too); both also compute every state
-        update again.
+        what attention returns and the states) or "dots" (projections are kept, too); both also
+        compute every state update again. With "auto" `train` takes the first of "none", "dots" and
+        "layer" that fits the devices, and the run keeps it; elsewhere "auto" is "layer".
       logits_by_window: compute logits, loss and gradients of one window after the other, which
         saves memory and time if the vocabulary is large.
     """
@@ -139,7 +142,7 @@ class ModelConfig(LayerConfig):
     feedback: bool = False
     detach_windows: bool = False
     scan_layers: bool | None = None
-    remat: Literal["none", "layer", "dots"] = "none"
+    remat: Remat = "none"
     logits_by_window: bool = False
 
     def _validate(self) -> None:
@@ -189,7 +192,7 @@ class BaselineConfig(Checked):
     model_size: int = 1024
     dropout: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["none", "layer", "dots"] = "none"
+    remat: Remat = "none"
 
     @property
     def uses_dropout(self) -> bool:

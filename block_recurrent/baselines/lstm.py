@@ -16,7 +16,7 @@ from block_recurrent.config import LSTMConfig
 from block_recurrent.model import checks
 from block_recurrent.model.array_types import Activations, Key, Lengths, Tokens
 from block_recurrent.model.layers import RMSNorm, apply_dense, dense, dropout, split_key
-from block_recurrent.model.stack import rematerialize
+from block_recurrent.model.rematerialization import rematerialize
 from block_recurrent.model.state import stack, take
 
 

@@ -19,7 +19,7 @@ from block_recurrent.config import RelativeConfig
 from block_recurrent.model.array_types import Activations, Key, Lengths, Logits, Tokens
 from block_recurrent.model.attention import reference
 from block_recurrent.model.layers import apply_dense, dropout, product, relu, split_key
-from block_recurrent.model.stack import rematerialize
+from block_recurrent.model.rematerialization import rematerialize
 
 EPSILON = 1e-5
 STD = 0.02  # of the initial values, as in the authors' release

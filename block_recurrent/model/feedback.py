@@ -17,6 +17,7 @@ from block_recurrent.config import ModelConfig
 from block_recurrent.model.array_types import Activations, Key
 from block_recurrent.model.cell import RecurrentCell
 from block_recurrent.model.layers import split_key
+from block_recurrent.model.rematerialization import scan_blocks
 from block_recurrent.model.stack import LayerStack, Part, Stack
 from block_recurrent.model.state import (
     KeysValues,
@@ -26,7 +27,6 @@ from block_recurrent.model.state import (
     concatenate_windows,
     join_blocks,
     last_window,
-    scan_blocks,
     split_blocks,
     swap_blocks_and_batch,
     take,

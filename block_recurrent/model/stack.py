@@ -5,7 +5,7 @@ called in the same way. Each takes and returns its slice of a `ModelState`, the 
 and the states of its recurrent layers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,9 +17,10 @@ from jax import Array
 from block_recurrent.config import LayerConfig, ModelConfig
 from block_recurrent.model import checks
 from block_recurrent.model.array_types import Activations, Index, Key, States, TokenActivations
-from block_recurrent.model.attention import KEPT, target_platform
+from block_recurrent.model.attention import target_platform
 from block_recurrent.model.cell import RecurrentCell
 from block_recurrent.model.layers import split_key
+from block_recurrent.model.rematerialization import rematerialize, scan_blocks
 from block_recurrent.model.state import (
     KeysValues,
     LayerState,
@@ -28,7 +29,6 @@ from block_recurrent.model.state import (
     concatenate,
     flatten_heads,
     last_window,
-    scan_blocks,
     split_blocks,
     stack,
     swap_blocks_and_batch,
@@ -138,22 +138,6 @@ def scans_layers(config: ModelConfig) -> bool:
     # A loop stacks what is kept for the backward pass and takes slices of it.
     slow = target_platform() == "cpu" or config.remat == "dots"
     return not slow or config.num_layers >= MANY_LAYERS
-
-
-def rematerialize(function: Callable, remat: str, *, in_scan: bool = False) -> Callable:
-    """A layer's `function`, of which the backward pass computes again what `remat` says.
-
-    `remat` is a value of `ModelConfig.remat`. Inside a compiled loop (`in_scan`) XLA does not merge
-    the two computations of a layer; elsewhere that has to be prevented.
-    """
-    if remat == "none":
-        return function
-    policies = jax.checkpoint_policies
-    policy = policies.save_only_these_names(KEPT)
-    if remat == "dots":
-        dots = policies.dots_with_no_batch_dims_saveable
-        policy = policies.save_from_both_policies(policy, dots)
-    return jax.checkpoint(function, policy=policy, prevent_cse=not in_scan)
 
 
 class LayerStack(nnx.Module):

@@ -4,7 +4,7 @@ Modules hold parameters only; memory goes in and comes out as these NamedTuples.
 incoming state as a constant, which truncates back-propagation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -129,19 +129,6 @@ def join_blocks(tree: Tree) -> Tree:
 def swap_blocks_and_batch(tree: Tree) -> Tree:
     """Arrays [B, K, ...] as [K, B, ...] for a scan over blocks, and back again."""
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
-
-
-def scan_blocks(
-    step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, inputs: Any, *, recompute: bool
-) -> tuple[Any, Any]:
-    """A `jax.lax.scan` over blocks, arrays [K, B, ...].
-
-    With `recompute` the backward pass computes each step again, so that only the carries are kept.
-    """
-    if recompute:
-        # Inside a loop XLA does not merge the two computations of a step.
-        step = jax.checkpoint(step, prevent_cse=False)
-    return jax.lax.scan(step, carry, inputs)
 
 
 def with_preceding(

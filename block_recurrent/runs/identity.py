@@ -19,10 +19,12 @@ from block_recurrent.runs.bucket import Bucket
 from block_recurrent.runs.checkpoints import SAVING, Checkpoints
 from block_recurrent.runs.errors import CheckpointError
 from block_recurrent.runs.metrics import METRICS
-from block_recurrent.runs.workdir import CHECKPOINTS, CONFIG, LOCK, config_file
+from block_recurrent.runs.workdir import CHECKPOINTS, CONFIG, LOCK, config_file, holds_run
 from block_recurrent.system.files import PARTIAL
 from block_recurrent.training.optimizer import make_schedule
+from block_recurrent.training.remat import AUTO
 
+REMAT = "model.remat"
 # A run may become longer, be logged, evaluated and saved at other steps, and its files may move:
 # their content is compared with what the run began with.
 MAY_CHANGE = (
@@ -33,10 +35,11 @@ MAY_NOT_CHANGE = (
     *("training.seed", "training.clear_states", "training.state_passing"),
     "training.initial_parameters",
 )
-# An evaluation does not depend on how batches are cut and where the files are.
+# An evaluation does not depend on how batches are cut, where the files are, and what a gradient
+# computes again.
 NOT_IN_FIGURES = (
     *("data.batch_size", "data.segment_length", "training.accumulate_steps", "mesh."),
-    *("data.path", "data.download", "data.cache_path", "data.vocab_path"),
+    *("data.path", "data.download", "data.cache_path", "data.vocab_path", REMAT),
 )
 # Left by a run that was killed before its first checkpoint was complete.
 FIRST = f"0{SAVING}"
@@ -86,7 +89,8 @@ def check_bucket(bucket: Bucket, config: ExperimentConfig) -> None:
 
 
 def _check_same(path: Path, config: ExperimentConfig, where: str, other: str) -> None:
-    found = differences(_read(path), config, MAY_CHANGE, MAY_NOT_CHANGE)
+    may_change = (*MAY_CHANGE, REMAT) if config.model.remat == AUTO else MAY_CHANGE
+    found = differences(_read(path), config, may_change, MAY_NOT_CHANGE)
     if found:
         listed = "\n  ".join(found)
         raise ConfigError(
@@ -103,6 +107,15 @@ def _read(path: Path) -> ExperimentConfig:
             f"{path} is damaged, so it is not known what the run there began with: restore the "
             f"file, or choose another --workdir ({error})"
         ) from error
+
+
+def remat_of(workdir: Path) -> str:
+    """The `model.remat` of a run, "auto" if none began in the directory.
+
+    Raises:
+      ConfigError: its configuration is damaged.
+    """
+    return _read(workdir / CONFIG).model.remat if holds_run(workdir) else AUTO
 
 
 def check_length(workdir: Path, config: ExperimentConfig, step: int) -> str:

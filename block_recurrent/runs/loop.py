@@ -25,6 +25,7 @@ from block_recurrent.runs.identity import (
     check_length,
     check_same_data,
     check_unused,
+    remat_of,
 )
 from block_recurrent.runs.initial import find_source, read_source
 from block_recurrent.runs.metrics import METRICS, read_metrics
@@ -38,6 +39,7 @@ from block_recurrent.system.progress import ProgressLine, Stopwatch
 from block_recurrent.system.signals import Stopped, StopRequest, stop_on_signal
 from block_recurrent.training.build import abstract_model
 from block_recurrent.training.evaluation import Evaluation, evaluate, evaluation_steps
+from block_recurrent.training.remat import AUTO, choose_remat, with_remat
 from block_recurrent.training.trainer import Trainer
 
 VALIDATION_LOSS = "validation/bits_per_token"
@@ -89,6 +91,8 @@ def train(
         bucket = bucket_of(config)
         processes.decided(lambda: _claim(workdir, config, bucket, line, held))
         check_device()
+        config = _settle_remat(config, workdir, line)
+        bucket = bucket_of(config)
         if corpora is None:
             corpora = _read_corpora(config, line)
         with contextlib.closing(TrainingLoop(config, workdir, corpora, line, stop, bucket)) as loop:
@@ -122,6 +126,19 @@ def _claim(
     check_unused(workdir, bucket)
     if not (here or there):
         find_source(config)  # says what is wrong before the documents are read
+
+
+def _settle_remat(config: ExperimentConfig, workdir: Path, line: ProgressLine) -> ExperimentConfig:
+    """The configuration with what "auto" is on these devices, or was when the run began."""
+    if config.model.remat != AUTO:
+        return config
+    began = processes.decided(lambda: remat_of(workdir))
+    if began != AUTO:
+        return with_remat(config, began)
+    line.show('compiling steps for model.remat = "auto" ...')
+    config, chosen = choose_remat(config)
+    line.end(chosen)
+    return config
 
 
 def _read_corpora(config: ExperimentConfig, line: ProgressLine) -> Corpora:

@@ -1,4 +1,4 @@
-"""The machine: a check that its devices exist, and a setting that keeps freed memory.
+"""The machine: whether its devices exist, their memory, and a setting that keeps freed memory.
 
 XLA:CPU allocates the temporaries of a step anew each time. By default glibc maps large blocks from
 the system and unmaps them when they are freed. Every page of every step is then a page fault, which
@@ -8,6 +8,8 @@ costs up to a third of a step's time. A program of your own avoids this with `ke
 import ctypes
 import os
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -37,6 +39,14 @@ def check_device() -> None:
             f"the device asked for (JAX_PLATFORMS={asked!r}) is not there ({reason[0]}); unset "
             "JAX_PLATFORMS to use the devices that are there"
         ) from error
+
+
+def device_memory(devices: Sequence[Any]) -> float:
+    """The bytes that JAX may use of each device; of CPUs, their share of the machine's."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in devices]
+    if all(limits):
+        return min(limits)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(devices)
 
 
 def keep_freed_memory() -> None:

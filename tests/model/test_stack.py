@@ -1,5 +1,7 @@
 """Laws of the recurrent layer: a scan of the cell, with only the state update inside."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,11 +70,12 @@ def products_in_loops(function, *arguments):
     """How many matrix products the bodies of the outermost loops over blocks hold."""
     jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
     loops = [equation for equation in jaxpr.eqns if equation.primitive.name == "scan"]
-    count = []
-    for equation in loops:
-        body = equations(equation.params["jaxpr"].jaxpr)
-        count.append(sum(inner.primitive.name == "dot_general" for inner in body))
-    return count
+    return [products(loop) for loop in loops]
+
+
+def products(loop):
+    body = equations(loop.params["jaxpr"].jaxpr)
+    return sum(inner.primitive.name == "dot_general" for inner in body)
 
 
 # Projections as one, twice two of attention, and those of the wiring; a gate is one product.
@@ -95,6 +98,20 @@ def test_a_feedback_loop_holds_the_layers_below_and_no_more():
     layer = 1 + 1 + 2 + second_half  # projections, T5 bias, self-attention
     in_the_loop = [second_half, UPDATE["skip"] + layer, layer, UPDATE["skip"] + 1]
     assert loops == [sum(in_the_loop), layer]  # the second loop is over the layers above
+
+
+@pytest.mark.parametrize("remat", ["none", "layer", "dots"])
+def test_a_layer_that_is_computed_again_does_not_run_its_states_again(remat):
+    model = random_model(dataclasses.replace(MODELS["fixed_skip"], remat=remat))
+    x, state = jnp.zeros((2, LENGTH, 12)), model.initial_state(2)
+    gradient = jax.grad(lambda stack: stack(x, state)[0].sum())
+    loops = [
+        equation
+        for equation in equations(jax.make_jaxpr(gradient)(model.stack).jaxpr)
+        if equation.primitive.name == "scan" and equation.params["length"] == LENGTH // WINDOW
+    ]
+    forward = [loop for loop in loops if not loop.params["reverse"]]
+    assert sum(products(loop) > 0 for loop in forward) == 1 < len(loops)
 
 
 WRONG = {

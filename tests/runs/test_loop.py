@@ -35,7 +35,7 @@ from block_recurrent.runs.loop import TrainingLoop
 from block_recurrent.runs.metrics import read_metrics
 from block_recurrent.system.progress import ProgressLine
 from block_recurrent.system.signals import stop_on_signal
-from block_recurrent.training import trainer
+from block_recurrent.training import remat, trainer
 from block_recurrent.training.build import make_lanes, make_model, make_train_state
 from block_recurrent.training.evaluation import evaluate
 from block_recurrent.training.optimizer import make_schedule
@@ -209,6 +209,20 @@ def test_a_run_may_go_on_with_another_number_of_microbatches(uninterrupted, tmp_
     for line, other in zip(figures_of(tmp_path), figures_of(uninterrupted(plain)), strict=True):
         line.pop("validation/word_perplexity", None)  # exp of a large number
         assert line == pytest.approx({name: other[name] for name in line}, rel=2e-6)
+
+
+def test_a_run_keeps_what_automatic_rematerialisation_chose(uninterrupted, tmp_path, monkeypatch):
+    """It goes on with the same choice in the same configuration, and on other devices."""
+    auto = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, remat="auto"))
+    monkeypatch.setattr(remat, "_needed", lambda config, mesh: 1.0)
+    run(change(auto, num_steps=4), tmp_path)
+    assert "model.remat = 'none'" in (tmp_path / "config.gin").read_text()
+    monkeypatch.setattr(remat, "device_memory", lambda devices: 0.0)
+    run(auto, tmp_path)
+    assert "model.remat = 'none'" in (tmp_path / "config.gin").read_text()
+    assert_equal(result_of(tmp_path, CONFIG), result_of(uninterrupted(CONFIG), CONFIG))
+    run(change(auto, num_steps=1), tmp_path / "new")
+    assert "model.remat = 'layer'" in (tmp_path / "new/config.gin").read_text()
 
 
 def test_a_new_run_begins_with_the_parameters_of_another(uninterrupted, tmp_path, capsys):

@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from block_recurrent.system.devices import SWITCH
+from block_recurrent.system.devices import SWITCH, device_memory
 
 # Allocates and frees blocks of 48 MB, as a step of training does, and counts page faults once warm.
 # Each thread that allocates has memory of its own: the first time of one may come late.
@@ -41,3 +42,12 @@ def faults(**environment):
 def test_freed_memory_is_kept_unless_switched_off():
     # Thirty results of 12,288 pages each, where pages have 4 KB.
     assert 10 * faults() < faults(**{SWITCH: "off"})
+
+
+def test_the_memory_of_a_device_is_what_jax_may_use_and_that_of_a_cpu_its_share_of_the_machines():
+    def devices(*stats):
+        return [SimpleNamespace(memory_stats=lambda found=found: found) for found in stats]
+
+    assert device_memory(devices({"bytes_limit": 3e9}, {"bytes_limit": 2e9})) == 2e9
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert device_memory(devices(None, None)) == machine / 2

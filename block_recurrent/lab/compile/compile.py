@@ -15,7 +15,6 @@ TPU_MIN_LOG_LEVEL, and ALLOW_MULTIPLE_LIBTPU_LOAD, without which only one proces
 the TPU's compiler.
 """
 
-import functools
 import json
 import logging
 import time
@@ -23,7 +22,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from block_recurrent.command_line.failures import (
     is_out_of_memory,
@@ -34,23 +32,31 @@ from block_recurrent.command_line.failures import (
 from block_recurrent.command_line.options import file_to_write
 from block_recurrent.command_line.parser import make_parser, parse
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.data import Batch
 from block_recurrent.lab.compile.costs import VECTOR_OPERATIONS, program_costs
 from block_recurrent.lab.compile.flops import step_flops
 from block_recurrent.lab.compile.target import COMPILER_OPTIONS, EXAMPLES, Target, make_target
 from block_recurrent.model.attention import built_for
 from block_recurrent.model.parameters import named_parameters
-from block_recurrent.parallel.mesh import batch_sharding, make_mesh
+from block_recurrent.parallel.mesh import make_mesh
 from block_recurrent.parallel.parameters import describe_sharding
 from block_recurrent.system.files import write_whole
 from block_recurrent.training.estimate import device_bytes
-from block_recurrent.training.trainer import abstract_run_state, make_run_step
+from block_recurrent.training.remat import (
+    AUTO,
+    CHOICES,
+    SHARE,
+    lower_step,
+    with_remat,
+)
+from block_recurrent.training.trainer import abstract_run_state
 
 _log = logging.getLogger(__name__)
 
 
 def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
     """Compiles the step of a run, with its batch sharded over all devices; no array is made.
+
+    With `model.remat = "auto"` it is the step that would be chosen on these devices.
 
     Returns:
       Figures for JSON; None where the compiler does not say. If the step does not fit, `fits` is
@@ -59,22 +65,26 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
     Raises:
       ConfigError: the batch or the parameters do not divide by the mesh, or it leaves devices over.
     """
+    remat, figures = config.model.remat, {}
+    for choice in CHOICES if remat == AUTO else (remat,):
+        figures = _compile_step(with_remat(config, choice), target)
+        if figures["fits"] and figures["peak_bytes"] <= SHARE * figures["memory_bytes"]:
+            break
+    return figures
+
+
+def _compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
     mesh = make_mesh(config.mesh, config.microbatch_size, target.devices, exact=True)
-    lanes, length = config.data.batch_size, config.data.segment_length
-    array: Any = functools.partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
-    tokens, mask = array((lanes, length), jnp.int32), array((lanes, length), jnp.bool_)
-    batch = Batch(tokens, tokens, mask, array((lanes,), jnp.bool_))
     chip, begin = target.chip, time.perf_counter()
     with built_for("gpu" if chip.platform == "cuda" else chip.platform):
-        state = abstract_run_state(config, mesh)
-        step: Any = make_run_step(config, state)
-        lowered = step.lower(state, batch)
+        lowered, state = lower_step(config, mesh), abstract_run_state(config, mesh)
     figures: dict[str, Any] = {
         "topology": target.topology,
         "chip": chip.name,
         "devices": len(target.devices),
         "jax": jax.__version__,
-        "tokens": lanes * length,
+        "remat": config.model.remat,
+        "tokens": config.data.batch_size * config.data.segment_length,
         "flops": step_flops(config),
         "peak_flops": chip.peak_flops * len(target.devices),
         "memory_bytes": chip.memory_bytes,
@@ -129,6 +139,7 @@ def _sizes(figures: dict[str, Any]) -> Iterator[str]:
     yield f"{figures['topology']}: {figures['devices']} x {figures['chip']}, jax {figures['jax']}"
     yield f"mesh                  {axes}"
     yield f"compilation           {figures['compile_seconds']:,.0f} s"
+    yield f"model.remat           {figures['remat']}"
     yield f"memory of a device    {peak:.2f} GB at most, of {memory:.2f}: {fits}"
     yield f"                      {state:.2f} GB of that are parameters and the optimizer's"
     if figures["shared_parameters"]:

@@ -4,7 +4,6 @@
 GPU; `choice` picks one for a model.
 """
 
-from block_recurrent.model.attention.choice import KEPT as KEPT
 from block_recurrent.model.attention.choice import Attention as Attention
 from block_recurrent.model.attention.choice import AttentionImpossible as AttentionImpossible
 from block_recurrent.model.attention.choice import built_for as built_for

@@ -20,7 +20,6 @@ from block_recurrent.model.layers import split_heads
 FILES = {"xla": "reference", "pallas": "tpu"}
 # What "auto" chooses from by platform, the fastest first. The last is possible for every layer.
 AUTO = {"tpu": ("pallas", "xla"), "gpu": ("cudnn", "tiled"), "cpu": ("tiled",)}
-KEPT = "attended"  # by this name rematerialisation knows what it need not compute again
 _platform: ContextVar[str | None] = ContextVar("platform", default=None)
 
 

@@ -18,15 +18,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float, Float32
 
 from block_recurrent.config import LayerConfig
 from block_recurrent.model import layers
 from block_recurrent.model.array_types import Blocks, DistanceBias, Key, Seeds, TileBias
-from block_recurrent.model.attention.choice import KEPT, Attention
+from block_recurrent.model.attention.choice import Attention
 from block_recurrent.model.attention.reference import sum_leading
 from block_recurrent.model.positions import window_bias
+from block_recurrent.model.rematerialization import keep
 from block_recurrent.model.state import KeysValues, with_preceding
 
 
@@ -127,7 +127,7 @@ def _attend_forward(
         weights = part.dropped(weights, seeds).astype(values.dtype)
         heads = _product("...qt,...td->...qd", weights, part.seen(values))
         parts.append(((heads / total).astype(values.dtype), largest, total))
-    kept = [checkpoint_name(jnp.concatenate(x, axis=-2), KEPT) for x in zip(*parts, strict=True)]
+    kept = keep([jnp.concatenate(x, axis=-2) for x in zip(*parts, strict=True)])
     return kept[0], ((queries, keys, values, tile, seeds), *kept)
 
 

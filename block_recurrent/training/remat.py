@@ -1,0 +1,75 @@
+"""`model.remat = "auto"`: what the backward pass computes again is as little as memory allows."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from block_recurrent.config import ExperimentConfig
+from block_recurrent.data import Batch
+from block_recurrent.parallel import processes
+from block_recurrent.parallel.mesh import batch_sharding, make_mesh
+from block_recurrent.system.devices import device_memory
+from block_recurrent.training.trainer import abstract_run_state, make_run_step
+
+AUTO = "auto"
+CHOICES = ("none", "dots", "layer")  # values of `model.remat`, the fastest first
+SHARE = 0.9  # of a device's memory; evaluations and the batches to come need some, too
+
+
+def with_remat(config: ExperimentConfig, remat: str) -> ExperimentConfig:
+    """The configuration with another `model.remat`."""
+    model: Any = dataclasses.replace(config.model, remat=remat)  # pyright: ignore
+    return dataclasses.replace(config, model=model)
+
+
+def choose_remat(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
+    """The configuration with the fastest `model.remat` whose step fits the devices.
+
+    Steps are compiled for that, in all processes, and not run. The last choice is taken without.
+
+    Returns:
+      The configuration, and a line for people.
+    """
+    mesh = make_mesh(config.mesh, config.microbatch_size, exact=processes.several())
+    available, texts, remat = device_memory(mesh.local_devices), [], CHOICES[-1]
+    for choice in CHOICES[:-1]:
+        needed = _needed(with_remat(config, choice), mesh)
+        size = f"{needed / 1e9:.2f} GB" if needed < math.inf else "too much"
+        texts.append(f"{size} with {choice!r}")
+        if not processes.any_of(needed > SHARE * available):
+            remat = choice
+            break
+    line = f"a step needs {', '.join(texts)}; a device has {available / 1e9:.2f} GB"
+    return with_remat(config, remat), f"model.remat = {remat!r}: {line}"
+
+
+def lower_step(config: ExperimentConfig, mesh: Mesh) -> jax.stages.Lowered:
+    """The step of a run on a mesh, of shapes alone.
+
+    Raises:
+      ConfigError: the mesh does not divide the batch or some parameters.
+    """
+    lanes, length = config.data.batch_size, config.data.segment_length
+    array: Any = functools.partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
+    tokens, mask = array((lanes, length), jnp.int32), array((lanes, length), jnp.bool_)
+    batch = Batch(tokens, tokens, mask, array((lanes,), jnp.bool_))
+    state = abstract_run_state(config, mesh)
+    step: Any = make_run_step(config, state)
+    return step.lower(state, batch)
+
+
+def _needed(config: ExperimentConfig, mesh: Mesh) -> float:
+    """The most memory of a device that the step needs."""
+    try:
+        memory: Any = lower_step(config, mesh).compile().memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return math.inf
+    on_cpu = mesh.devices.flat[0].platform == "cpu"  # its compiler leaves temporaries out
+    return memory.peak_memory_in_bytes + (memory.temp_size_in_bytes if on_cpu else 0)
