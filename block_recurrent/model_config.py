@@ -129,8 +129,9 @@ class ModelConfig(LayerConfig):
         faster: on a CPU, and with `remat` "dots".
       remat: what the backward pass computes again: "none", "layer" (everything inside a layer but
         what attention returns and the states) or "dots" (projections are kept, too); both also
-        compute every state update again. With "auto" `train` takes the first of "none", "dots" and
-        "layer" that fits the devices, and the run keeps it; elsewhere "auto" is "layer".
+        compute every state update again. With "auto" `train` takes the first of "none" (on a CPU
+        alone), "dots" and "layer" that fits the devices, and the run keeps it; elsewhere "auto" is
+        "layer".
       logits_by_window: compute logits, loss and gradients of one window after the other, which
         saves memory and time if the vocabulary is large.
     """

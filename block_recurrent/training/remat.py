@@ -17,7 +17,9 @@ from block_recurrent.system.devices import device_memory
 from block_recurrent.training.trainer import abstract_run_state, make_run_step
 
 AUTO = "auto"
-CHOICES = ("none", "dots", "layer")  # values of `model.remat`, the fastest first
+# Values of `model.remat`, the fastest first. What "none" keeps costs accelerators more time, on its
+# way to their memory and back, than "dots" takes to compute it again.
+ON_CPU, ON_ACCELERATORS = ("none", "dots", "layer"), ("dots", "layer")
 SHARE = 0.9  # of a device's memory; evaluations and the batches to come need some, too
 
 
@@ -25,6 +27,11 @@ def with_remat(config: ExperimentConfig, remat: str) -> ExperimentConfig:
     """The configuration with another `model.remat`."""
     model: Any = dataclasses.replace(config.model, remat=remat)  # pyright: ignore
     return dataclasses.replace(config, model=model)
+
+
+def choices_for(platform: str) -> tuple[str, ...]:
+    """What "auto" chooses from on a platform; the first that fits is taken."""
+    return ON_CPU if platform == "cpu" else ON_ACCELERATORS
 
 
 def choose_remat(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
@@ -36,8 +43,9 @@ def choose_remat(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
       The configuration, and a line for people.
     """
     mesh = make_mesh(config.mesh, config.microbatch_size, exact=processes.several())
-    available, texts, remat = device_memory(mesh.local_devices), [], CHOICES[-1]
-    for choice in CHOICES[:-1]:
+    *choices, remat = choices_for(mesh.devices.flat[0].platform)
+    available, texts = device_memory(mesh.local_devices), []
+    for choice in choices:
         needed = _needed(with_remat(config, choice), mesh)
         size = f"{needed / 1e9:.2f} GB" if needed < math.inf else "too much"
         texts.append(f"{size} with {choice!r}")

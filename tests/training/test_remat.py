@@ -37,10 +37,19 @@ def test_the_first_that_leaves_a_tenth_of_the_memory_is_chosen(monkeypatch, memo
     assert line.startswith(f"model.remat = {choice!r}: ") and line.endswith(said)
 
 
+def test_accelerators_compute_projections_again_only_if_they_have_to(monkeypatch):
+    monkeypatch.setattr(remat, "choices_for", lambda platform, of=remat.choices_for: of("gpu"))
+    monkeypatch.setattr(remat, "device_memory", lambda devices: 4e9)
+    monkeypatch.setattr(remat, "_needed", lambda config, mesh: NEEDED[config.model.remat])
+    chosen, line = remat.choose_remat(CONFIG)
+    assert chosen.model.remat == "dots"
+    assert line == "model.remat = 'dots': a step needs 2.00 GB with 'dots'; a device has 4.00 GB"
+
+
 def test_a_step_that_computes_more_again_needs_less(monkeypatch):
     mesh = make_mesh(CONFIG.mesh)
     none, dots, layer = (
-        remat._needed(remat.with_remat(CONFIG, choice), mesh) for choice in remat.CHOICES
+        remat._needed(remat.with_remat(CONFIG, choice), mesh) for choice in remat.ON_CPU
     )
     assert none > dots > layer
     monkeypatch.setattr(remat, "device_memory", lambda devices: (none + dots) / 2 / remat.SHARE)

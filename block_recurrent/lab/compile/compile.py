@@ -43,7 +43,7 @@ from block_recurrent.system.files import write_whole
 from block_recurrent.training.estimate import device_bytes
 from block_recurrent.training.remat import (
     AUTO,
-    CHOICES,
+    ON_ACCELERATORS,
     SHARE,
     lower_step,
     with_remat,
@@ -66,7 +66,7 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
       ConfigError: the batch or the parameters do not divide by the mesh, or it leaves devices over.
     """
     remat, figures = config.model.remat, {}
-    for choice in CHOICES if remat == AUTO else (remat,):
+    for choice in ON_ACCELERATORS if remat == AUTO else (remat,):
         figures = _compile_step(with_remat(config, choice), target)
         if figures["fits"] and figures["peak_bytes"] <= SHARE * figures["memory_bytes"]:
             break
