@@ -126,11 +126,11 @@ class ModelConfig(LayerConfig):
         several windows then equals several segments of Transformer-XL, of one window each.
       scan_layers: run stacked plain layers as one compiled loop, which compiles faster, or unroll
         the loop. Unless given, it is unrolled in models of fewer than 24 layers where that runs
-        faster: on a CPU, and with `remat` "dots".
+        faster: on a CPU, and with `remat` "none" or "dots".
       remat: what the backward pass computes again: "none", "layer" (everything inside a layer but
         what attention returns and the states) or "dots" (projections are kept, too); both also
-        compute every state update again. With "auto" `train` takes the first of "none" (on a CPU
-        alone), "dots" and "layer" that fits the devices, and the run keeps it; elsewhere "auto" is
+        compute every state update again. With "auto" `train` takes the first of "none" (not on a
+        GPU), "dots" and "layer" that fits the devices, and the run keeps it; elsewhere "auto" is
         "layer".
       logits_by_window: compute logits, loss and gradients of one window after the other, which
         saves memory and time if the vocabulary is large.

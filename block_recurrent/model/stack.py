@@ -136,7 +136,7 @@ def scans_layers(config: ModelConfig) -> bool:
     if config.scan_layers is not None:
         return config.scan_layers
     # A loop stacks what is kept for the backward pass and takes slices of it.
-    slow = target_platform() == "cpu" or config.remat == "dots"
+    slow = target_platform() == "cpu" or config.remat in ("none", "dots")
     return not slow or config.num_layers >= MANY_LAYERS
 
 

@@ -197,9 +197,10 @@ def test_few_layers_are_unrolled_where_that_is_faster():
 
     assert not scans("cpu") and scans("cpu", num_layers=24)
     for platform in ("gpu", "tpu"):
-        assert scans(platform) and scans(platform, remat="layer")
-        assert not scans(platform, remat="dots") and scans(platform, remat="dots", num_layers=24)
-        assert scans(platform, remat="dots", scan_layers=True)
+        assert scans(platform, remat="layer")
+        for remat in ("none", "dots"):
+            assert not scans(platform, remat=remat) and scans(platform, remat=remat, num_layers=24)
+            assert scans(platform, remat=remat, scan_layers=True)
 
 
 @pytest.mark.parametrize("remat", ["none", "layer", "dots"])

@@ -37,7 +37,7 @@ def test_the_first_that_leaves_a_tenth_of_the_memory_is_chosen(monkeypatch, memo
     assert line.startswith(f"model.remat = {choice!r}: ") and line.endswith(said)
 
 
-def test_accelerators_compute_projections_again_only_if_they_have_to(monkeypatch):
+def test_a_gpu_computes_projections_again_only_if_it_has_to(monkeypatch):
     monkeypatch.setattr(remat, "choices_for", lambda platform, of=remat.choices_for: of("gpu"))
     monkeypatch.setattr(remat, "device_memory", lambda devices: 4e9)
     monkeypatch.setattr(remat, "_needed", lambda config, mesh: NEEDED[config.model.remat])
@@ -49,7 +49,7 @@ def test_accelerators_compute_projections_again_only_if_they_have_to(monkeypatch
 def test_a_step_that_computes_more_again_needs_less(monkeypatch):
     mesh = make_mesh(CONFIG.mesh)
     none, dots, layer = (
-        remat._needed(remat.with_remat(CONFIG, choice), mesh) for choice in remat.ON_CPU
+        remat._needed(remat.with_remat(CONFIG, choice), mesh) for choice in remat.CHOICES
     )
     assert none > dots > layer
     monkeypatch.setattr(remat, "device_memory", lambda devices: (none + dots) / 2 / remat.SHARE)

@@ -43,8 +43,8 @@ from block_recurrent.system.files import write_whole
 from block_recurrent.training.estimate import device_bytes
 from block_recurrent.training.remat import (
     AUTO,
-    ON_ACCELERATORS,
     SHARE,
+    choices_for,
     lower_step,
     with_remat,
 )
@@ -66,17 +66,22 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
       ConfigError: the batch or the parameters do not divide by the mesh, or it leaves devices over.
     """
     remat, figures = config.model.remat, {}
-    for choice in ON_ACCELERATORS if remat == AUTO else (remat,):
+    for choice in choices_for(_platform(target)) if remat == AUTO else (remat,):
         figures = _compile_step(with_remat(config, choice), target)
         if figures["fits"] and figures["peak_bytes"] <= SHARE * figures["memory_bytes"]:
             break
     return figures
 
 
+def _platform(target: Target) -> str:
+    """The platform of the chips, as JAX's devices name it."""
+    return "gpu" if target.chip.platform == "cuda" else target.chip.platform
+
+
 def _compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
     mesh = make_mesh(config.mesh, config.microbatch_size, target.devices, exact=True)
     chip, begin = target.chip, time.perf_counter()
-    with built_for("gpu" if chip.platform == "cuda" else chip.platform):
+    with built_for(_platform(target)):
         lowered, state = lower_step(config, mesh), abstract_run_state(config, mesh)
     figures: dict[str, Any] = {
         "topology": target.topology,

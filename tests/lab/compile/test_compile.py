@@ -147,6 +147,21 @@ def test_lanes_that_cannot_be_shared_out_are_an_error():
         program.compile_step(tiny(), fake(devices=3))
 
 
+@pytest.mark.parametrize(
+    ("chip", "memory", "choice"),
+    [("v5e", 40, "none"), ("v5e", 25, "dots"), ("h100", 40, "dots"), ("v5e", 20, "layer")],
+)
+def test_automatic_rematerialisation_is_what_a_run_would_choose(monkeypatch, chip, memory, choice):
+    def compiled(config, target):
+        needed = {"none": 30, "dots": 20, "layer": 10}[config.model.remat]
+        sizes = {"fits": needed <= memory, "peak_bytes": needed, "memory_bytes": memory}
+        return sizes | {"remat": config.model.remat}
+
+    monkeypatch.setattr(program, "_compile_step", compiled)
+    figures = program.compile_step(tiny(**{"model.remat": "auto"}), fake(chip))
+    assert figures["remat"] == choice
+
+
 @pytest.fixture(scope="module")
 def figures():
     """Of a step that is compiled for this machine's own device."""
