@@ -32,7 +32,7 @@ from block_recurrent.parallel import processes
 from block_recurrent.parallel.processes import ClusterUnreachable, ProcessLost
 from block_recurrent.runs.errors import CheckpointError, SaveFailed, WorkdirInUse
 from block_recurrent.runs.reading import RunError
-from block_recurrent.system.devices import DeviceMissing, keep_freed_memory
+from block_recurrent.system.devices import DeviceMissing, is_out_of_memory, keep_freed_memory
 from block_recurrent.system.extras import MissingPackage
 from block_recurrent.system.signals import Stopped
 
@@ -127,12 +127,6 @@ def describe(error: BaseException) -> tuple[int, str] | None:
         where = f"{error.filename}: " if error.filename else ""
         return 1, f"{where}{error.strerror or error} ({DEBUG} shows where it happened)"
     return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine or the accelerator has too little memory."""
-    code = getattr(error, "error_code_string", "")
-    return isinstance(error, MemoryError) or code == "RESOURCE_EXHAUSTED"
 
 
 def out_of_memory(error: BaseException) -> str:

@@ -92,7 +92,7 @@ def train(
         processes.decided(lambda: _claim(workdir, config, bucket, line, held))
         check_device()
         config = _settle_remat(config, workdir, line)
-        bucket = bucket_of(config)
+        bucket = bucket_of(config)  # with the configuration as settled
         if corpora is None:
             corpora = _read_corpora(config, line)
         with contextlib.closing(TrainingLoop(config, workdir, corpora, line, stop, bucket)) as loop:

@@ -49,6 +49,12 @@ def device_memory(devices: Sequence[Any]) -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(devices)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or the accelerator has too little memory."""
+    code = getattr(error, "error_code_string", "")
+    return isinstance(error, MemoryError) or code == "RESOURCE_EXHAUSTED"
+
+
 def keep_freed_memory() -> None:
     """Keeps freed memory in the process (Linux with glibc only).
 

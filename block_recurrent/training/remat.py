@@ -1,20 +1,17 @@
-"""`model.remat = "auto"`: what the backward pass computes again is as little as memory allows."""
+"""`model.remat = "auto"`: the fastest rematerialisation that fits the devices."""
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.data import Batch
 from block_recurrent.parallel import processes
-from block_recurrent.parallel.mesh import batch_sharding, make_mesh
-from block_recurrent.system.devices import device_memory
-from block_recurrent.training.trainer import abstract_run_state, make_run_step
+from block_recurrent.parallel.mesh import make_mesh
+from block_recurrent.system.devices import device_memory, is_out_of_memory
+from block_recurrent.training.trainer import lower_step
 
 AUTO = "auto"
 CHOICES = ("none", "dots", "layer")  # values of `model.remat`, the fastest first
@@ -57,27 +54,12 @@ def choose_remat(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
     return with_remat(config, remat), f"model.remat = {remat!r}: {line}"
 
 
-def lower_step(config: ExperimentConfig, mesh: Mesh) -> jax.stages.Lowered:
-    """The step of a run on a mesh, of shapes alone.
-
-    Raises:
-      ConfigError: the mesh does not divide the batch or some parameters.
-    """
-    lanes, length = config.data.batch_size, config.data.segment_length
-    array: Any = functools.partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
-    tokens, mask = array((lanes, length), jnp.int32), array((lanes, length), jnp.bool_)
-    batch = Batch(tokens, tokens, mask, array((lanes,), jnp.bool_))
-    state = abstract_run_state(config, mesh)
-    step: Any = make_run_step(config, state)
-    return step.lower(state, batch)
-
-
 def _needed(config: ExperimentConfig, mesh: Mesh) -> float:
     """The most memory of a device that the step needs."""
     try:
         memory: Any = lower_step(config, mesh).compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_memory(error):
             raise
         return math.inf
     on_cpu = mesh.devices.flat[0].platform == "cpu"  # its compiler leaves temporaries out

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.data import TokenizedCorpus
+from block_recurrent.data import Batch, TokenizedCorpus
 from block_recurrent.model.protocol import Model
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.axes import FSDP, TENSOR
 from block_recurrent.parallel.mesh import (
+    batch_sharding,
     make_mesh,
     put,
     put_batch,
@@ -58,6 +59,21 @@ def abstract_run_state(config: ExperimentConfig, mesh: Mesh) -> TrainState:
     """
     state = abstract_train_state(config)
     return with_shardings(state, train_state_sharding(mesh, state))
+
+
+def lower_step(config: ExperimentConfig, mesh: Mesh) -> jax.stages.Lowered:
+    """The step of a run on a mesh, of shapes alone.
+
+    Raises:
+      ConfigError: the mesh does not divide the batch or some parameters.
+    """
+    lanes, length = config.data.batch_size, config.data.segment_length
+    array: Any = partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
+    tokens, mask = array((lanes, length), jnp.int32), array((lanes, length), jnp.bool_)
+    batch = Batch(tokens, tokens, mask, array((lanes,), jnp.bool_))
+    state = abstract_run_state(config, mesh)
+    step: Any = make_run_step(config, state)
+    return step.lower(state, batch)
 
 
 class Trainer:

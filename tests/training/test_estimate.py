@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import pytest
 from flax import nnx
 
@@ -16,13 +15,12 @@ from block_recurrent.config import (
     ExperimentConfig,
     MeshConfig,
 )
-from block_recurrent.data import Batch
 from block_recurrent.gin_files import TO_BE_GIVEN, load
 from block_recurrent.model.parameters import count_parameters
 from block_recurrent.parallel.mesh import make_mesh
 from block_recurrent.training import estimate
 from block_recurrent.training.build import abstract_train_state, make_train_state
-from block_recurrent.training.trainer import abstract_run_state, make_run_step
+from block_recurrent.training.trainer import lower_step
 from experiments import train
 from tests.helpers import MODELS, model_config, slow
 
@@ -91,12 +89,8 @@ def test_microbatches_need_less_in_the_estimate_and_in_the_compiled_step():
     state = abstract_train_state(config)
 
     def temporary(config: ExperimentConfig) -> int:
-        on_mesh = abstract_run_state(config, make_mesh(config.mesh, 1))
-        step: Any = make_run_step(config, on_mesh)
-        tokens = jax.ShapeDtypeStruct((8, DATA.segment_length), jnp.int32)
-        starts = jax.ShapeDtypeStruct((8,), jnp.bool_)
-        batch = Batch(tokens, tokens, tokens.update(dtype=jnp.bool_), starts)
-        return step.lower(on_mesh, batch).compile().memory_analysis().temp_size_in_bytes
+        memory: Any = lower_step(config, make_mesh(config.mesh, 1)).compile().memory_analysis()
+        return memory.temp_size_in_bytes
 
     whole, parts = (estimate.estimate_memory(each, state) for each in (config, in_parts))
     assert parts.logits * 4 == whole.logits and parts.activations < whole.activations / 3

@@ -57,8 +57,11 @@ def test_a_step_that_computes_more_again_needs_less(monkeypatch):
 
 
 def test_a_step_that_a_compiler_finds_too_large_does_not_fit(monkeypatch):
+    class TooLarge(jax.errors.JaxRuntimeError):
+        error_code_string = "RESOURCE_EXHAUSTED"
+
     def overflow(config, mesh):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: too large")
+        raise TooLarge
 
     monkeypatch.setattr(remat, "lower_step", overflow)
     chosen, line = remat.choose_remat(CONFIG)

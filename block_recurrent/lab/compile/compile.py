@@ -24,7 +24,6 @@ from typing import Any
 import jax
 
 from block_recurrent.command_line.failures import (
-    is_out_of_memory,
     out_of_memory,
     reported,
     training_knobs_named,
@@ -39,16 +38,11 @@ from block_recurrent.model.attention import built_for
 from block_recurrent.model.parameters import named_parameters
 from block_recurrent.parallel.mesh import make_mesh
 from block_recurrent.parallel.parameters import describe_sharding
+from block_recurrent.system.devices import is_out_of_memory
 from block_recurrent.system.files import write_whole
 from block_recurrent.training.estimate import device_bytes
-from block_recurrent.training.remat import (
-    AUTO,
-    SHARE,
-    choices_for,
-    lower_step,
-    with_remat,
-)
-from block_recurrent.training.trainer import abstract_run_state
+from block_recurrent.training.remat import AUTO, SHARE, choices_for, with_remat
+from block_recurrent.training.trainer import abstract_run_state, lower_step
 
 _log = logging.getLogger(__name__)
 
