@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jaxtyping import Float, Float32, UInt32
+from jaxtyping import Bool, Float, Float32, UInt32
 
 from block_recurrent.model import checks
 from block_recurrent.model.array_types import Key, Seeds, Vectors
@@ -187,7 +187,7 @@ def drop_part(
         stride = jnp.uint32(math.prod(whole[axis + 1 :]) % 2**32)
         along = first + stride * jnp.arange(length, dtype=jnp.uint32)
         numbers += jax.lax.broadcast_in_dim(along, x.shape, (axis,))
-    return jnp.where(_is_kept(rate, numbers, second), x / (1.0 - rate), jnp.zeros((), x.dtype))
+    return jnp.where(is_kept(rate, numbers, second), x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
 def make_seeds(key: Key, shape: tuple[int, ...] = ()) -> Seeds:
@@ -196,27 +196,10 @@ def make_seeds(key: Key, shape: tuple[int, ...] = ()) -> Seeds:
     return first, second
 
 
-def keep_factors(
-    rate: float, seeds: Seeds, number: Array, shape: tuple[int, int], columns: Array
-) -> Float32[Array, "Q T"]:
-    """Factors for the probabilities of a tile: 0, or 1 / (1 - rate).
-
-    Args:
-      rate: fraction of the probabilities that is dropped.
-      seeds: the two random words of the window.
-      number: uint32, index of the tile's first probability among those of all heads and queries of
-        the window.
-      shape: of the tile, queries and keys.
-      columns: uint32, how many probabilities a query has.
-    """
-    queries = jax.lax.broadcasted_iota(jnp.uint32, shape, 0)
-    keys = jax.lax.broadcasted_iota(jnp.uint32, shape, 1)
-    first, second = seeds
-    kept = _is_kept(rate, first + number + queries * columns + keys, second)
-    return jnp.where(kept, jnp.float32(1 / (1 - rate)), jnp.float32(0))
-
-
-def _is_kept(rate: float, counter: Array, seed: Array) -> Array:
+def is_kept(
+    rate: float, counter: UInt32[Array, "..."], seed: UInt32[Array, ""]
+) -> Bool[Array, "..."]:
+    """Whether dropout keeps an entry: by the hash of a number of its own and of its mask's seed."""
     return hashed(counter, seed) >= jnp.uint32(min(int(rate * 2**32), 2**32 - 1))
 
 

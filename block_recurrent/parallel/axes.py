@@ -1,6 +1,7 @@
 """The axes of a mesh, and the sharding of activations in programs that run on several devices."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -53,3 +54,33 @@ def shard_batch(x: Array) -> Array:
     if not axes:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(axes)))
+
+
+def on_every_device(function: Callable, arguments: Any, whole: Any, whole_results: Any) -> Any:
+    """`function(*arguments)`, where every device takes its own batch rows.
+
+    A compiler that shards a program cannot look into a kernel, so it has to be told.
+
+    Args:
+      function: of arrays whose first axis is that of rows or windows, and of others.
+      arguments: its arguments.
+      whole: a bool for each argument or group of them: whether it is whole on every device.
+      whole_results: the same of the results; those that are whole are summed over devices.
+    """
+    mesh, axes = batch_axes(jax.tree.leaves(arguments)[0])
+    if mesh.size <= 1 or mesh.manual_axes:
+        return function(*arguments)
+
+    def sum_whole(is_whole: bool, results: Any) -> Any:
+        return jax.lax.psum(results, axes) if is_whole else results
+
+    def spec(is_whole: bool) -> PartitionSpec:
+        return PartitionSpec() if is_whole else PartitionSpec(axes)
+
+    return jax.shard_map(
+        lambda *own_rows: jax.tree.map(sum_whole, whole_results, function(*own_rows)),
+        mesh=mesh,
+        in_specs=jax.tree.map(spec, whole),
+        out_specs=jax.tree.map(spec, whole_results),
+        check_vma=False,
+    )(*arguments)

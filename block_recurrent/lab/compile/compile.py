@@ -75,7 +75,7 @@ def _platform(target: Target) -> str:
 def _compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
     mesh = make_mesh(config.mesh, config.microbatch_size, target.devices, exact=True)
     chip, begin = target.chip, time.perf_counter()
-    with built_for(_platform(target)):
+    with built_for(_platform(target), chip.capability):
         lowered, state = lower_step(config, mesh), abstract_run_state(config, mesh)
     figures: dict[str, Any] = {
         "topology": target.topology,

@@ -38,6 +38,7 @@ class Chip(NamedTuple):
       clock: cycles a second, in which a TPU's compiler counts; 0 for a GPU.
       cores: TensorCores; the clock and the cycles are those of each of them.
       description: of a GPU, the text by which the compiler knows it.
+      capability: its compute capability, of an NVIDIA GPU.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Chip(NamedTuple):
     clock: float = 0
     cores: int = 1
     description: str = ""
+    capability: str = ""
 
     @property
     def vector_rate(self) -> float:
@@ -107,7 +109,9 @@ dnn_version_info {{ major: 9 minor: 10 }}
 runtime_version {{ major: 12 minor: 9 }}
 device_description_str: "{name}"
 """
-    return Chip(name, "cuda", peak, memory, bandwidth, description=description)
+    return Chip(
+        name, "cuda", peak, memory, bandwidth, description=description, capability=f"{major}.0"
+    )
 
 
 # The memory of a TPU is the part of the chip's 16 GiB and so on that a program can use.

@@ -16,11 +16,12 @@ from jax import Array
 from block_recurrent.config import LayerConfig
 from block_recurrent.model.layers import split_heads
 
-# Files whose name is not that of the implementation.
-FILES = {"xla": "reference", "pallas": "tpu"}
+# Files whose name is not that of the implementation, and by platform those of "pallas".
+FILES = {"xla": "reference"}
+KERNELS = {"gpu": "hopper", "tpu": "tpu", "cpu": "tpu"}
 # What "auto" chooses from by platform, the fastest first. The last is possible for every layer.
-AUTO = {"tpu": ("pallas", "xla"), "gpu": ("cudnn", "tiled"), "cpu": ("tiled",)}
-_platform: ContextVar[str | None] = ContextVar("platform", default=None)
+AUTO = {"tpu": ("pallas", "xla"), "gpu": ("cudnn", "pallas", "tiled"), "cpu": ("tiled",)}
+_target: ContextVar[tuple[str, str | None] | None] = ContextVar("target", default=None)
 
 
 class AttentionImpossible(ValueError):
@@ -42,18 +43,30 @@ class Attention(NamedTuple):
 
 
 @contextmanager
-def built_for(platform: str) -> Iterator[None]:
-    """Models built inside run on `platform`, "cpu", "gpu" or "tpu", whatever this process has."""
-    token = _platform.set(platform)
+def built_for(platform: str, capability: str | None = None) -> Iterator[None]:
+    """Models built inside run on `platform`, "cpu", "gpu" or "tpu", whatever this process has.
+
+    `capability` is the compute capability of an NVIDIA GPU, such as "9.0".
+    """
+    token = _target.set((platform, capability))
     try:
         yield
     finally:
-        _platform.reset(token)
+        _target.reset(token)
 
 
 def target_platform() -> str:
     """Where a model that is built now will run: "cpu", "gpu" or "tpu"."""
-    return _platform.get() or jax.default_backend()
+    target = _target.get()
+    return target[0] if target else jax.default_backend()
+
+
+def compute_capability(unknown: str) -> str:
+    """NVIDIA's number of the GPUs that a model built now will run on, or else `unknown`."""
+    target = _target.get()
+    if target:
+        return target[1] or unknown
+    return getattr(jax.devices()[0], "compute_capability", unknown)
 
 
 def choose_attention(config: LayerConfig) -> Attention:
@@ -77,7 +90,8 @@ def _choose(config: LayerConfig) -> tuple[str, Attention, dict[str, str]]:
     names = AUTO.get(platform, ("xla",)) if name == "auto" else (name,)
     refused, reason = {}, None
     for name in names:
-        module = importlib.import_module(f"{__package__}.{FILES.get(name, name)}")
+        file = KERNELS[platform] if name == "pallas" else FILES.get(name, name)
+        module = importlib.import_module(f"{__package__}.{file}")
         try:
             return name, module.build(config, platform), refused
         except AttentionImpossible as error:

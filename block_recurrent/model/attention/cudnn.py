@@ -12,7 +12,11 @@ from jaxtyping import Float
 from block_recurrent.config import LayerConfig
 from block_recurrent.model.array_types import Blocks, DistanceBias, Key
 from block_recurrent.model.attention import reference
-from block_recurrent.model.attention.choice import Attention, AttentionImpossible
+from block_recurrent.model.attention.choice import (
+    Attention,
+    AttentionImpossible,
+    compute_capability,
+)
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues, with_preceding
 
@@ -28,8 +32,7 @@ def build(config: LayerConfig, platform: str) -> Attention:
       AttentionImpossible: not on a GPU, or cuDNN has no kernel for the layer.
     """
     size = config.head_size
-    # A process that compiles for a GPU without having one asks nothing of its own device.
-    capability = getattr(jax.devices()[0], "compute_capability", str(LEAST_CAPABILITY))
+    capability = compute_capability(unknown=str(LEAST_CAPABILITY))
     if platform != "gpu":
         reason = f"needs a GPU, but this model is built for a {platform.upper()}"
     elif not _suits(capability):

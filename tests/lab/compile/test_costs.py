@@ -299,3 +299,17 @@ def test_calls_of_libraries_count_products_where_they_say_their_axes():
     )
     assert found["product_flops"] == 2 * 8 * 32 * 16 * 64
     assert found["unknown_products"] == {"__cudnn$fmha": 1}
+
+
+@pytest.mark.parametrize(
+    "kernel, rows, products", [("forward", 256, 2), ("of_keys", 384, 4), ("of_bias", 256, 2)]
+)
+def test_products_of_our_own_kernels_follow_from_their_operands(kernel, rows, products):
+    """Two rows of 256 tokens after a window of 128, two heads of 64, tiles of 128 by 256."""
+    operands = ("bf16[2,256,2,64]", "bf16[2,384,2,64]", "bf16[2,384,2,64]", "f32[2,128,256]")
+    lines = [f"%x{n} = {each}{{0}} parameter({n})" for n, each in enumerate(operands)]
+    call = 'custom-call(%x0, %x1, %x2, %x3), custom_call_target="mosaic_gpu_v2", '
+    name = f'metadata={{op_name="jit(f)/attention_{kernel}/mpmd_map"}}'
+    found = of_gpu(entry(*lines, f"%k = f32[4]{{0}} {call}{name}"))
+    assert found["product_flops"] == products * 2 * (2 * rows * 2 * 64) * 256
+    assert found["unknown_products"] == {}

@@ -8,6 +8,7 @@ from block_recurrent.model.attention import (
     choose_attention,
     cudnn,
     describe_attention,
+    hopper,
     reference,
     tiled,
     tpu,
@@ -17,8 +18,8 @@ from tests.helpers import layer_config
 LARGE = {"window": 128, "head_size": 64}
 
 
-def chosen(platform, **changes):
-    with built_for(platform):
+def chosen(platform, capability=None, **changes):
+    with built_for(platform, capability):
         return choose_attention(layer_config(**changes))
 
 
@@ -50,22 +51,34 @@ def test_a_gpu_takes_the_library_where_it_suits(attention):
 
 @pytest.mark.parametrize("capability, suits", [("7.5", False), ("9.0", True), ("gfx942", False)])
 def test_the_library_needs_a_gpu_of_its_maker(capability, suits, monkeypatch):
+    found = chosen("gpu", capability, **LIBRARY)
+    assert found is (cudnn.ATTENTION if suits else tiled.ON_GPU)
     device = type("Device", (), {"compute_capability": capability})
     monkeypatch.setattr(jax, "devices", lambda: [device])
-    found = chosen("gpu", **LIBRARY)
-    assert found is (cudnn.ATTENTION if suits else tiled.ON_GPU)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert choose_attention(layer_config(**LIBRARY)) is found
+
+
+@pytest.mark.parametrize("capability, suits", [("8.0", False), ("9.0", True), ("10.0", False)])
+def test_a_hopper_gpu_takes_our_own_kernels_where_probabilities_are_dropped(capability, suits):
+    dropped = LIBRARY | {"attention_dropout": 0.05}
+    expected = hopper.ATTENTION if suits else tiled.ON_GPU
+    assert chosen("gpu", capability, **dropped) is expected
+    assert chosen("gpu", capability, **dropped | {"window": 192}) is tiled.ON_GPU
 
 
 def test_what_is_chosen_is_described_with_the_reason():
-    def described(platform, **changes):
-        with built_for(platform):
+    def described(platform, capability=None, **changes):
+        with built_for(platform, capability):
             return describe_attention(layer_config(**changes))
 
     assert described("cpu") == "tiled"
     assert described("gpu", **LIBRARY) == "cudnn"
-    assert described("gpu", **LIBRARY | {"attention_dropout": 0.05}).startswith(
-        "tiled; cudnn has no dropout, but that of attention is 0.05"
-    )
+    dropped = LIBRARY | {"attention_dropout": 0.05}
+    assert described("gpu", "9.0", **dropped).startswith("pallas; cudnn has no dropout, but that")
+    words = described("gpu", "8.0", **dropped)
+    assert words.startswith("tiled; cudnn has no dropout, but that of attention is 0.05")
+    assert words.endswith("; pallas needs an NVIDIA GPU with compute capability 9.0, not 8.0")
     assert described("tpu", **LARGE | {"window": 96}).startswith("xla; pallas needs a window")
     assert described("gpu", **LIBRARY, attention="xla") == "xla"
 
@@ -73,7 +86,9 @@ def test_what_is_chosen_is_described_with_the_reason():
 @pytest.mark.parametrize(
     "platform, attention, changes, words",
     [
-        ("gpu", "pallas", {}, "for TPUs .* built for a GPU"),
+        ("gpu", "pallas", {}, "needs dtype 'bfloat16', not 'float32'"),
+        ("gpu", "pallas", LIBRARY | {"window": 64}, "window that is a multiple of 128, not 64"),
+        ("gpu", "pallas", LIBRARY | {"head_size": 96}, "head_size of 64 or 128, not 96"),
         ("tpu", "pallas", {"window": 96}, "window that is a multiple of 128 .* not 96"),
         ("cpu", "pallas", {"window": 4096}, "at most 2048, not 4096"),
         ("tpu", "pallas", {"head_size": 12}, "head_size that is a multiple of 8, not 12"),

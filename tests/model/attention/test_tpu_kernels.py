@@ -2,7 +2,6 @@
 
 import functools
 import json
-import math
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ import pytest
 from block_recurrent import LanguageModel
 from block_recurrent.model.attention import reference
 from block_recurrent.model.attention.tpu import kernels
-from block_recurrent.model.layers import keep_factors, make_seeds
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues, with_preceding
 from block_recurrent.model.transformer_layer import SlidingWindowLayer
@@ -25,10 +23,9 @@ from tests.helpers import (
     read_with_gradients,
 )
 from tests.interpreter import python
-from tests.model.attention.arguments import values_and_gradients, window_arguments
+from tests.model.attention.arguments import RATE, values_and_gradients, window_arguments, with_mask
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 6e-2}
-RATE = 0.3
 
 attend = functools.partial(kernels.attend, interpret=True)
 attend_window = functools.partial(kernels.attend_window, interpret=True)
@@ -38,24 +35,6 @@ def state_arguments(queries, keys, dtype="float32", lanes=(2,), heads=2, size=8)
     shapes = [(*lanes, queries, heads, size), *[(*lanes, keys, heads, size)] * 2]
     queries, *context = (x.astype(dtype) for x in random_like([jnp.zeros(s) for s in shapes]))
     return queries, KeysValues(*context)
-
-
-def with_mask(queries, context, bias, key):
-    """Attention whose dropout is that of the kernels, the mask made at once. `bias` [H, Q, T]."""
-    *leading, length, heads, _ = queries.shape
-    keys = context.keys.shape[-3]
-    seeds = make_seeds(key, (math.prod(leading),))
-
-    def mask(*seeds):
-        shape = (heads * length, keys)
-        factors = keep_factors(RATE, seeds, jnp.uint32(0), shape, jnp.uint32(keys))
-        return factors.reshape(heads, length, keys)
-
-    kept = jax.vmap(mask)(*seeds).reshape(*leading, heads, length, keys)
-    logits = jnp.einsum("...qhd,...thd->...hqt", queries, context.keys)
-    logits += jax.lax.broadcast_to_rank(bias, logits.ndim)
-    probabilities = jax.nn.softmax(logits) * kept
-    return jnp.einsum("...hqt,...thd->...qhd", probabilities, context.values), kept
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)

@@ -19,8 +19,9 @@ from jaxtyping import Float, Float32
 
 from block_recurrent.model import layers
 from block_recurrent.model.array_types import Vectors
-from block_recurrent.model.attention.tpu.plan import LANES, LEAST_MEMORY, on_every_device
+from block_recurrent.model.attention.tpu.plan import LANES, LEAST_MEMORY
 from block_recurrent.model.layers import EPSILON, Length
+from block_recurrent.parallel.axes import on_every_device
 
 MOST_BYTES = 2**20  # of the projections that a step has on chip
 ROWS = 16  # tokens of a step are a multiple of it

@@ -27,11 +27,11 @@ from block_recurrent.model.attention.tpu.plan import (
     Plan,
     Settings,
     make_plan,
-    on_every_device,
 )
-from block_recurrent.model.layers import keep_factors, make_seeds
+from block_recurrent.model.layers import is_kept, make_seeds
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues
+from block_recurrent.parallel.axes import on_every_device
 
 UNROLLED = 4  # steps of R queries that the compiler may interleave
 
@@ -325,9 +325,11 @@ def _kept(tile: _Tile, refs: Operands, step: _Step, p: Array) -> Array | float:
     plan, settings = tile.plan, tile.plan.settings
     window = step.lane * settings.blocks + step.number * plan.windows + p
     row = step.head * plan.queries + tile.first_row
-    first = (row * plan.keys + tile.first_seen).astype(jnp.uint32)
-    seeds = refs.seeds[0][window], refs.seeds[1][window]
-    return keep_factors(settings.rate, seeds, first, (ROWS, plan.seen), jnp.uint32(plan.keys))
+    first = (row * plan.keys + tile.first_seen).astype(jnp.uint32) + refs.seeds[0][window]
+    rows, keys = (jax.lax.broadcasted_iota(jnp.uint32, (ROWS, plan.seen), i) for i in (0, 1))
+    counter = first + rows * jnp.uint32(plan.keys) + keys
+    kept = is_kept(settings.rate, counter, refs.seeds[1][window])
+    return jnp.where(kept, jnp.float32(1 / (1 - settings.rate)), jnp.float32(0))
 
 
 def _product(left: Array, right: Array, left_axis: int, right_axis: int) -> Array:

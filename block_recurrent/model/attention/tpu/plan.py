@@ -15,11 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import PartitionSpec
 
 from block_recurrent.model.array_types import Seeds
 from block_recurrent.model.state import KeysValues
-from block_recurrent.parallel.axes import batch_axes
 
 LANES = 128  # of a TPU's vectors: sizes of tiles are multiples of it
 LEAST_MEMORY = 16 * 2**20  # of a kernel, in bytes: what the compiler gives anyway
@@ -210,33 +208,3 @@ def make_plan(operands: Operands, settings: Settings, *, backwards: bool = False
     fitting = [n for n in range(2, blocks + 1) if blocks % n == 0 and n * queries <= MOST_TOKENS]
     lanes, windows = operands.queries.shape[0], max(fitting, default=1)
     return Plan(settings, lanes, queries, keys, own_keys, seen, windows, backwards)
-
-
-def on_every_device(function: Callable, arguments: Any, whole: Any, whole_results: Any) -> Any:
-    """`function(*arguments)`, where every device takes its own batch rows.
-
-    A compiler that shards a program cannot look into a kernel, so it has to be told.
-
-    Args:
-      function: of arrays whose first axis is that of rows or windows, and of others.
-      arguments: its arguments.
-      whole: a bool for each argument or group of them: whether it is whole on every device.
-      whole_results: the same of the results; those that are whole are summed over devices.
-    """
-    mesh, axes = batch_axes(jax.tree.leaves(arguments)[0])
-    if mesh.size <= 1 or mesh.manual_axes:
-        return function(*arguments)
-
-    def sum_whole(is_whole: bool, results: Any) -> Any:
-        return jax.lax.psum(results, axes) if is_whole else results
-
-    def spec(is_whole: bool) -> PartitionSpec:
-        return PartitionSpec() if is_whole else PartitionSpec(axes)
-
-    return jax.shard_map(
-        lambda *own_rows: jax.tree.map(sum_whole, whole_results, function(*own_rows)),
-        mesh=mesh,
-        in_specs=jax.tree.map(spec, whole),
-        out_specs=jax.tree.map(spec, whole_results),
-        check_vma=False,
-    )(*arguments)

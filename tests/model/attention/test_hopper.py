@@ -1,0 +1,151 @@
+"""Kernels for Hopper GPUs: right where a CPU interprets them, and compiled for a GPU elsewhere."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import jax
+import pytest
+
+from block_recurrent.model.attention import hopper, reference
+from block_recurrent.model.positions import window_bias
+from block_recurrent.model.state import with_preceding
+from tests.helpers import assert_close
+from tests.model.attention.arguments import (
+    RATE,
+    values_and_gradients,
+    window_arguments,
+    with_mask,
+)
+
+interpreted = pytest.mark.skipif(
+    jax.__version_info__ < (0, 12),
+    reason="jax 0.12 (Python 3.12) is the first whose interpreter knows what the kernels use",
+)
+compiled_for_gpus = pytest.mark.skipif(
+    not any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)),
+    reason="the compiler for NVIDIA's GPUs is not installed; pip install the extra 'cuda'",
+)
+COMPILE = """
+import json, sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from block_recurrent.lab.compile.target import COMPILER_OPTIONS, make_target
+from block_recurrent.model.attention import hopper
+from block_recurrent.model.state import KeysValues
+
+window, size, rate = json.loads(sys.argv[1])
+mesh = Mesh(np.asarray(make_target("h100:1").devices), ("data",))
+
+def array(*shape, dtype="bfloat16"):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec()))
+
+own, before = array(2, 2, window, 4, size), array(2, window, 4, size)
+key = jax.eval_shape(lambda: jax.random.key(0)).update(sharding=own.sharding)
+
+@jax.jit
+def values_and_gradients(key, *arguments):
+    def attend(*arguments):
+        return hopper.attend_window(*arguments, dropout_rate=rate, dropout_key=key)
+    output, pull = jax.vjp(attend, *arguments)
+    return output, pull(output)
+
+arguments = own, KeysValues(own, own), KeysValues(before, before), array(4, window, dtype="float32")
+lowered = values_and_gradients.lower(key, *arguments)
+lowered.compile(compiler_options=COMPILER_OPTIONS["cuda"])
+"""
+
+
+# Not compiled as one program, in which two kernels that are interpreted wait for each other.
+values_and_gradients_apart = values_and_gradients.__wrapped__
+
+
+def attend_window(*arguments, **options):
+    """The kernels, interpreted, with every access of memory checked for races."""
+    from jax.experimental.pallas import mosaic_gpu
+
+    parameters = mosaic_gpu.InterpretGPUParams(detect_races=True)
+    return hopper.attend_window(*arguments, **options, interpret=parameters)
+
+
+def expected_with_mask(queries, current, previous, bias, key, detached):
+    context = with_preceding(current, previous, detached=detached)
+    return with_mask(queries, context, window_bias(bias), key)[0]
+
+
+@interpreted
+@pytest.mark.parametrize(
+    "dtype, window, lanes, heads, size",
+    [
+        ("float32", 128, (2, 2), 2, 64),
+        ("bfloat16", 128, (1, 2), 1, 128),
+        ("float32", 256, (1, 1), 1, 64),
+    ],
+)
+def test_a_window_is_that_of_the_reference(dtype, window, lanes, heads, size):
+    arguments = window_arguments(window, dtype, lanes, heads, size)
+    arguments = jax.tree.map(lambda x: (x / 4).astype(x.dtype), arguments)
+    actual = values_and_gradients_apart(attend_window, *arguments)
+    assert actual[0].dtype == dtype
+    expected = values_and_gradients(reference.attend_window, *arguments)
+    assert_close(actual, expected, {"float32": 1e-5, "bfloat16": 6e-2}[dtype])
+
+
+@interpreted
+@pytest.mark.parametrize("detached", [False, True])
+def test_dropout_is_that_of_the_mask(detached):
+    """And no gradient reaches a window before a block that is detached."""
+    *arguments, bias = window_arguments(128, lanes=(2, 2), heads=1, size=64)
+    key = jax.random.key(3)
+    options = {"detached": detached, "dropout_rate": RATE, "dropout_key": key}
+    actual = values_and_gradients_apart(
+        functools.partial(attend_window, **options), *arguments, bias
+    )
+
+    def masked(*arguments):
+        return expected_with_mask(*arguments, key, detached)
+
+    assert_close(actual, values_and_gradients(masked, *arguments, bias))
+
+
+@interpreted
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [512, 2048])
+def test_large_windows(window):
+    arguments = window_arguments(window, lanes=(1, 1), heads=1, size=64)
+    assert_close(attend_window(*arguments), reference.attend_window(*arguments))
+
+
+@pytest.mark.parametrize("rate", [0.0, RATE])
+@pytest.mark.parametrize("window, size", [(128, 64), (512, 128), (2048, 128)])
+def test_kernels_are_made_for_gpus_without_one(window, size, rate):
+    """Up to NVIDIA's own assembler; the three layers of a program are traced and checked."""
+    arguments = window_arguments(window, "bfloat16", size=size)
+    shapes = jax.eval_shape(lambda: arguments)
+    options = {"dropout_rate": rate, "dropout_key": jax.random.key(0)}
+    attend = functools.partial(hopper.attend_window, **options)
+    traced = jax.jit(functools.partial(values_and_gradients, attend)).trace(*shapes)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("mosaic_gpu") >= 4
+
+
+@compiled_for_gpus
+@pytest.mark.parametrize(
+    "window, size, rate", [(512, 128, 0.0), (512, 128, 0.05), (128, 64, 0.05), (2048, 128, 0.05)]
+)
+def test_registers_suffice(window, size, rate):
+    """NVIDIA's assembler spills at most three registers of one kernel, and none without dropout."""
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, json.dumps([window, size, rate])],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "MOSAIC_GPU_DUMP_PTXAS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if "stack frame" in line]
+    stored = [int(line.split("bytes stack frame, ")[1].split()[0]) for line in lines]
+    assert len(stored) == 4
+    assert sum(stored) <= (12 if rate else 0)
