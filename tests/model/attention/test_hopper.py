@@ -14,6 +14,7 @@ from block_recurrent.model.attention import hopper, reference
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import with_preceding
 from tests.helpers import assert_close
+from tests.interpreter import python
 from tests.model.attention.arguments import (
     RATE,
     values_and_gradients,
@@ -61,6 +62,29 @@ lowered.compile(compiler_options=COMPILER_OPTIONS["cuda"])
 
 # Not compiled as one program, in which two kernels that are interpreted wait for each other.
 values_and_gradients_apart = values_and_gradients.__wrapped__
+
+
+SHARDED = """
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from block_recurrent.model.attention import hopper
+from block_recurrent.model.state import KeysValues
+
+mesh = jax.make_mesh((4,), ("data",), (jax.sharding.AxisType.Auto,))
+
+def array(*shape, axes=("data",), dtype="bfloat16"):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*axes)))
+
+own, before = array(4, 2, 128, 2, 64), array(4, 128, 2, 64)
+bias = array(2, 128, axes=(), dtype="float32")
+
+def values_and_gradients(*arguments):
+    output, pull = jax.vjp(hopper.attend_window, *arguments)
+    return output, pull(output)
+
+arguments = own, KeysValues(own, own), KeysValues(before, before), bias
+print(jax.jit(values_and_gradients).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text())
+"""
 
 
 def attend_window(*arguments, **options):
@@ -130,6 +154,15 @@ def test_kernels_are_made_for_gpus_without_one(window, size, rate):
     traced = jax.jit(functools.partial(values_and_gradients, attend)).trace(*shapes)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("mosaic_gpu") >= 4
+
+
+def test_devices_take_their_own_rows_and_sum_the_gradient_of_the_bias():
+    """Each of four devices attends with a kernel, and computes three kinds of gradients."""
+    text = python(SHARDED, devices=4)
+    kernels = [line for line in text.splitlines() if "mosaic_gpu" in line]
+    assert len(kernels) == 4
+    assert all("tensor<1x256x2x64xbf16>" in line for line in kernels)
+    assert text.count("all_reduce") == 1
 
 
 @compiled_for_gpus

@@ -113,7 +113,7 @@ def forward(settings: Settings, operands: Operands) -> tuple[Array, Array]:
         _numbers(),
         plgpu.Barrier(num_barriers=GROUPS),
     ]
-    out = [_like(queries), jax.ShapeDtypeStruct((lanes, heads, tokens), jnp.float32)]
+    out = _like(queries), jax.ShapeDtypeStruct((lanes, heads, tokens), jnp.float32)
     grid = heads, tokens // ROWS, lanes
     return _run(attention_forward, settings, grid, operands, out, scratch)
 
@@ -235,7 +235,7 @@ def gradient_of_keys(settings: Settings, operands: Operands, known: Known) -> tu
     arrived = plgpu.Barrier(num_barriers=GROUPS, num_arrivals=2)
     scratch = [vectors, vectors, square, square, arrived]
     grid = heads, operands.keys.shape[1] // ROWS, lanes
-    out = [_like(operands.keys), _like(operands.values)]
+    out = _like(operands.keys), _like(operands.values)
     return _run(attention_of_keys, settings, grid, (*turned, *known), out, scratch)
 
 
