@@ -73,10 +73,10 @@ class LayerConfig(Checked):
       attention_dropout: rate for the probabilities of self-attention; `dropout` unless given.
       dtype: dtype of activations; parameters, norms, softmax, gates and states are float32.
       attention: the implementation: "xla" (plain array arithmetic, the reference), "tiled" (for
-        CPUs and GPUs), "pallas" (kernels for TPUs, in windows and head sizes that suit them; on a
-        CPU only for tests), "cudnn" (NVIDIA's library, for bfloat16 and attention_dropout 0), or
-        "auto" (the fastest one that is possible). All compute the same, except that dropout in
-        "pallas" drops other probabilities.
+        CPUs and GPUs), "pallas" (kernels for TPUs and Hopper GPUs, in windows and head sizes that
+        suit them; on a CPU only for tests), "cudnn" (NVIDIA's library, for bfloat16 and
+        attention_dropout 0), or "auto" (the fastest one that is possible). All compute the same,
+        except that dropout in "pallas" drops other probabilities.
     """
 
     model_size: int = 1024

@@ -1,7 +1,7 @@
 """Attention: one function, several implementations.
 
-`reference` says what is computed; `tiled` suits a CPU or a GPU, `tpu` a TPU, and `cudnn` an NVIDIA
-GPU; `choice` picks one for a model.
+`reference` says what is computed; `tiled` suits a CPU or a GPU, `tpu` a TPU, `hopper` and `cudnn`
+NVIDIA's GPUs; `choice` picks one for a model.
 """
 
 from block_recurrent.model.attention.choice import Attention as Attention
