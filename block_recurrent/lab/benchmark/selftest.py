@@ -5,9 +5,10 @@
 Each implementation computes attention to windows and to states, and its gradients, at the sizes of
 the paper's layers, two batch rows of two windows. What it computes is compared with plain
 arithmetic ("xla") in float32 with exact products. The error of an array is the root of its mean
-square, relative to that of the exact values. An implementation is right if its largest error is at
-most twice that of plain arithmetic in the same dtype. Status 1 means that one is wrong. It takes a
-minute or two.
+square, relative to that of the exact values. Each is computed twice, the second time with the code
+of dropout and next to nothing dropped. An implementation is right if its largest error is at most
+twice that of plain arithmetic in the same dtype. Status 1 means that one is wrong. It takes a few
+minutes.
 """
 
 import dataclasses
@@ -40,6 +41,7 @@ ROWS, BLOCKS = 2, 2
 ROUNDS = 5
 MOST_ERROR = 2.0  # relative to that of plain arithmetic in the same dtype
 LEAST_ERROR = 1e-5  # below which an error does not count
+RARE = 2.0**-31  # a rate of dropout that runs all of its code and drops next to nothing
 CLOSE = 1.1  # times of less than this ratio are the same
 DTYPES: tuple[Any, ...] = ("float32", "bfloat16")
 NAMES = ("xla", "tiled", "cudnn", "pallas")
@@ -79,10 +81,13 @@ def compare(config: LayerConfig) -> list[Result]:
     arguments = _arguments(config)
     exact = _exact(found["xla"], arguments)
     runs: dict[str, Callable[[], Any]] = {
-        name: functools.partial(_compute, attention, *arguments)
+        name: functools.partial(_compute, attention, 0.0, *arguments)
         for name, attention in found.items()
     }
-    errors = {name: _error(run(), exact) for name, run in runs.items()}
+    errors = {
+        name: _error([_compute(attention, rate, *arguments) for rate in (0.0, RARE)], [exact] * 2)
+        for name, attention in found.items()
+    }
     most = max(MOST_ERROR * errors["xla"], LEAST_ERROR)
     seconds = time_in_turn(runs, ROUNDS)
     computed = [
@@ -115,13 +120,14 @@ def _arguments(config: LayerConfig) -> tuple[Any, ...]:
     return queries, KeysValues(*rest[:2]), KeysValues(*rest[2:4]), KeysValues(*rest[4:]), bias
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _compute(attention: Attention, *arguments: Any) -> Any:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _compute(attention: Attention, rate: float, *arguments: Any) -> Any:
     """Attention to windows and to states, and the gradients of all operands."""
+    dropout = {"dropout_rate": rate, "dropout_key": jax.random.key(0) if rate else None}
 
     def attend(queries: Array, *others: Any) -> tuple[Array, Array]:
         current, previous, states, bias = others
-        seen = attention.attend_window(queries, current, previous, bias)
+        seen = attention.attend_window(queries, current, previous, bias, **dropout)
         return seen, attention.attend(queries, states)
 
     outputs, pull = jax.vjp(attend, *arguments)
@@ -131,7 +137,7 @@ def _compute(attention: Attention, *arguments: Any) -> Any:
 def _exact(attention: Attention, arguments: Any) -> Any:
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), arguments)
     with jax.default_matmul_precision("highest"):
-        return _compute(attention, *wide)
+        return _compute(attention, 0.0, *wide)
 
 
 def _error(found: Any, exact: Any) -> float:
@@ -142,8 +148,13 @@ def _error(found: Any, exact: Any) -> float:
     return float(np.max(jax.tree.leaves(jax.tree.map(relative, found, exact))))
 
 
-def describe(results: Sequence[Result], auto: Mapping[str, str]) -> str:
-    """The results as a table, with what to use; `auto` has what "auto" chooses for each dtype."""
+def describe(
+    results: Sequence[Result], auto: Mapping[str, str], dropping: Mapping[str, str]
+) -> str:
+    """The results as a table, with what to use.
+
+    `auto` has what "auto" chooses for each dtype, and `dropping` what with attention's dropout.
+    """
     cells = []
     for name, dtype, refused, error, right, milliseconds in results:
         found = (
@@ -165,6 +176,8 @@ def describe(results: Sequence[Result], auto: Mapping[str, str]) -> str:
             lines.append(f"{dtype}: 'auto' chooses {chosen!r}, and none is faster")
         else:
             lines.append(f"{dtype}: 'auto' chooses {chosen!r}; set model.attention = {best!r}")
+        if dropping[dtype] != chosen:
+            lines.append(f"{dtype}: with dropout of attention it chooses {dropping[dtype]!r}")
     return "\n".join(lines)
 
 
@@ -176,6 +189,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     _log.info("comparing on %s ...", jax.devices()[0].device_kind)
     layers = {dtype: LayerConfig(dtype=dtype) for dtype in DTYPES}
     results = [each for layer in layers.values() for each in compare(layer)]
-    auto = {dtype: describe_attention(layer).split(";")[0] for dtype, layer in layers.items()}
-    print(describe(results, auto))
+    chosen = (
+        {
+            dtype: describe_attention(dataclasses.replace(layer, dropout=rate)).split(";")[0]
+            for dtype, layer in layers.items()
+        }
+        for rate in (0.0, 0.1)
+    )
+    print(describe(results, *chosen))
     return 0 if all(result.right for result in results) else 1

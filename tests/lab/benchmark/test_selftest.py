@@ -47,4 +47,27 @@ def test_what_is_not_clearly_slower_may_stay():
     xla = Result("xla", "float32", milliseconds=10.0)
     for milliseconds, words in (10.9, "and none is faster"), (11.1, "set model.attention = 'xla'"):
         tiled = xla._replace(name="tiled", milliseconds=milliseconds)
-        assert words in selftest.describe([xla, tiled], {"float32": "tiled"})
+        chosen = {"float32": "tiled"}
+        assert words in selftest.describe([xla, tiled], chosen, chosen)
+
+
+def test_another_choice_with_dropout_is_said():
+    cudnn = Result("cudnn", "bfloat16", milliseconds=10.0)
+    text = selftest.describe([cudnn], {"bfloat16": "cudnn"}, {"bfloat16": "pallas"})
+    assert text.endswith("bfloat16: with dropout of attention it chooses 'pallas'")
+
+
+def test_dropout_that_scales_wrongly_is_told(small, capsys, monkeypatch):
+    def choose(config):
+        def attend_window(*arguments, dropout_rate, dropout_key, **options):
+            factor = 1.1 if dropout_rate else 1.0
+            return reference.attend_window(*arguments, **options) * factor
+
+        found = choice(config)
+        changed = found._replace(attend_window=attend_window)
+        return changed if config.attention == "tiled" else found
+
+    choice = selftest.choose_attention
+    monkeypatch.setattr(selftest, "choose_attention", choose)
+    assert selftest.main([]) == 1
+    assert capsys.readouterr().out.count("WRONG") == 2
