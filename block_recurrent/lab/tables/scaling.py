@@ -6,10 +6,13 @@ A table and a panel for each corpus and tokenizer. The figures of an unfinished 
 its step.
 """
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from scipy import stats
 
 from block_recurrent.command_line.failures import reported
 from block_recurrent.command_line.parser import Parser
@@ -27,7 +30,6 @@ from block_recurrent.lab.tables.options import parse_runs
 from block_recurrent.lab.tables.paper import SCALING, SCALING_COLUMN
 from block_recurrent.lab.tables.seed_groups import (
     SeedGroup,
-    Spread,
     group_runs,
     group_table,
     marker,
@@ -73,7 +75,9 @@ def make_page(columns: Mapping[str, Sequence[SeedGroup]]) -> Page:
         ]
         for point in SCALING
     )
-    return Page("scaling", tables, DESCRIPTION, data, {"scaling": partial(draw, columns)})
+    found = [f"{title}: {words}." for title in columns if (words := finding(columns[title]))]
+    text = " ".join([DESCRIPTION, *found])
+    return Page("scaling", tables, text, data, {"scaling": partial(draw, columns)})
 
 
 def draw(columns: Mapping[str, Sequence[SeedGroup]], picture: "Figure") -> None:
@@ -103,7 +107,8 @@ def draw(columns: Mapping[str, Sequence[SeedGroup]], picture: "Figure") -> None:
 def finding(groups: Sequence[SeedGroup]) -> str:
     """How far a recurrent row is from Slide at the sizes that both have; "" for other rows.
 
-    It says at how many sizes the 95 % interval of the difference, over seeds, leaves out zero.
+    It says at how many sizes the 95 % interval of the difference, over seeds, leaves out zero, and
+    how the difference changes with size.
     """
     recurrent, plain = {}, {}
     for group in groups:
@@ -114,25 +119,55 @@ def finding(groups: Sequence[SeedGroup]) -> str:
     if len(recurrent) != 1 or len(plain) != 1:
         return ""
     ((name, ours),), ((other, theirs),) = recurrent.items(), plain.items()
-    gaps = [_difference(theirs[size], ours[size]) for size in ours.keys() & theirs.keys()]
-    means = [gap.mean for gap in gaps if gap.mean is not None]
+    differences = {
+        theirs[size].parameters: _differences(ours[size], theirs[size])
+        for size in ours.keys() & theirs.keys()
+    }
+    gaps = [spread(found) for found in differences.values() if found]
+    means = [gap.mean or 0.0 for gap in gaps]
     if not means or min(means) < 0 < max(means):
         return ""
     certain = sum(gap.interval is not None and gap.interval < abs(gap.mean or 0) for gap in gaps)
-    side, distances = "below" if max(means) > 0 else "above", sorted(map(abs, means))
+    side, distances = "above" if max(means) > 0 else "below", sorted(map(abs, means))
     ends = " to ".join(dict.fromkeys(f"{end:.2f}" for end in (distances[0], distances[-1])))
     sizes = "one size" if len(means) == 1 else f"{len(means)} sizes"
     seeds = f"beyond the 95 % interval of seeds at {certain or 'none'}"
-    return f"{name} is {ends} bits a token {side} {other} at {sizes}, {seeds}"
+    text = f"{name} is {ends} bits a token {side} {other} at {sizes}, {seeds}"
+    trend = fit_trend(differences)
+    if trend is None:
+        return text
+    slope, interval = trend
+    return f"{text}; ten times the parameters change that by {slope:+.3f} ± {interval:.3f} (95 %)"
 
 
-def _difference(group: SeedGroup, other: SeedGroup) -> Spread:
-    """Bits per token of a group minus those of another, over the seeds of both."""
+def fit_trend(differences: Mapping[int, Sequence[float]]) -> tuple[float, float] | None:
+    """A line through differences, each of one seed, by the logarithm of parameters.
+
+    Args:
+      differences: by the number of parameters.
+
+    Returns:
+      Its slope, for ten times the parameters, and half the width of the slope's 95 % t-interval.
+      None for a single size or fewer than three differences.
+    """
+    points = [
+        (math.log10(parameters), value)
+        for parameters, found in differences.items()
+        for value in found
+    ]
+    if len(points) < 3 or len({x for x, _ in points}) < 2:
+        return None
+    line: Any = stats.linregress([x for x, _ in points], [y for _, y in points])
+    return float(line.slope), float(stats.t.ppf(0.975, len(points) - 2) * line.stderr)
+
+
+def _differences(group: SeedGroup, other: SeedGroup) -> list[float]:
+    """Bits per token of a group minus those of another, for each pair of seeds that both have."""
     first, second = (
         {run.seeds: point.evaluation.bits_per_token for run, point in x.final}
         for x in (group, other)
     )
-    return spread([first[seeds] - second[seeds] for seeds in first.keys() & second.keys()])
+    return [first[seeds] - second[seeds] for seeds in first.keys() & second.keys()]
 
 
 def _draw_runs(panel: "Axes", groups: Sequence[SeedGroup]) -> None:

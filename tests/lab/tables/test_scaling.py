@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from block_recurrent.lab.tables import scaling
 from block_recurrent.lab.tables.seed_groups import group_runs
 from block_recurrent.runs import reading
@@ -69,7 +71,18 @@ def test_the_title_says_at_how_many_sizes_seeds_support_it(tmp_path):
         ("slide_4l", 64): [2.20, 2.20, 2.20],
     }
     words = "0.10 bits a token below Slide:4L at 2 sizes, beyond the 95 % interval of seeds at 1"
-    assert finding_of(tmp_path, bits) == f"Rec:fixed:skip is {words}"
+    assert finding_of(tmp_path, bits).startswith(f"Rec:fixed:skip is {words}; ten times the param")
+
+
+def test_a_trend_over_sizes_has_the_interval_of_a_regression():
+    exact = {10**5: [-0.1, -0.1], 10**6: [-0.3, -0.3]}
+    assert scaling.fit_trend(exact) == pytest.approx((-0.2, 0.0))
+    # Residuals are 0.01 each way: a variance of 4e-4 / 2, over a sum of squares of 1.
+    spread_out = {10**5: [-0.11, -0.09], 10**6: [-0.31, -0.29]}
+    half_width = 4.302653 * (4e-4 / 2) ** 0.5
+    assert scaling.fit_trend(spread_out) == pytest.approx((-0.2, half_width))
+    assert scaling.fit_trend({10**5: [-0.1] * 3}) is None
+    assert scaling.fit_trend({10**5: [-0.1], 10**6: [-0.2]}) is None
 
 
 def test_a_run_without_figures_is_in_the_table_and_not_in_the_picture(tmp_path, capsys):
