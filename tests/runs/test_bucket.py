@@ -15,7 +15,7 @@ import pytest
 from block_recurrent.config import ConfigError
 from block_recurrent.runs.bucket import Bucket, BucketError
 from block_recurrent.runs.checkpoints import CheckpointError, Checkpoints
-from tests.helpers import assert_equal
+from tests.helpers import assert_equal, slow
 from tests.quick_runs import SAVED, STEPS, Steps, logged_steps, make_inputs, run
 from tests.runs.test_checkpoints import POSITION, initial, trained
 from tests.soak.processes import free_port
@@ -51,7 +51,7 @@ def object_store() -> Iterator[str]:
         server.wait()
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=[*slow("file"), "s3"])
 def url(request, tmp_path, monkeypatch) -> str:
     """A new place: in a folder that stands for a bucket, and in an emulated S3."""
     if request.param == "file":
