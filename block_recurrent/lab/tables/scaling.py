@@ -75,7 +75,7 @@ def make_page(columns: Mapping[str, Sequence[SeedGroup]]) -> Page:
         ]
         for point in SCALING
     )
-    found = [f"{title}: {words}." for title in columns if (words := finding(columns[title]))]
+    found = [f"{words}." for groups in columns.values() for words in findings(groups)]
     text = " ".join([DESCRIPTION, *found])
     return Page("scaling", tables, text, data, {"scaling": partial(draw, columns)})
 
@@ -92,7 +92,7 @@ def draw(columns: Mapping[str, Sequence[SeedGroup]], picture: "Figure") -> None:
             color = FAMILIES["Rec" if point.recurrent else "XL"]
             style = {"color": color, "markerfacecolor": "none", "label": point.name}
             panel.plot(point.parameters, point.bits_per_token, "D", **style)
-        shown = "\n".join([*textwrap.wrap(finding(groups), TITLE_WIDTH), title])
+        shown = "\n".join([*textwrap.wrap("".join(findings(groups)[:1]), TITLE_WIDTH), title])
         panel.set(title=shown, xlabel="parameters without embedding", ylabel="bits per token")
         panel.set_xscale("log")
         panel.margins(0.12)
@@ -104,11 +104,11 @@ def draw(columns: Mapping[str, Sequence[SeedGroup]], picture: "Figure") -> None:
     finish(panels)
 
 
-def finding(groups: Sequence[SeedGroup]) -> str:
-    """How far a recurrent row is from Slide at the sizes that both have; "" for other rows.
+def findings(groups: Sequence[SeedGroup]) -> list[str]:
+    """How far a recurrent row is from Slide at the sizes that both have; nothing for other rows.
 
-    It says at how many sizes the 95 % interval of the difference, over seeds, leaves out zero, and
-    how the difference changes with size.
+    The first finding says at how many sizes the 95 % interval of the difference, over seeds, leaves
+    out zero. The second says how the difference changes with size.
     """
     recurrent, plain = {}, {}
     for group in groups:
@@ -117,7 +117,7 @@ def finding(groups: Sequence[SeedGroup]) -> str:
         elif family(group.name) == "Slide":
             plain.setdefault(group.name, {})[group.config.model.model_size] = group
     if len(recurrent) != 1 or len(plain) != 1:
-        return ""
+        return []
     ((name, ours),), ((other, theirs),) = recurrent.items(), plain.items()
     differences = {
         theirs[size].parameters: _differences(ours[size], theirs[size])
@@ -126,18 +126,18 @@ def finding(groups: Sequence[SeedGroup]) -> str:
     gaps = [spread(found) for found in differences.values() if found]
     means = [gap.mean or 0.0 for gap in gaps]
     if not means or min(means) < 0 < max(means):
-        return ""
+        return []
     certain = sum(gap.interval is not None and gap.interval < abs(gap.mean or 0) for gap in gaps)
     side, distances = "above" if max(means) > 0 else "below", sorted(map(abs, means))
     ends = " to ".join(dict.fromkeys(f"{end:.2f}" for end in (distances[0], distances[-1])))
     sizes = "one size" if len(means) == 1 else f"{len(means)} sizes"
     seeds = f"beyond the 95 % interval of seeds at {certain or 'none'}"
-    text = f"{name} is {ends} bits a token {side} {other} at {sizes}, {seeds}"
-    trend = fit_trend(differences)
-    if trend is None:
-        return text
-    slope, interval = trend
-    return f"{text}; ten times the parameters change that by {slope:+.3f} ± {interval:.3f} (95 %)"
+    found = [f"{name} is {ends} bits a token {side} {other} at {sizes}, {seeds}"]
+    if trend := fit_trend(differences):
+        slope, interval = trend
+        change = f"changes by {slope:+.3f} ± {interval:.3f} (95 %)"
+        found.append(f"With ten times the parameters the difference {change}")
+    return found
 
 
 def fit_trend(differences: Mapping[int, Sequence[float]]) -> tuple[float, float] | None:
