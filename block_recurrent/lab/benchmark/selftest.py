@@ -5,9 +5,9 @@
 Each implementation computes attention to windows and to states, and its gradients, at the sizes of
 the paper's layers, two batch rows of two windows. What it computes is compared with plain
 arithmetic ("xla") in float32 with exact products. The error of an array is the root of its mean
-square, relative to that of the exact values. Each is computed twice, the second time with the code
-of dropout and next to nothing dropped. An implementation is right if its largest error is at most
-twice that of plain arithmetic in the same dtype. Status 1 means that one is wrong. It takes a few
+square, relative to that of the exact values. Each is computed without dropout, and with dropout by
+the same mask as the exact values. An implementation is right if its largest error is at most twice
+that of plain arithmetic in the same dtype. Status 1 means that one is wrong. It takes a few
 minutes.
 """
 
@@ -28,20 +28,23 @@ from block_recurrent.command_line.parser import Parser
 from block_recurrent.config import LayerConfig
 from block_recurrent.lab.benchmark.timing import time_in_turn
 from block_recurrent.lab.tables.layout import TextTable
+from block_recurrent.model.array_types import Blocks, DistanceBias, Key
 from block_recurrent.model.attention import (
     Attention,
     AttentionImpossible,
     choose_attention,
     describe_attention,
 )
-from block_recurrent.model.state import KeysValues
+from block_recurrent.model.layers import window_factors
+from block_recurrent.model.positions import window_bias
+from block_recurrent.model.state import KeysValues, with_preceding
 from block_recurrent.system.devices import check_device
 
 ROWS, BLOCKS = 2, 2
 ROUNDS = 5
 MOST_ERROR = 2.0  # relative to that of plain arithmetic in the same dtype
 LEAST_ERROR = 1e-5  # below which an error does not count
-RARE = 2.0**-31  # a rate of dropout that runs all of its code and drops next to nothing
+RATES = (0.0, 0.1)  # of dropout
 CLOSE = 1.1  # times of less than this ratio are the same
 DTYPES: tuple[Any, ...] = ("float32", "bfloat16")
 NAMES = ("xla", "tiled", "cudnn", "pallas")
@@ -54,6 +57,7 @@ class Result(NamedTuple):
     Attributes:
       name: as in `model.attention`.
       dtype: of activations.
+      rate: of dropout of attention.
       refused: why this machine or the sizes rule it out; then the others mean nothing.
       error: the largest of an array, relative to the exact values.
       right: whether that is small enough.
@@ -62,6 +66,7 @@ class Result(NamedTuple):
 
     name: str
     dtype: str
+    rate: float = 0.0
     refused: str = ""
     error: float = 0.0
     right: bool = True
@@ -78,29 +83,27 @@ def compare(config: LayerConfig) -> list[Result]:
             refused[name] = str(error.__cause__)
     if jax.default_backend() == "cpu" and found.pop("pallas", None):
         refused["pallas"] = "is interpreted on a CPU, which is for tests"
-    arguments = _arguments(config)
-    exact = _exact(found["xla"], arguments)
+    arguments, rate = _arguments(config), config.attention_rate
+    exact = {name: _exact(found["xla"], name, rate, arguments) for name in found}
     runs: dict[str, Callable[[], Any]] = {
-        name: functools.partial(_compute, attention, 0.0, *arguments)
+        name: functools.partial(_compute, attention, rate, *arguments)
         for name, attention in found.items()
     }
-    errors = {
-        name: _error([_compute(attention, rate, *arguments) for rate in (0.0, RARE)], [exact] * 2)
-        for name, attention in found.items()
-    }
+    errors = {name: _error(run(), exact[name]) for name, run in runs.items()}
     most = max(MOST_ERROR * errors["xla"], LEAST_ERROR)
     seconds = time_in_turn(runs, ROUNDS)
     computed = [
         Result(
             name,
             config.dtype,
+            rate,
             error=errors[name],
             right=bool(errors[name] <= most),  # an error that is not a number is not
             milliseconds=statistics.median(seconds[name]) * 1e3,
         )
         for name in runs
     ]
-    return computed + [Result(name, config.dtype, why) for name, why in refused.items()]
+    return computed + [Result(name, config.dtype, rate, why) for name, why in refused.items()]
 
 
 def _arguments(config: LayerConfig) -> tuple[Any, ...]:
@@ -134,10 +137,31 @@ def _compute(attention: Attention, rate: float, *arguments: Any) -> Any:
     return outputs, pull(outputs)
 
 
-def _exact(attention: Attention, arguments: Any) -> Any:
+def _exact(attention: Attention, name: str, rate: float, arguments: Any) -> Any:
+    """What the implementation of that name should compute; those of "pallas" have other masks."""
+    if name == "pallas" and rate:
+        attention = attention._replace(attend_window=_attend_as_kernels)
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), arguments)
     with jax.default_matmul_precision("highest"):
-        return _compute(attention, 0.0, *wide)
+        return _compute(attention, rate, *wide)
+
+
+def _attend_as_kernels(
+    queries: Blocks,
+    current: KeysValues,
+    previous: KeysValues,
+    bias: DistanceBias,
+    *,
+    dropout_rate: float,
+    dropout_key: Key,
+) -> Blocks:
+    """As `reference.attend_window`, in float32, with the masks of "pallas"."""
+    keys, values = (x.astype(jnp.float32) for x in with_preceding(current, previous))
+    logits = jnp.einsum("...qhd,...thd->...hqt", queries.astype(jnp.float32), keys)
+    logits += jax.lax.broadcast_to_rank(window_bias(bias), logits.ndim)
+    factors = window_factors(dropout_rate, dropout_key, logits.shape)
+    attended = jnp.einsum("...hqt,...thd->...qhd", jax.nn.softmax(logits) * factors, values)
+    return attended.astype(queries.dtype)
 
 
 def _error(found: Any, exact: Any) -> float:
@@ -148,36 +172,33 @@ def _error(found: Any, exact: Any) -> float:
     return float(np.max(jax.tree.leaves(jax.tree.map(relative, found, exact))))
 
 
-def describe(
-    results: Sequence[Result], auto: Mapping[str, str], dropping: Mapping[str, str]
-) -> str:
+def describe(results: Sequence[Result], auto: Mapping[tuple[str, float], str]) -> str:
     """The results as a table, with what to use.
 
-    `auto` has what "auto" chooses for each dtype, and `dropping` what with attention's dropout.
+    `auto` has what "auto" chooses for each dtype and rate of dropout.
     """
     cells = []
-    for name, dtype, refused, error, right, milliseconds in results:
+    for name, dtype, rate, refused, error, right, milliseconds in results:
         found = (
             ["", "", refused]
             if refused
             else [f"{error:.1e}", f"{milliseconds:,.1f}", "right" if right else "WRONG"]
         )
-        cells.append([name, dtype, *found])
-    columns = ("attention", "dtype", "error", "ms", "")
-    lines = [TextTable(columns, cells, ("attention", "dtype", "")).text(), ""]
-    for dtype in dict.fromkeys(result.dtype for result in results):
+        cells.append([name, dtype, "yes" if rate else "no", *found])
+    columns = ("attention", "dtype", "dropout", "error", "ms", "")
+    lines = [TextTable(columns, cells, ("attention", "dtype", "dropout", "")).text(), ""]
+    for dtype, rate in dict.fromkeys((result.dtype, result.rate) for result in results):
         right = {
             each.name: each.milliseconds
             for each in results
-            if each.dtype == dtype and each.right and not each.refused
+            if (each.dtype, each.rate) == (dtype, rate) and each.right and not each.refused
         }
-        best, chosen = min(right, key=right.__getitem__), auto[dtype]
+        best, chosen = min(right, key=right.__getitem__), auto[dtype, rate]
+        where = f"{dtype}, {'with' if rate else 'without'} dropout of attention"
         if chosen in right and right[chosen] <= CLOSE * right[best]:
-            lines.append(f"{dtype}: 'auto' chooses {chosen!r}, and none is faster")
+            lines.append(f"{where}: 'auto' chooses {chosen!r}, and none is faster")
         else:
-            lines.append(f"{dtype}: 'auto' chooses {chosen!r}; set model.attention = {best!r}")
-        if dropping[dtype] != chosen:
-            lines.append(f"{dtype}: with dropout of attention it chooses {dropping[dtype]!r}")
+            lines.append(f"{where}: 'auto' chooses {chosen!r}; set model.attention = {best!r}")
     return "\n".join(lines)
 
 
@@ -187,14 +208,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parser(description=__doc__).parse_args(argv)
     check_device()
     _log.info("comparing on %s ...", jax.devices()[0].device_kind)
-    layers = {dtype: LayerConfig(dtype=dtype) for dtype in DTYPES}
-    results = [each for layer in layers.values() for each in compare(layer)]
-    chosen = (
-        {
-            dtype: describe_attention(dataclasses.replace(layer, dropout=rate)).split(";")[0]
-            for dtype, layer in layers.items()
-        }
-        for rate in (0.0, 0.1)
-    )
-    print(describe(results, *chosen))
+    layers = [LayerConfig(dtype=dtype, dropout=rate) for dtype in DTYPES for rate in RATES]
+    results = [each for layer in layers for each in compare(layer)]
+    auto = {
+        (layer.dtype, layer.attention_rate): describe_attention(layer).split(";")[0]
+        for layer in layers
+    }
+    print(describe(results, auto))
     return 0 if all(result.right for result in results) else 1

@@ -27,8 +27,8 @@ LINES = 10  # of source code that are reported
 COLLECTIVES = {"all-reduce", "all-gather", "reduce-scatter", "all-to-all"}
 COLLECTIVES |= {"collective-permute", "collective-broadcast"}
 _KERNEL = 'custom_call_target="tpu_custom_call"'
-_FUSED = 'custom_call_target="mosaic_gpu'
-_FUSED_NAME = re.compile("|".join(PRODUCTS))
+_MOSAIC = 'custom_call_target="mosaic_gpu'
+_OUR_KERNEL = re.compile("|".join(PRODUCTS))
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _COST = re.compile(r'"(flops|transcendentals|bytes_accessed)":"?(-?\d+)')
 _NO_CALLS = {"calls": 0, "flops": 0, "transcendentals": 0, "bytes_accessed": 0}
@@ -137,8 +137,8 @@ class Program:
         if instruction.kind == "fusion":
             inside = self._inside(instruction)
             return sum(self.products(each) for each in inside.values())
-        if _FUSED in instruction.attributes:
-            name = _FUSED_NAME.search(instruction.attributes)
+        if _MOSAIC in instruction.attributes:
+            name = _OUR_KERNEL.search(instruction.attributes)
             shapes = list(map(_sizes, instruction.inputs))
             return kernel_operations(name[0], shapes) if name else 0
         summed = _SUMMED.search(instruction.attributes)

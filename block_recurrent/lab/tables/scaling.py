@@ -75,7 +75,7 @@ def make_page(columns: Mapping[str, Sequence[SeedGroup]]) -> Page:
         ]
         for point in SCALING
     )
-    found = [f"{words}." for groups in columns.values() for words in findings(groups)]
+    found = [f"{title}: {words}." for title in columns for words in findings(columns[title])]
     text = " ".join([DESCRIPTION, *found])
     return Page("scaling", tables, text, data, {"scaling": partial(draw, columns)})
 
@@ -92,7 +92,7 @@ def draw(columns: Mapping[str, Sequence[SeedGroup]], picture: "Figure") -> None:
             color = FAMILIES["Rec" if point.recurrent else "XL"]
             style = {"color": color, "markerfacecolor": "none", "label": point.name}
             panel.plot(point.parameters, point.bits_per_token, "D", **style)
-        shown = "\n".join([*textwrap.wrap("".join(findings(groups)[:1]), TITLE_WIDTH), title])
+        shown = "\n".join([*textwrap.wrap(" ".join(findings(groups)[:1]), TITLE_WIDTH), title])
         panel.set(title=shown, xlabel="parameters without embedding", ylabel="bits per token")
         panel.set_xscale("log")
         panel.margins(0.12)
@@ -108,7 +108,7 @@ def findings(groups: Sequence[SeedGroup]) -> list[str]:
     """How far a recurrent row is from Slide at the sizes that both have; nothing for other rows.
 
     The first finding says at how many sizes the 95 % interval of the difference, over seeds, leaves
-    out zero. The second says how the difference changes with size.
+    out zero; there is none if the sign differs. The last says how the difference changes with size.
     """
     recurrent, plain = {}, {}
     for group in groups:
@@ -123,6 +123,10 @@ def findings(groups: Sequence[SeedGroup]) -> list[str]:
         theirs[size].parameters: _differences(ours[size], theirs[size])
         for size in ours.keys() & theirs.keys()
     }
+    return [*_gaps(name, other, differences), *_trend(name, other, differences)]
+
+
+def _gaps(name: str, other: str, differences: Mapping[int, Sequence[float]]) -> list[str]:
     gaps = [spread(found) for found in differences.values() if found]
     means = [gap.mean or 0.0 for gap in gaps]
     if not means or min(means) < 0 < max(means):
@@ -132,12 +136,16 @@ def findings(groups: Sequence[SeedGroup]) -> list[str]:
     ends = " to ".join(dict.fromkeys(f"{end:.2f}" for end in (distances[0], distances[-1])))
     sizes = "one size" if len(means) == 1 else f"{len(means)} sizes"
     seeds = f"beyond the 95 % interval of seeds at {certain or 'none'}"
-    found = [f"{name} is {ends} bits a token {side} {other} at {sizes}, {seeds}"]
-    if trend := fit_trend(differences):
-        slope, interval = trend
-        change = f"changes by {slope:+.3f} ± {interval:.3f} (95 %)"
-        found.append(f"With ten times the parameters the difference {change}")
-    return found
+    return [f"{name} is {ends} bits a token {side} {other} at {sizes}, {seeds}"]
+
+
+def _trend(name: str, other: str, differences: Mapping[int, Sequence[float]]) -> list[str]:
+    trend = fit_trend(differences)
+    if trend is None:
+        return []
+    slope, interval = trend
+    change = f"changes by {slope:+.3f} ± {interval:.3f} (95 %) bits a token"
+    return [f"With ten times the parameters {name} minus {other} {change}"]
 
 
 def fit_trend(differences: Mapping[int, Sequence[float]]) -> tuple[float, float] | None:

@@ -18,7 +18,7 @@ from block_recurrent.model.layers import split_heads
 
 # Files whose name is not that of the implementation, and by platform those of "pallas".
 FILES = {"xla": "reference"}
-KERNELS = {"gpu": "hopper", "tpu": "tpu", "cpu": "tpu"}
+KERNELS = {"gpu": "hopper"}  # elsewhere "tpu"
 # What "auto" chooses from by platform, the fastest first. The last is possible for every layer.
 AUTO = {"tpu": ("pallas", "xla"), "gpu": ("cudnn", "pallas", "tiled"), "cpu": ("tiled",)}
 _target: ContextVar[tuple[str, str | None] | None] = ContextVar("target", default=None)
@@ -62,11 +62,14 @@ def target_platform() -> str:
 
 
 def compute_capability(unknown: str) -> str:
-    """NVIDIA's number of the GPUs that a model built now will run on, or else `unknown`."""
+    """NVIDIA's number of the GPUs that a model built now will run on.
+
+    It is `unknown` where a GPU that is not there was not described, and "none" of another maker's.
+    """
     target = _target.get()
     if target:
         return target[1] or unknown
-    return getattr(jax.devices()[0], "compute_capability", unknown)
+    return getattr(jax.devices()[0], "compute_capability", "none")
 
 
 def choose_attention(config: LayerConfig) -> Attention:
@@ -90,7 +93,7 @@ def _choose(config: LayerConfig) -> tuple[str, Attention, dict[str, str]]:
     names = AUTO.get(platform, ("xla",)) if name == "auto" else (name,)
     refused, reason = {}, None
     for name in names:
-        file = KERNELS[platform] if name == "pallas" else FILES.get(name, name)
+        file = KERNELS.get(platform, "tpu") if name == "pallas" else FILES.get(name, name)
         module = importlib.import_module(f"{__package__}.{file}")
         try:
             return name, module.build(config, platform), refused

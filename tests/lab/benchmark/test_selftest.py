@@ -1,11 +1,15 @@
 """The self-test finds the implementations that are right, and those that are not."""
 
+import functools
+import itertools
+
+import jax
 import pytest
 
 from block_recurrent.lab.benchmark import selftest
 from block_recurrent.lab.benchmark.selftest import Result
 from block_recurrent.model.attention import reference
-from tests.helpers import layer_config
+from tests.helpers import assert_close, layer_config
 
 SMALL = {"window": 16, "head_size": 8, "num_states": 4}
 
@@ -13,17 +17,17 @@ SMALL = {"window": 16, "head_size": 8, "num_states": 4}
 @pytest.fixture
 def small(monkeypatch):
     """The program at a small size."""
-    monkeypatch.setattr(selftest, "LayerConfig", lambda dtype: layer_config(**SMALL, dtype=dtype))
+    monkeypatch.setattr(selftest, "LayerConfig", functools.partial(layer_config, **SMALL))
 
 
 def test_what_this_machine_can_compute_is_right(small, capsys):
     assert selftest.main([]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    verdicts = {(row[0], row[1]): " ".join(row[2:]) for row in rows if len(row) > 2}
-    for dtype in selftest.DTYPES:
+    verdicts = {tuple(row[:3]): " ".join(row[3:]) for row in rows if len(row) > 3}
+    for dtype, dropout in itertools.product(selftest.DTYPES, ("yes", "no")):
         for name in ("xla", "tiled"):
-            assert verdicts[name, dtype].endswith("right")
-        assert verdicts["cudnn", dtype].startswith("needs a GPU")
+            assert verdicts[name, dtype, dropout].endswith("right")
+        assert verdicts["cudnn", dtype, dropout].startswith("needs a GPU")
 
 
 @pytest.mark.parametrize("wrong", ["value", "nan"])
@@ -39,29 +43,27 @@ def test_a_wrong_implementation_is_told(small, capsys, monkeypatch, wrong):
     monkeypatch.setattr(selftest, "choose_attention", choose)
     assert selftest.main([]) == 1
     output = capsys.readouterr().out
-    assert output.count("WRONG") == 2
-    assert "float32: 'auto' chooses 'tiled'; set model.attention = 'xla'" in output
+    assert output.count("WRONG") == 4
+    assert (
+        "float32, with dropout of attention: 'auto' chooses 'tiled'; set model.attention = 'xla'"
+        in output
+    )
 
 
 def test_what_is_not_clearly_slower_may_stay():
     xla = Result("xla", "float32", milliseconds=10.0)
     for milliseconds, words in (10.9, "and none is faster"), (11.1, "set model.attention = 'xla'"):
         tiled = xla._replace(name="tiled", milliseconds=milliseconds)
-        chosen = {"float32": "tiled"}
-        assert words in selftest.describe([xla, tiled], chosen, chosen)
+        assert words in selftest.describe([xla, tiled], {("float32", 0.0): "tiled"})
 
 
-def test_another_choice_with_dropout_is_said():
-    cudnn = Result("cudnn", "bfloat16", milliseconds=10.0)
-    text = selftest.describe([cudnn], {"bfloat16": "cudnn"}, {"bfloat16": "pallas"})
-    assert text.endswith("bfloat16: with dropout of attention it chooses 'pallas'")
+def test_another_mask_is_told(small, capsys, monkeypatch):
+    """Kernels have masks of their own."""
 
-
-def test_dropout_that_scales_wrongly_is_told(small, capsys, monkeypatch):
     def choose(config):
-        def attend_window(*arguments, dropout_rate, dropout_key, **options):
-            factor = 1.1 if dropout_rate else 1.0
-            return reference.attend_window(*arguments, **options) * factor
+        def attend_window(*arguments, dropout_rate, dropout_key):
+            attend = selftest._attend_as_kernels if dropout_rate else reference.attend_window
+            return attend(*arguments, dropout_rate=dropout_rate, dropout_key=dropout_key)
 
         found = choice(config)
         changed = found._replace(attend_window=attend_window)
@@ -70,4 +72,17 @@ def test_dropout_that_scales_wrongly_is_told(small, capsys, monkeypatch):
     choice = selftest.choose_attention
     monkeypatch.setattr(selftest, "choose_attention", choose)
     assert selftest.main([]) == 1
-    assert capsys.readouterr().out.count("WRONG") == 2
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[:3] for row in rows if row[-1:] == ["WRONG"]] == [
+        ["tiled", dtype, "yes"] for dtype in selftest.DTYPES
+    ]
+
+
+def test_masks_of_kernels_are_those_of_kernels(small):
+    """`_attend_as_kernels` is what interpreted kernels compute."""
+    config = layer_config(window=128, head_size=8, attention="pallas")
+    queries, current, previous, _, bias = selftest._arguments(config)
+    arguments = queries[:, :1], *(jax.tree.map(lambda x: x[:, :1], current), previous, bias)
+    dropout = {"dropout_rate": 0.3, "dropout_key": jax.random.key(1)}
+    actual = selftest.choose_attention(config).attend_window(*arguments, **dropout)
+    assert_close(actual, selftest._attend_as_kernels(*arguments, **dropout))

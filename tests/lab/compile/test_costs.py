@@ -306,7 +306,7 @@ def test_calls_of_libraries_count_products_where_they_say_their_axes():
 )
 def test_products_of_our_own_kernels_follow_from_their_operands(kernel, rows, products):
     """Two rows of 256 tokens after a window of 128, two heads of 64, tiles of 128 by 256."""
-    operands = ("bf16[2,256,2,64]", "bf16[2,384,2,64]", "bf16[2,384,2,64]", "f32[2,128,256]")
+    operands = ("bf16[2,256,2,64]", "bf16[2,384,2,64]", "bf16[2,384,2,64]", "f32[2,64,320]")
     lines = [f"%x{n} = {each}{{0}} parameter({n})" for n, each in enumerate(operands)]
     call = 'custom-call(%x0, %x1, %x2, %x3), custom_call_target="mosaic_gpu_v2", '
     name = f'metadata={{op_name="jit(f)/attention_{kernel}/mpmd_map"}}'

@@ -1,12 +1,11 @@
 """What every implementation of attention is called with, and what is compared of it."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 
-from block_recurrent.model.layers import is_kept, make_seeds
+from block_recurrent.model.layers import window_factors
 from block_recurrent.model.state import KeysValues
 from tests.helpers import random_like
 
@@ -29,14 +28,8 @@ def window_arguments(window, dtype="float32", lanes=(2, 2), heads=2, size=8):
 
 def with_mask(queries, context, bias, key):
     """Attention whose dropout is that of kernels, the mask made at once. `bias` [H, Q, T]."""
-    *leading, length, heads, _ = queries.shape
-    keys = context.keys.shape[-3]
-    seeds = make_seeds(key, (math.prod(leading),))
-    numbers = jnp.arange(heads * length * keys, dtype=jnp.uint32)[None]
-    first, second = (x[:, None] for x in seeds)
-    kept = jnp.where(is_kept(RATE, first + numbers, second), 1 / (1 - RATE), 0.0)
-    kept = kept.reshape(*leading, heads, length, keys)
     logits = jnp.einsum("...qhd,...thd->...hqt", queries, context.keys)
     logits += jax.lax.broadcast_to_rank(bias, logits.ndim)
+    kept = window_factors(RATE, key, logits.shape)
     probabilities = jax.nn.softmax(logits) * kept
     return jnp.einsum("...hqt,...thd->...qhd", probabilities, context.values), kept

@@ -87,6 +87,7 @@ def test_what_is_chosen_is_described_with_the_reason():
     "platform, attention, changes, words",
     [
         ("gpu", "pallas", {}, "needs dtype 'bfloat16', not 'float32'"),
+        ("metal", "pallas", {}, "for TPUs and Hopper GPUs, but this model is built for 'metal'"),
         ("gpu", "pallas", LIBRARY | {"window": 64}, "window that is a multiple of 128, not 64"),
         ("gpu", "pallas", LIBRARY | {"head_size": 96}, "head_size of 64 or 128, not 96"),
         ("tpu", "pallas", {"window": 96}, "window that is a multiple of 128 .* not 96"),

@@ -19,9 +19,8 @@ from block_recurrent.model.attention.choice import (
     compute_capability,
 )
 from block_recurrent.model.attention.hopper import kernels
-from block_recurrent.model.attention.hopper.kernels import HIDDEN, ROWS, Known, Operands, Settings
+from block_recurrent.model.attention.hopper.kernels import ROWS, Known, Operands, Settings
 from block_recurrent.model.layers import make_seeds
-from block_recurrent.model.positions import window_bias
 from block_recurrent.model.rematerialization import keep
 from block_recurrent.model.state import KeysValues
 from block_recurrent.parallel.axes import on_every_device
@@ -71,10 +70,9 @@ def attend_window(
     `interpret` has the parameters of jax's interpreter, which runs kernels on a CPU.
     """
     lanes, blocks, window, heads, size = queries.shape
-    rate = 0.0 if dropout_key is None else dropout_rate
-    seeds = (jnp.zeros((lanes, blocks), jnp.uint32),) * 2
+    rate, seeds = 0.0, (jnp.zeros((lanes, blocks), jnp.uint32),) * 2
     if dropout_key is not None and dropout_rate > 0.0:
-        seeds = make_seeds(dropout_key, (lanes, blocks))
+        rate, seeds = dropout_rate, make_seeds(dropout_key, (lanes, blocks))
     settings = Settings(window, rate, detached, interpret)
     keys, values = (
         jnp.concatenate([before, x.reshape(before.shape[0], -1, heads, size)], axis=1)
@@ -87,14 +85,14 @@ def attend_window(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _fused(settings: Settings, operands: Operands) -> Array:
-    """Attention, of the shape and dtype of the queries. The operand `tile` is the bias [H, W]."""
+    """Attention, of the shape and dtype of the queries."""
     return _forward(settings, operands)[0]
 
 
 def _forward(settings: Settings, operands: Operands) -> tuple[Array, Any]:
     def forward(*arrays: Any) -> Any:
         operands = Operands(*arrays)
-        return kernels.forward(settings, operands._replace(tile=_tile(operands.tile)))
+        return kernels.forward(settings, operands._replace(bias=kernels.make_tile(operands.bias)))
 
     results = on_every_device(forward, tuple(operands), tuple(WHOLE), (False, False))
     attended, log_sums = keep(tuple(results))
@@ -106,8 +104,8 @@ def _backward(settings: Settings, saved: Any, gradient: Array) -> tuple[Operands
 
     def backward(gradient: Array, attended: Array, log_sums: Array, *arrays: Any) -> Any:
         operands = Operands(*arrays)
-        tile, pull = jax.vjp(_tile, operands.tile)
-        operands = operands._replace(tile=tile)
+        tile, pull = jax.vjp(kernels.make_tile, operands.bias)
+        operands = operands._replace(bias=tile)
         wide = (x.astype(jnp.float32) for x in (gradient, attended))
         means = jnp.einsum("bnhd,bnhd->bhn", *wide, precision="highest")
         known = Known(gradient, log_sums, means)
@@ -123,11 +121,6 @@ def _backward(settings: Settings, saved: Any, gradient: Array) -> tuple[Operands
 
 
 _fused.defvjp(_forward, _backward)
-
-
-def _tile(bias: DistanceBias) -> Array:
-    """Lays a bias out for the kernels, [H, W] -> [H, R, W + R]."""
-    return jnp.maximum(window_bias(bias, ROWS), HIDDEN) * kernels.LOG2_E
 
 
 # Built once, because models compare equal only if they hold the same functions.

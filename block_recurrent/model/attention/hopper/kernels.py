@@ -4,12 +4,11 @@ A program of a kernel has three warpgroups. Two of them multiply matrices, each 
 head. The third copies to the chip what the next step needs. A step takes the next 64 of the keys
 that a token sees, or of the tokens that see a key. The forward pass scales its sums whenever it
 meets a larger logit, and keeps one number for each token: the logarithm of the sum of exponentials.
-The gradient computes probabilities from it (Dao et al. 2022, arXiv 2205.14135). It has a kernel for
-each kind of sum: over keys, over tokens, and over equal places of tiles. So every sum has an order
-of its own, and a program gives the same bits whenever it runs.
+The gradient computes probabilities from it (Dao et al. 2022, arXiv 2205.14135). One of its kernels
+sums over keys, one over tokens, and one over tiles. Each sum has a fixed order.
 
-Logarithms and exponentials are those of base 2. The staging of products through the chip's shared
-memory is what jax's interpreter can follow, too.
+Logarithms and exponentials are those of base 2. Probabilities go to the next product through shared
+memory, not registers, because jax's interpreter cannot follow the latter.
 
 Letters: B batch rows, N tokens of a row, W window, H heads, D head size, R tokens of a program.
 """
@@ -24,7 +23,9 @@ import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 from jax import Array, lax
 
+from block_recurrent.model.array_types import DistanceBias
 from block_recurrent.model.layers import is_kept
+from block_recurrent.model.positions import window_bias
 
 SIDE = 64  # tokens and keys of a tile
 GROUPS = 2  # warpgroups that multiply
@@ -59,7 +60,7 @@ class Operands(NamedTuple):
     queries: Any  # [B, N, H, D]
     keys: Any  # [B, W + N, H, D], those of the window before the first token first
     values: Any  # likewise
-    tile: Any  # [H, R, W + R] float32, the bias in units of log 2; HIDDEN hides a key
+    bias: Any  # [H, W] float32, in kernels what `make_tile` makes of it
     seeds: Any  # of dropout: two arrays [B, N / W]
 
 
@@ -68,7 +69,7 @@ class Known(NamedTuple):
 
     gradient: Any  # of what it attended, [B, N, H, D]
     log_sums: Any  # [B, H, N] float32, base 2
-    means: Any  # [B, H, N] float32, of the gradient of its probabilities
+    means: Any  # [B, H, N] float32, sums over keys of a probability times its gradient
 
 
 def forward(settings: Settings, operands: Operands) -> tuple[Array, Array]:
@@ -93,7 +94,7 @@ def forward(settings: Settings, operands: Operands) -> tuple[Array, Array]:
         def step(index: Any, keys: Any, values: Any, carry: Any) -> Any:
             attended, largest, total = carry
             column = index[0] * SIDE
-            logits = _product(own.at[here.group], keys.T) * LOG2_E + here.bias(x.tile, column)
+            logits = _product(own.at[here.group], keys.T) * LOG2_E + here.bias(x.bias, column)
             new = jnp.maximum(largest, logits.max(axis=1))
             exponentials = jnp.exp2(logits - _by_row(new))
             old = jnp.exp2(largest - new)
@@ -143,7 +144,7 @@ def gradient_of_queries(settings: Settings, operands: Operands, known: Known) ->
         def step(index: Any, keys: Any, values: Any, carry: Any) -> Any:
             sums, log_sum, mean = carry
             column = index[0] * SIDE
-            logits = _product(own.at[here.group], keys.T) * LOG2_E + here.bias(x.tile, column)
+            logits = _product(own.at[here.group], keys.T) * LOG2_E + here.bias(x.bias, column)
             of_kept = _product(incoming.at[here.group], values.T)
             kept = _kept(settings, x.seeds, here, here.first, here.number * ROWS + column)
             found = _of_logits(settings, logits, of_kept, kept, _by_row(log_sum), _by_row(mean))
@@ -172,7 +173,7 @@ def gradient_of_keys(settings: Settings, operands: Operands, known: Known) -> tu
     lanes, tokens, heads, size = operands.queries.shape
     before = settings.window // SIDE  # tiles of tokens that see the first key of a program
     # Row x of this tile is a key, column y a token, and y - x their distance.
-    turned = operands._replace(tile=operands.tile[:, ::-1, ::-1])
+    turned = operands._replace(bias=operands.bias[:, ::-1, ::-1])
 
     def attention_of_keys(*refs: Any) -> None:
         x, (gradient, log_sums, means, of_keys, of_values, *scratch) = _operands(refs)
@@ -207,7 +208,7 @@ def gradient_of_keys(settings: Settings, operands: Operands, known: Known) -> tu
                 block = lax.div(here.first, settings.window) - 1
                 sees &= lax.div(first, settings.window) == block
             logits = _product(keys.at[here.group], queries.T) * LOG2_E
-            logits += here.bias(x.tile, index[0] * SIDE)
+            logits += here.bias(x.bias, index[0] * SIDE)
             log_sum = _load(log_sum, BY_COLUMN) + jnp.where(sees, 0.0, -HIDDEN)
             probabilities = jnp.exp2(logits - _by_column(log_sum))
             first = existing(index[0]) * SIDE
@@ -240,9 +241,10 @@ def gradient_of_keys(settings: Settings, operands: Operands, known: Known) -> tu
 
 
 def gradient_of_bias(settings: Settings, operands: Operands, known: Known) -> Array:
-    """The gradient of the bias, [H, R, W + R] float32: sums over batch rows and tiles.
+    """The gradient of a tile, as `make_tile` makes it: sums over tokens and batch rows.
 
-    A program has 64 columns of the tile and takes the tokens of a batch row one tile after another.
+    A program has 64 columns of a tile of R tokens, and takes the tokens of a batch row one tile
+    after another. The sum over batch rows is another kernel's, from [B, H, R, W + R] float32.
     """
     lanes, tokens, heads, _ = operands.queries.shape
     columns = settings.window + ROWS
@@ -257,11 +259,12 @@ def gradient_of_bias(settings: Settings, operands: Operands, known: Known) -> Ar
             here.give((sums, out.at[here.lane, here.head, rows, pl.ds(column, SIDE)]))
 
         def step(index: Any, queries, incoming, log_sum, mean, keys, values, sums):
-            logits = _product(queries.at[rows], keys.T) * LOG2_E + here.bias(x.tile, column)
+            logits = _product(queries.at[rows], keys.T) * LOG2_E + here.bias(x.bias, column)
             of_kept = _product(incoming.at[rows], values.T)
             first = index[0] * ROWS
             kept = _kept(settings, x.seeds, here, first + here.group * SIDE, first + column)
             log_sum, mean = (_by_row(_load(y.at[rows], BY_ROW)) for y in (log_sum, mean))
+            plgpu.commit_smem()  # a copy may overwrite only then what registers have read
             return sums + _of_logits(settings, logits, of_kept, kept, log_sum, mean)
 
         own = here.some_rows(x.queries, ROWS, lambda i: i)
@@ -274,7 +277,23 @@ def gradient_of_bias(settings: Settings, operands: Operands, known: Known) -> Ar
     out = jax.ShapeDtypeStruct((lanes, heads, ROWS, columns), jnp.float32)
     grid, scratch = (heads, columns // SIDE, lanes), [_square(jnp.float32)]
     found: Any = _run(attention_of_bias, settings, grid, (*operands, *known), out, scratch)
-    return found.sum(axis=0)
+    upper, lower = jnp.split(found.sum(axis=0), GROUPS, axis=1)
+    return _pad(upper, SIDE, 0, 0.0) + _pad(lower, 0, SIDE, 0.0)
+
+
+def make_tile(bias: DistanceBias) -> Array:
+    """Lays a bias out for the kernels, [H, W] -> [H, 64, W + 192], in units of log 2.
+
+    The tile of 64 tokens and the W + 64 keys that they see is between 64 columns of hidden keys on
+    either side. From one column on it is that of a program's first 64 tokens, and from another one
+    that of the others.
+    """
+    tile = jnp.maximum(window_bias(bias, SIDE), HIDDEN)
+    return _pad(tile, SIDE, SIDE, HIDDEN) * LOG2_E
+
+
+def _pad(tile: Array, before: int, after: int, value: float) -> Array:
+    return jnp.pad(tile, ((0, 0), (0, 0), (before, after)), constant_values=value)
 
 
 class _Place(NamedTuple):
@@ -307,9 +326,9 @@ class _Place(NamedTuple):
         return ref.at[self.lane, self.head, pl.ds(self.first, SIDE)]
 
     def bias(self, tile: Any, column: Any) -> Array:
-        """The warpgroup's rows of 64 columns of a tile, [64, 64]."""
-        at = self.head, pl.ds(self.group * SIDE, SIDE), pl.ds(column, SIDE)
-        return _load(tile.at[at], MATRIX, optimized=False)
+        """The bias of the warpgroup's rows, in 64 columns of the program's tile, [64, 64]."""
+        columns = pl.ds(column + SIDE - self.group * SIDE, SIDE)
+        return _load(tile.at[self.head, :, columns], MATRIX, optimized=False)
 
     def fetch(self, arrived: Any, *copies: tuple[Any, Any]) -> None:
         """Copies to the warpgroup's parts of arrays on the chip, and waits."""
@@ -340,6 +359,7 @@ def _run(
     body: Callable, settings: Settings, grid: Any, arguments: Any, out: Any, scratch: Any
 ) -> Any:
     """Runs programs of a kernel over heads, tiles and batch rows."""
+    assert body.__name__ in PRODUCTS
     kernel = plgpu.kernel(
         body,
         out_type=out,
@@ -359,7 +379,7 @@ def kernel_operations(name: str, shapes: Sequence[Sequence[int]]) -> int:
     """Operations of the products of a kernel, by its name and the shapes of its operands."""
     queries, keys, _, tile = shapes[:4]
     rows = keys if name == "attention_of_keys" else queries
-    return PRODUCTS[name] * 2 * math.prod(rows) * tile[2]
+    return PRODUCTS[name] * 2 * math.prod(rows) * (tile[2] - SIDE)
 
 
 def _pipeline(
@@ -438,7 +458,7 @@ def _product(x: Any, y: Any) -> Array:
 
 
 def _load(ref: Any, layout: Any, *, optimized: bool = True) -> Array:
-    index = () if jax.__version_info__ >= (0, 11) else ((),)
+    index = () if jax.__version_info__ >= (0, 11) else ((),)  # before jax 0.11 it is needed
     return plgpu.load(ref, *index, layout=layout, optimized=optimized)
 
 

@@ -22,10 +22,10 @@ def build(config: LayerConfig, platform: str) -> Attention:
     """This implementation; a CPU interprets the kernels, which is for tests.
 
     Raises:
-      AttentionImpossible: for a GPU, or a window or head size that does not suit the kernels.
+      AttentionImpossible: for another platform, or a window or head size that does not suit.
     """
-    if platform == "gpu":
-        reason = "is for TPUs (a CPU interprets it), but this model is built for a GPU"
+    if platform not in ("tpu", "cpu"):
+        reason = f"is for TPUs and Hopper GPUs, but this model is built for {platform!r}"
     elif config.window % LANES or config.window > MOST_WINDOW:
         reason = (
             f"needs a window that is a multiple of {LANES} and at most {MOST_WINDOW}, "
