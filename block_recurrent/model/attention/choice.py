@@ -19,6 +19,7 @@ from block_recurrent.model.layers import split_heads
 # Files whose name is not that of the implementation, and by platform those of "pallas".
 FILES = {"xla": "reference"}
 KERNELS = {"gpu": "hopper"}  # elsewhere "tpu"
+UNTRIED = "no GPU or TPU has run these kernels yet: 'block-recurrent selftest' checks them"
 # What "auto" chooses from by platform, the fastest first. The last is possible for every layer.
 AUTO = {"tpu": ("pallas", "xla"), "gpu": ("cudnn", "pallas", "tiled"), "cpu": ("tiled",)}
 _target: ContextVar[tuple[str, str | None] | None] = ContextVar("target", default=None)
@@ -84,7 +85,8 @@ def choose_attention(config: LayerConfig) -> Attention:
 def describe_attention(config: LayerConfig) -> str:
     """Which implementation `choose_attention` chooses, and why not a better one."""
     name, _, refused = _choose(config)
-    return "; ".join([name, *(f"{other} {reason}" for other, reason in refused.items())])
+    untried = [UNTRIED] if name == "pallas" else []
+    return "; ".join([name, *(f"{other} {why}" for other, why in refused.items()), *untried])
 
 
 def _choose(config: LayerConfig) -> tuple[str, Attention, dict[str, str]]:

@@ -80,6 +80,7 @@ def test_what_is_chosen_is_described_with_the_reason():
     assert words.startswith("tiled; cudnn has no dropout, but that of attention is 0.05")
     assert words.endswith("; pallas needs an NVIDIA GPU with compute capability 9.0, not 8.0")
     assert described("tpu", **LARGE | {"window": 96}).startswith("xla; pallas needs a window")
+    assert described("tpu", **LARGE).startswith("pallas; no GPU or TPU has run these kernels yet")
     assert described("gpu", **LIBRARY, attention="xla") == "xla"
 
 

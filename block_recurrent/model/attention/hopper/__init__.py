@@ -31,18 +31,15 @@ WHOLE = Operands(False, False, False, True, False)  # on every device: the bias 
 
 
 def build(config: LayerConfig, platform: str) -> Attention:
-    """This implementation.
+    """This implementation, for a GPU.
 
     Raises:
-      AttentionImpossible: not on a Hopper GPU, or a layer that does not suit the kernels.
+      AttentionImpossible: no Hopper GPU, or a layer that does not suit the kernels.
     """
-    if platform != "gpu":
-        reason = f"is for GPUs, but this model is built for a {platform.upper()}"
-    elif compute_capability(CAPABILITY) != CAPABILITY:
-        reason = (
-            f"needs an NVIDIA GPU with compute capability {CAPABILITY}, "
-            f"not {compute_capability(CAPABILITY)}"
-        )
+    del platform
+    capability = compute_capability(unknown=CAPABILITY)
+    if capability != CAPABILITY:
+        reason = f"needs an NVIDIA GPU with compute capability {CAPABILITY}, not {capability}"
     elif config.dtype != "bfloat16":
         reason = f"needs dtype 'bfloat16', not {config.dtype!r}"
     elif config.window % ROWS:
