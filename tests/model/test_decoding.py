@@ -22,6 +22,7 @@ from tests.helpers import (
     random_tokens,
     read,
     row,
+    slow,
 )
 
 BATCH, WINDOW = 2, SIZES["window"]
@@ -36,7 +37,8 @@ CONFIGS = {
 TOKENS = random_tokens(BATCH, LENGTH)
 LOGITS = 2 * random_like(jnp.zeros((50, VOCABULARY)))
 
-every_model = pytest.mark.parametrize("name", CONFIGS)
+SLOW = "feedback_fixed_skip"
+every_model = pytest.mark.parametrize("name", [*slow(SLOW), *sorted(CONFIGS.keys() - {SLOW})])
 # Here all of `generate` is compiled, always for 9 to 16 new tokens.
 two_models = pytest.mark.parametrize("name", ["fixed_skip", "feedback_lstm_single_rotary"])
 

@@ -31,11 +31,16 @@ from tests.helpers import (
     read_with_gradients,
     reference_config,
     row,
+    slow,
 )
+from tests.test_golden import GOLDEN
 
 BATCH, LENGTH = 2, 12
 WINDOW = SIZES["window"]
 
+# Models of which there are golden numbers need no other ones in every run of the tests.
+GOLDEN_NAMES = MODELS.keys() & {path.stem for path in GOLDEN}
+NAMES = [*slow(*sorted(GOLDEN_NAMES)), *sorted(MODELS.keys() - GOLDEN_NAMES)]
 every_model = pytest.mark.parametrize("name", MODELS)
 varied_models = pytest.mark.parametrize("name", VARIED)
 
@@ -51,7 +56,7 @@ def test_the_table_of_models_holds_every_gate_wiring_and_feedback():
     assert rows == set(itertools.product(("fixed", "lstm"), ("skip", "single", "dual"), (0, 1)))
 
 
-@every_model
+@pytest.mark.parametrize("name", NAMES)
 def test_model_is_the_transcription_of_the_equations(name):
     config, model = reference_config(MODELS[name]), random_model(MODELS[name])
     parameters = {key: np.asarray(value) for key, value in to_parameters(model).items()}
