@@ -203,18 +203,6 @@ def is_kept(
     return hashed(counter, seed) >= jnp.uint32(min(int(rate * 2**32), 2**32 - 1))
 
 
-def window_factors(rate: float, key: Key, shape: tuple[int, ...]) -> Float32[Array, "..."]:
-    """What the kernels of "pallas" multiply probabilities [..., H, Q, T] with: 0 or 1 / (1 - rate).
-
-    Each window has a mask of its own.
-    """
-    *windows, heads, queries, keys = shape
-    first, second = (x[:, None] for x in make_seeds(key, (math.prod(windows),)))
-    numbers = jnp.arange(heads * queries * keys, dtype=jnp.uint32)[None]
-    kept = is_kept(rate, first + numbers, second)
-    return jnp.where(kept, jnp.float32(1 / (1 - rate)), jnp.float32(0)).reshape(shape)
-
-
 def hashed(counter: UInt32[Array, "..."], seed: UInt32[Array, ""]) -> UInt32[Array, "..."]:
     """Scrambles a counter with a seed, by rounds of multiply and shift.
 

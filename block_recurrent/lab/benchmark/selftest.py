@@ -14,6 +14,7 @@ minutes.
 import dataclasses
 import functools
 import logging
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,14 +29,14 @@ from block_recurrent.command_line.parser import Parser
 from block_recurrent.config import LayerConfig
 from block_recurrent.lab.benchmark.timing import time_in_turn
 from block_recurrent.lab.tables.layout import TextTable
-from block_recurrent.model.array_types import Blocks, DistanceBias, Key
+from block_recurrent.model.array_types import Blocks, DistanceBias, Key, TileBias, Vectors
 from block_recurrent.model.attention import (
     Attention,
     AttentionImpossible,
     choose_attention,
     describe_attention,
 )
-from block_recurrent.model.layers import window_factors
+from block_recurrent.model.layers import is_kept, make_seeds
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues, with_preceding
 from block_recurrent.system.devices import check_device
@@ -140,13 +141,13 @@ def _compute(attention: Attention, rate: float, *arguments: Any) -> Any:
 def _exact(attention: Attention, name: str, rate: float, arguments: Any) -> Any:
     """What the implementation of that name should compute; those of "pallas" have other masks."""
     if name == "pallas" and rate:
-        attention = attention._replace(attend_window=_attend_as_kernels)
+        attention = attention._replace(attend_window=_attend_window_as_kernels)
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), arguments)
     with jax.default_matmul_precision("highest"):
         return _compute(attention, rate, *wide)
 
 
-def _attend_as_kernels(
+def _attend_window_as_kernels(
     queries: Blocks,
     current: KeysValues,
     previous: KeysValues,
@@ -155,13 +156,28 @@ def _attend_as_kernels(
     dropout_rate: float,
     dropout_key: Key,
 ) -> Blocks:
-    """As `reference.attend_window`, in float32, with the masks of "pallas"."""
-    keys, values = (x.astype(jnp.float32) for x in with_preceding(current, previous))
+    context, tile = with_preceding(current, previous), window_bias(bias)
+    return attend_as_kernels(queries, context, tile, dropout_rate, dropout_key)[0]
+
+
+def attend_as_kernels(
+    queries: Vectors, context: KeysValues, bias: TileBias, rate: float, key: Key
+) -> tuple[Vectors, Array]:
+    """As `reference.attend`, in float32, with the dropout of "pallas": each window has a mask.
+
+    Returns:
+      The attended values, and the factors of probabilities [..., H, Q, T]: 0 or 1 / (1 - rate).
+    """
+    keys, values = (x.astype(jnp.float32) for x in context)
     logits = jnp.einsum("...qhd,...thd->...hqt", queries.astype(jnp.float32), keys)
-    logits += jax.lax.broadcast_to_rank(window_bias(bias), logits.ndim)
-    factors = window_factors(dropout_rate, dropout_key, logits.shape)
+    logits += jax.lax.broadcast_to_rank(bias, logits.ndim)
+    *windows, heads, length, width = logits.shape
+    first, second = (x[:, None] for x in make_seeds(key, (math.prod(windows),)))
+    numbers = jnp.arange(heads * length * width, dtype=jnp.uint32)[None]
+    kept = is_kept(rate, first + numbers, second).reshape(logits.shape)
+    factors = jnp.where(kept, jnp.float32(1 / (1 - rate)), jnp.float32(0))
     attended = jnp.einsum("...hqt,...thd->...qhd", jax.nn.softmax(logits) * factors, values)
-    return attended.astype(queries.dtype)
+    return attended.astype(queries.dtype), factors
 
 
 def _error(found: Any, exact: Any) -> float:

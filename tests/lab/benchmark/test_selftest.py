@@ -62,7 +62,7 @@ def test_another_mask_is_told(small, capsys, monkeypatch):
 
     def choose(config):
         def attend_window(*arguments, dropout_rate, dropout_key):
-            attend = selftest._attend_as_kernels if dropout_rate else reference.attend_window
+            attend = selftest._attend_window_as_kernels if dropout_rate else reference.attend_window
             return attend(*arguments, dropout_rate=dropout_rate, dropout_key=dropout_key)
 
         found = choice(config)
@@ -79,10 +79,10 @@ def test_another_mask_is_told(small, capsys, monkeypatch):
 
 
 def test_masks_of_kernels_are_those_of_kernels(small):
-    """`_attend_as_kernels` is what interpreted kernels compute."""
+    """`_attend_window_as_kernels` is what interpreted kernels compute."""
     config = layer_config(window=128, head_size=8, attention="pallas")
     queries, current, previous, _, bias = selftest._arguments(config)
     arguments = queries[:, :1], *(jax.tree.map(lambda x: x[:, :1], current), previous, bias)
     dropout = {"dropout_rate": 0.3, "dropout_key": jax.random.key(1)}
     actual = selftest.choose_attention(config).attend_window(*arguments, **dropout)
-    assert_close(actual, selftest._attend_as_kernels(*arguments, **dropout))
+    assert_close(actual, selftest._attend_window_as_kernels(*arguments, **dropout))

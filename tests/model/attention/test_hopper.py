@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import jax
 import pytest
 
+from block_recurrent.lab.benchmark.selftest import attend_as_kernels
 from block_recurrent.model.attention import hopper, reference
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import with_preceding
@@ -19,7 +20,6 @@ from tests.model.attention.arguments import (
     RATE,
     values_and_gradients,
     window_arguments,
-    with_mask,
 )
 
 interpreted = pytest.mark.skipif(
@@ -97,7 +97,7 @@ def attend_window(*arguments, **options):
 
 def expected_with_mask(queries, current, previous, bias, key, detached):
     context = with_preceding(current, previous, detached=detached)
-    return with_mask(queries, context, window_bias(bias), key)[0]
+    return attend_as_kernels(queries, context, window_bias(bias), RATE, key)[0]
 
 
 @interpreted

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from block_recurrent import LanguageModel
+from block_recurrent.lab.benchmark.selftest import attend_as_kernels
 from block_recurrent.model.attention import reference
 from block_recurrent.model.attention.tpu import kernels
 from block_recurrent.model.positions import window_bias
@@ -23,7 +24,7 @@ from tests.helpers import (
     read_with_gradients,
 )
 from tests.interpreter import python
-from tests.model.attention.arguments import RATE, values_and_gradients, window_arguments, with_mask
+from tests.model.attention.arguments import RATE, values_and_gradients, window_arguments
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 6e-2}
 
@@ -102,20 +103,21 @@ def test_dropout_falls_on_the_probabilities():
 
     def expected_window(queries, current, previous, bias):
         tile = with_preceding(current, previous)
-        return with_mask(queries, tile, window_bias(bias), key)[0]
+        return attend_as_kernels(queries, tile, window_bias(bias), RATE, key)[0]
 
     arguments = window_arguments(128, lanes=(2, 12))  # in several steps
     expected = values_and_gradients(expected_window, *arguments)
     actual = values_and_gradients(functools.partial(attend_window, **dropout), *arguments)
     assert_close(actual, expected)
     arguments = state_arguments(128, 256)
-    expected, kept = with_mask(*arguments, jnp.zeros((2, 128, 256)), key)
+    expected, kept = attend_as_kernels(*arguments, jnp.zeros((2, 128, 256)), RATE, key)
     assert_close(attend_window(*arguments, None, None, **dropout), expected)
     assert abs(kept.mean() - 1) < 0.01
 
 
 def test_masks_of_neighbours_are_not_alike():
-    kept = with_mask(*state_arguments(128, 128), 0.0, jax.random.key(0))[1] > 0
+    bias = jnp.zeros((2, 128, 128))
+    kept = attend_as_kernels(*state_arguments(128, 128), bias, RATE, jax.random.key(0))[1] > 0
     for axis in range(4):  # windows, heads, queries and keys
         alike = (kept == jnp.roll(kept, 1, axis)).mean()
         assert abs(alike - ((1 - RATE) ** 2 + RATE**2)) < 0.01

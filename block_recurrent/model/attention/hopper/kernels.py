@@ -193,10 +193,9 @@ def gradient_of_keys(settings: Settings, operands: Operands, known: Known) -> tu
 
             def sum_up(*sums: Any) -> None:
                 run(sums)
-                for own, scale, found in zip(
-                    (keys, values), (1.0, _scale(settings)), sums, strict=True
-                ):
-                    own[here.group] = (found[...] * scale).astype(own.dtype)
+                of_values = sums[1][...] * _scale(settings)
+                keys[here.group] = sums[0][...].astype(keys.dtype)
+                values[here.group] = of_values.astype(values.dtype)
 
             pl.run_scoped(sum_up, *[plgpu.WGMMAAccumulatorRef((SIDE, size))] * 2)
             here.give((keys, here.rows(of_keys)), (values, here.rows(of_values)))
