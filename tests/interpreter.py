@@ -1,5 +1,6 @@
 """Python programs run by themselves, because the number of devices is set before JAX begins."""
 
+import atexit
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # What one program has compiled the next ones find. JAX locks a cache only if its size is limited.
 COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+atexit.register(COMPILED.cleanup)  # left to itself, it is removed with a warning
 CACHE = {
     "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
     "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**30),
