@@ -368,9 +368,13 @@ def dropped(monkeypatch, **changes):
         monkeypatch.setattr(module, "dropout", record)
     rates = {"dropout": 0.1, "attention_dropout": 0.2}
     config = model_config(1, num_layers=2, scan_layers=False, attention="xla", **rates | changes)
-    model = br.LanguageModel(config, rngs=nnx.Rngs(0))
     tokens = random_tokens(2, 2 * config.window)
-    model(tokens, model.initial_state(2), dropout_key=jax.random.key(0))
+
+    def build_and_read():
+        model = br.LanguageModel(config, rngs=nnx.Rngs(0))
+        return model(tokens, model.initial_state(2), dropout_key=jax.random.key(0))
+
+    jax.eval_shape(build_and_read)
     return found
 
 
