@@ -129,7 +129,8 @@ def test_what_becomes_of_a_state_while_it_is_saved_does_not_matter(store, monkey
     store.save(state, progress)
     following = add(state)
     progress["position"] = 2
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state) if leaf.size)
+    for leaf in jax.tree.leaves(state):
+        leaf.delete()  # nothing is donated while Orbax still reads it where it is
     for _ in range(3):
         following = add(following)
     begin.set()
