@@ -155,11 +155,14 @@ def l2_normalize(
 # fused into takes a TPU up to twice as long, by its compiler's estimate.
 
 
-def dropout(x: Array, rate: float, key: Key | None) -> Array:
-    """Zeros a fraction `rate` of `x` and scales the rest up; returns `x` itself without a key."""
+def dropout(x: Array, rate: float, key: Key | None, arrays: int = 0) -> Array:
+    """Zeros a fraction `rate` of `x` and scales the rest up; returns `x` itself without a key.
+
+    The first axes of `x`, `arrays` of them, are those of several arrays, each with its own mask.
+    """
     if key is None or rate == 0.0:
         return x
-    return drop_part(x, rate, make_seeds(key), x.shape, 0)
+    return drop_part(x, rate, make_seeds(key, x.shape[:arrays]), x.shape[arrays:], 0)
 
 
 def split_key(key: Key | None, parts: int) -> list[Key | None]:
@@ -173,21 +176,27 @@ def drop_part(
     """`dropout` of a part of an array, with the mask that the whole array has there.
 
     Args:
-      x: the part.
-      rate: fraction of the array that is dropped.
-      seeds: the two random words of the array.
-      whole: shape of the array.
+      x: the part, or the same part of each of several arrays.
+      rate: fraction that is dropped.
+      seeds: the two random words of each array.
+      whole: shape of an array.
       number: index of the part's first entry in the flattened array.
     """
     first, second = seeds
-    # Indices count modulo 2³². `first` is in every term, because XLA would compute terms without
-    # it once for all layers, at the shape of the array, and keep them.
-    numbers = jnp.asarray(number).astype(jnp.uint32)
-    for axis, length in enumerate(x.shape):
+    arrays, part = x.shape[: first.ndim], x.shape[first.ndim :]
+    # An entry's number is the first word and its index, modulo 2³². Every term has a random word,
+    # because XLA would compute terms without one once for all layers, at the shape of `x`, and keep
+    # them. The second word cancels out.
+    numbers = jnp.zeros((), jnp.uint32)
+    word = first - second * jnp.uint32(len(part) - 1) + jnp.asarray(number).astype(jnp.uint32)
+    for axis, length in enumerate(part):
         stride = jnp.uint32(math.prod(whole[axis + 1 :]) % 2**32)
-        along = first + stride * jnp.arange(length, dtype=jnp.uint32)
-        numbers += jax.lax.broadcast_in_dim(along, x.shape, (axis,))
-    return jnp.where(is_kept(rate, numbers, second), x / (1.0 - rate), jnp.zeros((), x.dtype))
+        steps = stride * jnp.arange(length, dtype=jnp.uint32)
+        along = word[..., None] + jax.lax.broadcast_in_dim(steps, (*arrays, length), (first.ndim,))
+        numbers += jax.lax.broadcast_in_dim(along, x.shape, (*range(first.ndim), first.ndim + axis))
+        word = second
+    seed = jax.lax.broadcast_in_dim(second, x.shape, tuple(range(first.ndim)))
+    return jnp.where(is_kept(rate, numbers, seed), x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
 def make_seeds(key: Key, shape: tuple[int, ...] = ()) -> Seeds:
@@ -197,13 +206,13 @@ def make_seeds(key: Key, shape: tuple[int, ...] = ()) -> Seeds:
 
 
 def is_kept(
-    rate: float, counter: UInt32[Array, "..."], seed: UInt32[Array, ""]
+    rate: float, counter: UInt32[Array, "..."], seed: UInt32[Array, "..."]
 ) -> Bool[Array, "..."]:
     """Whether dropout keeps an entry: by the hash of a number of its own and of its mask's seed."""
     return hashed(counter, seed) >= jnp.uint32(min(int(rate * 2**32), 2**32 - 1))
 
 
-def hashed(counter: UInt32[Array, "..."], seed: UInt32[Array, ""]) -> UInt32[Array, "..."]:
+def hashed(counter: UInt32[Array, "..."], seed: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
     """Scrambles a counter with a seed, by rounds of multiply and shift.
 
     Shifts and factors are those of lowbias32 (C. Wellons, hash-prospector).

@@ -112,9 +112,10 @@ def test_dropout_keeps_the_mean_and_needs_a_key():
     assert layers.dropout(x, 0.2, None) is x and layers.dropout(x, 0.0, jax.random.key(0)) is x
 
 
-def test_an_entry_falls_out_without_regard_to_its_neighbours_and_to_other_masks():
+@pytest.mark.parametrize("arrays", [0, 1, 2])
+def test_an_entry_falls_out_without_regard_to_its_neighbours_and_to_other_masks(arrays):
     rate, ones = 0.3, jnp.ones((8, 64, 96))
-    masks = [layers.dropout(ones, rate, jax.random.key(seed)) > 0 for seed in (0, 1)]
+    masks = [layers.dropout(ones, rate, jax.random.key(seed), arrays) > 0 for seed in (0, 1)]
     others = [masks[1], *(jnp.roll(masks[0], 1, axis) for axis in range(3))]
     for other in others:
         assert abs((masks[0] == other).mean() - ((1 - rate) ** 2 + rate**2)) < 0.01

@@ -5,8 +5,8 @@
 Each implementation computes attention to windows and to states, and its gradients, at the sizes of
 the paper's layers, two batch rows of two windows. What it computes is compared with plain
 arithmetic ("xla") in float32 with exact products. The error of an array is the root of its mean
-square, relative to that of the exact values. Each is computed without dropout, and with dropout by
-the same mask as the exact values. An implementation is right if its largest error is at most twice
+square, relative to that of the exact values. Each is computed with and without dropout; with the
+same key, all have the same mask. An implementation is right if its largest error is at most twice
 that of plain arithmetic in the same dtype. Status 1 means that one is wrong. It takes a few
 minutes.
 """
@@ -14,7 +14,6 @@ minutes.
 import dataclasses
 import functools
 import logging
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,16 +28,13 @@ from block_recurrent.command_line.parser import Parser
 from block_recurrent.config import LayerConfig
 from block_recurrent.lab.benchmark.timing import time_in_turn
 from block_recurrent.lab.tables.layout import TextTable
-from block_recurrent.model.array_types import Blocks, DistanceBias, Key, TileBias, Vectors
 from block_recurrent.model.attention import (
     Attention,
     AttentionImpossible,
     choose_attention,
     describe_attention,
 )
-from block_recurrent.model.layers import is_kept, make_seeds
-from block_recurrent.model.positions import window_bias
-from block_recurrent.model.state import KeysValues, with_preceding
+from block_recurrent.model.state import KeysValues
 from block_recurrent.system.devices import check_device
 
 ROWS, BLOCKS = 2, 2
@@ -85,12 +81,12 @@ def compare(config: LayerConfig) -> list[Result]:
     if jax.default_backend() == "cpu" and found.pop("pallas", None):
         refused["pallas"] = "is interpreted on a CPU, which is for tests"
     arguments, rate = _arguments(config), config.attention_rate
-    exact = {name: _exact(found["xla"], name, rate, arguments) for name in found}
+    exact = _exact(found["xla"], rate, arguments)
     runs: dict[str, Callable[[], Any]] = {
         name: functools.partial(_compute, attention, rate, *arguments)
         for name, attention in found.items()
     }
-    errors = {name: _error(run(), exact[name]) for name, run in runs.items()}
+    errors = {name: _error(run(), exact) for name, run in runs.items()}
     most = max(MOST_ERROR * errors["xla"], LEAST_ERROR)
     seconds = time_in_turn(runs, ROUNDS)
     computed = [
@@ -138,46 +134,11 @@ def _compute(attention: Attention, rate: float, *arguments: Any) -> Any:
     return outputs, pull(outputs)
 
 
-def _exact(attention: Attention, name: str, rate: float, arguments: Any) -> Any:
-    """What the implementation of that name should compute; those of "pallas" have other masks."""
-    if name == "pallas" and rate:
-        attention = attention._replace(attend_window=_attend_window_as_kernels)
+def _exact(attention: Attention, rate: float, arguments: Any) -> Any:
+    """What an implementation should compute, by plain arithmetic in float32."""
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), arguments)
     with jax.default_matmul_precision("highest"):
         return _compute(attention, rate, *wide)
-
-
-def _attend_window_as_kernels(
-    queries: Blocks,
-    current: KeysValues,
-    previous: KeysValues,
-    bias: DistanceBias,
-    *,
-    dropout_rate: float,
-    dropout_key: Key,
-) -> Blocks:
-    context, tile = with_preceding(current, previous), window_bias(bias)
-    return attend_as_kernels(queries, context, tile, dropout_rate, dropout_key)[0]
-
-
-def attend_as_kernels(
-    queries: Vectors, context: KeysValues, bias: TileBias, rate: float, key: Key
-) -> tuple[Vectors, Array]:
-    """As `reference.attend`, in float32, with the dropout of "pallas": each window has a mask.
-
-    Returns:
-      The attended values, and the factors of probabilities [..., H, Q, T]: 0 or 1 / (1 - rate).
-    """
-    keys, values = (x.astype(jnp.float32) for x in context)
-    logits = jnp.einsum("...qhd,...thd->...hqt", queries.astype(jnp.float32), keys)
-    logits += jax.lax.broadcast_to_rank(bias, logits.ndim)
-    *windows, heads, length, width = logits.shape
-    first, second = (x[:, None] for x in make_seeds(key, (math.prod(windows),)))
-    numbers = jnp.arange(heads * length * width, dtype=jnp.uint32)[None]
-    kept = is_kept(rate, first + numbers, second).reshape(logits.shape)
-    factors = jnp.where(kept, jnp.float32(1 / (1 - rate)), jnp.float32(0))
-    attended = jnp.einsum("...hqt,...thd->...qhd", jax.nn.softmax(logits) * factors, values)
-    return attended.astype(queries.dtype), factors
 
 
 def _error(found: Any, exact: Any) -> float:

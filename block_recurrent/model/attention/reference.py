@@ -51,7 +51,7 @@ def attend(
         logits = add_shared(logits, bias)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1, keepdims=True)
-    weights = dropout(weights, dropout_rate, dropout_key).astype(values.dtype)
+    weights = dropout(weights, dropout_rate, dropout_key, weights.ndim - 3).astype(values.dtype)
     heads = jnp.einsum("...hqt,...hdt->...hqd", weights, values, preferred_element_type=jnp.float32)
     return jnp.einsum("...hqd->...qhd", (heads / total).astype(values.dtype))
 

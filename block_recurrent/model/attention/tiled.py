@@ -80,7 +80,7 @@ def attend_window(
     keys, values = map(_swap_heads, with_preceding(current, previous, detached=detached))
     seeds = None
     if dropout_key is not None and dropout_rate > 0.0:
-        seeds = layers.make_seeds(dropout_key)
+        seeds = layers.make_seeds(dropout_key, queries.shape[:-3])
     settings = Settings(rows, dropout_rate, device.cpu)
     tile = window_bias(bias, rows)
     return _swap_heads(_attend(settings, _swap_heads(queries), keys, values, tile, seeds))
@@ -203,7 +203,7 @@ class _Part(NamedTuple):
         """`x` after the dropout of probabilities."""
         if seeds is None:
             return x
-        whole = (*x.shape[:-2], self.queries, self.keys)
+        whole = x.shape[-3], self.queries, self.keys
         number = self.first * (self.keys + 1)
         return layers.drop_part(x, self.settings.rate, seeds, whole, number)
 

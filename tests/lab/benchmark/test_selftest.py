@@ -9,7 +9,7 @@ import pytest
 from block_recurrent.lab.benchmark import selftest
 from block_recurrent.lab.benchmark.selftest import Result
 from block_recurrent.model.attention import reference
-from tests.helpers import assert_close, layer_config
+from tests.helpers import layer_config
 
 SMALL = {"window": 16, "head_size": 8, "num_states": 4}
 
@@ -58,12 +58,10 @@ def test_what_is_not_clearly_slower_may_stay():
 
 
 def test_another_mask_is_told(small, capsys, monkeypatch):
-    """Kernels have masks of their own."""
-
     def choose(config):
         def attend_window(*arguments, dropout_rate, dropout_key):
-            attend = selftest._attend_window_as_kernels if dropout_rate else reference.attend_window
-            return attend(*arguments, dropout_rate=dropout_rate, dropout_key=dropout_key)
+            key = jax.random.key(1) if dropout_rate else None
+            return reference.attend_window(*arguments, dropout_rate=dropout_rate, dropout_key=key)
 
         found = choice(config)
         changed = found._replace(attend_window=attend_window)
@@ -76,13 +74,3 @@ def test_another_mask_is_told(small, capsys, monkeypatch):
     assert [row[:3] for row in rows if row[-1:] == ["WRONG"]] == [
         ["tiled", dtype, "yes"] for dtype in selftest.DTYPES
     ]
-
-
-def test_masks_of_kernels_are_those_of_kernels(small):
-    """`_attend_window_as_kernels` is what interpreted kernels compute."""
-    config = layer_config(window=128, head_size=8, attention="pallas")
-    queries, current, previous, _, bias = selftest._arguments(config)
-    arguments = queries[:, :1], *(jax.tree.map(lambda x: x[:, :1], current), previous, bias)
-    dropout = {"dropout_rate": 0.3, "dropout_key": jax.random.key(1)}
-    actual = selftest.choose_attention(config).attend_window(*arguments, **dropout)
-    assert_close(actual, selftest._attend_window_as_kernels(*arguments, **dropout))

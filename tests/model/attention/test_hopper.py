@@ -10,10 +10,7 @@ from importlib.util import find_spec
 import jax
 import pytest
 
-from block_recurrent.lab.benchmark.selftest import attend_as_kernels
 from block_recurrent.model.attention import hopper, reference
-from block_recurrent.model.positions import window_bias
-from block_recurrent.model.state import with_preceding
 from tests.helpers import assert_close
 from tests.interpreter import python
 from tests.model.attention.arguments import (
@@ -95,11 +92,6 @@ def attend_window(*arguments, **options):
     return hopper.attend_window(*arguments, **options, interpret=parameters)
 
 
-def expected_with_mask(queries, current, previous, bias, key, detached):
-    context = with_preceding(current, previous, detached=detached)
-    return attend_as_kernels(queries, context, window_bias(bias), RATE, key)[0]
-
-
 @interpreted
 @pytest.mark.parametrize(
     "dtype, window, lanes, heads, size",
@@ -120,19 +112,13 @@ def test_a_window_is_that_of_the_reference(dtype, window, lanes, heads, size):
 
 @interpreted
 @pytest.mark.parametrize("window, lanes, detached", [(128, 2, False), (256, 1, True)])
-def test_dropout_is_that_of_the_mask(window, lanes, detached):
+def test_dropout_falls_where_it_does_in_the_reference(window, lanes, detached):
     """And no gradient reaches a window before a block that is detached."""
-    *arguments, bias = window_arguments(window, lanes=(lanes, 2), heads=lanes, size=64)
-    key = jax.random.key(3)
-    options = {"detached": detached, "dropout_rate": RATE, "dropout_key": key}
-    actual = values_and_gradients_apart(
-        functools.partial(attend_window, **options), *arguments, bias
-    )
-
-    def masked(*arguments):
-        return expected_with_mask(*arguments, key, detached)
-
-    assert_close(actual, values_and_gradients(masked, *arguments, bias))
+    arguments = window_arguments(window, lanes=(lanes, 2), heads=lanes, size=64)
+    options = {"detached": detached, "dropout_rate": RATE, "dropout_key": jax.random.key(3)}
+    actual = values_and_gradients_apart(functools.partial(attend_window, **options), *arguments)
+    expected = functools.partial(reference.attend_window, **options)
+    assert_close(actual, values_and_gradients(expected, *arguments))
 
 
 @interpreted
