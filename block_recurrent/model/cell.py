@@ -13,7 +13,13 @@ from block_recurrent.model import checks
 from block_recurrent.model.array_types import Key, States
 from block_recurrent.model.gates import GATES, Gate
 from block_recurrent.model.layers import RMSNorm, apply_dense, apply_side_by_side, dense, relu
-from block_recurrent.model.state import KeysValues, LayerState, add_axis, concatenate_windows
+from block_recurrent.model.state import (
+    KeysValues,
+    LayerState,
+    add_axis,
+    concatenate_windows,
+    flatten_heads,
+)
 from block_recurrent.model.transformer_layer import SlidingWindowLayer, make_scale
 
 Attended = Float[Array, "B S 2HD"]  # the heads of a state's attention to states and tokens
@@ -155,8 +161,7 @@ class RecurrentCell(nnx.Module):
         attend = self.token_layer.attention.attend
         own = attend(projections.queries, projections.context)
         read = attend(projections.token_queries, token_context)
-        heads = jnp.concatenate([own, read], axis=-2)
-        return heads.reshape(*heads.shape[:-2], -1)
+        return jnp.concatenate([flatten_heads(own), flatten_heads(read)], axis=-1)
 
     def horizontal(self, states: States, token_context: KeysValues) -> States:
         """States to next states.

@@ -153,7 +153,8 @@ def with_preceding(
 
 def concatenate_windows(preceding: KeysValues, current: KeysValues) -> KeysValues:
     """Two windows as one, [..., W, H, D] -> [..., 2W, H, D]."""
-    return concatenate([preceding, current], axis=-3)
+    flat = concatenate([flatten_heads(preceding), flatten_heads(current)], axis=-2)
+    return unflatten_heads(flat, current.keys.shape[-2])
 
 
 def last_window(current: KeysValues, window: int) -> KeysValues:
@@ -162,13 +163,13 @@ def last_window(current: KeysValues, window: int) -> KeysValues:
     return unflatten_heads(jax.tree.map(lambda x: x[:, -window:], flatten_heads(current)), heads)
 
 
-def flatten_heads(context: KeysValues) -> KeysValues:
+def flatten_heads(tree: Tree) -> Tree:
     """[..., H, D] -> [..., H*D], the layout of projections.
 
     Slices and concatenations should have this layout: with an axis of heads a TPU transposes the
     whole array first.
     """
-    return jax.tree.map(lambda x: x.reshape(*x.shape[:-2], -1), context)
+    return jax.tree.map(lambda x: x.reshape(*x.shape[:-2], -1), tree)
 
 
 def unflatten_heads(context: KeysValues, num_heads: int) -> KeysValues:

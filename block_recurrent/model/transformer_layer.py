@@ -34,6 +34,7 @@ from block_recurrent.model.layers import (
 from block_recurrent.model.positions import POSITIONS
 from block_recurrent.model.state import (
     KeysValues,
+    flatten_heads,
     join_blocks,
     last_window,
     split_blocks,
@@ -205,12 +206,13 @@ class SlidingWindowLayer(nnx.Module):
         call, without mask, bias or dropout of the probabilities.
         """
         x, heads, state_queries = attended
+        heads = flatten_heads(heads)
         if state_context is not None and state_queries is not None:
-            window = heads.shape[1] // state_context.keys.shape[1]
+            window = x.shape[1] // state_context.keys.shape[1]
             queries = split_blocks(state_queries, window)
             seen = self.attention.attend(queries, state_context)
-            heads = jnp.concatenate([heads, join_blocks(seen)], axis=-2)
-        (update,) = apply_dense(heads.reshape(*heads.shape[:-2], -1), self.output)
+            heads = jnp.concatenate([heads, flatten_heads(join_blocks(seen))], axis=-1)
+        (update,) = apply_dense(heads, self.output)
         x = shard_batch(x + update)
         (hidden,) = apply_dense(self.mlp_norm(x).astype(x.dtype), self.mlp_hidden)
         (update,) = apply_dense(relu(hidden), self.mlp_output)
