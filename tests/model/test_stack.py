@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import block_recurrent as br
+from block_recurrent.model.attention import built_for
 from tests.helpers import (
     MODELS,
     assert_close,
     equations,
     layer_config,
+    model_config,
     random_like,
     random_model,
     randomize,
@@ -112,6 +115,31 @@ def test_a_layer_that_is_computed_again_does_not_run_its_states_again(remat):
     ]
     forward = [loop for loop in loops if not loop.params["reverse"]]
     assert sum(products(loop) > 0 for loop in forward) == 1 < len(loops)
+
+
+@pytest.mark.parametrize("feedback", [False, True])
+def test_nothing_is_concatenated_that_has_an_axis_of_heads(feedback):
+    """A TPU would transpose it first."""
+    heads, size, changes = 2, 24, {"num_layers": 4, "dropout": 0.1}
+    changes |= {"window": 128, "num_heads": heads, "head_size": size, "num_states": 128}
+    config = model_config(2, feedback=feedback, **changes)
+    with built_for("tpu"):
+        model = jax.eval_shape(lambda: br.LanguageModel(config, rngs=nnx.Rngs(0)))
+        arguments = jax.eval_shape(
+            lambda model: (jnp.zeros((2, 256), int), model.initial_state(2)), model
+        )
+
+        def read(model, tokens, state):
+            return model(tokens, state, dropout_key=jax.random.key(0))[0].sum()
+
+        found = equations(jax.make_jaxpr(jax.grad(read))(model, *arguments).jaxpr)
+        shapes = {
+            equation.outvars[0].aval.shape
+            for equation in found
+            if equation.primitive.name == "concatenate" and equation.params["dimension"] > 0
+        }
+    assert {shape[-1] for shape in shapes} >= {2 * heads * size}
+    assert not any(size in shape for shape in shapes), shapes
 
 
 WRONG = {
