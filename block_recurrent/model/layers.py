@@ -149,20 +149,21 @@ def l2_normalize(
     return (wide * (length * scale)).astype(x.dtype)
 
 
-# Dropout. The index of an entry in its array decides whether it is kept. A mask can therefore be
-# computed wherever it is applied, in a kernel or fused into a matrix product, and does not depend
-# on how an array is sharded. It takes a few operations; a product that JAX's own random bits are
-# fused into takes a TPU up to twice as long, by its compiler's estimate.
+# Dropout. The index of an entry in its array and two random words decide whether it is kept. A mask
+# can therefore be computed wherever it is applied, in a kernel or fused into a matrix product, and
+# does not depend on how an array is sharded. It takes a few operations; a product that JAX's own
+# random bits are fused into takes a TPU up to twice as long, by its compiler's estimate.
 
 
-def dropout(x: Array, rate: float, key: Key | None, arrays: int = 0) -> Array:
+def dropout(x: Array, rate: float, key: Key | None, leading_axes: int = 0) -> Array:
     """Zeros a fraction `rate` of `x` and scales the rest up; returns `x` itself without a key.
 
-    The first axes of `x`, `arrays` of them, are those of several arrays, each with its own mask.
+    Each index of the first `leading_axes` axes has its own mask.
     """
     if key is None or rate == 0.0:
         return x
-    return drop_part(x, rate, make_seeds(key, x.shape[:arrays]), x.shape[arrays:], 0)
+    seeds = make_seeds(key, x.shape[:leading_axes])
+    return drop_part(x, rate, seeds, x.shape[leading_axes:], 0)
 
 
 def split_key(key: Key | None, parts: int) -> list[Key | None]:
@@ -176,26 +177,27 @@ def drop_part(
     """`dropout` of a part of an array, with the mask that the whole array has there.
 
     Args:
-      x: the part, or the same part of each of several arrays.
+      x: the part; its first axes are those of `seeds`.
       rate: fraction that is dropped.
-      seeds: the two random words of each array.
-      whole: shape of an array.
+      seeds: the two random words of each mask.
+      whole: shape of a mask.
       number: index of the part's first entry in the flattened array.
     """
     first, second = seeds
-    arrays, part = x.shape[: first.ndim], x.shape[first.ndim :]
-    # An entry's number is the first word and its index, modulo 2³². Every term has a random word,
-    # because XLA would compute terms without one once for all layers, at the shape of `x`, and keep
-    # them. The second word cancels out.
+    masks, part = x.shape[: first.ndim], x.shape[first.ndim :]
+    # An entry's number is the sum of the first word and its index, modulo 2³². Every term has a
+    # random word, because XLA would compute terms without one once for all layers, at the shape of
+    # `x`, and keep them. The second word cancels out.
     numbers = jnp.zeros((), jnp.uint32)
-    word = first - second * jnp.uint32(len(part) - 1) + jnp.asarray(number).astype(jnp.uint32)
+    offset = first - second * jnp.uint32(len(part) - 1) + jnp.asarray(number).astype(jnp.uint32)
     for axis, length in enumerate(part):
         stride = jnp.uint32(math.prod(whole[axis + 1 :]) % 2**32)
         steps = stride * jnp.arange(length, dtype=jnp.uint32)
-        along = word[..., None] + jax.lax.broadcast_in_dim(steps, (*arrays, length), (first.ndim,))
-        numbers += jax.lax.broadcast_in_dim(along, x.shape, (*range(first.ndim), first.ndim + axis))
-        word = second
-    seed = jax.lax.broadcast_in_dim(second, x.shape, tuple(range(first.ndim)))
+        steps = jax.lax.broadcast_in_dim(steps, (*masks, length), (len(masks),))
+        axes = (*range(len(masks)), len(masks) + axis)
+        numbers += jax.lax.broadcast_in_dim(offset[..., None] + steps, x.shape, axes)
+        offset = second
+    seed = jax.lax.broadcast_in_dim(second, x.shape, range(len(masks)))
     return jnp.where(is_kept(rate, numbers, seed), x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 

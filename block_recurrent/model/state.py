@@ -164,7 +164,7 @@ def last_window(current: KeysValues, window: int) -> KeysValues:
 
 
 def flatten_heads(tree: Tree) -> Tree:
-    """[..., H, D] -> [..., H*D], the layout of projections.
+    """Arrays [..., H, D] -> [..., H*D], the layout of projections.
 
     Slices and concatenations should have this layout: with an axis of heads a TPU transposes the
     whole array first.
@@ -172,6 +172,6 @@ def flatten_heads(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: x.reshape(*x.shape[:-2], -1), tree)
 
 
-def unflatten_heads(context: KeysValues, num_heads: int) -> KeysValues:
+def unflatten_heads(tree: Tree, num_heads: int) -> Tree:
     """Inverse of `flatten_heads`."""
-    return jax.tree.map(lambda x: x.reshape(*x.shape[:-1], num_heads, -1), context)
+    return jax.tree.map(lambda x: x.reshape(*x.shape[:-1], num_heads, -1), tree)

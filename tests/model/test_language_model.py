@@ -359,7 +359,7 @@ def dropped(monkeypatch, **changes):
     """The shape and rate of every array that a segment of two blocks drops entries of, in order."""
     found = []
 
-    def record(x, rate, key, arrays=0):
+    def record(x, rate, key, leading_axes=0):
         if key is not None and rate > 0:
             found.append((x.shape, rate))
         return x

@@ -112,11 +112,15 @@ def test_dropout_keeps_the_mean_and_needs_a_key():
     assert layers.dropout(x, 0.2, None) is x and layers.dropout(x, 0.0, jax.random.key(0)) is x
 
 
-@pytest.mark.parametrize("arrays", [0, 1, 2])
-def test_an_entry_falls_out_without_regard_to_its_neighbours_and_to_other_masks(arrays):
-    rate, ones = 0.3, jnp.ones((8, 64, 96))
-    masks = [layers.dropout(ones, rate, jax.random.key(seed), arrays) > 0 for seed in (0, 1)]
-    others = [masks[1], *(jnp.roll(masks[0], 1, axis) for axis in range(3))]
+@pytest.mark.parametrize("leading_axes", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(8, 64, 96), (4, 8, 32, 64)])
+def test_an_entry_falls_out_without_regard_to_its_neighbours_and_to_other_masks(
+    shape, leading_axes
+):
+    rate, ones = 0.3, jnp.ones(shape)
+    masks = [layers.dropout(ones, rate, jax.random.key(seed), leading_axes) > 0 for seed in (0, 1)]
+    assert abs(masks[0].mean() - (1 - rate)) < 0.01
+    others = [masks[1], *(jnp.roll(masks[0], 1, axis) for axis in range(len(shape)))]
     for other in others:
         assert abs((masks[0] == other).mean() - ((1 - rate) ** 2 + rate**2)) < 0.01
 

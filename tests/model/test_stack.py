@@ -118,8 +118,8 @@ def test_a_layer_that_is_computed_again_does_not_run_its_states_again(remat):
 
 
 @pytest.mark.parametrize("feedback", [False, True])
-def test_nothing_is_concatenated_that_has_an_axis_of_heads(feedback):
-    """A TPU would transpose it first."""
+def test_tokens_and_states_are_concatenated_without_an_axis_of_heads(feedback):
+    """A TPU would transpose them first. Rotary positions, which turn halves of a head, do it."""
     heads, size, changes = 2, 24, {"num_layers": 4, "dropout": 0.1}
     changes |= {"window": 128, "num_heads": heads, "head_size": size, "num_states": 128}
     config = model_config(2, feedback=feedback, **changes)
@@ -136,6 +136,7 @@ def test_nothing_is_concatenated_that_has_an_axis_of_heads(feedback):
         shapes = {
             equation.outvars[0].aval.shape
             for equation in found
+            # Caches are joined along their first axis, that of layers.
             if equation.primitive.name == "concatenate" and equation.params["dimension"] > 0
         }
     assert {shape[-1] for shape in shapes} >= {2 * heads * size}

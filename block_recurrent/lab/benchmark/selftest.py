@@ -5,10 +5,10 @@
 Each implementation computes attention to windows and to states, and its gradients, at the sizes of
 the paper's layers, two batch rows of two windows. What it computes is compared with plain
 arithmetic ("xla") in float32 with exact products. The error of an array is the root of its mean
-square, relative to that of the exact values. Each is computed with and without dropout; with the
-same key, all have the same mask. An implementation is right if its largest error is at most twice
-that of plain arithmetic in the same dtype. Status 1 means that one is wrong. It takes a few
-minutes.
+square, relative to that of the exact values. Every implementation runs with and without dropout;
+the key is the same, and so are the masks. An implementation is right if its largest error is at
+most twice that of plain arithmetic in the same dtype. Status 1 means that one is wrong. It takes a
+few minutes.
 """
 
 import dataclasses

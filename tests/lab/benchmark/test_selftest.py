@@ -57,7 +57,7 @@ def test_what_is_not_clearly_slower_may_stay():
         assert words in selftest.describe([xla, tiled], {("float32", 0.0): "tiled"})
 
 
-def test_another_mask_is_told(small, capsys, monkeypatch):
+def test_another_mask_is_reported(small, capsys, monkeypatch):
     def choose(config):
         def attend_window(*arguments, dropout_rate, dropout_key):
             key = jax.random.key(1) if dropout_rate else None

@@ -98,12 +98,13 @@ def test_sizes_without_a_kernel_are_left_to_the_reference(queries, keys):
 
 def test_dropout_falls_where_it_does_in_the_reference():
     dropout = {"dropout_rate": RATE, "dropout_key": jax.random.key(3)}
-    arguments = window_arguments(128, lanes=(2, 12))  # in several steps
-    actual, expected = (
-        values_and_gradients(functools.partial(attend, **dropout), *arguments)
-        for attend in (attend_window, reference.attend_window)
-    )
-    assert_close(actual, expected)
+    for window, lanes in ((128, (2, 12)), (256, (2, 2))):  # in several steps, in several rows
+        arguments = window_arguments(window, lanes=lanes)
+        actual, expected = (
+            values_and_gradients(functools.partial(attend, **dropout), *arguments)
+            for attend in (attend_window, reference.attend_window)
+        )
+        assert_close(actual, expected)
     arguments = state_arguments(128, 256)
     expected = reference.attend(*arguments, **dropout)
     assert_close(attend_window(*arguments, None, None, **dropout), expected)

@@ -71,7 +71,8 @@ def attend_window(
     settings = Settings(windows, heads, size, detached, dropout_rate, interpret)
     seeds = None
     if dropout_key is not None and dropout_rate > 0:
-        seeds = make_seeds(dropout_key, (lanes * windows,))
+        words = make_seeds(dropout_key, (lanes, *blocks))
+        seeds = (words[0].reshape(-1), words[1].reshape(-1))
 
     def fold(x: Array) -> Array:
         if settings.heads_first:
