@@ -34,8 +34,9 @@ from block_recurrent.lab.tables.layout import (
     publish,
     styles,
 )
-from block_recurrent.lab.tables.naming import is_recurrent, row_name
+from block_recurrent.lab.tables.naming import distinct_names, is_recurrent, row_name
 from block_recurrent.lab.tables.rows import row_called
+from block_recurrent.lab.tables.seed_groups import without_seeds
 from block_recurrent.model.protocol import CarriedState, Model
 from block_recurrent.runs import workdir
 from block_recurrent.runs.reading import parameters_without_embedding
@@ -165,16 +166,10 @@ def recall(
 
 
 class Trained(NamedTuple):
-    """What the results of several seeds have in common; the names are those of a result."""
+    """What the results of several seeds have in common."""
 
-    facts: int
-    keys: int
-    shortest: int
-    longest: int
-    steps: int
-    row: str
-    parameters: int
-    states: int
+    task: Task
+    config: ExperimentConfig
 
 
 Groups = Mapping[Trained, Sequence[Mapping[str, Any]]]
@@ -184,9 +179,15 @@ def group(results: Sequence[Mapping[str, Any]]) -> Groups:
     """The results of all models, those that differ only in their seeds together, in order."""
     groups: dict[Trained, list[Mapping[str, Any]]] = {}
     for result in results:
-        key = Trained(*(result[name] for name in Trained._fields))
-        groups.setdefault(key, []).append(result)
-    return dict(sorted(groups.items()))
+        task = Task(*(result[name] for name in Task._fields))
+        config = without_seeds(gin_files.load_text(result["config"], "a result"))
+        groups.setdefault(Trained(task, config), []).append(result)
+
+    def order(key: Trained) -> tuple[Any, ...]:
+        sizes = [groups[key][0][name] for name in ("steps", "row", "parameters", "states")]
+        return (key.task, *sizes)
+
+    return {key: groups[key] for key in sorted(groups, key=order)}
 
 
 def percentages(results: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -197,34 +198,46 @@ def percentages(results: Sequence[Mapping[str, Any]]) -> np.ndarray:
 def make_page(results: Sequence[Mapping[str, Any]]) -> Page:
     """The page of all results."""
     groups, lines = group(results), []
-    for key, own in groups.items():
-        sizes = (f"{key.parameters:,}", str(key.states or ""), f"{key.facts} of {key.keys}")
+    names = distinct_names([key.config for key in groups])
+    for name, (key, own) in zip(names, groups.items(), strict=True):
+        task, model = key.task, own[0]
+        sizes = (
+            f"{model['parameters']:,}",
+            str(model["states"] or ""),
+            f"{task.facts} of {task.keys}",
+        )
         loss = np.mean([result["nats"] for result in own])
-        gaps = f"{key.shortest} to {key.longest:,}"
-        learned = (gaps, f"{key.steps:,}", str(len(own)), f"{loss:.3f}")
+        gaps = f"{task.shortest} to {task.longest:,}"
+        learned = (gaps, f"{model['steps']:,}", str(len(own)), f"{loss:.3f}")
         right = percentages(own).mean(0)
-        lines.append([key.row, *sizes, *learned, *(f"{share:.0f}" for share in right)])
+        lines.append([name, *sizes, *learned, *(f"{share:.0f}" for share in right)])
     columns = ("row", "parameters", "states", "facts, of keys", "gaps in training", "steps")
     columns += ("seeds", "nats an answer", *(f"{gap:,}" for gap in GAPS))
     table = TextTable(columns, lines, ("row",))
     data = {"results": list(results)}
-    return Page("recall", {"": table}, DESCRIPTION, data, {"recall": partial(draw, groups)})
+    return Page("recall", {"": table}, DESCRIPTION, data, {"recall": partial(draw, names, groups)})
 
 
-def draw(groups: Groups, picture: "Figure") -> None:
+def draw(names: Sequence[str], groups: Groups, picture: "Figure") -> None:
     """Draws the share of right answers against the gap: a panel for each number of facts.
 
     A thin line is a seed, a thick one the mean.
     """
-    tasks = sorted({(key.facts, key.keys) for key in groups})
+    tasks = sorted({(key.task.facts, key.task.keys) for key in groups})
     picture.set_size_inches(1 + 9 * len(tasks), 4.5)
     panels = picture.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
     for panel, (facts, keys) in zip(panels, tasks, strict=True):
-        found = [key for key in groups if (key.facts, key.keys) == (facts, keys)]
-        for style, key in zip(styles([key.row for key in found]), found, strict=True):
-            states = f", {key.states} states" if key.states else ""
-            label = f"{key.row}{states}, trained to {key.longest:,}"
-            right = percentages(groups[key])
+        found = [
+            (name, key.task, own)
+            for name, (key, own) in zip(names, groups.items(), strict=True)
+            if (key.task.facts, key.task.keys) == (facts, keys)
+        ]
+        for style, (name, task, own) in zip(
+            styles([name for name, *_ in found]), found, strict=True
+        ):
+            states = f", {own[0]['states']} states" if own[0]["states"] else ""
+            label = f"{name}{states}, trained to {task.longest:,}"
+            right = percentages(own)
             panel.plot(GAPS, right.T, color=style["color"], linewidth=0.6, alpha=0.4)
             panel.plot(GAPS, right.mean(0), label=label, markersize=4, **style)
         for share, what in ((1 / len(VALUES), "nothing known"), (1 / facts, "values, not whose")):

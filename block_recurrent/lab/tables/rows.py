@@ -108,6 +108,8 @@ def _scaled(base: ExperimentConfig, row: ExperimentConfig, same_lanes: bool) -> 
 def _older_system(base: ExperimentConfig, kind: Any) -> ExperimentConfig:
     """An LSTM, Transformer or Transformer-XL, whose segment and memory are one base window."""
     model = base.model
+    training = dataclasses.replace(base.training, clear_states=False, state_passing=0.0)
+    base = dataclasses.replace(base, training=training)
     if isinstance(kind, LSTMConfig):
         # Two layers with as many parameters as the reference.
         counterpart = abstract_model(reference(base).config.model)

@@ -197,6 +197,13 @@ def marker(group: SeedGroup) -> dict[str, Any]:
     return {"fmt": "o", "color": color, "markerfacecolor": color if group.finished else "none"}
 
 
+def without_seeds(config: ExperimentConfig) -> ExperimentConfig:
+    """The configuration with both seeds set to zero."""
+    data = dataclasses.replace(config.data, seed=0)
+    training = dataclasses.replace(config.training, seed=0)
+    return dataclasses.replace(config, data=data, training=training)
+
+
 def group_runs(runs: Iterable[Run]) -> list[SeedGroup]:
     """Runs grouped by their configuration without the seeds, in the order of the first runs.
 
@@ -205,10 +212,7 @@ def group_runs(runs: Iterable[Run]) -> list[SeedGroup]:
     """
     groups: dict[ExperimentConfig, dict[tuple[int, int], Run]] = {}
     for run in runs:
-        data = dataclasses.replace(run.config.data, seed=0)
-        training = dataclasses.replace(run.config.training, seed=0)
-        alike = dataclasses.replace(run.config, data=data, training=training)
-        seeds = groups.setdefault(alike, {})
+        seeds = groups.setdefault(without_seeds(run.config), {})
         if run.seeds in seeds:
             raise SelectionError(
                 f"{seeds[run.seeds].workdir} and {run.workdir} hold the same run: configuration "

@@ -1,5 +1,6 @@
 """Laws of what is measured of a memory, and the program `recall`."""
 
+import dataclasses
 import json
 from typing import Any, NamedTuple
 
@@ -85,6 +86,28 @@ def test_results_are_added_up_and_nothing_is_trained_twice(tmp_path, monkeypatch
     assert sorted(each["facts"] for each in page["results"]) == [1, 2]
     assert all(each["right"].keys() == {"16", "32", "64"} for each in page["results"])
     assert (tmp_path / "recall.png").stat().st_size > 10_000
+
+
+def test_only_seeds_are_averaged(tmp_path):
+    """Models that differ in anything else are rows of their own, and say in what."""
+    base = gin_files.load(["recall.gin"], ["model.gate=lstm", "model.wiring=single"])
+
+    def result(right, *, seed=0, **model):
+        training = dataclasses.replace(base.training, seed=seed)
+        config = dataclasses.replace(
+            base, model=dataclasses.replace(base.model, **model), training=training
+        )
+        sizes = {"parameters": 1, "states": 16, "steps": 3000, "nats": 1.0}
+        share = {str(gap): right for gap in GAPS}
+        text = gin_files.to_gin(config)
+        return {"row": "Rec:lstm:single", **sizes, **TASK._asdict(), "right": share, "config": text}
+
+    results = [result(0.2), result(0.4, seed=1), result(0.9, recurrent_layers=(-1,))]
+    lines = program.make_page(results).tables[""].rows
+    assert [(line[0], line[6], line[-1]) for line in lines] == [
+        ("Rec:lstm:single (recurrent_layers = (-2,))", "2", "30"),
+        ("Rec:lstm:single (recurrent_layers = (-1,))", "1", "90"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,15 @@ def all_rows(base):
     return [row for row in small_table_rows(base, long=True) if row.seed == base.training.seed]
 
 
+@pytest.mark.parametrize("setting", ["state_passing=0.5", "clear_states=True"])
+def test_rows_of_older_systems_leave_out_what_is_said_of_states(setting):
+    rows = all_rows(gin_files.load(["table.gin"], [f"training.{setting}"]))
+    name, value = setting.split("=")
+    kept = {row.name: str(getattr(row.config.training, name)) == value for row in rows}
+    older = {"LSTM", "Transformer:8", "Transformer-XL:8"}
+    assert {name for name, keeps in kept.items() if not keeps} == older
+
+
 def test_the_short_table_has_seven_rows_and_the_long_one_all_and_seeds(base):
     short, long = small_table_rows(base), small_table_rows(base, long=True)
     assert len(short) == 7 and len(all_rows(base)) == 16 and set(short) < set(long)
