@@ -165,29 +165,32 @@ def recall(
     write_whole(path, json.dumps(facts, indent=2) + "\n")
 
 
-class Trained(NamedTuple):
-    """What the results of several seeds have in common."""
+class Group(NamedTuple):
+    """Results that differ only in their seeds.
 
+    Attributes:
+      name: of the row, with what sets it apart from others of the same name.
+      task: what its models were trained on.
+      results: of each seed.
+    """
+
+    name: str
     task: Task
-    config: ExperimentConfig
+    results: list[Mapping[str, Any]]
 
 
-Groups = Mapping[Trained, Sequence[Mapping[str, Any]]]
-
-
-def group(results: Sequence[Mapping[str, Any]]) -> Groups:
+def group(results: Sequence[Mapping[str, Any]]) -> list[Group]:
     """The results of all models, those that differ only in their seeds together, in order."""
-    groups: dict[Trained, list[Mapping[str, Any]]] = {}
-    for result in results:
+    found: dict[tuple[Task, ExperimentConfig], list[Mapping[str, Any]]] = {}
+    sizes = ("steps", "row", "parameters", "states")
+    for result in sorted(results, key=lambda each: [each[name] for name in Task._fields + sizes]):
         task = Task(*(result[name] for name in Task._fields))
         config = without_seeds(gin_files.load_text(result["config"], "a result"))
-        groups.setdefault(Trained(task, config), []).append(result)
-
-    def order(key: Trained) -> tuple[Any, ...]:
-        sizes = [groups[key][0][name] for name in ("steps", "row", "parameters", "states")]
-        return (key.task, *sizes)
-
-    return {key: groups[key] for key in sorted(groups, key=order)}
+        found.setdefault((task, config), []).append(result)
+    names = distinct_names([config for _, config in found])
+    return [
+        Group(name, task, own) for name, ((task, _), own) in zip(names, found.items(), strict=True)
+    ]
 
 
 def percentages(results: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -198,14 +201,10 @@ def percentages(results: Sequence[Mapping[str, Any]]) -> np.ndarray:
 def make_page(results: Sequence[Mapping[str, Any]]) -> Page:
     """The page of all results."""
     groups, lines = group(results), []
-    names = distinct_names([key.config for key in groups])
-    for name, (key, own) in zip(names, groups.items(), strict=True):
-        task, model = key.task, own[0]
-        sizes = (
-            f"{model['parameters']:,}",
-            str(model["states"] or ""),
-            f"{task.facts} of {task.keys}",
-        )
+    for name, task, own in groups:
+        model = own[0]
+        sizes = (f"{model['parameters']:,}", str(model["states"] or ""))
+        sizes += (f"{task.facts} of {task.keys}",)
         loss = np.mean([result["nats"] for result in own])
         gaps = f"{task.shortest} to {task.longest:,}"
         learned = (gaps, f"{model['steps']:,}", str(len(own)), f"{loss:.3f}")
@@ -215,28 +214,21 @@ def make_page(results: Sequence[Mapping[str, Any]]) -> Page:
     columns += ("seeds", "nats an answer", *(f"{gap:,}" for gap in GAPS))
     table = TextTable(columns, lines, ("row",))
     data = {"results": list(results)}
-    return Page("recall", {"": table}, DESCRIPTION, data, {"recall": partial(draw, names, groups)})
+    return Page("recall", {"": table}, DESCRIPTION, data, {"recall": partial(draw, groups)})
 
 
-def draw(names: Sequence[str], groups: Groups, picture: "Figure") -> None:
+def draw(groups: Sequence[Group], picture: "Figure") -> None:
     """Draws the share of right answers against the gap: a panel for each number of facts.
 
     A thin line is a seed, a thick one the mean.
     """
-    tasks = sorted({(key.task.facts, key.task.keys) for key in groups})
-    picture.set_size_inches(1 + 9 * len(tasks), 4.5)
+    tasks = sorted({(task.facts, task.keys) for _, task, _ in groups})
+    picture.set_size_inches(4 + 9 * len(tasks), 4.5)
     panels = picture.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
     for panel, (facts, keys) in zip(panels, tasks, strict=True):
-        found = [
-            (name, key.task, own)
-            for name, (key, own) in zip(names, groups.items(), strict=True)
-            if (key.task.facts, key.task.keys) == (facts, keys)
-        ]
-        for style, (name, task, own) in zip(
-            styles([name for name, *_ in found]), found, strict=True
-        ):
-            states = f", {own[0]['states']} states" if own[0]["states"] else ""
-            label = f"{name}{states}, trained to {task.longest:,}"
+        drawn = [each for each in groups if (each.task.facts, each.task.keys) == (facts, keys)]
+        for style, (name, task, own) in zip(styles([x.name for x in drawn]), drawn, strict=True):
+            label = f"{name}, trained to {task.longest:,}"
             right = percentages(own)
             panel.plot(GAPS, right.T, color=style["color"], linewidth=0.6, alpha=0.4)
             panel.plot(GAPS, right.mean(0), label=label, markersize=4, **style)

@@ -71,8 +71,7 @@ def attend_window(
     settings = Settings(windows, heads, size, detached, dropout_rate, interpret)
     seeds = None
     if dropout_key is not None and dropout_rate > 0:
-        words = make_seeds(dropout_key, (lanes, *blocks))
-        seeds = (words[0].reshape(-1), words[1].reshape(-1))
+        seeds = jax.tree.map(jnp.ravel, make_seeds(dropout_key, (lanes, *blocks)))
 
     def fold(x: Array) -> Array:
         if settings.heads_first:
