@@ -1,6 +1,5 @@
 """Small layers that all others are made of: norm, dense layers, heads, dropout."""
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -64,7 +63,6 @@ def product(x: Float[Array, "... I"], kernel: Float32[Array, "I O"]) -> Float[Ar
     """`x @ kernel` in the dtype of `x`, with a float32 gradient for the kernel.
 
     That is the sum over tokens as the product leaves it, so devices add up their parts in float32.
-    The product has its shorter side first: with the longer one first XLA:CPU takes twice as long.
     """
     return _product_forward(x, kernel)[0]
 
@@ -77,12 +75,25 @@ def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array
 def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
     inputs, outputs = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-    sum_over_tokens = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
-    if x.shape[-1] <= kernel.shape[1]:
-        of_kernel = sum_over_tokens(inputs.T, outputs)
-    else:  # the barrier keeps XLA from transposing it back
-        of_kernel = jax.lax.optimization_barrier(sum_over_tokens(outputs.T, inputs)).T
+    of_kernel = jax.lax.platform_dependent(
+        inputs, outputs, cpu=_shorter_side_first, default=_sum_over_tokens
+    )
     return gradient @ kernel.T, gather(of_kernel)
+
+
+def _sum_over_tokens(
+    left: Float[Array, "N I"], right: Float[Array, "N O"]
+) -> Float32[Array, "I O"]:
+    return jnp.matmul(left.T, right, preferred_element_type=jnp.float32)
+
+
+def _shorter_side_first(left: Array, right: Array) -> Array:
+    """As `_sum_over_tokens`, which takes XLA:CPU twice as long if `left` is the longer one."""
+    if left.shape[1] <= right.shape[1]:
+        return _sum_over_tokens(left, right)
+    # The barrier keeps XLA from transposing it back. In a loop it also keeps XLA from adding up
+    # the gradient of a kernel on each device, and over devices once, after the loop.
+    return jax.lax.optimization_barrier(_sum_over_tokens(right, left)).T
 
 
 product.defvjp(_product_forward, _product_backward)

@@ -68,6 +68,14 @@ def test_gradients_of_a_product_are_those_of_plain_jax(size):
     assert_close(gradients(product), gradients(jnp.matmul))
 
 
+def test_the_gradient_of_a_kernel_is_turned_round_for_cpus_alone():
+    gradient = jax.jit(jax.grad(lambda kernel: jnp.sum(product(X, kernel))))
+    traced = gradient.trace(jnp.zeros((6, 3)))
+    for platform in ("cpu", "cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("optimization_barrier" in text) == (platform == "cpu")
+
+
 X = random_like(jnp.zeros((2, 12, 6)))
 
 

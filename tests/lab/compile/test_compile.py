@@ -15,6 +15,7 @@ from block_recurrent.lab.compile import compile as program
 from block_recurrent.lab.compile import target
 from block_recurrent.lab.compile.costs import LINES
 from block_recurrent.lab.compile.target import CHIPS, is_installed
+from block_recurrent.model.parameters import count_parameters
 from block_recurrent.training import estimate
 from block_recurrent.training.build import abstract_train_state
 from tests.programs import PROGRAMS
@@ -53,7 +54,8 @@ def run(topology: str, output: Path, **changes) -> subprocess.CompletedProcess:
     """The program as a process of its own: compilers are kept apart from the other tests."""
     command = [sys.executable, str(PROGRAMS / "compile.py"), f"--topology={topology}"]
     command += [*options(changes), f"--json={output}"]
-    environment = os.environ | {"PYTHONPATH": str(PROGRAMS.parent)}
+    # The tests' own flags are for a CPU; other compilers do not know them.
+    environment = os.environ | {"PYTHONPATH": str(PROGRAMS.parent), "XLA_FLAGS": ""}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
@@ -89,6 +91,15 @@ def test_time_is_from_cycles_on_a_tpu_and_from_kernels_on_a_gpu(compiled):
     assert 0 < figures["share_of_peak"] < 1
     assert len(figures["places"]) == LINES
     assert any(found["place"].startswith("model/attention/") for found in figures["places"])
+
+
+def test_every_gradient_goes_round_once_a_step_in_float32(compiled):
+    platform, _, figures = compiled
+    if platform != "tpu":
+        pytest.skip("only a TPU's compiler says so")
+    parameters = abstract_train_state(tiny()).model
+    expected = 4 * count_parameters(parameters)
+    assert figures["collectives"]["all-reduce"]["bytes"] == pytest.approx(expected, rel=0.01)
 
 
 def test_a_step_that_does_not_fit_ends_with_status_6(tmp_path):
