@@ -25,11 +25,13 @@ from block_recurrent.model.state import (
     ModelState,
     add_axis,
     concatenate_windows,
+    flatten_heads,
     join_blocks,
     last_window,
     split_blocks,
     swap_blocks_and_batch,
     take,
+    unflatten_heads,
 )
 from block_recurrent.model.transformer_layer import Projections
 
@@ -37,11 +39,11 @@ DropoutKeys = Sequence[Key | None]
 
 
 class RecurrentInput(NamedTuple):
-    """What the scan over blocks computes for the recurrent layer."""
+    """What the scan over blocks computes for the recurrent layer; heads are flat."""
 
     x: Activations
     projections: Projections
-    state_context: KeysValues  # of the states that entered each block, [B, K, S, H, D]
+    state_context: KeysValues  # of the states that entered each block, [B, K, S, H*D]
 
 
 class FeedbackStack(Stack):
@@ -77,7 +79,8 @@ class FeedbackStack(Stack):
         carry = ([*states[begin:last]], recurrent_state)
         inputs = (swap_blocks_and_batch(blocks), numbers)
         (below, after), arrived = scan_blocks(step, carry, inputs, recompute=self._recompute)
-        x, projections, state_context = swap_blocks_and_batch(arrived)
+        x, *flat = swap_blocks_and_batch(arrived)
+        projections, state_context = unflatten_heads(flat, self.config.num_heads)
         x, projections = join_blocks((x, projections))
 
         layer, (attend_key, finish_key) = cell.token_layer, split_key(outside[last], 2)
@@ -121,6 +124,7 @@ def make_step(
         token_context = concatenate_windows(recurrent.cache, projections.context)
         updated = cell.update(recurrent.recurrent, state_projections, token_context)
         next_carry = (next_states, LayerState(projections.context, updated))
-        return next_carry, RecurrentInput(x, projections, state_projections.context)
+        flat = flatten_heads((projections, state_projections.context))
+        return next_carry, RecurrentInput(x, *flat)
 
     return step

@@ -89,13 +89,16 @@ class BlockRecurrentLayer(nnx.Module):
         def update_states(states: States, token_context: KeysValues) -> tuple[States, KeysValues]:
             token_context = unflatten_heads(token_context, self.config.num_heads)
             projections = self.cell.project(states)
-            return self.cell.update(states, projections, token_context), projections.context
+            context = flatten_heads(projections.context)
+            return self.cell.update(states, projections, token_context), context
 
         by_block = swap_blocks_and_batch(token_contexts)
         states, state_contexts = scan_blocks(
             update_states, state.recurrent, by_block, recompute=self.recompute_states
         )
-        state_contexts = swap_blocks_and_batch(state_contexts)
+        state_contexts = unflatten_heads(
+            swap_blocks_and_batch(state_contexts), self.config.num_heads
+        )
         attended = layer.self_attend(x, projections, state.cache, attend_key)
         cache = last_window(projections.context, self.config.window)
         return layer.finish(attended, state_contexts, finish_key), LayerState(cache, states)

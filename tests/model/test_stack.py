@@ -118,28 +118,37 @@ def test_a_layer_that_is_computed_again_does_not_run_its_states_again(remat):
 
 
 @pytest.mark.parametrize("feedback", [False, True])
-def test_tokens_and_states_are_concatenated_without_an_axis_of_heads(feedback):
-    """A TPU would transpose them first. Rotary positions, which turn halves of a head, do it."""
+def test_nothing_is_concatenated_or_stacked_with_an_axis_of_heads(feedback):
+    """A TPU would transpose it first. Rotary positions, which turn halves of a head, do it."""
     heads, size, changes = 2, 24, {"num_layers": 4, "dropout": 0.1}
     changes |= {"window": 128, "num_heads": heads, "head_size": size, "num_states": 128}
     config = model_config(2, feedback=feedback, **changes)
     with built_for("tpu"):
         model = jax.eval_shape(lambda: br.LanguageModel(config, rngs=nnx.Rngs(0)))
         arguments = jax.eval_shape(
-            lambda model: (jnp.zeros((2, 256), int), model.initial_state(2)), model
+            lambda model: (jnp.zeros((2, 3 * 128), int), model.initial_state(2)), model
         )
 
         def read(model, tokens, state):
             return model(tokens, state, dropout_key=jax.random.key(0))[0].sum()
 
+        forward = equations(jax.make_jaxpr(read)(model, *arguments).jaxpr)
         found = equations(jax.make_jaxpr(jax.grad(read))(model, *arguments).jaxpr)
-        shapes = {
+        loops = [equation for equation in forward if equation.primitive.name == "scan"]
+        stacked = {
+            result.aval.shape
+            for loop in loops
+            if loop.params["length"] == 3  # over blocks
+            for result in loop.outvars[loop.params["num_carry"] :]
+        }
+        shapes = stacked | {
             equation.outvars[0].aval.shape
             for equation in found
             # Caches are joined along their first axis, that of layers.
             if equation.primitive.name == "concatenate" and equation.params["dimension"] > 0
         }
     assert {shape[-1] for shape in shapes} >= {2 * heads * size}
+    assert heads * size in {shape[-1] for shape in stacked}
     assert not any(size in shape for shape in shapes), shapes
 
 
