@@ -6,7 +6,7 @@ layer up to its self-attention, the recurrent layer's attention and MLP, and all
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,14 +71,17 @@ class FeedbackStack(Stack):
         else:  # the first layer is recurrent: all of it belongs to the scan
             scanned, finish, next_states = x, lambda x, state_context, dropout_key: x, []
         begin = len(next_states)
-        step = make_step(self.parts[begin:last], cell, finish, inside[: last + 1])
+        below = zip(self.parts[begin:last], states[begin:last], inside[begin:last], strict=True)
+        single = [layer for part in below for layer in cut(*part)]
+        keys = [*inside[:begin], *(key for _, _, key in single), inside[last]]
+        step = make_step([part for part, _, _ in single], cell, finish, keys)
         recurrent_state = LayerState(*take(states[last], 0))
 
         blocks = split_blocks(scanned, window)
         numbers = jnp.arange(x.shape[1] // window)
-        carry = ([*states[begin:last]], recurrent_state)
+        carry = ([state for _, state, _ in single], recurrent_state)
         inputs = (swap_blocks_and_batch(blocks), numbers)
-        (below, after), arrived = scan_blocks(step, carry, inputs, recompute=self._recompute)
+        (states_below, after), arrived = scan_blocks(step, carry, inputs, recompute=self._recompute)
         x, *flat = swap_blocks_and_batch(arrived)
         projections, state_context = unflatten_heads(flat, self.config.num_heads)
         x, projections = join_blocks((x, projections))
@@ -86,12 +89,24 @@ class FeedbackStack(Stack):
         layer, (attend_key, finish_key) = cell.token_layer, split_key(outside[last], 2)
         attended = layer.self_attend(x, projections, recurrent_state.cache, attend_key)
         x = layer.finish(attended, state_context, finish_key)
-        next_states += [*below, ModelState(*add_axis(after))]
+        next_states += [*states_below, ModelState(*add_axis(after))]
         for number in range(last + 1, len(self.parts)):
             part, state, keys = self.parts[number], states[number], dropout_keys[number]
             x, state = part(x, state, state_context, dropout_keys=keys)
             next_states.append(state)
         return x, next_states
+
+
+def cut(part: Part, state: ModelState, keys: Key | None) -> list[tuple[Part, ModelState, Any]]:
+    """A part of the stack, its state and its keys as parts of one layer each.
+
+    A loop adds up the gradients of what it reads from outside. Devices exchange those sums once,
+    after the loop, but not if the gradients of several layers are stacked in it.
+    """
+    if not isinstance(part, LayerStack):
+        return [(part, state, keys)]
+    layers = range(part.num_layers)
+    return [take((part, state, keys), slice(index, index + 1)) for index in layers]
 
 
 def fold_in(keys: DropoutKeys, number: Array | int) -> DropoutKeys:

@@ -103,6 +103,18 @@ def test_a_feedback_loop_holds_the_layers_below_and_no_more():
     assert loops == [sum(in_the_loop), layer]  # the second loop is over the layers above
 
 
+def test_a_feedback_loop_reads_its_layers_one_by_one():
+    """Else devices would exchange gradients in every block (see `feedback.cut`)."""
+    model = random_model(model_config(3, feedback=True, num_layers=4))
+    x, state = jnp.zeros((2, LENGTH, 12)), model.initial_state(2)
+    gradient = jax.grad(lambda stack: stack(x, state)[0].sum())
+    for equation in equations(jax.make_jaxpr(gradient)(model.stack).jaxpr):
+        if equation.primitive.name == "scan" and equation.params["length"] == LENGTH // WINDOW:
+            read = equation.invars[: equation.params["num_consts"]]
+            kernels = [each.aval.shape for each in read if each.aval.ndim == 3]
+            assert all(shape[0] == 1 for shape in kernels), kernels
+
+
 @pytest.mark.parametrize("remat", ["none", "layer", "dots"])
 def test_a_layer_that_is_computed_again_does_not_run_its_states_again(remat):
     model = random_model(dataclasses.replace(MODELS["fixed_skip"], remat=remat))
