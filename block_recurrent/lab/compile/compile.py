@@ -12,13 +12,16 @@ paper's size.
 JAX runs on the CPU, whatever JAX_PLATFORMS says, and does not look for a TPU. These variables are
 set unless they already are: TPU_SKIP_MDS_QUERY, TPU_WORKER_HOSTNAMES, TPU_ACCELERATOR_TYPE,
 TPU_MIN_LOG_LEVEL, and ALLOW_MULTIPLE_LIBTPU_LOAD, without which only one process at a time can use
-the TPU's compiler.
+the TPU's compiler. LIBTPU_INIT_ARGS is extended, so that it writes what instructions it makes into
+a temporary folder.
 """
 
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,8 +34,9 @@ from block_recurrent.command_line.failures import (
 from block_recurrent.command_line.options import file_to_write
 from block_recurrent.command_line.parser import make_parser, parse
 from block_recurrent.config import ExperimentConfig
-from block_recurrent.lab.compile.costs import VECTOR_OPERATIONS, program_costs
+from block_recurrent.lab.compile.costs import program_costs
 from block_recurrent.lab.compile.flops import step_flops
+from block_recurrent.lab.compile.schedules import read_cycles
 from block_recurrent.lab.compile.target import COMPILER_OPTIONS, EXAMPLES, Target, make_target
 from block_recurrent.model.attention import built_for
 from block_recurrent.model.parameters import named_parameters
@@ -108,7 +112,8 @@ def _costs_of(
 ) -> dict[str, Any]:
     """The figures that the compiler gives, beside those that are known without it."""
     chip = target.chip
-    figures = program_costs(compiled.as_text() or "", chip)
+    kernel_cycles = read_cycles(target.schedules) if target.schedules else {}
+    figures = program_costs(compiled.as_text() or "", chip, kernel_cycles)
     if figures["seconds"]:
         figures["share_of_peak"] = known["flops"] / (known["peak_flops"] * figures["seconds"])
     memory: Any = compiled.memory_analysis()
@@ -165,7 +170,7 @@ def _time(figures: dict[str, Any]) -> Iterator[str]:
         )
         yield f"cycles, estimated     {outside} outside kernels"
         if figures["kernels"]:
-            yield f"{'':22}{inside} in kernels, at least; see below"
+            yield f"{'':22}{inside} in kernels; see below"
             yield f"{'':22}{together} together"
         bound = "by that estimate"
     seconds, peak = figures["seconds"], figures["peak_flops"] / 1e12
@@ -173,10 +178,10 @@ def _time(figures: dict[str, Any]) -> Iterator[str]:
     yield f"time of a step        {seconds:.3f} s {bound}, {speed:,.0f} tokens/s"
     yield f"share of peak         {figures['share_of_peak']:.1%} of {peak:,.0f} TFLOP/s"
     if kernels := figures.get("kernels"):
-        yield f"kernels, least ms by unit ({VECTOR_OPERATIONS} vector operations an exponential)"
+        yield "kernels, ms of their instructions, and of their bytes"
         for kernel in kernels:
-            units = (f"{unit} {value * 1e3:,.1f}" for unit, value in kernel["seconds"].items())
-            yield f"  {kernel['name']}, {kernel['calls']:,} calls: {', '.join(units)}"
+            parts = (f"{part} {value * 1e3:,.1f}" for part, value in kernel["seconds"].items())
+            yield f"  {kernel['name']}, {kernel['calls']:,} calls: {', '.join(parts)}"
 
 
 def _costs(figures: dict[str, Any]) -> Iterator[str]:
@@ -192,7 +197,7 @@ def _costs(figures: dict[str, Any]) -> Iterator[str]:
     for name in figures["unknown_loops"]:
         yield f"loop {name}: the program does not show its trip count, so it counts once"
     for name in figures.get("unknown_kernels", ()):
-        yield f"kernel {name}: it has no cost_estimate, so it counts nothing"
+        yield f"kernel {name}: its instructions are not known, so its bytes alone count"
     for name, calls in figures.get("unknown_products", {}).items():
         yield f"kernel {name}, {calls:,} calls: only its bytes count, no products"
 
@@ -204,8 +209,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--topology", required=True, help=f"chips, such as {EXAMPLES}")
     parser.add_argument("--json", type=file_to_write, help="also write the figures here, as JSON")
     arguments, config = parse(parser, argv, needs_data=lambda found: False)
-    target = make_target(arguments.topology)
-    with training_knobs_named(config):
+    with tempfile.TemporaryDirectory() as schedules, training_knobs_named(config):
+        target = make_target(arguments.topology, Path(schedules))
         _log.info("compiling for %s ...", target.topology)
         figures = compile_step(config, target)
         if arguments.json is not None:

@@ -2,10 +2,10 @@
 
 No public interface of JAX or XLA says how often an instruction runs or which source line it comes
 from, so the program is read from the text that the compiler shows of it. A TPU's compiler notes its
-estimate of cycles on every fusion. It knows nothing of the inside of a Pallas kernel; for that a
-bound is computed from the kernel's own `cost_estimate`. A GPU's compiler notes nothing, so each
-kernel that it launches has a bound: the operations of its matrix products at the chip's peak, or
-its bytes at the bandwidth of the memory, whichever takes longer (a roofline).
+estimate of cycles on every fusion. It notes nothing on a Pallas kernel, which therefore takes the
+cycles of its instructions (`schedules`), or its bytes at the bandwidth of the memory, whichever
+takes longer. A GPU's compiler notes nothing at all, so each kernel that it launches has a bound:
+the operations of its matrix products at the chip's peak, or its bytes (a roofline).
 """
 
 import math
@@ -19,10 +19,6 @@ import block_recurrent
 from block_recurrent.lab.compile.target import Chip
 from block_recurrent.model.attention.hopper.kernels import PRODUCTS, kernel_operations
 
-# Elementwise operations on an element of a softmax tile in a fused kernel, forward or backward: add
-# the bias, select by the mask, maximum, subtract, two for the exponential beside the unit that
-# computes it, sum, convert for the product; with its gradient, subtract and multiply.
-VECTOR_OPERATIONS = 10
 LINES = 10  # of source code that are reported
 COLLECTIVES = {"all-reduce", "all-gather", "reduce-scatter", "all-to-all"}
 COLLECTIVES |= {"collective-permute", "collective-broadcast"}
@@ -30,8 +26,8 @@ _KERNEL = 'custom_call_target="tpu_custom_call"'
 _MOSAIC = 'custom_call_target="mosaic_gpu'
 _OUR_KERNEL = re.compile("|".join(PRODUCTS))
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_COST = re.compile(r'"(flops|transcendentals|bytes_accessed)":"?(-?\d+)')
-_NO_CALLS = {"calls": 0, "flops": 0, "transcendentals": 0, "bytes_accessed": 0}
+_BYTES = re.compile(r'"bytes_accessed":"?(\d+)')
+_BODY = re.compile(r'"body":"([^"]*)"')
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 # The kind of an instruction is the first word before a parenthesis that a type does not end with.
 _INSTRUCTION = re.compile(
@@ -216,22 +212,21 @@ class Program:
         return other or f"({instruction.kind})"
 
 
-def kernel_seconds(kernel: Mapping[str, int], chip: Chip) -> dict[str, float]:
-    """Least seconds of a kernel's matrix unit ("MXU"), vector unit ("VPU") and memory ("HBM")."""
-    return {
-        "MXU": kernel["flops"] / chip.peak_flops,
-        "VPU": kernel["transcendentals"] * VECTOR_OPERATIONS / chip.vector_rate,
-        "HBM": kernel["bytes_accessed"] / chip.bandwidth,
-    }
-
-
-def program_costs(text: str, chip: Chip) -> dict[str, Any]:
+def program_costs(
+    text: str, chip: Chip, kernel_cycles: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """Adds up the costs on one device of a compiled program, given as `as_text()` returns it.
+
+    Args:
+      text: the program.
+      chip: what it was compiled for.
+      kernel_cycles: of a TPU's kernels, by the names of the instructions that call them. Of those
+        that are equal, one is enough.
 
     Returns:
       Figures for JSON. `seconds` is None if a TPU's compiler gives no estimate. `places` are the
-      source lines that cost most. `unknown_loops` and `unknown_kernels` are counted as one trip and
-      as nothing, because the text says nothing of them.
+      source lines that cost most. `unknown_loops` are counted as one trip, and `unknown_kernels` as
+      their bytes, because nothing more is known of them.
     """
     program = Program(text)
     collectives: dict[str, Counter[str]] = defaultdict(Counter)
@@ -239,9 +234,11 @@ def program_costs(text: str, chip: Chip) -> dict[str, Any]:
         kind = instruction.kind.removesuffix("-start")
         if kind in COLLECTIVES:
             collectives[kind].update(count=times, bytes=times * _exchanged_bytes(instruction))
-    costs = _estimate if chip.platform == "tpu" else _roofline
     places: dict[tuple[str, str], float] = defaultdict(float)
-    figures = costs(program, chip, places)
+    if chip.platform == "tpu":
+        figures = _estimate(program, chip, places, kernel_cycles or {})
+    else:
+        figures = _roofline(program, chip, places)
     most = sorted(places.items(), key=lambda item: -item[1])[:LINES]
     total = sum(places.values()) or 1
     return figures | {
@@ -254,27 +251,40 @@ def program_costs(text: str, chip: Chip) -> dict[str, Any]:
     }
 
 
-def _estimate(program: Program, chip: Chip, places: dict[tuple[str, str], float]) -> dict[str, Any]:
-    """A TPU's costs: the compiler's estimates, and bounds for kernels."""
-    estimates, silent, bounds = [], [], 0.0
-    kernels: dict[str, Counter[str]] = defaultdict(lambda: Counter(_NO_CALLS))
-    for instruction, times in program.runs():
+def _estimate(
+    program: Program,
+    chip: Chip,
+    places: dict[tuple[str, str], float],
+    kernel_cycles: Mapping[str, int],
+) -> dict[str, Any]:
+    """A TPU's costs: the compiler's estimates, and those of kernels."""
+    executed = list(program.runs())
+    # The compiler makes equal kernels once.
+    known = {
+        _kernel(instruction): kernel_cycles[instruction.name]
+        for instruction, _ in executed
+        if instruction.name in kernel_cycles
+    }
+    estimates, unknown, of_kernels = [], [], 0.0
+    kernels: dict[str, Counter[str]] = defaultdict(Counter)
+    for instruction, times in executed:
         spent = 0.0
         if found := _CYCLES.search(instruction.attributes):
             estimates.append(int(found[1]) * times)
             spent = estimates[-1] / chip.clock
         elif _KERNEL in instruction.attributes:
-            given = _COST.findall(instruction.attributes)
-            if not given:
-                silent.append(instruction.name)
-                continue
-            kernel = Counter({name: max(0, int(number)) * times for name, number in given})
-            spent = max(kernel_seconds(kernel, chip).values())
-            bounds += spent
+            cycles = known.get(_kernel(instruction))
+            if cycles is None:
+                unknown.append(instruction.name)
+            moved = _BYTES.search(instruction.attributes)
+            each = {"cycles": cycles or 0, "bytes_accessed": int(moved[1]) if moved else 0}
+            kernel = Counter({name: number * times for name, number in each.items()})
+            spent = max(_kernel_seconds(kernel, chip).values())
+            of_kernels += spent
             kernels[instruction.name.split(".")[0]].update(kernel, calls=times)
         if spent:
             places[program.source(instruction), direction(instruction)] += spent
-    cycles = sum(estimates), round(bounds * chip.clock)
+    cycles = sum(estimates), round(of_kernels * chip.clock)
     outside, inside = cycles if estimates else (None, None)
     return {
         "cycles": sum(cycles) if estimates else None,
@@ -282,10 +292,24 @@ def _estimate(program: Program, chip: Chip, places: dict[tuple[str, str], float]
         "cycles_of_kernels": inside,
         "seconds": sum(cycles) / chip.clock if estimates else None,
         "kernels": [
-            {"name": name, **kernel, "seconds": kernel_seconds(kernel, chip)}
+            {"name": name, **kernel, "seconds": _kernel_seconds(kernel, chip)}
             for name, kernel in kernels.items()
         ],
-        "unknown_kernels": silent,
+        "unknown_kernels": unknown,
+    }
+
+
+def _kernel(instruction: Instruction) -> tuple[Any, ...]:
+    """What makes two calls of kernels equal: types, and the program of the kernel."""
+    body = _BODY.search(instruction.attributes)
+    return instruction.type, instruction.inputs, body and body[1]
+
+
+def _kernel_seconds(kernel: Mapping[str, int], chip: Chip) -> dict[str, float]:
+    """Seconds of a kernel's instructions, and of its bytes."""
+    return {
+        "instructions": kernel["cycles"] / chip.clock,
+        "memory": kernel["bytes_accessed"] / chip.bandwidth,
     }
 
 

@@ -4,12 +4,14 @@ import math
 import os
 import re
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
 
 from block_recurrent.config import ConfigError
+from block_recurrent.lab.compile.schedules import FLAGS
 from block_recurrent.system.text import did_you_mean
 
 EXAMPLES = "v5e:2x2, v5e:4x8, v5p:2x2x1, h100:1 or h100:8"
@@ -50,11 +52,6 @@ class Chip(NamedTuple):
     cores: int = 1
     description: str = ""
     capability: str = ""
-
-    @property
-    def vector_rate(self) -> float:
-        """Elementwise operations a second of a TPU: four units of 8 x 128 lanes in every core."""
-        return 4 * 8 * 128 * self.cores * self.clock
 
     def part(self, devices: int) -> "Chip":
         """One device, if the runtime makes so many of a chip: the chip, or one core of it."""
@@ -139,15 +136,19 @@ class Target(NamedTuple):
       topology: its name.
       chip: one device: a chip, or a core if the runtime makes a device of each core.
       devices: for shardings; no array can be put on them.
+      schedules: the folder into which a TPU's compiler writes what instructions it makes.
     """
 
     topology: str
     chip: Chip
     devices: list[Any]
+    schedules: Path | None = None
 
 
-def make_target(topology: str) -> Target:
+def make_target(topology: str, schedules: Path | None = None) -> Target:
     """The devices of a topology: a chip, a colon, and the number of chips along each axis.
+
+    A TPU's compiler writes into the folder `schedules` what instructions it makes.
 
     From then on JAX runs on the CPU and does not look for a TPU, so call this before any
     computation.
@@ -171,6 +172,9 @@ def make_target(topology: str) -> Target:
         )
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
+    if schedules:
+        given = os.environ.get("LIBTPU_INIT_ARGS", "")
+        os.environ["LIBTPU_INIT_ARGS"] = f"{given} {FLAGS.format(folder=schedules)}".strip()
     jax.config.update("jax_platforms", "cpu")
     try:
         if chip.platform == "tpu":
@@ -191,7 +195,8 @@ def make_target(topology: str) -> Target:
             f"known are such as {EXAMPLES}"
         ) from error
     devices: list[Any] = list(described.devices)
-    return Target(topology, chip.part(len(devices) // math.prod(sizes)), devices)
+    chip = chip.part(len(devices) // math.prod(sizes))
+    return Target(topology, chip, devices, schedules)
 
 
 def is_installed(package: str) -> bool:

@@ -76,8 +76,9 @@ def entry(*lines: str) -> str:
     )
 
 
-def costs(*computations: str) -> dict:
-    return program_costs(HEAD + "".join(computations), V5E)
+def costs(*computations: str, **kernel_cycles: int) -> dict:
+    named = {f"{name}.3": number for name, number in kernel_cycles.items()}
+    return program_costs(HEAD + "".join(computations), V5E, named)
 
 
 def cycles_of(*computations: str) -> int | None:
@@ -191,33 +192,34 @@ def kernel(name: str, estimate: str) -> str:
     )
 
 
-ESTIMATE = ',"cost_estimate":{"flops":"4000","transcendentals":"600","bytes_accessed":"80"}'
+ESTIMATE = ',"cost_estimate":{"flops":"4000","transcendentals":"600","bytes_accessed":"8200"}'
 
 
-def test_a_kernel_costs_the_largest_of_its_bounds_as_often_as_it_is_called():
+@pytest.mark.parametrize(("instructions", "longer"), [(60, 60), (6, 15)])
+def test_a_kernel_takes_as_long_as_its_instructions_or_its_bytes(instructions, longer):
     inside = body("inside", kernel("attend", ESTIMATE))
-    found = costs(condition("cond", 5), inside, entry(loop("w", "cond", "inside")))
-    assert found["cycles_outside_kernels"] is None
+    loops = condition("cond", 5), inside, entry(loop("w", "cond", "inside"))
+    found = costs(*loops, attend=instructions)
+    assert found["cycles_outside_kernels"] is None and found["unknown_kernels"] == []
     (called,) = found["kernels"]
     seconds = called.pop("seconds")
-    sums = {"flops": 20_000, "transcendentals": 3_000, "bytes_accessed": 400}
+    sums = {"cycles": 5 * instructions, "bytes_accessed": 5 * 8200}
     assert called == {"name": "attend", "calls": 5, **sums}
-    assert seconds["MXU"] == pytest.approx(20_000 / 197e12)
-    assert seconds["VPU"] == pytest.approx(3_000 * costs_of.VECTOR_OPERATIONS / (4096 * 1.5e9))
-    assert seconds["HBM"] == pytest.approx(400 / 0.82e12)
-    bound = round(max(seconds.values()) * 1.5e9)
-    assert places(found) == {("model/attention.py:98", "forward"): bound}
+    assert seconds["instructions"] == pytest.approx(5 * instructions / 1.5e9)
+    assert seconds["memory"] == pytest.approx(5 * 8200 / 0.82e12)
+    assert places(found) == {("model/attention.py:98", "forward"): 5 * longer}
 
 
-def test_calls_of_one_kernel_add_up():
+def test_calls_of_equal_kernels_add_up():
     twice = entry(kernel("attend", ESTIMATE), kernel("attend", ESTIMATE).replace(".3 =", ".4 ="))
-    (called,) = costs(twice)["kernels"]
-    assert (called["calls"], called["flops"]) == (2, 8_000)
+    (called,) = costs(twice, attend=60)["kernels"]
+    assert (called["calls"], called["cycles"]) == (2, 120)
 
 
-def test_a_kernel_that_says_nothing_is_told():
-    found = costs(entry(kernel("silent", "")))
-    assert found["unknown_kernels"] == ["silent.3"] and found["places"] == []
+def test_a_kernel_whose_instructions_are_not_known_is_told():
+    found = costs(entry(kernel("attend", ESTIMATE)))
+    assert found["unknown_kernels"] == ["attend.3"]
+    assert places(found) == {("model/attention.py:98", "forward"): 15}
 
 
 def test_bytes_of_types():
