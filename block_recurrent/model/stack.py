@@ -224,7 +224,9 @@ class SingleRecurrentLayer(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.layer = BlockRecurrentLayer(config, recompute_states=config.remat != "none", rngs=rngs)
+        # An accelerator computes the states faster than it stacks what else a loop would keep.
+        recompute = config.remat != "none" or target_platform() != "cpu"
+        self.layer = BlockRecurrentLayer(config, recompute_states=recompute, rngs=rngs)
 
     @property
     def cells(self) -> list[RecurrentCell]:

@@ -129,6 +129,22 @@ def test_a_layer_that_is_computed_again_does_not_run_its_states_again(remat):
     assert sum(products(loop) > 0 for loop in forward) == 1 < len(loops)
 
 
+@pytest.mark.parametrize(("platform", "kept"), [("tpu", 1 + 2), ("gpu", 1 + 2), ("cpu", None)])
+def test_an_accelerator_keeps_states_and_their_keys_and_values_of_a_loop(platform, kept):
+    """What else a loop would stack takes longer than computing it again."""
+    with built_for(platform):
+        model = br.LanguageModel(MODELS["fixed_skip"], rngs=nnx.Rngs(0))
+    x, state = jnp.zeros((2, LENGTH, 12)), model.initial_state(2)
+    gradient = jax.grad(lambda stack: stack(x, state)[0].sum())
+    forward, *_ = (
+        equation
+        for equation in equations(jax.make_jaxpr(gradient)(model.stack).jaxpr)
+        if equation.primitive.name == "scan" and equation.params["length"] == LENGTH // WINDOW
+    )
+    stacked = len(forward.outvars) - forward.params["num_carry"]
+    assert stacked == kept if kept else stacked > 2 * (1 + 2)
+
+
 @pytest.mark.parametrize("feedback", [False, True])
 def test_nothing_is_concatenated_or_stacked_with_an_axis_of_heads(feedback):
     """A TPU would transpose it first. Rotary positions, which turn halves of a head, do it."""
