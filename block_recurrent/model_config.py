@@ -130,8 +130,8 @@ class ModelConfig(LayerConfig):
       remat: what the backward pass computes again: "none", "layer" (everything inside a layer but
         what attention returns and the states) or "dots" (projections are kept, too); both also
         compute every state update again, and so does "none" but on a CPU. With "auto" `train` takes
-        the first of "none" (not on a GPU), "dots" and "layer" that fits the devices, and the run
-        keeps it; elsewhere "auto" is "layer".
+        the first of "none" (not with "tiled" on a GPU), "dots" and "layer" that fits the devices,
+        and the run keeps it; elsewhere "auto" is "layer".
       logits_by_window: compute logits, loss and gradients of one window after the other, which
         saves memory and time if the vocabulary is large.
     """

@@ -224,7 +224,7 @@ class SingleRecurrentLayer(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
-        # An accelerator computes the states faster than it stacks what else a loop would keep.
+        # By a TPU's compiler, computing states again costs less than stacking what a loop keeps.
         recompute = config.remat != "none" or target_platform() != "cpu"
         self.layer = BlockRecurrentLayer(config, recompute_states=recompute, rngs=rngs)
 

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from block_recurrent.config import ExperimentConfig
+from block_recurrent.config import ExperimentConfig, ModelConfig
+from block_recurrent.model.attention import attention_name
 from block_recurrent.parallel import processes
 from block_recurrent.parallel.mesh import make_mesh
 from block_recurrent.system.devices import device_memory, is_out_of_memory
@@ -15,6 +16,7 @@ from block_recurrent.training.trainer import lower_step
 
 AUTO = "auto"
 CHOICES = ("none", "dots", "layer")  # values of `model.remat`, the fastest first
+FUSED = ("cudnn", "pallas")  # attention of which no probabilities are kept
 SHARE = 0.9  # of a device's memory; evaluations and the batches to come need some, too
 
 
@@ -24,12 +26,15 @@ def with_remat(config: ExperimentConfig, remat: str) -> ExperimentConfig:
     return dataclasses.replace(config, model=model)
 
 
-def choices_for(platform: str) -> tuple[str, ...]:
+def choices_for(config: ExperimentConfig, platform: str) -> tuple[str, ...]:
     """What "auto" chooses from on a platform, the fastest first.
 
-    By its compiler a GPU is slower with "none" than with "dots": what is kept goes through memory.
+    By its compiler a GPU is slower with "none" than with "dots" unless its attention is fused: the
+    probabilities that are kept go through memory.
     """
-    return CHOICES[1:] if platform == "gpu" else CHOICES
+    model = config.model
+    fused = isinstance(model, ModelConfig) and attention_name(model) in FUSED
+    return CHOICES if platform != "gpu" or fused else CHOICES[1:]
 
 
 def choose_remat(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
@@ -41,7 +46,7 @@ def choose_remat(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
       The configuration, and a line for people.
     """
     mesh = make_mesh(config.mesh, config.microbatch_size, exact=processes.several())
-    *choices, remat = choices_for(mesh.devices.flat[0].platform)
+    *choices, remat = choices_for(config, mesh.devices.flat[0].platform)
     available, texts = device_memory(mesh.local_devices), []
     for choice in choices:
         needed = _needed(with_remat(config, choice), mesh)

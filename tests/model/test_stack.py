@@ -140,7 +140,7 @@ def test_a_layer_that_is_computed_again_does_not_run_its_states_again(remat):
 
 @pytest.mark.parametrize(("platform", "kept"), [("tpu", 1 + 2), ("gpu", 1 + 2), ("cpu", None)])
 def test_an_accelerator_keeps_states_and_their_keys_and_values_of_a_loop(platform, kept):
-    """What else a loop would stack takes longer than computing it again."""
+    """By a TPU's compiler, what else a loop would stack takes longer than computing it again."""
     with built_for(platform):
         model = br.LanguageModel(MODELS["fixed_skip"], rngs=nnx.Rngs(0))
     x, state = jnp.zeros((2, LENGTH, 12)), model.initial_state(2)

@@ -1,9 +1,12 @@
 """Laws of `model.remat = "auto"`: the first choice whose compiled step fits, in all processes."""
 
+import dataclasses
+
 import jax
 import pytest
 
 from block_recurrent.config import AdafactorConfig, DataConfig, ExperimentConfig, MeshConfig
+from block_recurrent.model.attention import built_for
 from block_recurrent.parallel.mesh import make_mesh
 from block_recurrent.training import remat
 from tests.helpers import model_config
@@ -37,8 +40,20 @@ def test_the_first_that_leaves_a_tenth_of_the_memory_is_chosen(monkeypatch, memo
     assert line.startswith(f"model.remat = {choice!r}: ") and line.endswith(said)
 
 
-def test_a_gpu_computes_projections_again_only_if_it_has_to(monkeypatch):
-    monkeypatch.setattr(remat, "choices_for", lambda platform, of=remat.choices_for: of("gpu"))
+@pytest.mark.parametrize(("attention", "first"), [("pallas", "none"), ("tiled", "dots")])
+def test_a_gpu_keeps_all_only_if_its_attention_is_fused(attention, first):
+    model = dataclasses.replace(
+        CONFIG.model, attention=attention, dtype="bfloat16", window=128, head_size=64
+    )
+    data = dataclasses.replace(CONFIG.data, segment_length=128)
+    with built_for("gpu", "9.0"):
+        choices = remat.choices_for(dataclasses.replace(CONFIG, model=model, data=data), "gpu")
+    assert choices[0] == first and set(choices) >= {"dots", "layer"}
+
+
+def test_without_fused_attention_a_gpu_computes_projections_again_only_if_it_has_to(monkeypatch):
+    of = remat.choices_for
+    monkeypatch.setattr(remat, "choices_for", lambda config, platform: of(config, "gpu"))
     monkeypatch.setattr(remat, "device_memory", lambda devices: 4e9)
     monkeypatch.setattr(remat, "_needed", lambda config, mesh: NEEDED[config.model.remat])
     chosen, line = remat.choose_remat(CONFIG)

@@ -31,8 +31,8 @@ from block_recurrent.lab.tables.layout import TextTable
 from block_recurrent.model.attention import (
     Attention,
     AttentionImpossible,
+    attention_name,
     choose_attention,
-    describe_attention,
 )
 from block_recurrent.model.state import KeysValues
 from block_recurrent.system.devices import check_device
@@ -187,9 +187,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     _log.info("comparing on %s ...", jax.devices()[0].device_kind)
     layers = [LayerConfig(dtype=dtype, dropout=rate) for dtype in DTYPES for rate in RATES]
     results = [each for layer in layers for each in compare(layer)]
-    auto = {
-        (layer.dtype, layer.attention_rate): describe_attention(layer).split(";")[0]
-        for layer in layers
-    }
+    auto = {(layer.dtype, layer.attention_rate): attention_name(layer) for layer in layers}
     print(describe(results, auto))
     return 0 if all(result.right for result in results) else 1

@@ -261,7 +261,7 @@ def _estimate(
     executed = list(program.runs())
     # The compiler makes equal kernels once.
     known = {
-        _kernel(instruction): kernel_cycles[instruction.name]
+        _signature(instruction): kernel_cycles[instruction.name]
         for instruction, _ in executed
         if instruction.name in kernel_cycles
     }
@@ -273,7 +273,7 @@ def _estimate(
             estimates.append(int(found[1]) * times)
             spent = estimates[-1] / chip.clock
         elif _KERNEL in instruction.attributes:
-            cycles = known.get(_kernel(instruction))
+            cycles = known.get(_signature(instruction))
             if cycles is None:
                 unknown.append(instruction.name)
             moved = _BYTES.search(instruction.attributes)
@@ -299,7 +299,7 @@ def _estimate(
     }
 
 
-def _kernel(instruction: Instruction) -> tuple[Any, ...]:
+def _signature(instruction: Instruction) -> tuple[Any, ...]:
     """What makes two calls of kernels equal: types, and the program of the kernel."""
     body = _BODY.search(instruction.attributes)
     return instruction.type, instruction.inputs, body and body[1]

@@ -89,19 +89,19 @@ def draw(
     panel = picture.subplots()
     bits = {group.name: group.spread("bits_per_byte") for group in groups}
     points = {name: (times[name], found.mean) for name, found in bits.items() if found.mean}
-    labelled: set[str] = set()
+    best, labelled = frontier(list(points.values())), set[str]()
     for name, (time, mean) in points.items():
         color, kind = color_of(name), family(name)
         label = kind if kind not in labelled else None
         labelled.add(kind)
         style = {"fmt": "o", "color": color, "capsize": 3}
         panel.errorbar(time, mean, bits[name].deviation, label=label, **style)
-        # A label stands below its point if another point is close above.
-        crowded = any(abs(x - time) < 0.15 and 0 < y - mean < 0.01 for x, y in points.values())
         side, shift = ("left", 7) if time <= 1 else ("right", -7)
+        # A label stands below its point if another one, or the frontier, is close above.
+        crowded = any(abs(x - time) < 0.15 and 0 < y - mean < 0.01 for x, y in points.values())
+        crowded |= side == "right" and (time, mean) in best
         offset = {"xytext": (shift, -14 if crowded else 5), "textcoords": "offset points"}
         panel.annotate(name, (time, mean), **offset, ha=side, color=color)
-    best = frontier(list(points.values()))
     if len(best) > 1:
         label = "no row is both faster and better"
         panel.plot(*zip(*best, strict=True), color="lightgray", zorder=0, label=label)

@@ -6,6 +6,7 @@ NVIDIA's GPUs; `choice` picks one for a model.
 
 from block_recurrent.model.attention.choice import Attention as Attention
 from block_recurrent.model.attention.choice import AttentionImpossible as AttentionImpossible
+from block_recurrent.model.attention.choice import attention_name as attention_name
 from block_recurrent.model.attention.choice import built_for as built_for
 from block_recurrent.model.attention.choice import choose_attention as choose_attention
 from block_recurrent.model.attention.choice import describe_attention as describe_attention

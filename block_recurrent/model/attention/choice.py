@@ -82,6 +82,11 @@ def choose_attention(config: LayerConfig) -> Attention:
     return _choose(config)[1]
 
 
+def attention_name(config: LayerConfig) -> str:
+    """The name of the implementation that `choose_attention` chooses."""
+    return _choose(config)[0]
+
+
 def describe_attention(config: LayerConfig) -> str:
     """Which implementation `choose_attention` chooses, and why not a better one."""
     name, _, refused = _choose(config)
