@@ -5,7 +5,6 @@ made of one, in bundles that a core issues one a cycle. The text shows which loo
 and with which number the counter of a loop is compared at its end.
 """
 
-import math
 import re
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from pathlib import Path
 FLAGS = "--xla_jf_dump_to={folder} --xla_jf_dump_llo_pass_label_regex=final_bundles"
 _FILE = re.compile(r"\d+-(.+)-\d+-final_bundles\.txt")
 _BUNDLE = re.compile(r"^ *(?:0x)?[0-9a-f]+ +(?:(LB)|[A-Z]+)? *: *(>*) *\{(.*)", re.MULTILINE)
-_TRIPS = re.compile(r"scmp\.ge\S* \S+, (\d+) /\* loop exit test")
+_EXIT = re.compile(r"(%\S+) = scmp\.ge\S* \S+, (\d+) /\* loop exit test")
 
 
 def read_cycles(folder: Path) -> dict[str, int]:
@@ -33,25 +32,32 @@ def read_cycles(folder: Path) -> dict[str, int]:
 def count_cycles(text: str) -> int | None:
     """The bundles that are executed if every branch is taken and nothing waits for memory.
 
-    None if the text does not say how often a loop runs.
+    None if the text does not say how often a loop runs, or where it ends.
     """
-    bundles, trips = [0.0], [1.0]  # of the program, and of the loops around a bundle
+    bundles, trips, ends = [0], [1], [""]  # of the program, and of the loops around a bundle
 
     def leave() -> None:
         inside = bundles.pop() * trips.pop()
+        ends.pop()
         bundles[-1] += inside
 
     for begins, nesting, operations in _BUNDLE.findall(text):
-        # Some bundles in the midst of a loop are not marked, so it ends after its limit at least.
+        # A bundle in the midst of a loop may carry the mark of what surrounds the loop, so a loop
+        # lasts until the branch that ends it.
         depth = len(nesting) - bool(begins)
-        while len(trips) - 1 > depth and operations != "}" and not math.isnan(trips[-1]):
+        while len(trips) - 1 > depth and operations != "}" and not ends[-1]:
             leave()
         if begins:
             bundles.append(0)
-            trips.append(math.nan)
+            trips.append(0)
+            ends.append("a branch that is not known yet")
         bundles[-1] += 1
-        if limit := _TRIPS.search(operations):
-            trips[-1] = int(limit[1])
+        if exit_test := _EXIT.search(operations):
+            ends[-1], trips[-1] = f"sbr.rel (!{exit_test[1]})", int(exit_test[2])
+        if ends[-1] in operations:
+            ends[-1] = ""
+    if any(ends):
+        return None
     while len(trips) > 1:
         leave()
-    return None if math.isnan(bundles[0]) else int(bundles[0])
+    return bundles[0]

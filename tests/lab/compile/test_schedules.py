@@ -4,7 +4,8 @@ import pytest
 
 from block_recurrent.lab.compile.schedules import count_cycles, read_cycles
 
-LIMIT = "%p1 = scmp.ge.s32.totalorder %s1, {} /* loop exit test */  ;;  %s2 = smov.u32 %s3"
+LIMIT = "%p{} = scmp.ge.s32.totalorder %s1, {} /* loop exit test */  ;;  %s2 = smov.u32 %s3"
+BRANCH = "%9 = sbr.rel (!%p{}) target = $region1"
 KERNEL = f"""
 = control target key start
 LB: loop body
@@ -17,21 +18,26 @@ LB: loop body
    0x4 PF: > {{ %s6 = sadd.s32 1, %s1 }}
    0x5 LB: >> {{ %v7 = vld [vmem:[%s4]] }}
    0x6   : >> {{ %v8 = vmul.f32 %v7, %v7 }}
-   0x7   : >> {{ {LIMIT.format(3)} }}
-   0x8 LB: >> {{ {LIMIT.format(2)} }}
-   0x9   : > {{ {LIMIT.format(10)} }}
-   0xa   :  {{ %9 = sbr.rel (!%p1) target = $region1 }}
-   0xb   :  {{}} /* exit bundle: %attend.3 = custom-call(%x) */
+   0x7   : >> {{ {LIMIT.format(1, 3)} }}
+   0x8   : > {{ %s9 = sadd.s32 (%p1) 1, %s4 }}
+   0x9   : >> {{ {BRANCH.format(1)} }}
+   0xa   :  {{}}
+   0xb LB: >> {{ {LIMIT.format(12, 2)}  ;;  {BRANCH.format(12)} }}
+   0xc   : > {{ {LIMIT.format(13, 10)} }}
+   0xd   : > {{ {BRANCH.format(13)} }}
+   0xe   :  {{ %s10 = smov.u32 0 }}
+   0xf   :  {{}} /* exit bundle: %attend.3 = custom-call(%x) */
 """
 
 
 def test_bundles_count_as_often_as_their_loops_run():
-    """An empty bundle, and one that is not marked, belong to the loop that they are in."""
-    assert count_cycles(KERNEL) == 1 + 10 * (1 + 2 + 1 + 3 * 3 + 2 * 1 + 1) + 2
+    """A loop lasts until its branch, whatever the marks of the bundles in between."""
+    assert count_cycles(KERNEL) == 1 + 10 * (1 + 2 + 1 + 3 * 6 + 2 * 1 + 2) + 2
 
 
-def test_a_loop_without_a_limit_is_not_guessed():
-    assert count_cycles(KERNEL.replace("/* loop exit test */", "", 1)) is None
+@pytest.mark.parametrize("missing", ["/* loop exit test */", "sbr.rel (!%p1)"])
+def test_a_loop_without_a_limit_or_an_end_is_not_guessed(missing):
+    assert count_cycles(KERNEL.replace(missing, "", 1)) is None
 
 
 @pytest.mark.parametrize("name", ["attend.3", "jvp_attend_.1"])
