@@ -190,47 +190,41 @@ def drop_part(
     Args:
       x: the part; its first axes are those of `seeds`.
       rate: fraction that is dropped.
-      seeds: the two random words of each mask.
+      seeds: those of each mask.
       whole: shape of a mask.
       number: index of the part's first entry in the flattened array.
     """
-    first, second = seeds
+    first, step = seeds
     masks, part = x.shape[: first.ndim], x.shape[first.ndim :]
-    # An entry's number is the sum of the first word and its index, modulo 2³². Every term has a
-    # random word, because XLA would compute terms without one once for all layers, at the shape of
-    # `x`, and keep them. The second word cancels out.
-    numbers = jnp.zeros((), jnp.uint32)
-    offset = first - second * jnp.uint32(len(part) - 1) + jnp.asarray(number).astype(jnp.uint32)
+    # Every term has a random word, because XLA would compute terms without one once for all layers,
+    # at the shape of `x`, and keep them.
+    offset = first + step * jnp.asarray(number).astype(jnp.uint32)
+    numbers = jax.lax.broadcast_in_dim(offset, x.shape, range(len(masks)))
     for axis, length in enumerate(part):
         stride = jnp.uint32(math.prod(whole[axis + 1 :]) % 2**32)
-        steps = stride * jnp.arange(length, dtype=jnp.uint32)
-        steps = jax.lax.broadcast_in_dim(steps, (*masks, length), (len(masks),))
+        steps = jnp.multiply.outer(step, stride * jnp.arange(length, dtype=jnp.uint32))
         axes = (*range(len(masks)), len(masks) + axis)
-        numbers += jax.lax.broadcast_in_dim(offset[..., None] + steps, x.shape, axes)
-        offset = second
-    seed = jax.lax.broadcast_in_dim(second, x.shape, range(len(masks)))
-    return jnp.where(is_kept(rate, numbers, seed), x / (1.0 - rate), jnp.zeros((), x.dtype))
+        numbers += jax.lax.broadcast_in_dim(steps, x.shape, axes)
+    return jnp.where(is_kept(rate, numbers), x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
 def make_seeds(key: Key, shape: tuple[int, ...] = ()) -> Seeds:
-    """Two random words for one mask, or for each of `shape` masks."""
-    first, second = jax.random.bits(key, (2, *shape), jnp.uint32)
-    return first, second
+    """Two random words for one mask, or for each of `shape` masks.
 
-
-def is_kept(
-    rate: float, counter: UInt32[Array, "..."], seed: UInt32[Array, "..."]
-) -> Bool[Array, "..."]:
-    """Whether dropout keeps an entry: by the hash of a number of its own and of its mask's seed."""
-    return hashed(counter, seed) >= jnp.uint32(min(int(rate * 2**32), 2**32 - 1))
-
-
-def hashed(counter: UInt32[Array, "..."], seed: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    """Scrambles a counter with a seed, by rounds of multiply and shift.
-
-    Shifts and factors are those of lowbias32 (C. Wellons, hash-prospector).
+    An entry's number in its mask is the first word and, times its index, the second, which is odd.
     """
-    x = counter
-    x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(0x7FEB352D) + seed
-    x = (x ^ (x >> jnp.uint32(15))) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> jnp.uint32(16))
+    first, step = jax.random.bits(key, (2, *shape), jnp.uint32)
+    return first, step | jnp.uint32(1)
+
+
+def is_kept(rate: float, numbers: UInt32[Array, "..."]) -> Bool[Array, "..."]:
+    """Whether dropout keeps entries, by a hash of their numbers.
+
+    Numbers in equal steps, whose bits are then mixed, are SplitMix (Steele et al. 2014); shifts and
+    factors are MurmurHash3's. The last shift is left out, because it leaves the highest bits as
+    they are, and these decide.
+    """
+    x = (numbers ^ (numbers >> jnp.uint32(16))) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> jnp.uint32(13))) * jnp.uint32(0xC2B2AE35)
+    # As integers with a sign, because a TPU compares no others.
+    return x.astype(jnp.int32) >= jnp.int32(int(rate * 2**32) - 2**31)

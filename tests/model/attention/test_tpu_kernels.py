@@ -6,6 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 from block_recurrent import LanguageModel
 from block_recurrent.model.attention import reference
@@ -14,6 +15,7 @@ from block_recurrent.model.state import KeysValues
 from block_recurrent.model.transformer_layer import SlidingWindowLayer
 from tests.helpers import (
     assert_close,
+    equations,
     layer_config,
     model_config,
     random_like,
@@ -136,6 +138,24 @@ def test_a_model_with_kernels_is_the_model_without():
         tokens, state = random_tokens(2, 256), random_like(model.initial_state(2))
         results.append(jax.tree.leaves(read_with_gradients(model, tokens, state)))
     assert_close(*results)
+
+
+@pytest.mark.parametrize("remat", ["layer", "dots"])
+def test_a_layer_that_is_computed_again_does_not_attend_again(remat):
+    sizes = {"window": 128, "num_heads": 2, "head_size": 128, "num_layers": 1}
+    config = model_config(attention="pallas", remat=remat, **sizes)
+    model = LanguageModel(config, rngs=nnx.Rngs(0))
+    tokens, state = random_tokens(2, 256), model.initial_state(2)
+    program = jax.make_jaxpr(jax.grad(lambda model: model(tokens, state)[0].sum()))(model)
+    found = list(equations(program.jaxpr))
+    used = {id(variable) for equation in found for variable in equation.invars}
+    kernels = [
+        str(equation.params)
+        for equation in found
+        if equation.primitive.name == "pallas_call" and used & set(map(id, equation.outvars))
+    ]
+    for name in ("attention_forward", "attention_backward"):
+        assert sum(name in kernel for kernel in kernels) == 1
 
 
 SEVERAL_DEVICES = """

@@ -436,9 +436,9 @@ def _kept(
         plgpu.layout_cast(lax.broadcasted_iota(jnp.uint32, (SIDE, SIDE), axis), MATRIX)
         for axis in ((1, 0) if transposed else (0, 1))
     )
-    word, seed = (x[here.lane, block] for x in seeds)
-    counter = word + first.astype(jnp.uint32) + of_tokens * jnp.uint32(2 * window) + of_keys
-    return is_kept(settings.rate, counter, seed)
+    word, step = (x[here.lane, block] for x in seeds)
+    offset = word + first.astype(jnp.uint32) * step
+    return is_kept(settings.rate, offset + (of_tokens * jnp.uint32(2 * window) + of_keys) * step)
 
 
 def _chosen(condition: Any, x: Array, other: Any = 0.0) -> Array:

@@ -3,7 +3,11 @@
 A step of a kernel's grid has the queries, keys and values of one head and a few windows in fast
 memory. It takes R queries at once, with all the keys they see: W + R of the 2W keys of a window and
 the one before it, or all T keys where there is no window. A softmax over so few keys needs no
-second pass. Nothing is kept for the backward pass, which computes the softmax again.
+second pass.
+
+Logits have a row for each key and a column for each query. So what belongs to a query is one row,
+sums over keys are sums of rows, and the gradients of keys and values are products of matrices as
+they lie.
 """
 
 import functools
@@ -30,6 +34,7 @@ from block_recurrent.model.attention.tpu.plan import (
 )
 from block_recurrent.model.layers import is_kept, make_seeds
 from block_recurrent.model.positions import window_bias
+from block_recurrent.model.rematerialization import keep
 from block_recurrent.model.state import KeysValues
 from block_recurrent.parallel.axes import on_every_device
 
@@ -89,51 +94,56 @@ def attend_window(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _fused(settings: Settings, operands: Operands) -> Array:
     """Attention, of the shape of the queries and the dtype of the values."""
+    return _fused_forward(settings, operands)[0]
 
-    def forward(*arrays: Any) -> Array:
+
+def _fused_forward(settings: Settings, operands: Operands) -> tuple[Array, tuple[Any, ...]]:
+    """Attention, and what its gradient needs; `Plan.log_sums` are of the softmax of each query."""
+
+    def forward(*arrays: Any) -> Any:
         operands = Operands(*arrays)
         plan = make_plan(operands, settings)
         out = jax.ShapeDtypeStruct(operands.queries.shape, operands.context.values.dtype)
         tiled = operands._replace(bias=_tile(operands.bias))
-        results = (out, plan.own(out))
+        results = ((out, plan.log_sums), (plan.own(out), plan.own_log_sums))
         return plan.run(_forward_kernel, "attention_forward", tiled, (), results, [], 2)
 
-    return on_every_device(forward, tuple(operands), tuple(WHOLE), False)
+    results = on_every_device(forward, tuple(operands), tuple(WHOLE), (False, False))
+    attended, log_sums = keep(tuple(results))
+    return attended, (operands, attended, log_sums)
 
 
 def _tile(bias: DistanceBias | None) -> Array | None:
-    """Lays a bias out for the kernels, [H, W] -> [H*R, W + R]."""
+    """Lays a bias out for the kernels, [H, W] -> [H*(W + R), R]."""
     if bias is None:
         return None
-    tile = window_bias(bias, ROWS)
-    return tile.reshape(-1, tile.shape[2])
+    return jnp.swapaxes(window_bias(bias, ROWS), 1, 2).reshape(-1, ROWS)
 
 
-def _fused_forward(settings: Settings, operands: Operands) -> tuple[Array, Operands]:
-    return _fused(settings, operands), operands
-
-
-def _fused_backward(settings: Settings, operands: Operands, gradient: Array) -> tuple[Operands]:
+def _fused_backward(settings: Settings, saved: tuple, gradient: Array) -> tuple[Operands]:
     """Gradients of all operands, each in its dtype, that of the bias summed over windows.
 
     Windows are taken from the last to the first, so that what a window gives to the keys and values
     before it is at hand when those have their turn.
     """
+    operands, *known = saved
 
-    def backward(gradient: Array, *arrays: Any) -> tuple[Any, ...]:
+    def backward(gradient: Array, attended: Array, log_sums: Array, *arrays: Any) -> Any:
         operands = Operands(*arrays)
         plan = make_plan(operands, settings, backwards=True)
         tile, pull = jax.vjp(_tile, operands.bias)
         tiled = operands._replace(bias=tile)
         out = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tuple(tiled)[:4])
         results = (out, tuple(plan.specs(tiled))[:4])
-        room = plan.room_for_keys(jnp.float32)
+        room = plan.room(plan.keys, jnp.float32)
+        others = (gradient, plan.own(gradient)), (attended, plan.own(attended))
+        others += ((log_sums, plan.own_log_sums),)
         *gradients, of_tile = plan.run(
-            _backward_kernel, "attention_backward", tiled, (gradient,), results, room, 5
+            _backward_kernel, "attention_backward", tiled, others, results, room, 5
         )
         return *gradients, *pull(of_tile)
 
-    arguments, whole = (gradient, *operands), (False, *WHOLE)
+    arguments, whole = (gradient, *known, *operands), (False, False, False, *WHOLE)
     gradients = on_every_device(backward, arguments, whole, tuple(WHOLE)[:4])
     return (Operands(*gradients, seeds=jax.tree.map(lambda x: None, operands.seeds)),)
 
@@ -141,30 +151,41 @@ def _fused_backward(settings: Settings, operands: Operands, gradient: Array) -> 
 _fused.defvjp(_fused_forward, _fused_backward)
 
 
-def _forward_kernel(plan: Plan, refs: Operands, before, out, *scratch) -> None:
+def _forward_kernel(plan: Plan, refs: Operands, before, out, log_sums, *scratch) -> None:
     step = _Step(pl.program_id(0), pl.program_id(1), pl.program_id(2))
+    whole_keys, whole_values = _in_a_row(refs, before, scratch, plan, step.number)
 
     def window(p: Array) -> None:
-        keys, values = _in_a_row(refs, before, scratch, plan, step.number, p)
+        keys, values = whole_keys.at[plan.seen_by(p)], whole_values.at[plan.seen_by(p)]
 
-        def some_rows(tile: "_Tile") -> None:
-            weights, total = _weights(tile, refs, p, keys)
-            kept = _kept(tile, refs, step, p)
-            weights = (weights * kept).astype(out.dtype)
-            heads = _product(weights, values[tile.seen], 1, 0) / total
+        def compare(tile: _Tile) -> Array:
+            return _logits(tile, refs, p, keys)
+
+        def normalize(tile: _Tile, logits: Array) -> Array:
+            largest = _over_keys(jnp.max, logits)
+            weights = jnp.exp(logits - largest)
+            total = _over_keys(jnp.sum, weights)
+            log_sums[tile.row_of(p)] = largest + jnp.log(total)
+            return (weights * _kept(tile, refs, step, p, 1 / total)).astype(out.dtype)
+
+        def gather(tile: _Tile, probabilities: Array) -> None:
+            heads = _product(probabilities, values[tile.seen], 0, 0)
             out[tile.rows_of(p)] = heads.astype(out.dtype)
 
-        _for_all_rows(plan, some_rows)
+        _for_all_rows(plan, compare, normalize, gather)
 
     _for_each(plan.windows, window)
 
 
-def _backward_kernel(plan: Plan, refs: Operands, before, gradient, *others) -> None:
+def _backward_kernel(
+    plan: Plan, refs: Operands, before, gradient, attended, log_sums, *others
+) -> None:
     (of_queries, of_context, of_previous, of_bias), scratch = others[:4], others[4:]
     sums, room = scratch[:2], scratch[2:]
     number = plan.steps - 1 - pl.program_id(2)
     step = _Step(pl.program_id(0), pl.program_id(1), number)
     end = number == plan.steps - 1
+    whole_keys, whole_values = _in_a_row(refs, before, room, plan, number)
     if of_bias is not None:
 
         @pl.when((step.lane == 0) & end)
@@ -173,23 +194,24 @@ def _backward_kernel(plan: Plan, refs: Operands, before, gradient, *others) -> N
 
     def window(index: Array) -> None:
         p = plan.windows - 1 - index
-        keys, values = _in_a_row(refs, before, room, plan, step.number, p)
+        keys, values = whole_keys.at[plan.seen_by(p)], whole_values.at[plan.seen_by(p)]
         for ref in sums:
             _begin_sums(ref, plan, end & (index == 0))
 
-        def some_rows(tile: "_Tile") -> None:
+        def some_rows(tile: _Tile) -> None:
             rows = tile.rows_of(p)
             incoming, queries = gradient[rows], refs.queries[rows]
-            weights, total = _weights(tile, refs, p, keys)
-            kept = _kept(tile, refs, step, p)
-            probabilities = weights / total
+            probabilities = jnp.exp(_logits(tile, refs, p, keys) - log_sums[tile.row_of(p)])
+            kept = _kept(tile, refs, step, p, 1.0)
             dropped = (probabilities * kept).astype(values.dtype)
-            of_dropped = _product(incoming, values[tile.seen], 1, 1)
-            of_logits = _softmax_gradient(probabilities, of_dropped * kept)
+            mean = incoming.astype(jnp.float32) * attended[rows].astype(jnp.float32)
+            mean = jnp.swapaxes(mean, 0, 1).sum(axis=0, keepdims=True)
+            of_dropped = _product(values[tile.seen], incoming, 1, 1)
+            of_logits = probabilities * (of_dropped * kept - mean)
             low = of_logits.astype(values.dtype)
-            sums[0][tile.seen] += _product(low, queries, 0, 0)
-            sums[1][tile.seen] += _product(dropped, incoming, 0, 0)
-            of_queries[rows] = _product(low, keys[tile.seen], 1, 0).astype(low.dtype)
+            sums[0][tile.seen] += _product(low, queries, 1, 0)
+            sums[1][tile.seen] += _product(dropped, incoming, 1, 0)
+            of_queries[rows] = _product(low, keys[tile.seen], 0, 0).astype(low.dtype)
             if of_bias is not None:
                 of_bias[...] += of_logits
 
@@ -208,11 +230,6 @@ def _backward_kernel(plan: Plan, refs: Operands, before, gradient, *others) -> N
                 ours = ref[pl.ds(0, plan.own_keys)]
                 ours = jnp.zeros_like(ours) if plan.settings.detached else ours
                 out[...] = ours.astype(out.dtype)
-
-
-def _softmax_gradient(probabilities: Array, gradient: Array) -> Array:
-    mean = (probabilities * gradient).sum(axis=1, keepdims=True)
-    return probabilities * (gradient - mean)
 
 
 def _begin_sums(ref, plan: Plan, last: Array) -> None:
@@ -242,12 +259,24 @@ class _Tile(NamedTuple):
     """R queries, and the keys they see."""
 
     plan: Plan
-    first_row: Array
-    first_seen: Array | int
+    number: Array
+
+    @property
+    def first_row(self) -> Array:
+        return _at(self.number, ROWS)
+
+    @property
+    def first_seen(self) -> Array | int:
+        """In a window, later queries see later keys."""
+        return self.first_row if self.plan.windowed else 0
 
     def rows_of(self, p: Array) -> Any:
         """Where the queries are among those of all windows of a step."""
         return pl.ds(_at(p, self.plan.queries) + self.first_row, ROWS)
+
+    def row_of(self, p: Array) -> Any:
+        """Which row of numbers, one for each query, is theirs."""
+        return pl.ds(p * (self.plan.queries // ROWS) + self.number, 1)
 
     @property
     def seen(self) -> Any:
@@ -255,81 +284,84 @@ class _Tile(NamedTuple):
         return pl.ds(self.first_seen, self.plan.seen)
 
 
-def _for_all_rows(plan: Plan, some_rows: Callable[[_Tile], None]) -> None:
-    """Takes R queries at a time; in a window, later queries see later keys."""
+def _for_all_rows(plan: Plan, first: Callable, *others: Callable) -> None:
+    """Takes R queries at a time, in stages; each stage gets what the one before returned.
 
-    def step(index: Array) -> None:
-        first = _at(index, ROWS)
-        some_rows(_Tile(plan, first, first if plan.windowed else 0))
-
+    A stage stands beside the next one of the queries before. So the compiler finds matrix products
+    that do not wait for the arithmetic next to them, which it does not look for further away.
+    """
     count = plan.queries // ROWS
-    _for_each(count, step, math.gcd(count, UNROLLED))
+    unrolled = math.gcd(count, UNROLLED)
+
+    def several(index: Array) -> None:
+        tiles = [_Tile(plan, index * unrolled + i) for i in range(unrolled)]
+        results: dict[int, Any] = {}
+        for turn in range(unrolled + len(others)):
+            if turn < unrolled:
+                results[turn] = first(tiles[turn])
+            for i, stage in enumerate(others, start=1):
+                if 0 <= turn - i < unrolled:
+                    results[turn - i] = stage(tiles[turn - i], results[turn - i])
+
+    _for_each(count // unrolled, several)
 
 
 def _at(index: Array, length: int) -> Array:
     return pl.multiple_of(index * length, length)
 
 
-def _for_each(count: int, step: Callable[[Array], None], at_once: int = 1) -> None:
-    """A loop of `count` steps; the compiler sees `at_once` of them side by side."""
-
-    def several(index: Array, _: None) -> None:
-        for i in range(at_once):
-            step(index * at_once + i)
-
-    jax.lax.fori_loop(0, count // at_once, several, None)
+def _for_each(count: int, step: Callable[[Array], None]) -> None:
+    jax.lax.fori_loop(0, count, lambda index, _: step(index), None)
 
 
-def _in_a_row(
-    refs: Operands, before, room: tuple[Any, ...], plan: Plan, number: Array, p: Array
-) -> Any:
-    """Keys and values of a window, [T, D] each, after those of the window before it."""
-    length = plan.own_keys
-    window = pl.ds(_at(p, length), length)
+def _in_a_row(refs: Operands, before, room: tuple[Any, ...], plan: Plan, number: Array) -> Any:
+    """Keys and values of the windows of a step, after those of the window before them."""
     if refs.previous is None:
-        return tuple(x.at[window] for x in refs.context)
+        return refs.context
+    length = plan.own_keys
     neighbors = (None, None) if before is None else before
     sources = zip(room, refs.context, refs.previous, neighbors, strict=True)
     for whole, current, previous, neighbor in sources:
-        whole[pl.ds(length, length)] = current[window]
+        whole[pl.ds(length, plan.windows * length)] = current[...]
 
-        @pl.when(p > 0)
-        def _(whole=whole, current=current) -> None:
-            whole[pl.ds(0, length)] = current[pl.ds(_at(p - 1, length), length)]
-
-        @pl.when((p == 0) & (number == 0))
+        @pl.when(number == 0)
         def _(whole=whole, previous=previous) -> None:
             whole[pl.ds(0, length)] = previous[...]
 
         if neighbor is not None:
 
-            @pl.when((p == 0) & (number > 0))
+            @pl.when(number > 0)
             def _(whole=whole, neighbor=neighbor) -> None:
                 whole[pl.ds(0, length)] = neighbor[...]
 
     return room
 
 
-def _weights(tile: _Tile, refs: Operands, p: Array, keys) -> tuple[Array, Array]:
-    """Probabilities before they are divided by their sums, float32, and the sums."""
-    logits = _product(refs.queries[tile.rows_of(p)], keys[tile.seen], 1, 1)
-    if refs.bias is not None:
-        logits = logits + refs.bias[...]
-    weights = jnp.exp(logits - logits.max(axis=1, keepdims=True))
-    return weights, weights.sum(axis=1, keepdims=True)
+def _logits(tile: _Tile, refs: Operands, p: Array, keys) -> Array:
+    """Logits of a tile, float32, a row for each key."""
+    logits = _product(keys[tile.seen], refs.queries[tile.rows_of(p)], 1, 1)
+    return logits if refs.bias is None else logits + refs.bias[...]
 
 
-def _kept(tile: _Tile, refs: Operands, step: _Step, p: Array) -> Array | float:
+def _over_keys(reduce: Callable, x: Array) -> Array:
+    """A maximum or a sum over keys, [T, R] -> [1, R], in chains that do not wait for each other."""
+    return reduce(reduce(x.reshape(-1, LANES, ROWS), axis=0), axis=0, keepdims=True)
+
+
+def _kept(tile: _Tile, refs: Operands, step: _Step, p: Array, scale: Array | float) -> Any:
+    """What probabilities are multiplied with: `scale`, and what dropout makes of it."""
     if refs.seeds is None:
-        return 1.0
+        return scale
     plan, settings = tile.plan, tile.plan.settings
     window = step.lane * settings.blocks + step.number * plan.windows + p
     row = step.head * plan.queries + tile.first_row
-    first = (row * plan.keys + tile.first_seen).astype(jnp.uint32) + refs.seeds[0][window]
-    rows, keys = (jax.lax.broadcasted_iota(jnp.uint32, (ROWS, plan.seen), i) for i in (0, 1))
-    counter = first + rows * jnp.uint32(plan.keys) + keys
-    kept = is_kept(settings.rate, counter, refs.seeds[1][window])
-    return jnp.where(kept, jnp.float32(1 / (1 - settings.rate)), jnp.float32(0))
+    first, each = (x[window] for x in refs.seeds)
+    first += (row * plan.keys + tile.first_seen).astype(jnp.uint32) * each
+    keys, rows = (jax.lax.broadcasted_iota(jnp.uint32, (LANES, ROWS), i) for i in (0, 1))
+    numbers = keys * each + rows * (jnp.uint32(plan.keys) * each)
+    parts = [numbers + (first + jnp.uint32(i) * each) for i in range(0, plan.seen, LANES)]
+    kept = is_kept(settings.rate, jnp.concatenate(parts))
+    return jnp.where(kept, jnp.float32(1 / (1 - settings.rate)) * scale, jnp.float32(0))
 
 
 def _product(left: Array, right: Array, left_axis: int, right_axis: int) -> Array:

@@ -22,7 +22,7 @@ from block_recurrent.model.state import KeysValues
 LANES = 128  # of a TPU's vectors: sizes of tiles are multiples of it
 LEAST_MEMORY = 16 * 2**20  # of a kernel, in bytes: what the compiler gives anyway
 ROWS = 128  # queries taken at once; twice as many, with a large window, take minutes to compile
-MOST_TOKENS = 1024  # in the windows of one step, to keep it longer than its overhead
+MOST_TOKENS = 2048  # in the windows of one step, to keep it longer than its overhead
 
 
 class Operands(NamedTuple):
@@ -31,7 +31,7 @@ class Operands(NamedTuple):
     queries: Any  # [B, K*Q, H*D] or [B, H, K*Q, D]
     context: KeysValues  # such arrays of K*T
     previous: KeysValues | None  # such arrays of W, the window before the first
-    bias: Any  # [H, W] float32, in kernels [H*R, W + R]; minus infinity hides a key
+    bias: Any  # [H, W] float32, in kernels [H*(W + R), R]; minus infinity hides a key
     seeds: Seeds | None  # of dropout, for each of the B*K windows
 
 
@@ -90,6 +90,19 @@ class Plan(NamedTuple):
         """P windows of a lane and head."""
         return self._spec(x.shape[-2] // self.steps, self.step)
 
+    @property
+    def log_sums(self) -> jax.ShapeDtypeStruct:
+        """The logarithm of each query's sum of exponentials, [B, H, steps, P*Q/R, R]."""
+        rows = self.windows * self.queries // ROWS
+        shape = self.lanes, self.settings.heads, self.steps, rows, ROWS
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    @property
+    def own_log_sums(self) -> pl.BlockSpec:
+        """Those of a step."""
+        shape = None, None, None, *self.log_sums.shape[3:]
+        return pl.BlockSpec(shape, lambda h, b, k: (b, h, self.step(k), 0, 0))
+
     def before(self, x: Any) -> pl.BlockSpec:
         """The window before these, or any where there is none."""
         return self._spec(
@@ -99,7 +112,7 @@ class Plan(NamedTuple):
 
     def specs(self, operands: Operands) -> Operands:
         """What a step has of all operands: of seeds all, of the bias that of a head."""
-        bias = pl.BlockSpec((ROWS, self.seen), lambda h, b, k: (h, 0))
+        bias = pl.BlockSpec((self.seen, ROWS), lambda h, b, k: (h, 0))
         return Operands(
             self.own(operands.queries),
             jax.tree.map(self.own, operands.context),
@@ -114,16 +127,20 @@ class Plan(NamedTuple):
             return pl.BlockSpec((None, None, length, size), lambda h, b, k: (b, h, number(k), 0))
         return pl.BlockSpec((None, length, size), lambda h, b, k: (b, number(k), h))
 
-    def room_for_keys(self, dtype: Any) -> list[Any]:
-        """Scratch for two arrays of the keys that a window attends to."""
-        return [pltpu.VMEM((self.keys, self.settings.size), dtype)] * 2
+    def seen_by(self, p: Any) -> Any:
+        """Where the keys of a window are among those of a step."""
+        return pl.ds(pl.multiple_of(p * self.own_keys, self.own_keys), self.keys)
+
+    def room(self, keys: int, dtype: Any) -> list[Any]:
+        """Scratch for two arrays of keys or values."""
+        return [pltpu.VMEM((keys, self.settings.size), dtype)] * 2
 
     def run(
         self,
         kernel: Callable,
         name: str,
         operands: Operands,
-        others: tuple[Any, ...],
+        others: tuple[tuple[Any, pl.BlockSpec], ...],
         results: tuple[Any, Any],
         scratch: list[Any],
         products: int,
@@ -135,22 +152,23 @@ class Plan(NamedTuple):
           name: for profiles.
           operands: its next arguments; the context is passed once more for the window before those
             of a step, if there is one.
-          others: arguments that lie as the queries do.
+          others: further arguments, and what a step has of each.
           results: shapes of what comes out, and what a step has of each.
-          scratch: what it has on chip besides the keys and values of a window.
+          scratch: what it has on chip besides keys and values.
           products: matrix products of a tile.
         """
         needed = operands.previous is not None and self.steps > 1
         before = operands.context if needed else None
-        arrays = (operands, before, *others)
+        arrays = (operands, before, *(x for x, _ in others))
         in_specs = (
             self.specs(operands),
             jax.tree.map(self.before, before),
-            *map(self.own, others),
+            *(spec for _, spec in others),
         )
         out, out_specs = results
         if self.windowed:
-            scratch = scratch + self.room_for_keys(operands.context.keys.dtype)
+            keys = (self.windows + 1) * self.own_keys
+            scratch = scratch + self.room(keys, operands.context.keys.dtype)
         leaves, specs = jax.tree.leaves((arrays, out)), jax.tree.leaves((in_specs, out_specs))
         blocks = list(zip(leaves, specs, strict=True))
         return pl.pallas_call(
