@@ -438,7 +438,8 @@ def _kept(
     )
     word, step = (x[here.lane, block] for x in seeds)
     offset = word + first.astype(jnp.uint32) * step
-    return is_kept(settings.rate, offset + (of_tokens * jnp.uint32(2 * window) + of_keys) * step)
+    numbers = offset + of_tokens * (jnp.uint32(2 * window) * step) + of_keys * step
+    return is_kept(settings.rate, numbers)
 
 
 def _chosen(condition: Any, x: Array, other: Any = 0.0) -> Array:
