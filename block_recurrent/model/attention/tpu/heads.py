@@ -81,12 +81,16 @@ def _split_backward(
     parts = len(settings.normalized)
 
     def backward(projected: Array, scales: Array, gradients: list[Array]) -> tuple[Array, Array]:
-        of_scales = jax.ShapeDtypeStruct((parts, projected.shape[-1] // parts), jnp.float32)
+        lanes, _, width = projected.shape
+        of_scales = jax.ShapeDtypeStruct((lanes, parts, width // parts), jnp.float32)
         out = (jax.ShapeDtypeStruct(projected.shape, projected.dtype), of_scales)
-        sums = pl.BlockSpec(of_scales.shape, lambda b, t: (0, 0))
+        sums = pl.BlockSpec((None, *of_scales.shape[1:]), lambda b, t: (b, 0, 0))
         out_specs = (_some_rows(projected, projected), sums)
         arguments = (projected, scales, gradients)
-        return _run(_backward_kernel, "heads_backward", settings, arguments, out, out_specs)
+        of_projected, of_scales = _run(
+            _backward_kernel, "heads_backward", settings, arguments, out, out_specs
+        )
+        return of_projected, of_scales.sum(axis=0)
 
     arguments = (*saved, gradients)
     of_projected, summed = on_every_device(backward, arguments, (False, True, False), (False, True))
@@ -108,9 +112,9 @@ def _forward_kernel(settings: Settings, projected, scales, *outs) -> None:
 def _backward_kernel(
     settings: Settings, projected, scales, gradients, of_projected, of_scales
 ) -> None:
-    """`of_scales` [P, H*D] is the gradient of the scales before it is summed over D."""
+    """`of_scales` [P, H*D] is a batch row's gradient of the scales before it is summed over D."""
 
-    @pl.when((pl.program_id(0) == 0) & (pl.program_id(1) == 0))
+    @pl.when(pl.program_id(1) == 0)
     def _() -> None:
         of_scales[...] = jnp.zeros_like(of_scales)
 
@@ -167,7 +171,7 @@ def _run(
             flops=0, transcendentals=projected.size // LANES, bytes_accessed=moved
         ),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("arbitrary", "arbitrary"),
+            dimension_semantics=("parallel", "arbitrary"),  # a v4 and a v5p have two cores
             vmem_limit_bytes=max(LEAST_MEMORY, 4 * moved * rows // (lanes * tokens)),
         ),
         interpret=settings.interpret,
