@@ -138,6 +138,21 @@ def test_a_layer_that_is_computed_again_does_not_run_its_states_again(remat):
     assert sum(products(loop) > 0 for loop in forward) == 1 < len(loops)
 
 
+def test_a_loop_over_layers_keeps_inputs_and_caches_alone():
+    layers = 5
+    model = random_model(model_config(num_layers=layers, remat="layer", scan_layers=True))
+    x, state = jnp.zeros((2, LENGTH, 12)), model.initial_state(2)
+    gradient = jax.grad(lambda stack: stack(x, state)[0].sum())
+    forward, *_ = (
+        equation
+        for equation in equations(jax.make_jaxpr(gradient)(model.stack).jaxpr)
+        if equation.primitive.name == "scan" and equation.params["length"] == layers
+    )
+    _, stacked = by_stacking(forward.outvars, forward.params["jaxpr"].jaxpr.outvars)
+    caches = [cache.shape for cache in jax.tree.leaves(state.cache)]
+    assert stacked == [*caches, (layers, *x.shape)]
+
+
 @pytest.mark.parametrize(("platform", "kept"), [("tpu", 1 + 2), ("gpu", 1 + 2), ("cpu", None)])
 def test_an_accelerator_keeps_states_and_their_keys_and_values_of_a_loop(platform, kept):
     """By a TPU's compiler, what else a loop would stack takes longer than computing it again."""
