@@ -15,17 +15,19 @@ def keep(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: checkpoint_name(x, _KEPT), tree)
 
 
-def rematerialize(function: Callable, remat: str, *, in_scan: bool = False) -> Callable:
+def rematerialize(
+    function: Callable, remat: str, *, in_scan: bool = False, keeps: bool = True
+) -> Callable:
     """A layer's `function`, of which the backward pass computes again what `remat` says.
 
     `remat` is a value of `ModelConfig.remat`. Inside a compiled loop (`in_scan`) XLA does not merge
-    the two computations of a layer; elsewhere that has to be prevented. By a TPU's compiler, what
-    a loop stacks takes longer than computing it again, so that nothing is kept there.
+    the two computations of a layer; elsewhere that has to be prevented. `keeps` is whether what
+    `keep` names is kept.
     """
     if remat == "none":
         return function
     policies = jax.checkpoint_policies
-    policy = policies.nothing_saveable if in_scan else policies.save_only_these_names(_KEPT)
+    policy = policies.save_only_these_names(_KEPT) if keeps else policies.nothing_saveable
     if remat == "dots":
         dots = policies.dots_with_no_batch_dims_saveable
         policy = policies.save_from_both_policies(policy, dots)

@@ -168,6 +168,8 @@ class LayerStack(nnx.Module):
         self.num_layers = num_layers
         self.layers = jax.vmap(make_layer)(jax.random.split(rngs.params(), num_layers))
         self._scans = scans_layers(config)
+        # By a TPU's compiler, stacking what attention gives takes longer than attending again.
+        self._keeps = not self._scans or target_platform() != "tpu"
 
     @property
     def cells(self) -> list[RecurrentCell]:
@@ -208,7 +210,7 @@ class LayerStack(nnx.Module):
             layer, cache, key = inputs
             return layer(x, cache, state_context, dropout_key=key)
 
-        step = rematerialize(read, self.config.remat, in_scan=self._scans)
+        step = rematerialize(read, self.config.remat, in_scan=self._scans, keeps=self._keeps)
         inputs = (self.layers, state.cache, dropout_keys)
         x, cache = jax.lax.scan(step, x, inputs, unroll=1 if self._scans else True)
         return x, state._replace(cache=cache)
