@@ -51,7 +51,10 @@ elif function == "heads":
     def attend(projected, scale, **dropout):
         return heads.split_heads(projected, [1.0, None, scale], 8)
 else:
-    attend, arguments = kernels.attend, (array(4, states), current)
+    arguments = (array(4, states), current)
+
+    def attend(queries, context, **dropout):
+        return kernels.attend(queries, context)
 
 @jax.jit
 def values_and_gradients(key, *arguments):
