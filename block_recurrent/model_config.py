@@ -128,10 +128,11 @@ class ModelConfig(LayerConfig):
         the loop. Unless given, it is unrolled in models of fewer than 24 layers where that runs
         faster: on a CPU, and with `remat` "none" or "dots".
       remat: what the backward pass computes again: "none", "layer" (everything inside a layer but
-        what attention returns and the states) or "dots" (projections are kept, too); both also
-        compute every state update again, and so does "none" but on a CPU. With "auto" `train` takes
-        the first of "none" (not with "tiled" on a GPU), "dots" and "layer" that fits the devices,
-        and the run keeps it; elsewhere "auto" is "layer".
+        what attention returns and the states; in a loop over layers on a TPU attention, too) or
+        "dots" (projections are kept, too). Both also compute every state update again, and so does
+        "none" but on a CPU. With "auto" `train` takes the first of "none" (not with "tiled" on a
+        GPU), "dots" and "layer" that fits the devices, and the run keeps it; elsewhere "auto" is
+        "layer".
       logits_by_window: compute logits, loss and gradients of one window after the other, which
         saves memory and time if the vocabulary is large.
     """

@@ -133,6 +133,21 @@ def test_an_entry_falls_out_without_regard_to_its_neighbours_and_to_other_masks(
         assert abs((masks[0] == other).mean() - ((1 - rate) ** 2 + rate**2)) < 0.01
 
 
+def test_rows_and_columns_of_masks_are_as_even_as_independent_draws():
+    """Sums over rows and columns spread as binomial ones do, and neighbours agree by chance."""
+    rate, masks, shape = 0.1, 64, (128, 256)
+    kept = layers.dropout(jnp.ones((masks, *shape)), rate, jax.random.key(0), 1) > 0
+    draws = (np.asarray(kept) - (1 - rate)) / np.sqrt(rate * (1 - rate))
+    for axis in (1, 2):
+        squares = draws.sum(axis) ** 2 / draws.shape[axis]
+        assert abs(squares.mean() - 1) < 5 * np.sqrt(2 / squares.size)
+        for distance in (1, 8, 32):
+            products = draws * np.roll(draws, distance, axis)
+            # Masks with a pattern have one each, of either sign.
+            squares = products.sum((1, 2)) ** 2 / products[0].size
+            assert squares.mean() < 1 + 5 * np.sqrt(2 / masks)
+
+
 @pytest.mark.parametrize("name", MASKS)
 def test_every_mask_has_a_key_of_its_own(name, monkeypatch):
     keys, make_seeds = [], layers.make_seeds

@@ -148,6 +148,7 @@ def test_a_layer_that_is_computed_again_does_not_attend_again(remat):
     tokens, state = random_tokens(2, 256), model.initial_state(2)
     program = jax.make_jaxpr(jax.grad(lambda model: model(tokens, state)[0].sum()))(model)
     found = list(equations(program.jaxpr))
+    # jax 0.10 leaves kernels in the program whose results nothing uses; the compiler drops them.
     used = {id(variable) for equation in found for variable in equation.invars}
     kernels = [
         str(equation.params)

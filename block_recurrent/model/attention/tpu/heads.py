@@ -82,10 +82,10 @@ def _split_backward(
 
     def backward(projected: Array, scales: Array, gradients: list[Array]) -> tuple[Array, Array]:
         lanes, _, width = projected.shape
-        of_scales = jax.ShapeDtypeStruct((lanes, parts, width // parts), jnp.float32)
-        out = (jax.ShapeDtypeStruct(projected.shape, projected.dtype), of_scales)
-        sums = pl.BlockSpec((None, *of_scales.shape[1:]), lambda b, t: (b, 0, 0))
-        out_specs = (_some_rows(projected, projected), sums)
+        sums = jax.ShapeDtypeStruct((lanes, parts, width // parts), jnp.float32)
+        own_sums = pl.BlockSpec((None, *sums.shape[1:]), lambda b, t: (b, 0, 0))
+        out = (jax.ShapeDtypeStruct(projected.shape, projected.dtype), sums)
+        out_specs = (_some_rows(projected, projected), own_sums)
         arguments = (projected, scales, gradients)
         of_projected, of_scales = _run(
             _backward_kernel, "heads_backward", settings, arguments, out, out_specs

@@ -153,10 +153,10 @@ _fused.defvjp(_fused_forward, _fused_backward)
 
 def _forward_kernel(plan: Plan, refs: Operands, before, out, log_sums, *scratch) -> None:
     step = _Step(pl.program_id(0), pl.program_id(1), pl.program_id(2))
-    whole_keys, whole_values = _in_a_row(refs, before, scratch, plan, step.number)
+    whole = _in_a_row(refs, before, scratch, plan, step.number)
 
     def window(p: Array) -> None:
-        keys, values = whole_keys.at[plan.seen_by(p)], whole_values.at[plan.seen_by(p)]
+        keys, values = _seen_by(whole, plan, p)
 
         def compare(tile: _Tile) -> Array:
             return _logits(tile, refs, p, keys)
@@ -185,7 +185,7 @@ def _backward_kernel(
     number = plan.steps - 1 - pl.program_id(2)
     step = _Step(pl.program_id(0), pl.program_id(1), number)
     end = number == plan.steps - 1
-    whole_keys, whole_values = _in_a_row(refs, before, room, plan, number)
+    whole = _in_a_row(refs, before, room, plan, number)
     if of_bias is not None:
 
         @pl.when((step.lane == 0) & end)
@@ -194,7 +194,7 @@ def _backward_kernel(
 
     def window(index: Array) -> None:
         p = plan.windows - 1 - index
-        keys, values = whole_keys.at[plan.seen_by(p)], whole_values.at[plan.seen_by(p)]
+        keys, values = _seen_by(whole, plan, p)
         for ref in sums:
             _begin_sums(ref, plan, end & (index == 0))
 
@@ -284,7 +284,7 @@ class _Tile(NamedTuple):
         return pl.ds(self.first_seen, self.plan.seen)
 
 
-def _for_all_rows(plan: Plan, first: Callable, *others: Callable) -> None:
+def _for_all_rows(plan: Plan, *stages: Callable) -> None:
     """Takes R queries at a time, in stages; each stage gets what the one before returned.
 
     A stage stands beside the next one of the queries before. So the compiler finds matrix products
@@ -295,13 +295,11 @@ def _for_all_rows(plan: Plan, first: Callable, *others: Callable) -> None:
 
     def several(index: Array) -> None:
         tiles = [_Tile(plan, index * unrolled + i) for i in range(unrolled)]
-        results: dict[int, Any] = {}
-        for turn in range(unrolled + len(others)):
-            if turn < unrolled:
-                results[turn] = first(tiles[turn])
-            for i, stage in enumerate(others, start=1):
+        results: list[tuple] = [()] * unrolled
+        for turn in range(unrolled + len(stages) - 1):
+            for i, stage in enumerate(stages):
                 if 0 <= turn - i < unrolled:
-                    results[turn - i] = stage(tiles[turn - i], results[turn - i])
+                    results[turn - i] = (stage(tiles[turn - i], *results[turn - i]),)
 
     _for_each(count // unrolled, several)
 
@@ -312,6 +310,11 @@ def _at(index: Array, length: int) -> Array:
 
 def _for_each(count: int, step: Callable[[Array], None]) -> None:
     jax.lax.fori_loop(0, count, lambda index, _: step(index), None)
+
+
+def _seen_by(whole: Any, plan: Plan, p: Array) -> list[Any]:
+    """The keys and values that a window attends to, among those of a step."""
+    return [x.at[pl.ds(_at(p, plan.own_keys), plan.keys)] for x in whole]
 
 
 def _in_a_row(refs: Operands, before, room: tuple[Any, ...], plan: Plan, number: Array) -> Any:

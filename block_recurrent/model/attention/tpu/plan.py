@@ -22,7 +22,9 @@ from block_recurrent.model.state import KeysValues
 LANES = 128  # of a TPU's vectors: sizes of tiles are multiples of it
 LEAST_MEMORY = 16 * 2**20  # of a kernel, in bytes: what the compiler gives anyway
 ROWS = 128  # queries taken at once; twice as many, with a large window, take minutes to compile
-MOST_TOKENS = 2048  # in the windows of one step, to keep it longer than its overhead
+# In the windows of one step and the one before, by the bytes of a number: to keep a step longer
+# than its overhead, and within the 16 MB of a v4.
+MOST_TOKENS = {2: 2560, 4: 640}
 
 
 class Operands(NamedTuple):
@@ -127,10 +129,6 @@ class Plan(NamedTuple):
             return pl.BlockSpec((None, None, length, size), lambda h, b, k: (b, h, number(k), 0))
         return pl.BlockSpec((None, length, size), lambda h, b, k: (b, number(k), h))
 
-    def seen_by(self, p: Any) -> Any:
-        """Where the keys of a window are among those of a step."""
-        return pl.ds(pl.multiple_of(p * self.own_keys, self.own_keys), self.keys)
-
     def room(self, keys: int, dtype: Any) -> list[Any]:
         """Scratch for two arrays of keys or values."""
         return [pltpu.VMEM((keys, self.settings.size), dtype)] * 2
@@ -223,6 +221,7 @@ def make_plan(operands: Operands, settings: Settings, *, backwards: bool = False
     own_keys = operands.context.keys.shape[-2] // blocks
     windowed = operands.previous is not None
     keys, seen = (2 * own_keys, own_keys + ROWS) if windowed else (own_keys, own_keys)
-    fitting = [n for n in range(2, blocks + 1) if blocks % n == 0 and n * queries <= MOST_TOKENS]
+    most = MOST_TOKENS[operands.queries.dtype.itemsize]
+    fitting = [n for n in range(2, blocks + 1) if blocks % n == 0 and (n + 1) * queries <= most]
     lanes, windows = operands.queries.shape[0], max(fitting, default=1)
     return Plan(settings, lanes, queries, keys, own_keys, seen, windows, backwards)
