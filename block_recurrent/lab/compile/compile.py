@@ -65,7 +65,8 @@ def compile_step(config: ExperimentConfig, target: Target) -> dict[str, Any]:
     """
     remat, figures = config.model.remat, {}
     platform = _platform(target)
-    with built_for(platform, target.chip.capability):
+    kind = target.chip.capability or target.devices[0].device_kind
+    with built_for(platform, kind):
         for choice in choices_for(config, platform) if remat == AUTO else (remat,):
             figures = _compile_step(with_remat(config, choice), target)
             if figures["fits"] and figures["peak_bytes"] <= SHARE * figures["memory_bytes"]:

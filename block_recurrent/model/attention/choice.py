@@ -44,12 +44,12 @@ class Attention(NamedTuple):
 
 
 @contextmanager
-def built_for(platform: str, capability: str | None = None) -> Iterator[None]:
+def built_for(platform: str, kind: str | None = None) -> Iterator[None]:
     """Models built inside run on `platform`, "cpu", "gpu" or "tpu", whatever this process has.
 
-    `capability` is the compute capability of an NVIDIA GPU, such as "9.0".
+    `kind` says which GPU or TPU, as `device_kind` does.
     """
-    token = _target.set((platform, capability))
+    token = _target.set((platform, kind))
     try:
         yield
     finally:
@@ -62,15 +62,17 @@ def target_platform() -> str:
     return target[0] if target else jax.default_backend()
 
 
-def compute_capability(unknown: str) -> str:
-    """NVIDIA's number of the GPUs that a model built now will run on.
+def device_kind(unknown: str) -> str:
+    """Which device a model built now will run on.
 
-    It is `unknown` where a GPU that is not there was not described, and "none" of another maker's.
+    Of an NVIDIA GPU it is the compute capability, such as "9.0", of others JAX's name, such as
+    "TPU v4". It is `unknown` where a device that is not there was not described.
     """
     target = _target.get()
     if target:
         return target[1] or unknown
-    return getattr(jax.devices()[0], "compute_capability", "none")
+    device = jax.devices()[0]
+    return getattr(device, "compute_capability", device.device_kind)
 
 
 def choose_attention(config: LayerConfig) -> Attention:

@@ -15,7 +15,7 @@ from block_recurrent.model.attention import reference
 from block_recurrent.model.attention.choice import (
     Attention,
     AttentionImpossible,
-    compute_capability,
+    device_kind,
 )
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.state import KeysValues, with_preceding
@@ -32,7 +32,7 @@ def build(config: LayerConfig, platform: str) -> Attention:
       AttentionImpossible: not on a GPU, or cuDNN has no kernel for the layer.
     """
     size = config.head_size
-    capability = compute_capability(unknown=str(LEAST_CAPABILITY))
+    capability = device_kind(unknown=str(LEAST_CAPABILITY))
     if platform != "gpu":
         reason = f"needs a GPU, but this model is built for a {platform.upper()}"
     elif not _suits(capability):

@@ -18,8 +18,8 @@ from tests.helpers import layer_config
 LARGE = {"window": 128, "head_size": 64}
 
 
-def chosen(platform, capability=None, **changes):
-    with built_for(platform, capability):
+def chosen(platform, kind=None, **changes):
+    with built_for(platform, kind):
         return choose_attention(layer_config(**changes))
 
 
@@ -49,27 +49,51 @@ def test_a_gpu_takes_the_library_where_it_suits(attention):
     assert chosen("cpu", **LIBRARY) is tiled.ON_CPU
 
 
-@pytest.mark.parametrize("capability, suits", [("7.5", False), ("9.0", True), ("gfx942", False)])
-def test_the_library_needs_a_gpu_of_its_maker(capability, suits, monkeypatch):
-    found = chosen("gpu", capability, **LIBRARY)
+@pytest.mark.parametrize("kind, suits", [("7.5", False), ("9.0", True), ("gfx942", False)])
+def test_the_library_needs_a_gpu_of_its_maker(kind, suits, monkeypatch):
+    found = chosen("gpu", kind, **LIBRARY)
     assert found is (cudnn.ATTENTION if suits else tiled.ON_GPU)
-    device = type("Device", (), {"compute_capability": capability})
+    device = type("Device", (), {"compute_capability": kind, "device_kind": "NVIDIA GPU"})
     monkeypatch.setattr(jax, "devices", lambda: [device])
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert choose_attention(layer_config(**LIBRARY)) is found
 
 
-@pytest.mark.parametrize("capability, suits", [("8.0", False), ("9.0", True), ("10.0", False)])
-def test_a_hopper_gpu_takes_our_own_kernels_where_probabilities_are_dropped(capability, suits):
+@pytest.mark.parametrize("kind, suits", [("8.0", False), ("9.0", True), ("10.0", False)])
+def test_a_hopper_gpu_takes_our_own_kernels_where_probabilities_are_dropped(kind, suits):
     dropped = LIBRARY | {"attention_dropout": 0.05}
     expected = hopper.ATTENTION if suits else tiled.ON_GPU
-    assert chosen("gpu", capability, **dropped) is expected
-    assert chosen("gpu", capability, **dropped | {"window": 192}) is tiled.ON_GPU
+    assert chosen("gpu", kind, **dropped) is expected
+    assert chosen("gpu", kind, **dropped | {"window": 192}) is tiled.ON_GPU
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "window", "states", "suits"),
+    [
+        ("TPU v4", "bfloat16", 1024, 1024, True),
+        ("TPU v4", "bfloat16", 2048, 512, False),
+        ("TPU v4", "bfloat16", 512, 2048, False),
+        ("TPU v4", "float32", 1024, 512, False),
+        ("TPU v3", "float32", 512, 512, True),
+        ("TPU v3", "bfloat16", 512, 512, False),
+        ("TPU v5 lite", "float32", 2048, 4096, True),
+        ("TPU7x", "bfloat16", 2048, 512, True),
+    ],
+)
+def test_a_chip_with_little_fast_memory_takes_what_fits(
+    kind, dtype, window, states, suits, monkeypatch
+):
+    sizes = LARGE | {"dtype": dtype, "window": window, "num_states": states}
+    found = chosen("tpu", kind, **sizes)
+    assert found is tpu.COMPILED if suits else found.attend is reference.attend
+    monkeypatch.setattr(jax, "devices", lambda: [type("Device", (), {"device_kind": kind})])
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert choose_attention(layer_config(**sizes)) == found
 
 
 def test_what_is_chosen_is_described_with_the_reason():
-    def described(platform, capability=None, **changes):
-        with built_for(platform, capability):
+    def described(platform, kind=None, **changes):
+        with built_for(platform, kind):
             return describe_attention(layer_config(**changes))
 
     assert described("cpu") == "tiled"
@@ -79,6 +103,8 @@ def test_what_is_chosen_is_described_with_the_reason():
     words = described("gpu", "8.0", **dropped)
     assert words.startswith("tiled; cudnn has no dropout, but that of attention is 0.05")
     assert words.endswith("; pallas needs an NVIDIA GPU with compute capability 9.0, not 8.0")
+    words = described("tpu", "TPU v3", **LARGE, dtype="bfloat16", num_states=512)
+    assert words.startswith("xla; pallas on a TPU v3 needs a window and num_states of at most 512")
     assert described("tpu", **LARGE | {"window": 96}).startswith("xla; pallas needs a window")
     assert described("tpu", **LARGE).startswith("pallas; no GPU or TPU has run these kernels yet")
     assert described("gpu", **LIBRARY, attention="xla") == "xla"

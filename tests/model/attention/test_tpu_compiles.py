@@ -92,11 +92,14 @@ def compiled(topology, *, devices=1, function="window", window=512, states=512, 
         ("v5p:2x2x1", {"function": "states", "window": 4096}),
         ("v5e:2x2", {"window": 128, "size": 64, "dtype": "float32", "rate": 0.1}),
         ("v5e:2x2", {"window": 256, "size": 32}),
-        # A v4 has 16 MB on the chip.
+        # These have 16 MB on the chip; the sizes are the largest that `SMALL_CHIPS` has.
         ("v4:2x2x1", {"dtype": "float32", "rate": 0.1}),
         ("v4:2x2x1", {"window": 1024, "rate": 0.1}),
         ("v4:2x2x1", {"window": 256, "dtype": "float32", "rate": 0.1}),
         ("v4:2x2x1", {"function": "states", "dtype": "float32"}),
+        ("v4:2x2x1", {"function": "states", "window": 1024, "states": 1024}),
+        ("v3:2x2", {"dtype": "float32", "rate": 0.1}),
+        ("v2:2x2", {"function": "states", "dtype": "float32"}),
     ],
 )
 def test_forward_and_backward_compile(topology, settings):

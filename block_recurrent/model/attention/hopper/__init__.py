@@ -16,7 +16,7 @@ from block_recurrent.model.attention import cudnn
 from block_recurrent.model.attention.choice import (
     Attention,
     AttentionImpossible,
-    compute_capability,
+    device_kind,
 )
 from block_recurrent.model.attention.hopper import kernels
 from block_recurrent.model.attention.hopper.kernels import ROWS, Known, Operands, Settings
@@ -37,7 +37,7 @@ def build(config: LayerConfig, platform: str) -> Attention:
       AttentionImpossible: no Hopper GPU, or a layer that does not suit the kernels.
     """
     del platform
-    capability = compute_capability(unknown=CAPABILITY)
+    capability = device_kind(unknown=CAPABILITY)
     if capability != CAPABILITY:
         reason = f"needs an NVIDIA GPU with compute capability {CAPABILITY}, not {capability}"
     elif config.dtype != "bfloat16":
