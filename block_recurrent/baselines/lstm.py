@@ -73,7 +73,7 @@ class LSTMLayer(nnx.Module):
         tokens = jnp.swapaxes(self.norm(x).astype(x.dtype), 0, 1)
         inputs = (tokens, jnp.arange(len(tokens)))
         carry, hidden = jax.lax.scan(read, (state.cell, state.hidden), inputs)
-        (projected,) = apply_dense(jnp.swapaxes(hidden, 0, 1), self.projection)
+        (projected,) = apply_dense(jnp.swapaxes(hidden, 0, 1), self.projection, shared=None)
         return x + dropout(projected, self.config.dropout, dropout_key), LSTMState(*carry)
 
 

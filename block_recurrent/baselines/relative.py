@@ -18,7 +18,15 @@ from block_recurrent.baselines.base import BaselineModel
 from block_recurrent.config import RelativeConfig
 from block_recurrent.model.array_types import Activations, Key, Lengths, Logits, Tokens
 from block_recurrent.model.attention import reference
-from block_recurrent.model.layers import apply_dense, dropout, product, relu, split_key
+from block_recurrent.model.layers import (
+    INPUTS,
+    OUTPUTS,
+    apply_dense,
+    dropout,
+    product,
+    relu,
+    split_key,
+)
 from block_recurrent.model.rematerialization import rematerialize
 
 EPSILON = 1e-5
@@ -36,11 +44,13 @@ def linear(inputs: int, outputs: int, *, bias: bool = False, rngs: nnx.Rngs) -> 
     return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=initializer, rngs=rngs)
 
 
-def apply_linear(x: Float[Array, "... I"], layer: nnx.Linear) -> Float[Array, "... O"]:
-    """A layer with a bias, in the dtype of `x`."""
+def apply_linear(
+    x: Float[Array, "... I"], layer: nnx.Linear, *, shared: int
+) -> Float[Array, "... O"]:
+    """A layer with a bias, in the dtype of `x`; `shared` is as in `apply_dense`."""
     assert layer.bias is not None
     bias = jax.lax.broadcast_to_rank(layer.bias[...].astype(x.dtype), x.ndim)
-    return product(x, layer.kernel[...]) + bias
+    return product(x, layer.kernel[...], shared) + bias
 
 
 class LayerNorm(nnx.Module):
@@ -181,16 +191,18 @@ class RelativeLayer(nnx.Module):
         """The layer's output; `memory` holds the layer's earlier inputs."""
         rate = self.config.dropout
         attention_key, hidden_key, mlp_key = split_key(dropout_key, 3)
-        (attended,) = apply_dense(self._attend(x, memory, around), self.output)
+        (attended,) = apply_dense(self._attend(x, memory, around), self.output, shared=INPUTS)
         x = self.norm(x + dropout(attended, rate, attention_key))
-        hidden = dropout(relu(apply_linear(x, self.mlp_hidden)), rate, hidden_key)
-        return self.mlp_norm(x + dropout(apply_linear(hidden, self.mlp_output), rate, mlp_key))
+        hidden = dropout(relu(apply_linear(x, self.mlp_hidden, shared=OUTPUTS)), rate, hidden_key)
+        return self.mlp_norm(
+            x + dropout(apply_linear(hidden, self.mlp_output, shared=INPUTS), rate, mlp_key)
+        )
 
     def _attend(self, x: Array, memory: Array, around: Surroundings) -> Float[Array, "B N HD"]:
         context = jnp.concatenate([memory, x], axis=1)
-        (queries,) = apply_dense(x, self.queries)
-        keys, values = apply_dense(context, self.keys, self.values)
-        (distances,) = apply_dense(around.encoding.astype(x.dtype), self.distances)
+        (queries,) = apply_dense(x, self.queries, shared=OUTPUTS)
+        keys, values = apply_dense(context, self.keys, self.values, shared=OUTPUTS)
+        (distances,) = apply_dense(around.encoding.astype(x.dtype), self.distances, shared=OUTPUTS)
         shape = (self.config.num_heads, self.config.head_size)
         queries, keys, values, distances = (
             y.reshape(*y.shape[:-1], *shape) for y in (queries, keys, values, distances)

@@ -12,7 +12,14 @@ from block_recurrent.config import LayerConfig
 from block_recurrent.model import checks
 from block_recurrent.model.array_types import Key, States
 from block_recurrent.model.gates import GATES, Gate
-from block_recurrent.model.layers import RMSNorm, apply_dense, apply_side_by_side, dense, relu
+from block_recurrent.model.layers import (
+    OUTPUTS,
+    RMSNorm,
+    apply_dense,
+    dense,
+    project_to_heads,
+    relu,
+)
 from block_recurrent.model.state import (
     KeysValues,
     LayerState,
@@ -62,7 +69,7 @@ class SingleWiring(Wiring):
 
     def gates(self, states: States, attended: Attended) -> list[GateInputs]:
         """The gate, which reads the MLP's hidden layer."""
-        (hidden,) = apply_dense(attended, self.hidden)
+        (hidden,) = apply_dense(attended, self.hidden, shared=OUTPUTS)
         return [(self.gate, states, relu(hidden))]
 
 
@@ -80,7 +87,9 @@ class DualWiring(Wiring):
     def gates(self, states: States, attended: Attended) -> list[GateInputs]:
         """The gate after attention and the one after the MLP."""
         between = self.attention_gate(states, attended)
-        (hidden,) = apply_dense(self.norm(between).astype(attended.dtype), self.hidden)
+        (hidden,) = apply_dense(
+            self.norm(between).astype(attended.dtype), self.hidden, shared=OUTPUTS
+        )
         return [(self.attention_gate, states, attended), (self.mlp_gate, between, relu(hidden))]
 
 
@@ -145,7 +154,7 @@ class RecurrentCell(nnx.Module):
         normed = (self.norm(states) + self.ids[...][None]).astype(config.dtype)
         layers = (self.keys, self.values, self.queries, self.token_queries)
         lengths = [1.0, None, jnp.abs(self.scale[...]), jnp.abs(self.token_scale[...])]
-        projected = apply_side_by_side(normed, *layers)
+        projected = project_to_heads(normed, config.num_heads, *layers)
         split_heads = self.token_layer.attention.split_heads
         keys, values, *queries = split_heads(projected, lengths, config.num_heads)
         return StateProjections(KeysValues(keys, values), *queries)

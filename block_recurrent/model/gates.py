@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Float, Float32
 
 from block_recurrent.model import checks
-from block_recurrent.model.layers import apply_dense, dense
+from block_recurrent.model.layers import INPUTS, apply_dense, dense
 
 Activation = Callable[[Array], Array]
 
@@ -86,7 +86,7 @@ class FixedGate(BaseGate):
         self.bias = _gate_bias(model_size, rngs)
 
     def _project(self, inputs: Array) -> tuple[Array, Array, Array]:
-        (update,) = apply_dense(inputs, self.output)
+        (update,) = apply_dense(inputs, self.output, shared=INPUTS)
         gate = jax.nn.sigmoid(self.bias[...])
         kept, added = (jax.lax.broadcast_to_rank(x, inputs.ndim) for x in (gate, 1.0 - gate))
         return update.astype(jnp.float32), kept, added
@@ -106,7 +106,7 @@ class LSTMGate(BaseGate):
         self.input_bias = _gate_bias(model_size, rngs)
 
     def _project(self, inputs: Array) -> tuple[Array, Array, Array]:
-        projected = apply_dense(inputs, self.output, self.forget, self.input)
+        projected = apply_dense(inputs, self.output, self.forget, self.input, shared=INPUTS)
         update, forget, enter = (x.astype(jnp.float32) for x in projected)
         forget_bias, input_bias = (
             jax.lax.broadcast_to_rank(bias[...], inputs.ndim)

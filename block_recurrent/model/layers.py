@@ -1,8 +1,10 @@
 """Small layers that all others are made of: norm, dense layers, heads, dropout."""
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from jaxtyping import Bool, Float, Float32, UInt32
 
 from block_recurrent.model import checks
 from block_recurrent.model.array_types import Key, Seeds, Vectors
-from block_recurrent.parallel.axes import gather
+from block_recurrent.parallel.axes import gather, tensor_shards
 
 EPSILON = 1e-6
 
@@ -39,6 +41,8 @@ class RMSNorm(nnx.Module):
 
 # Dense layers, several of them as one matrix product.
 
+INPUTS, OUTPUTS = 0, 1  # the axes of a kernel
+
 
 def dense(input_size: int, output_size: int, *, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.Linear:
     """A float32 kernel [in, out] without bias, truncated normal of variance `scale / in`."""
@@ -46,39 +50,66 @@ def dense(input_size: int, output_size: int, *, rngs: nnx.Rngs, scale: float = 1
     return nnx.Linear(input_size, output_size, use_bias=False, kernel_init=initializer, rngs=rngs)
 
 
-def apply_dense(x: Float[Array, "... I"], *layers: nnx.Linear) -> list[Float[Array, "... O"]]:
-    """Each of `layers` applied to `x`, as one matrix product in the dtype of `x`."""
+def apply_dense(
+    x: Float[Array, "... I"], *layers: nnx.Linear, shared: int | None
+) -> list[Float[Array, "... O"]]:
+    """Each of `layers` applied to `x`, as one matrix product in the dtype of `x`.
+
+    `shared` is the axis of their kernels that devices share out along `tensor`: `INPUTS`, `OUTPUTS`
+    or None.
+    """
     boundaries = list(itertools.accumulate(layer.kernel.shape[1] for layer in layers))
-    return jnp.split(apply_side_by_side(x, *layers), boundaries[:-1], axis=-1)
-
-
-def apply_side_by_side(x: Float[Array, "... I"], *layers: nnx.Linear) -> Float[Array, "... O"]:
-    """As `apply_dense`, with the outputs concatenated along the last axis."""
     kernel = jnp.concatenate([layer.kernel[...] for layer in layers], axis=1)
-    return product(x, kernel)
+    return jnp.split(product(x, kernel, shared), boundaries[:-1], axis=-1)
 
 
-@jax.custom_vjp
-def product(x: Float[Array, "... I"], kernel: Float32[Array, "I O"]) -> Float[Array, "... O"]:
+def project_to_heads(
+    x: Float[Array, "... I"], num_heads: int, *layers: nnx.Linear
+) -> Float[Array, "... O"]:
+    """As `apply_dense`, with the outputs concatenated along the last axis, for `split_heads`.
+
+    Where devices have heads of their own, first come all outputs of the first device's heads.
+    """
+    kernels = [layer.kernel[...] for layer in layers]
+    shards = tensor_shards(kernels[0], num_heads)
+    by_shard = [kernel.reshape(kernel.shape[0], shards, -1) for kernel in kernels]
+    kernel = jnp.concatenate(by_shard, axis=2).reshape(x.shape[-1], -1)
+    return product(x, kernel, OUTPUTS)
+
+
+def product(
+    x: Float[Array, "... I"], kernel: Float32[Array, "I O"], shared: int | None
+) -> Float[Array, "... O"]:
     """`x @ kernel` in the dtype of `x`, with a float32 gradient for the kernel.
 
     That is the sum over tokens as the product leaves it, so devices add up their parts in float32.
+    `shared` is as in `apply_dense`.
     """
-    return _product_forward(x, kernel)[0]
+    result: Any = _product(shared, x, kernel)
+    return result
 
 
-def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    rounded = gather(kernel.astype(x.dtype))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(shared: int | None, x: Array, kernel: Array) -> Array:
+    return _product_forward(shared, x, kernel)[0]
+
+
+def _product_forward(
+    shared: int | None, x: Array, kernel: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    rounded = gather(kernel.astype(x.dtype), shared)
     return x @ rounded, (x, rounded)
 
 
-def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _product_backward(
+    shared: int | None, saved: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
     x, kernel = saved
     inputs, outputs = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
     of_kernel = jax.lax.platform_dependent(
         inputs, outputs, cpu=_shorter_side_first, default=_sum_over_tokens
     )
-    return gradient @ kernel.T, gather(of_kernel)
+    return gradient @ kernel.T, gather(of_kernel, shared)
 
 
 def _sum_over_tokens(
@@ -96,7 +127,7 @@ def _shorter_side_first(left: Array, right: Array) -> Array:
     return jax.lax.optimization_barrier(_sum_over_tokens(right, left)).T
 
 
-product.defvjp(_product_forward, _product_backward)
+_product.defvjp(_product_forward, _product_backward)
 
 
 @jax.custom_vjp
@@ -133,15 +164,18 @@ def split_heads(
     """Splits concatenated projections into heads and scales their vectors to a length.
 
     Args:
-      projected: P projections, concatenated along the last axis.
+      projected: P projections, as `project_to_heads` concatenates them.
       lengths: of the vectors of each projection.
       num_heads: H.
 
     Returns:
       P arrays in the dtype of `projected`.
     """
-    parts = jnp.split(projected, len(lengths), axis=-1)
-    heads = (part.reshape(*part.shape[:-1], num_heads, -1) for part in parts)
+    *leading, width = projected.shape
+    shards = tensor_shards(projected, num_heads)
+    by_shard = projected.reshape(*leading, shards, width // shards)
+    parts = jnp.split(by_shard, len(lengths), axis=-1)
+    heads = (part.reshape(*leading, num_heads, -1) for part in parts)
 
     def scale(x: Vectors, length: Length) -> Vectors:
         if length is None:
@@ -215,6 +249,14 @@ def make_seeds(key: Key, shape: tuple[int, ...] = ()) -> Seeds:
     """
     first, step = jax.random.bits(key, (2, *shape), jnp.uint32)
     return first, step | jnp.uint32(1)
+
+
+def seeds_of_parts(seeds: Seeds, parts: int, entries: int) -> Seeds:
+    """Seeds of so many parts of each mask, one after the other, of so many entries each."""
+    first, step = (x[..., None] for x in seeds)
+    numbers = jnp.arange(parts, dtype=jnp.uint32) * jnp.uint32(entries % 2**32)
+    first = first + step * jax.lax.broadcast_to_rank(numbers, first.ndim)
+    return first, jnp.broadcast_to(step, first.shape)
 
 
 def is_kept(rate: float, numbers: UInt32[Array, "..."]) -> Bool[Array, "..."]:

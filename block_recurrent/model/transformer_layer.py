@@ -23,11 +23,13 @@ from block_recurrent.model.array_types import (
 )
 from block_recurrent.model.attention import choose_attention, reference
 from block_recurrent.model.layers import (
+    INPUTS,
+    OUTPUTS,
     RMSNorm,
     apply_dense,
-    apply_side_by_side,
     dense,
     dropout,
+    project_to_heads,
     relu,
     split_key,
 )
@@ -167,7 +169,7 @@ class SlidingWindowLayer(nnx.Module):
         layers += [] if self.state_queries is None else [self.state_queries]
         lengths = [1.0, None, jnp.abs(self.scale[...])]
         lengths += [] if self.state_scale is None else [jnp.abs(self.state_scale[...])]
-        projected = apply_side_by_side(normed, *layers)
+        projected = project_to_heads(normed, self.config.num_heads, *layers)
         heads = self.attention.split_heads(projected, lengths, self.config.num_heads)
         keys, values, queries, *state_queries = heads
         return Projections(KeysValues(keys, values), queries, *state_queries)
@@ -212,10 +214,10 @@ class SlidingWindowLayer(nnx.Module):
             queries = split_blocks(state_queries, window)
             seen = self.attention.attend(queries, state_context)
             heads = jnp.concatenate([heads, flatten_heads(join_blocks(seen))], axis=-1)
-        (update,) = apply_dense(heads, self.output)
+        (update,) = apply_dense(heads, self.output, shared=INPUTS)
         x = shard_batch(x + update)
-        (hidden,) = apply_dense(self.mlp_norm(x).astype(x.dtype), self.mlp_hidden)
-        (update,) = apply_dense(relu(hidden), self.mlp_output)
+        (hidden,) = apply_dense(self.mlp_norm(x).astype(x.dtype), self.mlp_hidden, shared=OUTPUTS)
+        (update,) = apply_dense(relu(hidden), self.mlp_output, shared=INPUTS)
         return shard_batch(x + dropout(update, self.config.dropout, dropout_key))
 
     def read_token(

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from block_recurrent.config import ConfigError, MeshConfig
 from block_recurrent.parallel import processes
-from block_recurrent.parallel.axes import BATCH, DATA, FSDP, TENSOR, AnyMesh
+from block_recurrent.parallel.axes import BATCH, DATA, FSDP, TENSOR, AnyMesh, partition
 
 
 def make_mesh(
@@ -94,15 +94,9 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def carried_sharding(mesh: AnyMesh, carried: Any) -> Any:
     """The sharding of a carried state: batch rows along `data` and `fsdp`, heads along `tensor`."""
-    along = {"B": BATCH, "H": TENSOR}
-
-    def sharding(letters: str) -> NamedSharding:
-        axes = [along.get(letter) for letter in letters]
-        while axes and axes[-1] is None:
-            axes.pop()
-        return NamedSharding(mesh, PartitionSpec(*axes))
-
-    return jax.tree.map(sharding, carried.axes)
+    return jax.tree.map(
+        lambda axes: NamedSharding(mesh, partition(axes, BATCH, TENSOR)), carried.axes
+    )
 
 
 def vote_array(mesh: Mesh, vote: bool) -> jax.Array:

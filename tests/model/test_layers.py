@@ -44,8 +44,8 @@ X = random_like(jnp.zeros((2, 12, 6)))
 
 def test_dense_layers_together_are_each_alone():
     layers = [randomize(lambda rngs, size=size: dense(6, size, rngs=rngs)) for size in (3, 1, 5)]
-    assert_close(apply_dense(X, *layers), [X @ layer.kernel[...] for layer in layers])
-    (low,) = apply_dense(X.astype(jnp.bfloat16), layers[0])
+    assert_close(apply_dense(X, *layers, shared=None), [X @ layer.kernel[...] for layer in layers])
+    (low,) = apply_dense(X.astype(jnp.bfloat16), layers[0], shared=None)
     assert low.dtype == jnp.bfloat16
 
 
@@ -65,11 +65,11 @@ def test_gradients_of_a_product_are_those_of_plain_jax(size):
     def gradients(multiply):
         return jax.grad(lambda x, kernel: jnp.sum(multiply(x, kernel) * weights), (0, 1))(X, kernel)
 
-    assert_close(gradients(product), gradients(jnp.matmul))
+    assert_close(gradients(lambda x, kernel: product(x, kernel, None)), gradients(jnp.matmul))
 
 
 def test_the_gradient_of_a_kernel_is_turned_round_for_cpus_alone():
-    gradient = jax.jit(jax.grad(lambda kernel: jnp.sum(product(X, kernel))))
+    gradient = jax.jit(jax.grad(lambda kernel: jnp.sum(product(X, kernel, None))))
     traced = gradient.trace(jnp.zeros((6, 3)))
     for platform in ("cpu", "cuda", "tpu"):
         text = traced.lower(lowering_platforms=(platform,)).as_text()

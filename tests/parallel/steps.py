@@ -27,12 +27,18 @@ STEPS = 20
 SEED = 1  # with 0 a hidden unit is 0 to rounding in one step, where the gradient jumps
 SIZES = {"model_size": 16, "num_heads": 8, "head_size": 4, "mlp_size": 16, "window": 4}
 MODELS = {
+    "plain": {},
     "fixed_skip": {"recurrent_layers": (1,), "dropout": 0.1},
     "lstm_dual": {"recurrent_layers": (0, 1), "gate": "lstm", "wiring": "dual"},
     "feedback": {"recurrent_layers": (1,), "feedback": True},
 }
 # Every axis is a mesh's largest once, and shares one with each other.
-MESHES = {"fixed_skip": (2, 2, 2), "lstm_dual": (1, 2, 4), "feedback": (2, 4, 1)}
+MESHES = {
+    "plain": (1, 2, 4),
+    "fixed_skip": (2, 2, 2),
+    "lstm_dual": (1, 2, 4),
+    "feedback": (2, 4, 1),
+}
 MICROBATCHES = {"lstm_dual": 2}  # on the mesh
 TEXTS = ["0123456789" * 9, "abcdefg" * 3, "to be or not to be, that is", "xy", ".,;" * 33]
 

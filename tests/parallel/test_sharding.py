@@ -26,6 +26,24 @@ def test_twenty_steps_are_the_same_on_one_device_and_on_a_mesh(model):
     assert other["lanes"] == one["lanes"]
 
 
+EXCHANGED = """
+import jax
+from block_recurrent.parallel.mesh import make_mesh
+from block_recurrent.training.trainer import lower_step
+from tests.parallel.steps import MESHES, experiment
+
+config = experiment("plain", MESHES["plain"])
+mesh = make_mesh(config.mesh, config.data.batch_size, exact=True)
+text = lower_step(config, mesh).compile().as_text()
+print(sum(text.count(f" {name}(") for name in ("all-to-all", "collective-permute")))
+"""
+
+
+def test_devices_that_share_out_heads_and_hidden_units_move_no_activations():
+    """They gather kernels and sum; each has the keys, values and queries of its heads."""
+    assert python(EXCHANGED, devices=8).splitlines()[-1] == "0"
+
+
 MOVE = """
 import sys
 import jax

@@ -63,13 +63,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from block_recurrent.model.attention import hopper
 from block_recurrent.model.state import KeysValues
 
-mesh = jax.make_mesh((4,), ("data",), (jax.sharding.AxisType.Auto,))
+mesh = jax.make_mesh((2, 2), ("data", "tensor"), (jax.sharding.AxisType.Auto,) * 2)
 
-def array(*shape, axes=("data",), dtype="bfloat16"):
+def array(*shape, axes, dtype="bfloat16"):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*axes)))
 
-own, before = array(4, 2, 128, 2, 64), array(4, 128, 2, 64)
-bias = array(2, 128, axes=(), dtype="float32")
+own = array(4, 2, 128, 2, 64, axes=("data", None, None, "tensor"))
+before = array(4, 128, 2, 64, axes=("data", None, "tensor"))
+bias = array(2, 128, axes=("tensor",), dtype="float32")
 
 def values_and_gradients(*arguments):
     output, pull = jax.vjp(hopper.attend_window, *arguments)
@@ -143,12 +144,12 @@ def test_kernels_are_made_for_gpus_without_one(window, size, rate):
     assert text.count("custom_call @mosaic_gpu") == 4
 
 
-def test_devices_take_their_own_rows_and_sum_the_gradient_of_the_bias():
+def test_devices_take_their_own_rows_and_heads_and_sum_the_gradient_of_the_bias():
     """Each of four devices attends with a kernel, and computes three kinds of gradients."""
     text = python(SHARDED, devices=4)
     kernels = [line for line in text.splitlines() if "mosaic_gpu" in line]
     assert len(kernels) == 4
-    assert all("tensor<1x256x2x64xbf16>" in line for line in kernels)
+    assert all("tensor<2x256x1x64xbf16>" in line for line in kernels)
     assert text.count("all_reduce") == 1
 
 

@@ -160,49 +160,65 @@ def test_a_layer_that_is_computed_again_does_not_attend_again(remat):
 
 
 SEVERAL_DEVICES = """
-import json, functools
+import json, functools, sys
 import jax, jax.numpy as jnp, numpy as np
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from block_recurrent.model.attention.tpu import heads, kernels
+from block_recurrent.model.layers import dense, project_to_heads
 from block_recurrent.model.state import KeysValues
 
 attend = functools.partial(
     kernels.attend_window, interpret=True, dropout_rate=0.3, dropout_key=jax.random.key(0)
 )
 
-def cut_and_attend(projected, scale, current, previous, bias):
-    parts = heads.split_heads(projected, [1.0, scale, None], 1, interpret=True)
-    queries, keys, values = (x.reshape(4, 2, 128, 1, 128) for x in parts)
+def project_and_attend(layers, scale, bias, x, current, previous):
+    projected = project_to_heads(x, 2, *layers)
+    parts = heads.split_heads(projected, [1.0, scale, None], 2, interpret=True)
+    queries, keys, values = (x.reshape(4, 2, 128, 2, size) for x in parts)
     current = KeysValues(current.keys + keys, current.values + values)
     return attend(queries, current, previous, bias)
 
 @jax.jit
 def values_and_gradients(*arguments):
-    output, pull = jax.vjp(jax.checkpoint(cut_and_attend), *arguments)
+    output, pull = jax.vjp(jax.checkpoint(project_and_attend), *arguments)
     return output, pull(jnp.sin(output))
 
+rows, shards, size = map(int, sys.argv[1:])
 draw = np.random.default_rng(0).normal
-shapes = [(4, 256, 3 * 128), *[(4, 2, 128, 1, 128)] * 2, *[(4, 128, 1, 128)] * 2, (1, 128), (1,)]
-projected, *others, bias, scale = (jnp.asarray(draw(size=shape), "float32") for shape in shapes)
-arguments = projected, scale, KeysValues(*others[:2]), KeysValues(*others[2:]), bias
+shapes = [(4, 256, 16), *[(4, 2, 128, 2, size)] * 2, *[(4, 128, 2, size)] * 2, (2, 128), (2,)]
+x, *others, bias, scale = (jnp.asarray(draw(size=shape), "float32") for shape in shapes)
+layers = [dense(16, 2 * size, rngs=nnx.Rngs(seed)) for seed in range(3)]
+arguments = layers, scale, bias, x, KeysValues(*others[:2]), KeysValues(*others[2:])
 one = values_and_gradients(*arguments)
-mesh = Mesh(np.asarray(jax.devices()), ("lanes",))
-lanes, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (["lanes"], []))
-arguments = jax.device_put(arguments, (lanes, whole, lanes, lanes, whole))
+mesh = Mesh(np.asarray(jax.devices()).reshape(rows, shards), ("lanes", "tensor"))
+into_heads, by_head, lanes, windows, cache = (
+    NamedSharding(mesh, PartitionSpec(*axes))
+    for axes in (
+        [None, "tensor"], ["tensor"], ["lanes"],
+        ["lanes", None, None, "tensor"], ["lanes", None, "tensor"],
+    )
+)
+arguments = jax.device_put(arguments, (into_heads, by_head, by_head, lanes, windows, cache))
 several = values_and_gradients(*arguments)
 text = values_and_gradients.lower(*arguments).compile().as_text()
 print(json.dumps({
     "devices": len(several[0].sharding.device_set),
+    "part": several[0].addressable_shards[0].data.shape,
     "difference": max(
         float(abs(a - b).max() / abs(a).max())
         for a, b in zip(*map(jax.tree.leaves, (one, several)))
     ),
-    "gathers": text.count("all-gather"),
+    "moves": sum(text.count(f" {name}(") for name in (
+        "all-gather", "all-to-all", "collective-permute",
+    )),
 }))
 """
 
 
-def test_devices_take_the_windows_of_their_lanes():
-    figures = json.loads(python(SEVERAL_DEVICES, devices=4))
+@pytest.mark.parametrize("rows, shards, size", [(4, 1, 128), (2, 2, 128), (2, 2, 8)])
+def test_devices_take_the_windows_of_their_lanes_and_heads(rows, shards, size):
+    figures = json.loads(python(SEVERAL_DEVICES, rows, shards, size, devices=4))
     assert figures["difference"] < 1e-5
-    assert (figures["devices"], figures["gathers"]) == (4, 0)
+    assert (figures["devices"], figures["moves"]) == (4, 0)
+    assert figures["part"] == [4 // rows, 2, 128, 2 // shards, size]

@@ -20,14 +20,15 @@ from block_recurrent.model.attention.choice import (
 )
 from block_recurrent.model.attention.hopper import kernels
 from block_recurrent.model.attention.hopper.kernels import ROWS, Known, Operands, Settings
-from block_recurrent.model.layers import make_seeds
+from block_recurrent.model.layers import make_seeds, seeds_of_parts
 from block_recurrent.model.rematerialization import keep
 from block_recurrent.model.state import KeysValues
 from block_recurrent.parallel.axes import on_every_device
 
 CAPABILITY = "9.0"  # NVIDIA's number of Hopper, whose instructions no other generation has
 HEAD_SIZES = (64, 128)
-WHOLE = Operands(False, False, False, True, False)  # on every device: the bias alone
+VECTORS = "BNH"  # axes of queries, and so on
+AXES = Operands(VECTORS, VECTORS, VECTORS, "H", "BKH")
 
 
 def build(config: LayerConfig, platform: str) -> Attention:
@@ -67,9 +68,10 @@ def attend_window(
     `interpret` has the parameters of jax's interpreter, which runs kernels on a CPU.
     """
     lanes, blocks, window, heads, size = queries.shape
-    rate, seeds = 0.0, (jnp.zeros((lanes, blocks), jnp.uint32),) * 2
+    rate, seeds = 0.0, (jnp.zeros((lanes, blocks, heads), jnp.uint32),) * 2
     if dropout_key is not None and dropout_rate > 0.0:
-        rate, seeds = dropout_rate, make_seeds(dropout_key, (lanes, blocks))
+        seeds = make_seeds(dropout_key, (lanes, blocks))
+        rate, seeds = dropout_rate, seeds_of_parts(seeds, heads, 2 * window**2)
     settings = Settings(window, rate, detached, interpret)
     keys, values = (
         jnp.concatenate([before, x.reshape(before.shape[0], -1, heads, size)], axis=1)
@@ -91,7 +93,8 @@ def _forward(settings: Settings, operands: Operands) -> tuple[Array, Any]:
         operands = Operands(*arrays)
         return kernels.forward(settings, operands._replace(bias=kernels.make_tile(operands.bias)))
 
-    results = on_every_device(forward, tuple(operands), tuple(WHOLE), (False, False))
+    heads = operands.queries.shape[2]
+    results = on_every_device(forward, tuple(operands), tuple(AXES), (VECTORS, "BH"), heads)
     attended, log_sums = keep(tuple(results))
     return attended, (operands, attended, log_sums)
 
@@ -112,8 +115,8 @@ def _backward(settings: Settings, saved: Any, gradient: Array) -> tuple[Operands
 
     operands, attended, log_sums = saved
     arguments = gradient, attended, log_sums, *operands
-    whole = False, False, False, *WHOLE
-    found = on_every_device(backward, arguments, whole, tuple(WHOLE)[:4])
+    axes, heads = (VECTORS, VECTORS, "BH", *AXES), operands.queries.shape[2]
+    found = on_every_device(backward, arguments, axes, tuple(AXES)[:4], heads)
     return (Operands(*found, seeds=(None, None)),)
 
 

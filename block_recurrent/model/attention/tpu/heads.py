@@ -25,12 +25,12 @@ from block_recurrent.parallel.axes import on_every_device
 
 MOST_BYTES = 2**20  # of the projections that a step has on chip
 ROWS = 16  # tokens of a step are a multiple of it
+AXES = "BTH", "PH"  # of projections, and of the scales of their vectors
 
 
 class Settings(NamedTuple):
     """What is known when a kernel is compiled."""
 
-    num_heads: int  # H
     normalized: tuple[bool, ...]  # of each projection, whether its vectors are scaled
     interpret: bool  # run kernels as plain array operations
 
@@ -47,7 +47,7 @@ def split_heads(
     size = width // len(lengths) // num_heads
     if tokens % LANES or size % LANES:
         return layers.split_heads(projected, lengths, num_heads)
-    settings = Settings(num_heads, tuple(x is not None for x in lengths), interpret)
+    settings = Settings(tuple(x is not None for x in lengths), interpret)
     scales = jnp.stack(
         [jnp.broadcast_to(jnp.float32(0 if x is None else x), num_heads) for x in lengths]
     )
@@ -68,7 +68,8 @@ def _split(
         arguments = (projected, scales)
         return list(_run(_forward_kernel, "heads_forward", settings, arguments, out, out_specs))
 
-    return on_every_device(forward, (projected, scales), (False, True), [False] * parts)
+    arguments, result_axes = (projected, scales), ["BTH"] * parts
+    return on_every_device(forward, arguments, AXES, result_axes, scales.shape[1])
 
 
 def _split_forward(settings: Settings, *inputs: Array) -> tuple[list[Array], tuple[Array, ...]]:
@@ -90,11 +91,10 @@ def _split_backward(
         of_projected, of_scales = _run(
             _backward_kernel, "heads_backward", settings, arguments, out, out_specs
         )
-        return of_projected, of_scales.sum(axis=0)
+        return of_projected, of_scales.sum(axis=0).reshape(*scales.shape, -1).sum(axis=-1)
 
-    arguments = (*saved, gradients)
-    of_projected, summed = on_every_device(backward, arguments, (False, True, False), (False, True))
-    return of_projected, summed.reshape(parts, settings.num_heads, -1).sum(axis=-1)
+    arguments, num_heads = (*saved, gradients), saved[1].shape[1]
+    return on_every_device(backward, arguments, (*AXES, "BTH"), AXES, num_heads)
 
 
 _split.defvjp(_split_forward, _split_backward)
@@ -102,7 +102,7 @@ _split.defvjp(_split_forward, _split_backward)
 
 def _forward_kernel(settings: Settings, projected, scales, *outs) -> None:
     for part, out in enumerate(outs):
-        for head, ours in _heads(out, settings):
+        for head, ours in _heads(out, scales):
             x = projected[:, pl.ds(part * out.shape[1] + ours.start, ours.size)]
             if settings.normalized[part]:
                 x = layers.l2_normalize(x, scales[part, head])
@@ -119,7 +119,7 @@ def _backward_kernel(
         of_scales[...] = jnp.zeros_like(of_scales)
 
     for part, gradient in enumerate(gradients):
-        for head, ours in _heads(gradient, settings):
+        for head, ours in _heads(gradient, scales):
             place = pl.ds(part * gradient.shape[1] + ours.start, ours.size)
             incoming = gradient[:, ours]
             if settings.normalized[part]:
@@ -133,10 +133,11 @@ def _backward_kernel(
             of_projected[:, place] = incoming
 
 
-def _heads(ref, settings: Settings) -> list[tuple[int, Any]]:
+def _heads(ref, scales) -> list[tuple[int, Any]]:
     """Number and columns of every head of a projection [R, H*D]."""
-    size = ref.shape[1] // settings.num_heads
-    return [(head, pl.ds(head * size, size)) for head in range(settings.num_heads)]
+    num_heads = scales.shape[1]
+    size = ref.shape[1] // num_heads
+    return [(head, pl.ds(head * size, size)) for head in range(num_heads)]
 
 
 def _rows(projected: Any) -> int:

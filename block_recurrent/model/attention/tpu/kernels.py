@@ -26,13 +26,12 @@ from block_recurrent.model.attention import reference
 from block_recurrent.model.attention.tpu.plan import (
     LANES,
     ROWS,
-    WHOLE,
     Operands,
     Plan,
     Settings,
     make_plan,
 )
-from block_recurrent.model.layers import is_kept, make_seeds
+from block_recurrent.model.layers import is_kept, make_seeds, seeds_of_parts
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.rematerialization import keep
 from block_recurrent.model.state import KeysValues
@@ -71,12 +70,14 @@ def attend_window(
 
     Without a window before the first, and without a bias, queries attend to all keys of their own.
     """
-    lanes, *blocks, _, heads, size = queries.shape
+    lanes, *blocks, length, heads, size = queries.shape
     windows = math.prod(blocks)
     settings = Settings(windows, heads, size, detached, dropout_rate, interpret)
     seeds = None
     if dropout_key is not None and dropout_rate > 0:
-        seeds = jax.tree.map(jnp.ravel, make_seeds(dropout_key, (lanes, *blocks)))
+        keys = current.keys.shape[-3] * (1 if previous is None else 2)
+        seeds = make_seeds(dropout_key, (lanes, windows))
+        seeds = seeds_of_parts(seeds, heads, length * keys)
 
     def fold(x: Array) -> Array:
         if settings.heads_first:
@@ -104,11 +105,12 @@ def _fused_forward(settings: Settings, operands: Operands) -> tuple[Array, tuple
         operands = Operands(*arrays)
         plan = make_plan(operands, settings)
         out = jax.ShapeDtypeStruct(operands.queries.shape, operands.context.values.dtype)
-        tiled = operands._replace(bias=_tile(operands.bias))
+        laid_out = _lay_out(operands, _tile(operands.bias))
         results = ((out, plan.log_sums), (plan.own(out), plan.own_log_sums))
-        return plan.run(_forward_kernel, "attention_forward", tiled, (), results, [], 2)
+        return plan.run(_forward_kernel, "attention_forward", laid_out, (), results, [], 2)
 
-    results = on_every_device(forward, tuple(operands), tuple(WHOLE), (False, False))
+    axes, result_axes = tuple(settings.axes), (settings.array_axes, "BH")
+    results = on_every_device(forward, tuple(operands), axes, result_axes, settings.heads)
     attended, log_sums = keep(tuple(results))
     return attended, (operands, attended, log_sums)
 
@@ -118,6 +120,11 @@ def _tile(bias: DistanceBias | None) -> Array | None:
     if bias is None:
         return None
     return jnp.swapaxes(window_bias(bias, ROWS), 1, 2).reshape(-1, ROWS)
+
+
+def _lay_out(operands: Operands, tile: Array | None) -> Operands:
+    """The operands of a device for its kernels, with what `_tile` makes of the bias."""
+    return operands._replace(bias=tile, seeds=jax.tree.map(jnp.ravel, operands.seeds))
 
 
 def _fused_backward(settings: Settings, saved: tuple, gradient: Array) -> tuple[Operands]:
@@ -132,19 +139,21 @@ def _fused_backward(settings: Settings, saved: tuple, gradient: Array) -> tuple[
         operands = Operands(*arrays)
         plan = make_plan(operands, settings, backwards=True)
         tile, pull = jax.vjp(_tile, operands.bias)
-        tiled = operands._replace(bias=tile)
-        out = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tuple(tiled)[:4])
-        results = (out, tuple(plan.specs(tiled))[:4])
+        laid_out = _lay_out(operands, tile)
+        out = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tuple(laid_out)[:4])
+        results = (out, tuple(plan.specs(laid_out))[:4])
         room = plan.room(plan.keys, jnp.float32)
         others = (gradient, plan.own(gradient)), (attended, plan.own(attended))
         others += ((log_sums, plan.own_log_sums),)
         *gradients, of_tile = plan.run(
-            _backward_kernel, "attention_backward", tiled, others, results, room, 5
+            _backward_kernel, "attention_backward", laid_out, others, results, room, 5
         )
         return *gradients, *pull(of_tile)
 
-    arguments, whole = (gradient, *known, *operands), (False, False, False, *WHOLE)
-    gradients = on_every_device(backward, arguments, whole, tuple(WHOLE)[:4])
+    arguments = (gradient, *known, *operands)
+    axes = (settings.array_axes, settings.array_axes, "BH", *settings.axes)
+    result_axes = tuple(settings.axes)[:4]
+    gradients = on_every_device(backward, arguments, axes, result_axes, settings.heads)
     return (Operands(*gradients, seeds=jax.tree.map(lambda x: None, operands.seeds)),)
 
 
@@ -357,9 +366,8 @@ def _kept(tile: _Tile, refs: Operands, step: _Step, p: Array, scale: Array | flo
         return scale
     plan, settings = tile.plan, tile.plan.settings
     window = step.lane * settings.blocks + step.number * plan.windows + p
-    row = step.head * plan.queries + tile.first_row
-    first, each = (x[window] for x in refs.seeds)
-    first += (row * plan.keys + tile.first_seen).astype(jnp.uint32) * each
+    first, each = (x[window * plan.heads + step.head] for x in refs.seeds)
+    first += (tile.first_row * plan.keys + tile.first_seen).astype(jnp.uint32) * each
     keys, rows = (jax.lax.broadcasted_iota(jnp.uint32, (LANES, ROWS), i) for i in (0, 1))
     numbers = keys * each + rows * (jnp.uint32(plan.keys) * each)
     parts = [numbers + (first + jnp.uint32(i) * each) for i in range(0, plan.seen, LANES)]

@@ -34,18 +34,14 @@ class Operands(NamedTuple):
     context: KeysValues  # such arrays of K*T
     previous: KeysValues | None  # such arrays of W, the window before the first
     bias: Any  # [H, W] float32, in kernels [H*(W + R), R]; minus infinity hides a key
-    seeds: Seeds | None  # of dropout, for each of the B*K windows
-
-
-# Which operands, and which of their gradients, are whole on every device: the bias.
-WHOLE = Operands(False, False, False, True, False)  # type: ignore[arg-type]
+    seeds: Seeds | None  # of dropout, for each window and head [B, K, H], in kernels flat
 
 
 class Settings(NamedTuple):
     """What is known when a kernel is compiled."""
 
     blocks: int  # K, windows of a lane
-    heads: int  # H
+    heads: int  # H, of all devices
     size: int  # D
     detached: bool  # no gradient reaches the window before a block
     rate: float  # of dropout
@@ -56,12 +52,23 @@ class Settings(NamedTuple):
         """Whether arrays are [B, H, K*T, D] rather than [B, K*T, H*D]."""
         return self.size % LANES != 0
 
+    @property
+    def array_axes(self) -> str:
+        """Those of queries, as `on_every_device` takes them."""
+        return "BHT" if self.heads_first else "BTH"
+
+    @property
+    def axes(self) -> Operands:
+        """Those of all operands."""
+        return Operands(*[self.array_axes] * 3, "H", "BKH")  # type: ignore[arg-type]
+
 
 class Plan(NamedTuple):
     """Sizes of a kernel, what a step has on chip of each array, and how the kernel is run."""
 
     settings: Settings
     lanes: int  # B
+    heads: int  # H
     queries: int  # Q
     keys: int  # T of a window, and of the one before it
     own_keys: int  # T of a window alone
@@ -82,7 +89,7 @@ class Plan(NamedTuple):
     @property
     def grid(self) -> tuple[int, int, int]:
         """Steps: the windows of a head follow each other, so that its bias stays on chip."""
-        return self.settings.heads, self.lanes, self.steps
+        return self.heads, self.lanes, self.steps
 
     def step(self, k: Any) -> Any:
         """The number of a step in a lane, in the order of its windows."""
@@ -96,7 +103,7 @@ class Plan(NamedTuple):
     def log_sums(self) -> jax.ShapeDtypeStruct:
         """The logarithm of each query's sum of exponentials, [B, H, steps, P*Q/R, R]."""
         rows = self.windows * self.queries // ROWS
-        shape = self.lanes, self.settings.heads, self.steps, rows, ROWS
+        shape = self.lanes, self.heads, self.steps, rows, ROWS
         return jax.ShapeDtypeStruct(shape, jnp.float32)
 
     @property
@@ -193,7 +200,7 @@ class Plan(NamedTuple):
             step = math.prod(shape) * x.dtype.itemsize if shape else 0  # the few seeds count as 0
             return min(x.size * x.dtype.itemsize, math.prod(self.grid) * step)
 
-        logits = self.lanes * self.settings.blocks * self.settings.heads * self.queries * self.seen
+        logits = self.lanes * self.settings.blocks * self.heads * self.queries * self.seen
         return pl.CostEstimate(
             flops=products * 2 * logits * self.settings.size,
             transcendentals=logits,
@@ -215,7 +222,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(operands: Operands, settings: Settings, *, backwards: bool = False) -> Plan:
-    """The plan that suits the operands, whose lanes may be those of one device."""
+    """The plan that suits the operands, whose lanes and heads may be those of one device."""
     blocks = settings.blocks
     queries = operands.queries.shape[-2] // blocks
     own_keys = operands.context.keys.shape[-2] // blocks
@@ -223,5 +230,7 @@ def make_plan(operands: Operands, settings: Settings, *, backwards: bool = False
     keys, seen = (2 * own_keys, own_keys + ROWS) if windowed else (own_keys, own_keys)
     most = MOST_TOKENS[operands.queries.dtype.itemsize]
     fitting = [n for n in range(2, blocks + 1) if blocks % n == 0 and (n + 1) * queries <= most]
-    lanes, windows = operands.queries.shape[0], max(fitting, default=1)
-    return Plan(settings, lanes, queries, keys, own_keys, seen, windows, backwards)
+    lanes, second, *_, last = operands.queries.shape
+    heads = second if settings.heads_first else last // settings.size
+    windows = max(fitting, default=1)
+    return Plan(settings, lanes, heads, queries, keys, own_keys, seen, windows, backwards)
