@@ -23,7 +23,7 @@ from block_recurrent.model.attention.hopper.kernels import ROWS, Known, Operands
 from block_recurrent.model.layers import make_seeds, seeds_of_parts
 from block_recurrent.model.rematerialization import keep
 from block_recurrent.model.state import KeysValues
-from block_recurrent.parallel.axes import on_every_device
+from block_recurrent.parallel.axes import on_every_device, tensor_shards
 
 CAPABILITY = "9.0"  # NVIDIA's number of Hopper, whose instructions no other generation has
 HEAD_SIZES = (64, 128)
@@ -68,10 +68,11 @@ def attend_window(
     `interpret` has the parameters of jax's interpreter, which runs kernels on a CPU.
     """
     lanes, blocks, window, heads, size = queries.shape
-    rate, seeds = 0.0, (jnp.zeros((lanes, blocks, heads), jnp.uint32),) * 2
+    shards = tensor_shards(queries, heads)
+    rate, seeds = 0.0, (jnp.zeros((lanes, blocks, shards), jnp.uint32),) * 2
     if dropout_key is not None and dropout_rate > 0.0:
         seeds = make_seeds(dropout_key, (lanes, blocks))
-        rate, seeds = dropout_rate, seeds_of_parts(seeds, heads, 2 * window**2)
+        rate, seeds = dropout_rate, seeds_of_parts(seeds, shards, heads // shards * 2 * window**2)
     settings = Settings(window, rate, detached, interpret)
     keys, values = (
         jnp.concatenate([before, x.reshape(before.shape[0], -1, heads, size)], axis=1)

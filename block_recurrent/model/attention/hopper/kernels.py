@@ -61,7 +61,7 @@ class Operands(NamedTuple):
     keys: Any  # [B, W + N, H, D], those of the window before the first token first
     values: Any  # likewise
     bias: Any  # [H, W] float32, in kernels what `make_tile` makes of it
-    seeds: Any  # of dropout: two arrays [B, N / W, H]
+    seeds: Any  # of dropout: two arrays [B, N / W, 1]
 
 
 class Known(NamedTuple):
@@ -431,12 +431,12 @@ def _kept(
         return None
     window = settings.window
     block, row = lax.div(token, window), lax.rem(token, window)
-    first = row * (2 * window) + key - block * window
+    first = (here.head * window + row) * (2 * window) + key - block * window
     of_tokens, of_keys = (
         plgpu.layout_cast(lax.broadcasted_iota(jnp.uint32, (SIDE, SIDE), axis), MATRIX)
         for axis in ((1, 0) if transposed else (0, 1))
     )
-    word, step = (x[here.lane, block, here.head] for x in seeds)
+    word, step = (x[here.lane, block, 0] for x in seeds)
     offset = word + first.astype(jnp.uint32) * step
     numbers = offset + of_tokens * (jnp.uint32(2 * window) * step) + of_keys * step
     return is_kept(settings.rate, numbers)

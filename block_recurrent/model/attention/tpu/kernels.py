@@ -35,7 +35,7 @@ from block_recurrent.model.layers import is_kept, make_seeds, seeds_of_parts
 from block_recurrent.model.positions import window_bias
 from block_recurrent.model.rematerialization import keep
 from block_recurrent.model.state import KeysValues
-from block_recurrent.parallel.axes import on_every_device
+from block_recurrent.parallel.axes import on_every_device, tensor_shards
 
 UNROLLED = 4  # steps of R queries that the compiler may interleave
 
@@ -77,7 +77,8 @@ def attend_window(
     if dropout_key is not None and dropout_rate > 0:
         keys = current.keys.shape[-3] * (1 if previous is None else 2)
         seeds = make_seeds(dropout_key, (lanes, windows))
-        seeds = seeds_of_parts(seeds, heads, length * keys)
+        shards = tensor_shards(queries, heads)
+        seeds = seeds_of_parts(seeds, shards, heads // shards * length * keys)
 
     def fold(x: Array) -> Array:
         if settings.heads_first:
@@ -366,8 +367,9 @@ def _kept(tile: _Tile, refs: Operands, step: _Step, p: Array, scale: Array | flo
         return scale
     plan, settings = tile.plan, tile.plan.settings
     window = step.lane * settings.blocks + step.number * plan.windows + p
-    first, each = (x[window * plan.heads + step.head] for x in refs.seeds)
-    first += (tile.first_row * plan.keys + tile.first_seen).astype(jnp.uint32) * each
+    row = step.head * plan.queries + tile.first_row
+    first, each = (x[window] for x in refs.seeds)
+    first += (row * plan.keys + tile.first_seen).astype(jnp.uint32) * each
     keys, rows = (jax.lax.broadcasted_iota(jnp.uint32, (LANES, ROWS), i) for i in (0, 1))
     numbers = keys * each + rows * (jnp.uint32(plan.keys) * each)
     parts = [numbers + (first + jnp.uint32(i) * each) for i in range(0, plan.seen, LANES)]

@@ -34,7 +34,7 @@ class Operands(NamedTuple):
     context: KeysValues  # such arrays of K*T
     previous: KeysValues | None  # such arrays of W, the window before the first
     bias: Any  # [H, W] float32, in kernels [H*(W + R), R]; minus infinity hides a key
-    seeds: Seeds | None  # of dropout, for each window and head [B, K, H], in kernels flat
+    seeds: Seeds | None  # of dropout, for each window and each device's heads, in kernels flat
 
 
 class Settings(NamedTuple):
