@@ -10,11 +10,12 @@ import pytest
 
 from block_recurrent import LanguageModel, ModelConfig
 from block_recurrent.data import Batch
+from block_recurrent.model.attention import built_for
 from block_recurrent.model.parameters import named_parameters, replace_parameters
 from block_recurrent.model.state import reset
 from block_recurrent.training import TrainState, make_train_step
 from block_recurrent.training.loss import cross_entropy
-from block_recurrent.training.step import all_finite, segment_loss
+from block_recurrent.training.step import all_finite, compiler_options, segment_loss
 from tests.baselines import tiny as baselines
 from tests.helpers import (
     SIZES,
@@ -262,6 +263,17 @@ def test_the_memory_of_the_state_is_taken_over():
     state = prepare()
     train_step()(state, batch())
     assert all(array.is_deleted() for array in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("kind", ["TPU v4", "TPU v5 lite", "TPU v5", "TPU v6 lite"])
+def test_a_step_has_larger_tiles_on_a_tpu_v5_unless_the_user_says_how_large(monkeypatch, kind):
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    assert compiler_options() == {}
+    with built_for("tpu", kind):
+        options = compiler_options()
+        monkeypatch.setenv("LIBTPU_INIT_ARGS", f"--{''.join(options) or 'other'}=16384")
+        assert compiler_options() == {}
+    assert (options != {}) == ("v5" in kind)
 
 
 def test_loss_goes_down_on_a_text_that_repeats():

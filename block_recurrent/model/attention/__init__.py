@@ -10,4 +10,5 @@ from block_recurrent.model.attention.choice import attention_name as attention_n
 from block_recurrent.model.attention.choice import built_for as built_for
 from block_recurrent.model.attention.choice import choose_attention as choose_attention
 from block_recurrent.model.attention.choice import describe_attention as describe_attention
+from block_recurrent.model.attention.choice import device_kind as device_kind
 from block_recurrent.model.attention.choice import target_platform as target_platform
