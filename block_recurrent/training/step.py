@@ -25,7 +25,7 @@ from block_recurrent.training.loss import model_cross_entropy
 
 
 # TPUs, by JAX's names, whose compiler makes faster steps of larger tiles: those that fit 32 MiB of
-# the fast memory in place of 16. They take twice as long to compile. A v6e gained nothing by it.
+# the fast memory in place of 16. They take up to twice as long to compile. A v6e gained nothing by it.
 LARGE_TILES = ("TPU v5 lite", "TPU v5e", "TPU v5", "TPU v5p")
 _TILES = "xla_tpu_scoped_vmem_limit_kib"
 
