@@ -23,9 +23,8 @@ from block_recurrent.parallel.parameters import optimizer_sharding, parameter_sh
 from block_recurrent.training.accumulation import accumulated_gradient
 from block_recurrent.training.loss import model_cross_entropy
 
-
 # TPUs, by JAX's names, whose compiler makes faster steps of larger tiles: those that fit 32 MiB of
-# the fast memory in place of 16. They take up to twice as long to compile. A v6e gained nothing by it.
+# the fast memory in place of 16. Compilation takes up to twice as long. A v6e gained nothing.
 LARGE_TILES = ("TPU v5 lite", "TPU v5e", "TPU v5", "TPU v5p")
 _TILES = "xla_tpu_scoped_vmem_limit_kib"
 
