@@ -1,4 +1,4 @@
-"""The machine: whether its devices exist, their memory, and a setting that keeps freed memory.
+"""The machine: whether its devices exist, their memory, and settings that make steps faster.
 
 XLA:CPU allocates the temporaries of a step anew each time. By default glibc maps large blocks from
 the system and unmaps them when they are freed. Every page of every step is then a page fault, which
@@ -17,6 +17,10 @@ SWITCH = "BLOCK_RECURRENT_KEEP_MEMORY"
 # Parameters of glibc's mallopt(3).
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 UNLIMITED = -1
+# TPUs, by JAX's names, whose compiler makes faster steps of larger tiles: those that fit 32 MiB of
+# the fast memory in place of 16. Compilation takes up to twice as long. A v6e gained nothing.
+LARGE_TILES = ("TPU v5 lite", "TPU v5e", "TPU v5", "TPU v5p")
+_TILES = "xla_tpu_scoped_vmem_limit_kib"
 
 
 class DeviceMissing(RuntimeError):
@@ -53,6 +57,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether the machine or the accelerator has too little memory."""
     code = getattr(error, "error_code_string", "")
     return isinstance(error, MemoryError) or code == "RESOURCE_EXHAUSTED"
+
+
+def compiler_options(platform: str, kind: str) -> dict[str, int]:
+    """XLA's options for a training step on such a device, "TPU v5" for example.
+
+    What `LIBTPU_INIT_ARGS` says of an option stands.
+    """
+    if platform != "tpu" or kind not in LARGE_TILES:
+        return {}
+    return {} if _TILES in os.environ.get("LIBTPU_INIT_ARGS", "") else {_TILES: 32_768}
 
 
 def keep_freed_memory() -> None:

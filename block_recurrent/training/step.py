@@ -1,7 +1,6 @@
 """One step of training: truncated back-propagation through one segment of every batch row."""
 
 import math
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -20,13 +19,9 @@ from block_recurrent.model.state import clear_recurrent, reset
 from block_recurrent.parallel.axes import AnyMesh
 from block_recurrent.parallel.mesh import carried_sharding
 from block_recurrent.parallel.parameters import optimizer_sharding, parameter_shardings
+from block_recurrent.system.devices import compiler_options
 from block_recurrent.training.accumulation import accumulated_gradient
 from block_recurrent.training.loss import model_cross_entropy
-
-# TPUs, by JAX's names, whose compiler makes faster steps of larger tiles: those that fit 32 MiB of
-# the fast memory in place of 16. Compilation takes up to twice as long. A v6e gained nothing.
-LARGE_TILES = ("TPU v5 lite", "TPU v5e", "TPU v5", "TPU v5p")
-_TILES = "xla_tpu_scoped_vmem_limit_kib"
 
 
 class TrainState(NamedTuple):
@@ -204,17 +199,8 @@ def make_train_step(
         return taken, metrics
 
     out: Any = {} if shardings is None else {"out_shardings": (shardings, None)}
-    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options(), **out)
-
-
-def compiler_options() -> dict[str, int]:
-    """XLA's options for a step on the device that models are built for.
-
-    What `LIBTPU_INIT_ARGS` says of an option stands.
-    """
-    if target_platform() != "tpu" or device_kind(unknown="") not in LARGE_TILES:
-        return {}
-    return {} if _TILES in os.environ.get("LIBTPU_INIT_ARGS", "") else {_TILES: 32_768}
+    options = compiler_options(target_platform(), device_kind(unknown=""))
+    return jax.jit(step, donate_argnums=0, compiler_options=options, **out)
 
 
 @jax.jit

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from block_recurrent.system.devices import SWITCH, device_memory
+from block_recurrent.system.devices import SWITCH, compiler_options, device_memory
 
 # Allocates and frees blocks of 48 MB, as a step of training does, and counts page faults once warm.
 # Each thread that allocates has memory of its own: the first time of one may come late.
@@ -51,3 +51,13 @@ def test_the_memory_of_a_device_is_what_jax_may_use_and_that_of_a_cpu_its_share_
     assert device_memory(devices({"bytes_limit": 3e9}, {"bytes_limit": 2e9})) == 2e9
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert device_memory(devices(None, None)) == machine / 2
+
+
+@pytest.mark.parametrize("kind", ["TPU v4", "TPU v5 lite", "TPU v5", "TPU v6 lite"])
+def test_a_step_has_larger_tiles_on_a_tpu_v5_unless_the_user_says_how_large(monkeypatch, kind):
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    options = compiler_options("tpu", kind)
+    assert (options != {}) == ("v5" in kind)
+    assert compiler_options("cpu", kind) == {}
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", f"--{''.join(options)}=16384")
+    assert compiler_options("tpu", kind) == {}

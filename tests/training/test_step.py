@@ -15,7 +15,7 @@ from block_recurrent.model.parameters import named_parameters, replace_parameter
 from block_recurrent.model.state import reset
 from block_recurrent.training import TrainState, make_train_step
 from block_recurrent.training.loss import cross_entropy
-from block_recurrent.training.step import all_finite, compiler_options, segment_loss
+from block_recurrent.training.step import all_finite, segment_loss
 from tests.baselines import tiny as baselines
 from tests.helpers import (
     SIZES,
@@ -265,15 +265,11 @@ def test_the_memory_of_the_state_is_taken_over():
     assert all(array.is_deleted() for array in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize("kind", ["TPU v4", "TPU v5 lite", "TPU v5", "TPU v6 lite"])
-def test_a_step_has_larger_tiles_on_a_tpu_v5_unless_the_user_says_how_large(monkeypatch, kind):
-    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
-    assert compiler_options() == {}
-    with built_for("tpu", kind):
-        options = compiler_options()
-        monkeypatch.setenv("LIBTPU_INIT_ARGS", f"--{''.join(options) or 'other'}=16384")
-        assert compiler_options() == {}
-    assert (options != {}) == ("v5" in kind)
+def test_a_step_is_compiled_with_the_options_of_the_device_it_is_built_for():
+    with built_for("tpu", "TPU v5"):
+        lowered = make_train_step(PLAIN, jax.random.key(0)).lower(prepare(), batch())
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_tpu_scoped_vmem"):
+        lowered.compile()  # for a CPU, whose compiler has no such option
 
 
 def test_loss_goes_down_on_a_text_that_repeats():
