@@ -72,9 +72,13 @@ def project_to_heads(
     """
     kernels = [layer.kernel[...] for layer in layers]
     shards = tensor_shards(kernels[0], num_heads)
-    by_shard = [kernel.reshape(kernel.shape[0], shards, -1) for kernel in kernels]
-    kernel = jnp.concatenate(by_shard, axis=2).reshape(x.shape[-1], -1)
-    return product(x, kernel, OUTPUTS)
+    kernel = jnp.concatenate([_by_shard(kernel, shards) for kernel in kernels], axis=-1)
+    return product(x, kernel.reshape(x.shape[-1], -1), OUTPUTS)
+
+
+def _by_shard(x: Array, shards: int) -> Array:
+    """The last axis in two, if devices share it out: XLA:CPU would copy to make an axis of one."""
+    return x.reshape(*x.shape[:-1], shards, -1) if shards > 1 else x
 
 
 def product(
@@ -171,11 +175,9 @@ def split_heads(
     Returns:
       P arrays in the dtype of `projected`.
     """
-    *leading, width = projected.shape
-    shards = tensor_shards(projected, num_heads)
-    by_shard = projected.reshape(*leading, shards, width // shards)
+    by_shard = _by_shard(projected, tensor_shards(projected, num_heads))
     parts = jnp.split(by_shard, len(lengths), axis=-1)
-    heads = (part.reshape(*leading, num_heads, -1) for part in parts)
+    heads = (part.reshape(*projected.shape[:-1], num_heads, -1) for part in parts)
 
     def scale(x: Vectors, length: Length) -> Vectors:
         if length is None:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from block_recurrent.model import layers
 from block_recurrent.model.layers import (
@@ -14,6 +15,7 @@ from block_recurrent.model.layers import (
     dense,
     l2_normalize,
     product,
+    project_to_heads,
     relu,
     split_heads,
 )
@@ -22,6 +24,7 @@ from tests.helpers import (
     MODELS,
     assert_close,
     assert_equal,
+    equations,
     random_like,
     random_model,
     random_tokens,
@@ -94,6 +97,17 @@ def test_heads_are_cut_from_projections_side_by_side():
     assert_close(unit, expected[:, :, 0])
     assert_equal(plain, 2 * expected[:, :, 1])
     assert_close(scaled, expected[:, :, 2] * [[3.0], [5.0]])
+
+
+def test_one_device_cuts_heads_without_an_axis_of_one_group_of_them():
+    layers = [dense(6, 4, rngs=nnx.Rngs(0))] * 3
+
+    def heads(x):
+        return split_heads(project_to_heads(x, 2, *layers), [1.0, None, 2.0], num_heads=2)
+
+    traced = jax.make_jaxpr(heads)(X)
+    made = [out.aval.shape for each in equations(traced.jaxpr) for out in each.outvars]
+    assert (2, 12, 12) in made and (2, 12, 1, 12) not in made and (6, 1, 4) not in made
 
 
 BLOCKS = 3
