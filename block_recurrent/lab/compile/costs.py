@@ -265,11 +265,6 @@ def _estimate(
         for instruction, _ in executed
         if instruction.name in kernel_cycles
     }
-    # Some get another name after that; they count as the slowest of their kind that nothing calls.
-    renamed: dict[str, int] = {}
-    for name in kernel_cycles.keys() - {instruction.name for instruction, _ in executed}:
-        kind = name.split(".")[0]
-        renamed[kind] = max(kernel_cycles[name], renamed.get(kind, 0))
     estimates, unknown, of_kernels = [], [], 0.0
     kernels: dict[str, Counter[str]] = defaultdict(Counter)
     for instruction, times in executed:
@@ -278,8 +273,7 @@ def _estimate(
             estimates.append(int(found[1]) * times)
             spent = estimates[-1] / chip.clock
         elif _KERNEL in instruction.attributes:
-            kind = instruction.name.split(".")[0]
-            cycles = known.get(_signature(instruction), renamed.get(kind))
+            cycles = known.get(_signature(instruction))
             if cycles is None:
                 unknown.append(instruction.name)
             moved = _BYTES.search(instruction.attributes)
@@ -287,7 +281,7 @@ def _estimate(
             kernel = Counter({name: number * times for name, number in each.items()})
             spent = max(_kernel_seconds(kernel, chip).values())
             of_kernels += spent
-            kernels[kind].update(kernel, calls=times)
+            kernels[instruction.name.split(".")[0]].update(kernel, calls=times)
         if spent:
             places[program.source(instruction), direction(instruction)] += spent
     cycles = sum(estimates), round(of_kernels * chip.clock)

@@ -216,14 +216,6 @@ def test_calls_of_equal_kernels_add_up():
     assert (called["calls"], called["cycles"]) == (2, 120)
 
 
-def test_a_kernel_that_was_renamed_counts_as_the_slowest_of_its_kind_that_nothing_calls():
-    other = kernel("attend", ESTIMATE).replace(".3 =", ".4 =").replace("TUzvU", "TUzvV")
-    text = HEAD + entry(kernel("attend", ESTIMATE), other)
-    compiled = {"attend.3": 60, "attend.7": 70, "attend.8": 80, "exchange.9": 90}
-    (called,) = program_costs(text, V5E, compiled)["kernels"]
-    assert (called["calls"], called["cycles"]) == (2, 60 + 80)
-
-
 def test_a_kernel_whose_instructions_are_not_known_is_told():
     found = costs(entry(kernel("attend", ESTIMATE)))
     assert found["unknown_kernels"] == ["attend.3"]
